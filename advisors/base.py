@@ -1,0 +1,90 @@
+"""What an advisor is: a pure function of what has been observed."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from advisors.errors import AdvisorError
+from search_spaces import Architecture, SearchSpace
+
+
+class ObservationState(StrEnum):
+    """Where the trial of an observation stands."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One trial as an advisor sees it.
+
+    `objectives` are the metrics, every one turned so that less is better. `violations` has one number for each bound
+    on an outcome; at most 0 keeps the bound. Both are finite, and empty unless the trial is complete. Raises
+    `AdvisorError` when they are not.
+
+    >>> Observation({"layers": 2}, "complete", objectives=(0.25,)).state
+    <ObservationState.COMPLETE: 'complete'>
+    """
+
+    architecture: Architecture
+    state: ObservationState | str
+    objectives: tuple[float, ...] = ()
+    violations: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "state", ObservationState(self.state))
+        except ValueError:
+            states = ", ".join(repr(str(state)) for state in ObservationState)
+            raise AdvisorError(f"`state` must be one of {states}, but got {self.state!r}") from None
+        for name in ("objectives", "violations"):
+            numbers = tuple(float(number) for number in getattr(self, name))
+            if not all(map(math.isfinite, numbers)):
+                raise AdvisorError(f"{name} must be finite, but got {numbers}; report such a trial as failed")
+            object.__setattr__(self, name, numbers)
+        if self.is_complete and not self.objectives:
+            raise AdvisorError("a complete observation needs at least one objective, but got none")
+        if not self.is_complete and (self.objectives or self.violations):
+            raise AdvisorError(f"only a complete observation has objectives, but this one is {self.state!s}")
+
+    @property
+    def is_complete(self) -> bool:
+        return self.state == ObservationState.COMPLETE
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == ObservationState.RUNNING
+
+
+class Advisor(ABC):
+    """Proposes the next architecture of a space.
+
+    A pure function of the space, the history and the seed: it keeps no state between calls, reads no clock, and neither
+    reads nor writes global random state. So a resumed, a replayed and a parallel search need no code of their own.
+    Subclasses implement `suggest`:
+
+    >>> from search_spaces import SearchSpace
+    >>> class First(Advisor):
+    ...     def suggest(self, history, *, seed):
+    ...         seen = [observation.architecture for observation in history]
+    ...         return next(arch for arch in self.space.enumerate() if arch not in seen)
+    >>> First(SearchSpace({"layers": [2, 4]})).suggest([Observation({"layers": 2}, "running")], seed=0)
+    {'layers': 4}
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+
+    @abstractmethod
+    def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
+        """An architecture of the space that is not in `history`, in whatever state.
+
+        `history` is in the order of the trials; `seed` is any integer from 0 on, and another for each trial. Raises
+        `SpaceExhaustedError` when no architecture is left.
+        """

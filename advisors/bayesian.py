@@ -1,0 +1,126 @@
+"""Bayesian optimisation with a Gaussian process over the whole space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from advisors.acquisition import log_expected_improvement, log_probability_kept
+from advisors.base import Advisor, Observation
+from advisors.candidates import CandidatePool
+from advisors.errors import AdvisorError
+from advisors.objectives import Finished, FloatArray, read_history, scalarise
+from advisors.surrogate import Surrogate
+from advisors.unseen import Seen, random_unseen, seen_in
+from search_spaces import Architecture, SearchSpace
+
+_CENTRES = 5  # the best trials whose neighbours are candidates in a space too large to be scored whole
+_CLIMBS = 20  # steps of local search from the best candidate there
+
+
+class BayesianAdvisor(Advisor):
+    """Proposes the unseen architecture with the largest expected improvement under a Gaussian process.
+
+    The process (scikit-optimize's) is fitted from scratch to the whole history at each call: architectures as the
+    space encodes them (choices one-hot), a length scale for each dimension. Spaces of up to 50,000 architectures are
+    scored whole; larger ones by 5,000 random candidates, the neighbours of the best trials, and a local search from
+    the best of these.
+
+    Several objectives are joined by random augmented Chebyshev weights, drawn anew for each proposal. A candidate
+    counts by the probability that it keeps the bounds on outcomes. Running trials enter with the mean of the finished
+    ones, so that their surroundings are less tempting; failed ones only as taken. Until `initial` trials are complete,
+    proposals are random.
+
+    Snoek, Larochelle and Adams, 2012, "Practical Bayesian optimization of machine learning algorithms". Raises
+    `AdvisorError` when `initial < 1`.
+
+    >>> space = SearchSpace({"layers": [2, 4, 6, 8]})
+    >>> history = [
+    ...     Observation({"layers": layers}, "complete", objectives=(1 / layers,)) for layers in (2, 4, 6)
+    ... ]
+    >>> BayesianAdvisor(space, initial=3).suggest(history, seed=0)
+    {'layers': 8}
+    """
+
+    def __init__(self, space: SearchSpace, *, initial: int = 10) -> None:
+        super().__init__(space)
+        if initial < 1:
+            raise AdvisorError(f"`initial >= 1` must hold, but got {initial}")
+        self.initial = initial
+        self._pool = CandidatePool(space)
+
+    def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
+        rng = np.random.default_rng(seed)
+        seen = seen_in(self.space, history)
+        finished = read_history(history)
+        if len(finished.architectures) < self.initial:
+            return random_unseen(self.space, seen, rng)
+        losses = scalarise(finished.objectives, rng)
+        model = _Model.fit(self.space, finished, losses)
+        order = np.lexsort((losses, ~finished.feasible))
+        good = [finished.architectures[i] for i in order[:_CENTRES]]
+        candidates = self._pool.draw(seen, good, rng)
+        scores = model.score(candidates.features)
+        top = _argmax(scores, rng)
+        proposal, score = candidates.architectures[top], scores[top]
+        return proposal if self._pool.is_complete else self._climb(model, proposal, score, seen, rng)
+
+    def _climb(
+        self, model: _Model, start: Architecture, score: float, seen: Seen, rng: np.random.Generator
+    ) -> Architecture:
+        best = start
+        for _ in range(_CLIMBS):
+            around = self._pool.around(best, seen)
+            if not around.architectures:
+                break
+            scores = model.score(around.features)
+            top = _argmax(scores, rng)
+            if not scores[top] > score:
+                break
+            best, score = around.architectures[top], scores[top]
+        return best
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What a history teaches: one surrogate of the loss, one for each bound, and the best loss that keeps them all."""
+
+    loss: Surrogate
+    bounds: list[Surrogate]
+    best: float | None  # None: no trial has kept every bound yet
+
+    @classmethod
+    def fit(cls, space: SearchSpace, finished: Finished, losses: FloatArray) -> _Model:
+        features = space.encode([*map(space.validate, finished.architectures + finished.running)])
+        widths = [domain.width for domain in space.dimensions.values()]
+        running = len(finished.running)
+
+        def surrogate(targets: FloatArray) -> Surrogate:
+            believed = np.full(running, np.mean(targets))
+            return Surrogate(features, np.concatenate([targets, believed]), widths)
+
+        kept = losses[finished.feasible]
+        return cls(
+            loss=surrogate(losses),
+            bounds=[surrogate(violations) for violations in finished.violations.T],
+            best=float(kept.min()) if kept.size else None,
+        )
+
+    def score(self, features: FloatArray) -> FloatArray:
+        """The logarithm of the expected improvement times the probability of keeping the bounds, of shape (n,).
+
+        While no trial has kept the bounds there is nothing to improve on: the probability alone.
+        """
+        score = np.zeros(len(features))
+        for bound in self.bounds:
+            score += log_probability_kept(*bound.predict(features))
+        if self.best is not None:
+            score += log_expected_improvement(*self.loss.predict(features), self.best)
+        return score
+
+
+def _argmax(scores: FloatArray, rng: np.random.Generator) -> int:
+    """The position of the largest score; ties are broken at random, not by the order of the space."""
+    return int(rng.choice(np.flatnonzero(scores == scores.max())))

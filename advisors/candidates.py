@@ -1,0 +1,76 @@
+"""The unseen architectures among which an acquisition function chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from advisors.objectives import FloatArray
+from advisors.unseen import Identity, Seen, ensure_any_left, identity, random_unseen
+from search_spaces import Architecture, SearchSpace
+
+SCORE_ALL_LIMIT = 50_000
+"""A space with at most so many architectures is scored whole."""
+
+SAMPLE_SIZE = 5_000
+"""Random architectures that are scored in a larger space."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Unseen architectures and their encoding, of shape (len(architectures), width)."""
+
+    architectures: Sequence[Architecture]
+    features: FloatArray
+
+
+class CandidatePool:
+    """Gives the candidates of a space: all that are unseen, or a sample and its neighbourhood in a large space.
+
+    What is kept between calls (the listed, encoded space) depends on the space alone.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unseen architecture is a candidate."""
+        return self._space.size is not None and self._space.size <= SCORE_ALL_LIMIT
+
+    def draw(self, seen: Seen, good: Sequence[Architecture], rng: np.random.Generator) -> Candidates:
+        """The candidates: all, or a random sample and the neighbours of the `good` architectures.
+
+        Raises `SpaceExhaustedError` when none is left.
+        """
+        ensure_any_left(self._space, seen)
+        if self.is_complete:
+            return self._unseen_of_all(seen)
+        found: dict[Identity, Architecture] = {}
+        for _ in range(SAMPLE_SIZE):
+            architecture = self._space.sample(rng)
+            found.setdefault(identity(architecture), architecture)
+        for centre in good:
+            for neighbour in self._space.neighbours(centre):
+                found.setdefault(identity(neighbour), neighbour)
+        new = [architecture for key, architecture in found.items() if key not in seen]
+        return self._encoded(new or [random_unseen(self._space, seen, rng)])
+
+    def around(self, centre: Architecture, seen: Seen) -> Candidates:
+        """The unseen neighbours of an architecture; there may be none."""
+        new = [other for other in self._space.neighbours(centre) if identity(other) not in seen]
+        return self._encoded(new)
+
+    def _encoded(self, architectures: Sequence[Architecture]) -> Candidates:
+        return Candidates(architectures, self._space.encode(architectures))
+
+    def _unseen_of_all(self, seen: Seen) -> Candidates:
+        rows = [i for i, architecture in enumerate(self._all.architectures) if identity(architecture) not in seen]
+        return Candidates([self._all.architectures[i] for i in rows], self._all.features[rows])
+
+    @cached_property
+    def _all(self) -> Candidates:
+        return self._encoded(list(self._space.enumerate()))

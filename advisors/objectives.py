@@ -1,0 +1,81 @@
+"""What a model of the space is to learn from a history: one number per trial, less is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from advisors.base import Observation
+from advisors.errors import AdvisorError
+from search_spaces import Architecture
+
+FloatArray = npt.NDArray[np.float64]
+
+CHEBYSHEV_AUGMENTATION = 0.05
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The complete observations of a history as arrays, beside the architectures that are still running."""
+
+    architectures: list[Architecture]
+    objectives: FloatArray  # (complete, objectives)
+    violations: FloatArray  # (complete, bounds)
+    running: list[Architecture]
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """Which complete observations keep every bound, of shape (complete,)."""
+        return np.asarray(np.all(self.violations <= 0, axis=1))
+
+
+def read_history(history: Sequence[Observation]) -> Finished:
+    """Splits a history by state; failed trials are left out.
+
+    Raises `AdvisorError` when complete observations differ in the number of objectives or of violations.
+    """
+    complete = [observation for observation in history if observation.is_complete]
+    for name in ("objectives", "violations"):
+        lengths = sorted({len(getattr(observation, name)) for observation in complete})
+        if len(lengths) > 1:
+            raise AdvisorError(
+                f"all complete observations must have the same number of {name}, but got {lengths}; "
+                "leave out trials of another search"
+            )
+    count = len(complete)
+    return Finished(
+        architectures=[observation.architecture for observation in complete],
+        objectives=np.array([observation.objectives for observation in complete]).reshape(count, -1 if count else 0),
+        violations=np.array([observation.violations for observation in complete]).reshape(
+            count, len(complete[0].violations) if count else 0
+        ),
+        running=[observation.architecture for observation in history if observation.is_running],
+    )
+
+
+def scalarise(objectives: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """One number per row of `objectives`, of shape (n, m) with n ≥ 1.
+
+    A single objective is returned as it is. Several are scaled to their observed ranges and joined by the augmented
+    Chebyshev function, max wᵢsᵢ + 0.05 Σ wᵢsᵢ, with weights drawn uniformly from the simplex: over many proposals
+    every part of the Pareto front is aimed at (Knowles, 2006, "ParEGO"). An objective that is constant weighs nothing.
+
+    >>> scalarise(np.array([[3.0], [1.0]]), np.random.default_rng(0))
+    array([3., 1.])
+    """
+    if objectives.shape[1] == 1:
+        return objectives[:, 0]
+    weights = rng.dirichlet(np.ones(objectives.shape[1]))
+    weighted = weights * scale_to_range(objectives)
+    return np.asarray(weighted.max(axis=1) + CHEBYSHEV_AUGMENTATION * weighted.sum(axis=1))
+
+
+def scale_to_range(objectives: FloatArray) -> FloatArray:
+    """Each column moved and scaled to [0, 1]; a constant column becomes 0."""
+    low, high = objectives.min(axis=0), objectives.max(axis=0)
+    # Halved before subtracting: the difference of two finite numbers may overflow.
+    spread = high / 2 - low / 2
+    return np.asarray((objectives / 2 - low / 2) / np.where(spread > 0, spread, 1.0))

@@ -1,0 +1,177 @@
+"""Batches: what a model is called with, and the stream of them that every trial of a search sees in the same order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.errors import ConfigurationError
+from autodistill.randomness import derive_seed, isolated_random_state
+from autodistill.structures import content_hash, tensors_in, to_device
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as the loader gave it: a mapping (keyword arguments) or a pair `(inputs, targets)`."""
+
+    content: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.content, Mapping | torch.Tensor):
+            return
+        if isinstance(self.content, tuple | list) and 1 <= len(self.content) <= 2:
+            return
+        raise ConfigurationError(
+            "a batch is a mapping (passed as keyword arguments) or a pair (inputs, targets), "
+            f"but the data loader gave {type(self.content).__name__}"
+            + (f" of {len(self.content)}." if isinstance(self.content, Sized) else ".")
+        )
+
+    @cached_property
+    def hash(self) -> str:
+        """A hash of the content; the teacher's features are kept under it."""
+        return content_hash(self.content)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`; it keeps its hash."""
+        if all(tensor.device == device for tensor in tensors_in(self.content)):
+            return self
+        moved = Batch(to_device(self.content, device))
+        if "hash" in self.__dict__:
+            moved.__dict__["hash"] = self.hash
+        return moved
+
+    def call(self, model: nn.Module) -> Any:
+        """What the model returns for this batch."""
+        if isinstance(self.content, Mapping):
+            return model(**self.content)
+        return model(self.inputs)
+
+    @property
+    def inputs(self) -> Any:
+        """The content without its targets."""
+        if isinstance(self.content, Mapping):
+            return {key: value for key, value in self.content.items() if key not in ("labels", "label")}
+        return self.content if isinstance(self.content, torch.Tensor) else self.content[0]
+
+    @property
+    def targets(self) -> Any:
+        """The labels, or None where the batch has none."""
+        if isinstance(self.content, Mapping):
+            return self.content.get("labels", self.content.get("label"))
+        return self.content[1] if isinstance(self.content, tuple | list) and len(self.content) == 2 else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next((tensor.device for tensor in tensors_in(self.content)), torch.device("cpu"))
+
+    @property
+    def size(self) -> int:
+        """The number of samples: the first axis of the first tensor."""
+        return next((tensor.shape[0] for tensor in tensors_in(self.content) if tensor.dim()), 1)
+
+    @cached_property
+    def padding_mask(self) -> torch.Tensor | None:
+        """(N, L), True where a position is not padding; None where nothing is padded."""
+        mask: torch.Tensor | None = self.content.get("attention_mask") if isinstance(self.content, Mapping) else None
+        if mask is None or mask.dim() != 2 or bool(mask.all()):
+            return None
+        return mask.bool()
+
+    def label_mask(self, shift: bool) -> torch.Tensor | None:
+        """(N, L), True where the position's label counts; None where every one does or labels are not per position.
+
+        Args:
+            shift: the logits of a position predict the *next* label, as in causal language models.
+        """
+        labels = self.targets
+        if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or labels.is_floating_point():
+            return None
+        mask = labels != IGNORED_LABEL
+        if shift:
+            mask = torch.cat([mask[:, 1:], mask.new_zeros(len(mask), 1)], dim=1)
+        return None if bool(mask.all()) else mask
+
+
+class DataStream:
+    """The batches of a data loader in an order that depends on `seed` alone, epoch after epoch.
+
+    Everything random in the loader (shuffling, augmentation) draws from states derived from `(seed, epoch, position)`;
+    the global states and the loader's own generators are left as they were. Two passes give the same batches, so that
+    every trial of a search sees the same data, and features computed for one trial serve the next.
+
+    Raises:
+        ConfigurationError: the loader can be read only once, or is empty.
+    """
+
+    def __init__(self, loader: Iterable[Any], seed: int) -> None:
+        if iter(loader) is loader:
+            raise ConfigurationError(
+                "train_dataloader must be readable again and again, but it is a one-shot iterator "
+                f"({type(loader).__name__}); pass a DataLoader or a list of batches."
+            )
+        self._loader = loader
+        self._seed = seed
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        iterator: Iterator[Any] | None = None
+        for position in itertools.count():
+            with self._random_state(number, position):
+                iterator = iterator or iter(self._loader)
+                try:
+                    content = next(iterator)
+                except StopIteration:
+                    if position == 0:
+                        raise ConfigurationError(
+                            "train_dataloader must give at least one batch, but is empty."
+                        ) from None
+                    return
+            yield Batch(content)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in itertools.count():
+            yield from self.epoch(number)
+
+    def flash_set(self, steps: int) -> list[Batch]:
+        """The first `steps` batches of the first epoch; the whole epoch where it is shorter."""
+        return list(itertools.islice(self.epoch(0), steps))
+
+    @contextlib.contextmanager
+    def _random_state(self, epoch: int, position: int) -> Iterator[None]:
+        seed = derive_seed(self._seed, "data", epoch, position)
+        generators = _generators(self._loader)
+        states = [generator.get_state() for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed)
+        try:
+            with isolated_random_state(seed):
+                yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The random generators that a data loader draws from, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (
+        loader,
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
+    found = {
+        id(g): g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)
+    }
+    return list(found.values())

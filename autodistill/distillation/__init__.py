@@ -1,0 +1,1 @@
+"""Distillation of a teacher into one student: flash, block by block, then regular, as a whole."""

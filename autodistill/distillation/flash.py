@@ -1,0 +1,163 @@
+"""Flash distillation: the student's blocks are trained one after the other, those before one finished and frozen."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.layers import Tap, TapRecorder, find_module
+from autodistill.distillation.models import origin_loss, predicts_next_token, training_only, without_key_value_cache
+from autodistill.distillation.plan import Stage
+from autodistill.distillation.replay import CapturedInputs, VerificationError, why_not
+from autodistill.distillation.settings import temperature_at
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.distillation.training import Report, StepLoop, autocast
+from autodistill.randomness import derive_seed
+
+logger = logging.getLogger(__name__)
+
+StudentForward = Callable[[int], tuple[Features, Any]]
+"""Gives the student's mapped features of a batch of the flash set, and what the student returned if it ran whole."""
+
+
+@dataclass
+class FlashDistillation:
+    """Trains the blocks of one student.
+
+    Args:
+        student: on the device of the batches.
+        stages: one for each block, in the order of the forward pass.
+        criteria: one for each stage, with its matchers.
+        batches: the flash set; step k uses batch k modulo its length.
+        cache: gives the teacher's features.
+        later_taps: what else will be asked of the teacher: computed in the same pass.
+        seed: everything random in the training derives from it.
+        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
+        report: tells a progress display.
+        replay: False runs every stage by the truncated forward.
+    """
+
+    student: nn.Module
+    stages: Sequence[Stage]
+    criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
+    batches: Sequence[Batch]
+    cache: TeacherCache
+    later_taps: Sequence[Tap]
+    seed: int
+    loss_func: Callable[[Any, Any], torch.Tensor]
+    report: Report
+    replay: bool = True
+    _inputs: CapturedInputs = field(init=False)
+    _captured_for: int | None = field(init=False, default=None)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train every block; return for each stage how it ran and its losses."""
+        self._inputs = CapturedInputs(self.student, self.batches)
+        with without_key_value_cache(self.student):
+            return [self._run_stage(index) for index in range(len(self.stages))]
+
+    def _run_stage(self, index: int) -> dict[str, Any]:
+        stage = self.stages[index]
+        self.report.stage(stage.name, stage.steps)
+        with autocast(self.batches[0].device, stage.settings.mixed_precision):
+            reason = self._capture_inputs(index)
+        if reason is None:
+            losses, reason = self._train_by_replay(index)
+        if reason is not None:
+            logger.info("%s runs by the truncated forward: %s", stage.name, reason)
+            losses = self._train(index, self._truncated_forward(stage))
+        self.report.finished(stage.name, losses)
+        return {
+            "stage": stage.name,
+            "mode": "replay" if reason is None else "truncated forward",
+            "reason": reason,
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+        }
+
+    def _capture_inputs(self, index: int) -> str | None:
+        """Have the inputs of the stage's block ready, or say why it cannot be replayed."""
+        stage, block = self.stages[index], self.stages[index].blocks[0]
+        reason = "replay is turned off" if not self.replay else why_not(stage, self.student, self.batches[0])
+        if reason is not None:
+            return reason
+        if self._captured_for == index - 1:
+            try:
+                self._inputs.move_on(self.stages[index - 1].blocks[0], block)
+            except VerificationError as error:
+                logger.info("the inputs of %s are captured anew by full forwards: %s", stage.name, error)
+                self._captured_for = None
+        if self._captured_for != index - 1:
+            self._inputs.capture(block, [path for earlier in self.stages[:index] for path in earlier.blocks])
+        self._captured_for = index
+        return None
+
+    def _train_by_replay(self, index: int) -> tuple[list[float], str | None]:
+        """Train the stage's block alone; where the verification after it fails, put all back and say why."""
+        block, criterion = self.stages[index].blocks[0], self.criteria[index]
+        module = find_module(self.student, block)
+        before = copy.deepcopy((module.state_dict(), criterion.state_dict()))
+        losses = self._train(index, self._replayed_block(self.stages[index]))
+        try:
+            self._inputs.verify(block, len(self.batches) - 1)
+        except VerificationError as error:
+            module.load_state_dict(before[0])
+            criterion.load_state_dict(before[1])
+            self._captured_for = None
+            return [], str(error)
+        return losses, None
+
+    def _train(self, index: int, forward: StudentForward) -> list[float]:
+        stage, criterion = self.stages[index], self.criteria[index]
+        shift = predicts_next_token(self.student)
+
+        def loss_at(step: int, number: int) -> torch.Tensor:
+            batch = self.batches[number % len(self.batches)]
+            teacher = self.cache.features(batch, stage.teacher_taps, self.later_taps)
+            student, output = forward(number % len(self.batches))
+            temperature = temperature_at(stage.settings.temperature, step / stage.steps)
+            loss = criterion.loss_cal(student, teacher, batch, temperature=temperature, label_shift=shift)
+            return loss + origin_loss(output, batch, self.loss_func) if stage.add_origin_loss else loss
+
+        loop = StepLoop(
+            stage.name,
+            stage.settings,
+            stage.steps,
+            derive_seed(self.seed, "flash", index),
+            self.batches[0].device,
+            self.report.step,
+        )
+        with training_only(self.student, stage.blocks) as parameters:
+            return loop.run(parameters, list(criterion.parameters()), loss_at)
+
+    def _replayed_block(self, stage: Stage) -> StudentForward:
+        module = find_module(self.student, stage.blocks[0])
+        recorder = TapRecorder(self.student, stage.student_taps, owner="student")
+
+        def forward(index: int) -> tuple[Features, Any]:
+            with recorder:
+                return recorder.run(lambda: self._inputs.calls[index](module)), None
+
+        return forward
+
+    def _truncated_forward(self, stage: Stage) -> StudentForward:
+        recorder = TapRecorder(self.student, stage.student_taps, owner="student")
+        with recorder, torch.no_grad():
+            recorder.run(lambda: self.batches[0].call(self.student.eval()))
+        recorder.stop = not stage.add_origin_loss and all(calls == 1 for calls in recorder.calls.values())
+
+        def forward(index: int) -> tuple[Features, Any]:
+            output: list[Any] = []
+            with recorder:
+                features = recorder.run(lambda: output.append(self.batches[index].call(self.student)))
+            return features, output[0] if output else None
+
+        return forward

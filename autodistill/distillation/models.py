@@ -1,0 +1,96 @@
+"""What distillation does to a model as a whole: which part trains, which caches are off, what its own loss is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.layers import find_module
+from autodistill.errors import ConfigurationError
+
+
+@contextlib.contextmanager
+def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+    """Within the context only these blocks train: the rest is frozen and in eval mode.
+
+    Args:
+        model: any model.
+        blocks: paths of modules; `""` is the whole model.
+
+    Yields:
+        The parameters that train: those of the blocks which required gradients before, each once.
+
+    Raises:
+        ConfigurationError: there are none.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2))
+        >>> with training_only(model, ["2"]) as parameters:
+        ...     len(parameters), model[0].weight.requires_grad, model[1].training, model[2].training
+        (2, False, False, True)
+        >>> model[0].weight.requires_grad
+        True
+    """
+    modules = [find_module(model, block, "student") for block in blocks]
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    trained = [p for p in dict.fromkeys(p for module in modules for p in module.parameters()) if required[p]]
+    if not trained:
+        raise ConfigurationError(
+            f"a stage must have parameters to train, but {', '.join(map(repr, blocks))} has none "
+            "that requires gradients."
+        )
+    model.eval().requires_grad_(False)
+    for module in modules:
+        module.train()
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    try:
+        yield trained
+    finally:
+        model.eval()
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def without_key_value_cache(model: nn.Module) -> Iterator[None]:
+    """Within the context, no configuration inside the model asks for a key-value cache: training has no use for one."""
+    configs = {
+        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    }
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
+
+
+def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
+    """The student's own loss: `output.loss` where the model gives one, else `loss_func(outputs, targets)`.
+
+    Raises:
+        ConfigurationError: the model gives no loss and the batch has no targets.
+    """
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is not None:
+        return loss  # type: ignore[no-any-return]
+    if batch.targets is None:
+        raise ConfigurationError(
+            "add_origin_loss needs a model that returns a loss or batches with targets, but there is neither; "
+            "set add_origin_loss to False or give labels."
+        )
+    predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    return loss_func(predictions, batch.targets)
+
+
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether a position's logits predict the label of the next one, as in transformers' causal language models."""
+    return any(mark in type(model).__name__ for mark in ("CausalLM", "LMHeadModel"))

@@ -1,0 +1,204 @@
+"""The plan of a trial's distillation: its stages, resolved against one student, the teacher and one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.layers import (
+    AUTO,
+    LayerMapping,
+    Tap,
+    automatic_mapping,
+    find_module,
+    parse_mapping,
+    repeated_blocks,
+)
+from autodistill.distillation.settings import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
+from autodistill.errors import ConfigurationError, LayerNotFoundError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of distillation: what is trained, towards what, for how long.
+
+    Attributes:
+        name: for messages and records.
+        blocks: the paths of the modules that are trained; `("",)` is the whole student.
+        mappings: pairs of student and teacher layers.
+        loss_types: the loss of each mapping.
+        loss_weights: the weight of each mapping.
+        add_origin_loss: whether the student's own loss is added.
+        steps: optimizer updates.
+        settings: optimizer, temperature, precision.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    mappings: tuple[LayerMapping, ...]
+    loss_types: tuple[str, ...]
+    loss_weights: tuple[float, ...]
+    add_origin_loss: bool
+    steps: int
+    settings: PhaseConfig
+
+    @property
+    def student_taps(self) -> list[Tap]:
+        """The student's mapped outputs, each once."""
+        return list(dict.fromkeys(mapping.student for mapping in self.mappings))
+
+    @property
+    def teacher_taps(self) -> list[Tap]:
+        """The teacher's mapped outputs, each once."""
+        return list(dict.fromkeys(mapping.teacher for mapping in self.mappings))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of flash distillation in their order, then regular distillation; either may be absent."""
+
+    flash: tuple[Stage, ...]
+    regular: Stage | None
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages in their order."""
+        return [*self.flash, *([self.regular] if self.regular is not None else [])]
+
+    @property
+    def teacher_taps(self) -> list[Tap]:
+        """Everything asked of the teacher, each tap once."""
+        return list(dict.fromkeys(tap for stage in self.stages for tap in stage.teacher_taps))
+
+
+def path_problems(plan: Plan, student: nn.Module, teacher: nn.Module) -> list[str]:
+    """A sentence for each path of the plan that a model does not have; none where all exist."""
+    problems: dict[str, None] = {}
+    wanted = [(student, "student", block) for stage in plan.stages for block in stage.blocks]
+    wanted += [(student, "student", tap.path) for stage in plan.stages for tap in stage.student_taps]
+    wanted += [(teacher, "teacher", tap.path) for tap in plan.teacher_taps]
+    for model, owner, path in wanted:
+        try:
+            find_module(model, path, owner)
+        except LayerNotFoundError as error:
+            problems[str(error)] = None
+    return list(problems)
+
+
+def flash_stages(config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module) -> tuple[Stage, ...]:
+    """The stages of flash distillation for one student.
+
+    Raises:
+        ConfigurationError: the lists do not agree with the student's blocks; all mistakes at once.
+    """
+    blocks = _blocks(config, student)
+    mappings = _flash_mappings(config, student, teacher, blocks)
+    problems = list(config.length_problems(len(blocks), mappings))
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(
+        _stage(
+            name=" + ".join(paths),
+            blocks=paths,
+            mappings=mappings[index],
+            loss_types=_entry(config.loss_types, index),
+            loss_weights=_entry(config.loss_weights, index),
+            add_origin_loss=_entry(config.add_origin_loss, index),
+            steps=_entry(config.train_steps, index),
+            settings=config,
+        )
+        for index, paths in enumerate(blocks)
+    )
+
+
+def regular_stage(
+    config: RegularDistillationConfig, student: nn.Module, teacher: nn.Module, batch: Batch, output: Any
+) -> Stage:
+    """The one stage of regular distillation.
+
+    Args:
+        config: its settings.
+        student: the student.
+        teacher: the teacher.
+        batch: any batch, to see whether it has labels.
+        output: what the student returned for it, to see whether that is logits.
+    """
+    mappings = config.layer_mappings_for_knowledge_transfer
+    loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
+    if mappings is None:
+        mappings = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+        loss_types = loss_types or ("KL" if _gives_logits(output, batch) else "NMSE")
+        if add_origin_loss is None:
+            add_origin_loss = batch.targets is not None
+    elif callable(mappings):
+        mappings = _parse_all(mappings(student, teacher))
+        problems = list(config.length_problems(len(mappings)))
+        if problems:
+            raise ConfigurationError(problems)
+    return _stage(
+        name="regular distillation",
+        blocks=("",),
+        mappings=mappings,
+        loss_types=loss_types or "MSE",
+        loss_weights=config.loss_weights,
+        add_origin_loss=bool(add_origin_loss),
+        steps=config.train_steps,
+        settings=config,
+    )
+
+
+def _stage(*, mappings: tuple[LayerMapping, ...], loss_types: Any, loss_weights: Any, **others: Any) -> Stage:
+    """A stage whose single loss type or weight, where only one is given, holds for every mapping."""
+    return Stage(
+        mappings=mappings,
+        loss_types=loss_types if isinstance(loss_types, tuple) else (loss_types,) * len(mappings),
+        loss_weights=loss_weights if isinstance(loss_weights, tuple) else (loss_weights,) * len(mappings),
+        **others,
+    )
+
+
+def _entry(value: Any, index: int) -> Any:
+    return value[index] if isinstance(value, tuple) else value
+
+
+def _blocks(config: FlashDistillationConfig, student: nn.Module) -> list[tuple[str, ...]]:
+    names: Sequence[Any]
+    if config.block_names is None:
+        names = repeated_blocks(student)
+    elif callable(config.block_names):
+        names = config.block_names(student)
+    else:
+        names = config.block_names
+    return [(name,) if isinstance(name, str) else tuple(name) for name in names]
+
+
+def _flash_mappings(
+    config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module, blocks: Sequence[tuple[str, ...]]
+) -> tuple[tuple[LayerMapping, ...], ...]:
+    mappings = config.layer_mappings_for_knowledge_transfer
+    if mappings is None:
+        targets = repeated_blocks(teacher)
+        partners = automatic_mapping(len(blocks), len(targets))
+        return tuple(
+            (LayerMapping(Tap(paths[-1], AUTO), Tap(targets[partner], AUTO)),)
+            for paths, partner in zip(blocks, partners, strict=True)
+        )
+    if callable(mappings):
+        return tuple(_parse_all(block) for block in mappings(student, teacher))
+    return mappings
+
+
+def _parse_all(specs: Iterable[Any]) -> tuple[LayerMapping, ...]:
+    return tuple(parse_mapping(spec) for spec in specs)
+
+
+def _gives_logits(output: Any, batch: Batch) -> bool:
+    if isinstance(output, Mapping):
+        return "logits" in output
+    targets = batch.targets
+    return isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor) and not targets.is_floating_point()

@@ -1,0 +1,79 @@
+"""Regular distillation: the whole student is trained towards the teacher's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import DataStream
+from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.layers import TapRecorder
+from autodistill.distillation.models import origin_loss, predicts_next_token, training_only, without_key_value_cache
+from autodistill.distillation.plan import Stage
+from autodistill.distillation.settings import temperature_at
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.distillation.training import Report, StepLoop
+from autodistill.randomness import derive_seed
+
+
+@dataclass(frozen=True)
+class RegularDistillation:
+    """Trains a whole student.
+
+    Args:
+        student: on `device`.
+        stage: the one stage.
+        criterion: with its matchers.
+        stream: the training data; its order is the same in every trial, so that the teacher's outputs recur.
+        cache: gives the teacher's features.
+        seed: everything random in the training derives from it.
+        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
+        device: where the student is.
+        report: tells a progress display.
+    """
+
+    student: nn.Module
+    stage: Stage
+    criterion: IntermediateLayersKnowledgeDistillationLoss
+    stream: DataStream
+    cache: TeacherCache
+    seed: int
+    loss_func: Callable[[Any, Any], torch.Tensor]
+    device: torch.device
+    report: Report
+
+    def run(self) -> dict[str, Any]:
+        """Train the student; return how it went."""
+        stage = self.stage
+        self.report.stage(stage.name, stage.steps)
+        loop = StepLoop(
+            stage.name, stage.settings, stage.steps, derive_seed(self.seed, "regular"), self.device, self.report.step
+        )
+        recorder = TapRecorder(self.student, stage.student_taps, owner="student")
+        with (
+            without_key_value_cache(self.student),
+            training_only(self.student, stage.blocks) as parameters,
+            recorder,
+        ):
+            losses = loop.run(parameters, list(self.criterion.parameters()), self._losses(recorder))
+        self.report.finished(stage.name, losses)
+        return {"stage": stage.name, "first_loss": losses[0], "last_loss": losses[-1]}
+
+    def _losses(self, recorder: TapRecorder) -> Callable[[int, int], torch.Tensor]:
+        stage, batches = self.stage, iter(self.stream)
+        shift = predicts_next_token(self.student)
+
+        def loss_at(step: int, number: int) -> torch.Tensor:
+            batch = next(batches).to(self.device)
+            teacher = self.cache.features(batch, stage.teacher_taps)
+            output: list[Any] = []
+            student = recorder.run(lambda: output.append(batch.call(self.student)))
+            temperature = temperature_at(stage.settings.temperature, step / stage.steps)
+            loss = self.criterion.loss_cal(student, teacher, batch, temperature=temperature, label_shift=shift)
+            return loss + origin_loss(output[0], batch, self.loss_func) if stage.add_origin_loss else loss
+
+        return loss_at

@@ -1,0 +1,184 @@
+"""The built-in training: flash distillation, then regular distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.data import Batch, DataStream
+from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.flash import FlashDistillation
+from autodistill.distillation.layers import TapRecorder
+from autodistill.distillation.models import without_key_value_cache
+from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
+from autodistill.distillation.regular import RegularDistillation
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.distillation.training import NoReport, Report
+from autodistill.errors import ConfigurationError
+from autodistill.randomness import derive_seed, isolated_random_state
+from autodistill.structures import content_hash
+
+
+@dataclass
+class Distiller:
+    """Distils a teacher into any number of students, with the same data in the same order for each.
+
+    Args:
+        teacher: on `device`.
+        config: its two phases.
+        train_dataloader: read again for every student.
+        device: where training happens.
+        cache_directory: where the teacher's features are kept; None for memory only.
+        teacher_cache_gb: the most that the directory may hold, in GiB.
+        activation_budget_gb: the most memory for the teacher's features, in GiB.
+        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
+
+    Examples:
+        >>> config = AutoDistillationConfig.load({
+        ...     "search": {"search_space": {"width": [4]}, "metrics": ["loss"]},
+        ...     "regular_distillation": {"train_steps": 2},
+        ... })
+        >>> data = [(torch.randn(8, 3), torch.randint(0, 2, (8,))) for _ in range(2)]
+        >>> distil = Distiller(nn.Linear(3, 2), config, data, torch.device("cpu"))
+        >>> [record["stage"] for record in distil(nn.Linear(3, 2), seed=0)]
+        ['regular distillation']
+    """
+
+    teacher: nn.Module
+    config: AutoDistillationConfig
+    train_dataloader: Iterable[Any]
+    device: torch.device
+    cache_directory: Path | None = None
+    teacher_cache_gb: float = 10.0
+    activation_budget_gb: float = 4.0
+    loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
+
+    def __call__(self, student: nn.Module, *, seed: int, report: Report | None = None) -> list[dict[str, Any]]:
+        """Distil the teacher into a student, in place.
+
+        Args:
+            student: on `device`.
+            seed: of dropout; matchers and data order derive from the search's seed.
+            report: tells a progress display.
+
+        Returns:
+            For each stage how it ran and its first and last loss.
+
+        Raises:
+            ConfigurationError: the settings do not fit this student; all mistakes at once.
+            NonFiniteError: the loss became NaN or infinite.
+        """
+        report = report or NoReport()
+        plan, criteria = self.prepare(student)
+        records = FlashDistillation(
+            student,
+            plan.flash,
+            criteria,
+            self.flash_set,
+            self.cache,
+            later_taps=plan.teacher_taps,
+            seed=seed,
+            loss_func=self.loss_func,
+            report=report,
+        ).run()
+        if plan.regular is not None:
+            regular = RegularDistillation(
+                student,
+                plan.regular,
+                criteria[-1],
+                self.stream,
+                self.cache,
+                seed=seed,
+                loss_func=self.loss_func,
+                device=self.device,
+                report=report,
+            )
+            records.append(regular.run())
+        return records
+
+    def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
+        """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
+
+        Runs the student once on the first batch; the teacher's features of it are kept.
+
+        Raises:
+            ConfigurationError: the settings do not fit; all mistakes at once.
+        """
+        plan = self._plan(student)
+        problems = path_problems(plan, student, self.teacher)
+        if problems:
+            raise ConfigurationError(problems)
+        batch = self.flash_set[0]
+        student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
+        with TapRecorder(student, student_taps, owner="student") as recorder:
+            features = recorder.run(lambda: self._look(student, batch))
+        teacher = self.cache.features(batch, plan.teacher_taps)
+        criteria = []
+        for index, stage in enumerate(plan.stages):
+            criterion = IntermediateLayersKnowledgeDistillationLoss(
+                stage.mappings, stage.loss_types, stage.loss_weights
+            )
+            with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
+                try:
+                    criterion.init_feature_matcher(features, teacher)
+                except ConfigurationError as error:
+                    problems.extend(error.problems)
+            criteria.append(criterion)
+        if problems:
+            raise ConfigurationError(problems)
+        return plan, criteria
+
+    def _plan(self, student: nn.Module) -> Plan:
+        flash, regular = self.config.flash_distillation, self.config.regular_distillation
+        stages = () if flash is None else flash_stages(flash, student, self.teacher)
+        if regular is None:
+            return Plan(stages, None)
+        batch = self.flash_set[0]
+        output = self._look(student, batch)
+        return Plan(stages, regular_stage(regular, student, self.teacher, batch, output))
+
+    @torch.no_grad()
+    def _look(self, student: nn.Module, batch: Batch) -> Any:
+        with without_key_value_cache(student):
+            return batch.call(student.eval())
+
+    @cached_property
+    def stream(self) -> DataStream:
+        """The training data, in the same order for every student."""
+        return DataStream(self.train_dataloader, self.config.search.seed)
+
+    @cached_property
+    def flash_set(self) -> list[Batch]:
+        """The batches of flash distillation, drawn once; one batch where there is no flash distillation."""
+        settings = self.config.flash_distillation
+        steps = 1
+        if settings is not None:
+            per_block = settings.train_steps
+            longest = max(per_block) if isinstance(per_block, tuple) else per_block
+            steps = longest * settings.gradient_accumulation_steps
+        return [batch.to(self.device) for batch in self.stream.flash_set(steps)]
+
+    @property
+    def flash_set_hash(self) -> str:
+        """A hash of the flash set, by which a resumed search sees whether its loader gives the same batches."""
+        return content_hash([batch.hash for batch in self.flash_set])
+
+    @cached_property
+    def cache(self) -> TeacherCache:
+        """The teacher's features."""
+        phases = (self.config.flash_distillation, self.config.regular_distillation)
+        precision = next((phase.mixed_precision for phase in phases if phase is not None), "no")
+        return TeacherCache(
+            self.teacher,
+            self.cache_directory,
+            disk_gb=self.teacher_cache_gb,
+            memory_gb=self.activation_budget_gb / 2,
+            mixed_precision=precision,
+        )

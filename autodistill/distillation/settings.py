@@ -1,0 +1,291 @@
+"""The settings of the two phases, flash and regular distillation: typed, immutable, checked as a whole."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+from torch import nn
+
+from autodistill.distillation.layers import LayerMapping, parse_mapping, process_name
+from autodistill.errors import ConfigurationError
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and without room for misspelt keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class AnnealedTemperature(Section):
+    """A temperature that goes from `start` to `end` over the steps of a stage.
+
+    `AnnealedTemperature(start=5, end=1)` is the linear annealing `1 + 4 (1 - e/E)`.
+
+    Examples:
+        >>> AnnealedTemperature(start=5, end=1).at(0.25)
+        4.0
+    """
+
+    start: float = Field(gt=0)
+    end: float = Field(gt=0)
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def at(self, progress: float) -> float:
+        """The temperature at `progress` in [0, 1], the share of the steps that are done."""
+        rest = 1 - progress if self.shape == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return self.end + (self.start - self.end) * rest
+
+
+Temperature = Annotated[float, Field(gt=0)] | AnnealedTemperature | Callable[[float], float]
+"""A number, an annealed temperature, or a function of the share of steps done."""
+
+
+def temperature_at(temperature: Temperature, progress: float) -> float:
+    """The temperature of a step.
+
+    Args:
+        temperature: as configured.
+        progress: the share of the stage's steps that are done, in [0, 1).
+
+    Raises:
+        ConfigurationError: a function gave a temperature that is not positive and finite.
+
+    Examples:
+        >>> temperature_at(2.0, 0.5), temperature_at(lambda progress: 4 - 3 * progress, 0.5)
+        (2.0, 2.5)
+    """
+    if isinstance(temperature, AnnealedTemperature):
+        return temperature.at(progress)
+    if not callable(temperature):
+        return temperature
+    value = temperature(progress)
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigurationError(
+            f"a temperature must be positive and finite, but {process_name(temperature)}({progress}) gave {value}."
+        )
+    return float(value)
+
+
+LossType = Literal["MSE", "NMSE", "L1", "KL", "cosine"]
+LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BlockLossTypes = LossType | tuple[LossType | tuple[LossType, ...], ...]
+BlockLossWeights = LossWeight | tuple[LossWeight | tuple[LossWeight, ...], ...]
+"""One value for all blocks, or for each block one value or a list for its mappings."""
+
+MappingFunction = Callable[[nn.Module, nn.Module], Sequence[Any]]
+BlockFunction = Callable[[nn.Module], Sequence[Any]]
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth: settings are immutable."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _mapping_list(value: Any) -> Any:
+    """A list of layer mappings, each normalised."""
+    if not isinstance(value, list | tuple):
+        return value
+    problems: list[str] = []
+    mappings = []
+    for spec in value:
+        try:
+            mappings.append(parse_mapping(spec))
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return tuple(mappings)
+
+
+def _only_stage(value: Any) -> Any:
+    """The mappings of regular distillation, which has one stage: `[[mapping, ...]]` means `[mapping, ...]`."""
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
+        nested = all(isinstance(item, list | tuple | LayerMapping) for item in value[0])
+        return value[0] if nested else value
+    return value
+
+
+def _only_entry(value: Any) -> Any:
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def _function_name(value: Any) -> Any:
+    return process_name(value) if callable(value) else value
+
+
+def _mapping_names(value: Any) -> Any:
+    """Mappings as text, for the record that a resumed search is compared with."""
+    if isinstance(value, tuple):
+        return [_mapping_names(item) for item in value]
+    return str(value) if isinstance(value, LayerMapping) else _function_name(value)
+
+
+def _one_of(name: str, known: Sequence[str], rule: str) -> str:
+    if name in known:
+        return name
+    nearest = difflib.get_close_matches(name, known, n=1)
+    raise ValueError(f"{rule}, but got {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "."))
+
+
+class PhaseConfig(Section):
+    """What flash and regular distillation have in common.
+
+    Attributes:
+        temperature: of the KL terms; a number, an `AnnealedTemperature`, or a function of the share of steps done.
+        optimizer: the name of a class in `torch.optim`.
+        learning_rate: its peak.
+        weight_decay: of the optimizer.
+        optimizer_arguments: further keyword arguments for it.
+        scheduler: a name known to `transformers.get_scheduler`.
+        warmup_ratio: the share of the steps over which the learning rate rises.
+        max_grad_norm: gradients are clipped to this norm; None for no clipping.
+        gradient_accumulation_steps: batches for each optimizer update.
+        mixed_precision: 'no', 'bf16' or 'fp16'.
+    """
+
+    temperature: Annotated[Temperature, PlainSerializer(_function_name)] = 1.0
+    optimizer: str = "AdamW"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    optimizer_arguments: dict[str, Any] = {}
+    scheduler: str = "linear"
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        known = [key for key, value in vars(torch.optim).items() if isinstance(value, type) and key != "Optimizer"]
+        return _one_of(name, known, "optimizer is the name of a class in torch.optim")
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, name: str) -> str:
+        from transformers import SchedulerType  # a slow import, needed only where a phase is configured
+
+        known = [kind.value for kind in SchedulerType]
+        return _one_of(name, known, "scheduler is a name known to transformers.get_scheduler")
+
+
+class FlashDistillationConfig(PhaseConfig):
+    """Flash distillation: the student's blocks one after the other, those before it finished and frozen.
+
+    A list has one entry for each block; a single value holds for all.
+
+    Attributes:
+        block_names: the path of each block (several paths trained as one may be given as a list), a function
+            `student -> such a list`, or None for the student's repeated blocks.
+        layer_mappings_for_knowledge_transfer: for each block a list of layer mappings (every form of
+            `autodistill.distillation.layers.parse_mapping`); a function `(student, teacher) -> such a list`; or None
+            for the automatic mapping: block i of n matches the teacher's block `ceil((i + 1) * m / n) - 1` of m.
+        loss_types: of each block, or a list for its mappings: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1',
+            'KL', 'cosine'. 'NMSE' if not given.
+        loss_weights: of each block, or a list for its mappings; 1 if not given.
+        add_origin_loss: add the student's own loss (costs a full forward at every step).
+        train_steps: optimizer updates of each block.
+    """
+
+    block_names: Annotated[
+        tuple[str | tuple[str, ...], ...] | BlockFunction | None,
+        BeforeValidator(_tuples),
+        PlainSerializer(_function_name),
+    ] = None
+    layer_mappings_for_knowledge_transfer: Annotated[
+        tuple[Annotated[tuple[LayerMapping, ...], BeforeValidator(_mapping_list)], ...] | MappingFunction | None,
+        PlainSerializer(_mapping_names),
+    ] = None
+    loss_types: Annotated[BlockLossTypes, BeforeValidator(_tuples)] = "NMSE"
+    loss_weights: Annotated[BlockLossWeights, BeforeValidator(_tuples)] = 1.0
+    add_origin_loss: Annotated[bool | tuple[bool, ...], BeforeValidator(_tuples)] = False
+    train_steps: Annotated[PositiveInt | tuple[PositiveInt, ...], BeforeValidator(_tuples)] = 500
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        mappings = self.layer_mappings_for_knowledge_transfer
+        problems = []
+        if self.block_names is None and isinstance(mappings, tuple):
+            problems.append("layer_mappings_for_knowledge_transfer belong to blocks: give block_names too.")
+        if isinstance(self.block_names, tuple):
+            problems += self.length_problems(len(self.block_names), mappings)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def length_problems(self, blocks: int, mappings: Any) -> Iterator[str]:
+        """What is wrong with the lengths of the lists, for so many blocks and, where they are known, their mappings."""
+        fields = {
+            name: getattr(self, name) for name in ("loss_types", "loss_weights", "add_origin_loss", "train_steps")
+        }
+        for field, value in {"layer_mappings_for_knowledge_transfer": mappings, **fields}.items():
+            if isinstance(value, tuple) and len(value) != blocks:
+                yield f"{field} must have one entry for each block, but has {len(value)} for {blocks} blocks."
+        for index, block_mappings in enumerate(mappings if isinstance(mappings, tuple) else ()):
+            if not block_mappings:
+                yield f"layer_mappings_for_knowledge_transfer[{index}] must hold at least one mapping, but is empty."
+            for field in ("loss_types", "loss_weights"):
+                entry = fields[field][index : index + 1] if isinstance(fields[field], tuple) else ()
+                yield from _count_problems(f"{field}[{index}]", *entry, mappings=len(block_mappings))
+
+
+class RegularDistillationConfig(PhaseConfig):
+    """Regular distillation: the whole student.
+
+    A list has one entry for each mapping; a single value holds for all. `[[...]]`, a list for the only stage, means
+    `[...]`.
+
+    Attributes:
+        layer_mappings_for_knowledge_transfer: a list of layer mappings; a function `(student, teacher) -> such a list`;
+            or None for the predictions (logits) of both.
+        loss_types: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1', 'KL' or 'cosine'. If not given, 'KL' for
+            logits and 'NMSE' for other predictions where the mapping is automatic, else 'MSE'.
+        loss_weights: 1 if not given.
+        add_origin_loss: add the student's own loss. If not given: where the mapping is automatic and there are labels.
+        train_steps: optimizer updates.
+    """
+
+    layer_mappings_for_knowledge_transfer: Annotated[
+        Annotated[tuple[LayerMapping, ...], BeforeValidator(_mapping_list), BeforeValidator(_only_stage)]
+        | MappingFunction
+        | None,
+        PlainSerializer(_mapping_names),
+    ] = None
+    loss_types: Annotated[LossType | tuple[LossType, ...] | None, BeforeValidator(_only_entry)] = None
+    loss_weights: Annotated[LossWeight | tuple[LossWeight, ...], BeforeValidator(_only_entry)] = 1.0
+    add_origin_loss: Annotated[bool | None, BeforeValidator(_only_entry)] = None
+    train_steps: Annotated[PositiveInt, BeforeValidator(_only_entry)] = 1000
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        mappings = self.layer_mappings_for_knowledge_transfer
+        problems = list(self.length_problems(len(mappings))) if isinstance(mappings, tuple) else []
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def length_problems(self, mappings: int) -> Iterator[str]:
+        """What is wrong with the lengths of the lists, for so many mappings."""
+        if mappings == 0:
+            yield "layer_mappings_for_knowledge_transfer must hold at least one mapping, but is empty."
+        for field in ("loss_types", "loss_weights"):
+            yield from _count_problems(field, getattr(self, field), mappings=mappings)
+
+
+def _count_problems(field: str, value: Any = None, *, mappings: int) -> Iterator[str]:
+    if isinstance(value, tuple) and len(value) != mappings:
+        yield f"{field} must have one entry for each mapping, but has {len(value)} for {mappings} mappings."

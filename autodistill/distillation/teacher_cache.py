@@ -1,0 +1,168 @@
+"""The teacher's features: computed once for each batch, kept in memory and on disk by a hash of all they depend on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.layers import Tap, TapRecorder
+from autodistill.distillation.models import without_key_value_cache
+from autodistill.distillation.training import autocast
+from autodistill.structures import content_hash, nbytes
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+class TeacherCache:
+    """Gives the teacher's features of a batch, and runs the teacher only for those it has never seen.
+
+    A feature's key is a hash of the teacher (weights, buffers, configuration, attention implementation), the batch, the
+    layer and its output process, precision, device kind and library versions: change any and it is computed anew.
+    Features of a callable output process are kept in memory alone, since a function has no reliable hash.
+
+    Args:
+        teacher: put in eval mode; it never gets gradients.
+        directory: of the files; None keeps features in memory only.
+        disk_gb: the most that the directory may hold, in GiB; what does not fit is computed again.
+        memory_gb: the most that is kept in memory, in GiB.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`: the precision the teacher runs in.
+
+    Examples:
+        >>> cache = TeacherCache(nn.Linear(2, 3))
+        >>> batch = Batch((torch.ones(1, 2), torch.zeros(1)))
+        >>> [tuple(feature.shape) for feature in cache.features(batch, [Tap("")]).values()]
+        [(1, 3)]
+        >>> _ = cache.features(batch, [Tap("")])
+        >>> cache.forwards
+        1
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        directory: Path | None = None,
+        *,
+        disk_gb: float = 10.0,
+        memory_gb: float = 2.0,
+        mixed_precision: str = "no",
+    ) -> None:
+        self.teacher = teacher.eval()
+        self.forwards = 0
+        self._device = next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
+        self._precision = mixed_precision
+        self._fingerprint = content_hash(
+            (model_fingerprint(teacher), mixed_precision, self._device.type, torch.__version__, platform.machine())
+        )
+        self._directory = directory
+        self._disk_left = disk_gb * GIB - (_size(directory) if directory is not None else 0)
+        self._memory_left = memory_gb * GIB
+        self._memory: dict[tuple[str, Tap], torch.Tensor] = {}
+        self._run_once: set[str] = set()
+
+    def features(self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap] = ()) -> dict[Tap, torch.Tensor]:
+        """The features of a batch, on the teacher's device, without gradient.
+
+        Args:
+            batch: the batch.
+            taps: what is wanted now.
+            also: what will be wanted later: computed in the same forward pass where one is needed anyway.
+        """
+        found = {tap: feature for tap in taps if (feature := self._recall(batch, tap)) is not None}
+        if len(found) < len(set(taps)):
+            missing = [tap for tap in dict.fromkeys([*taps, *also]) if tap not in found and not self._holds(batch, tap)]
+            computed = self._forward(batch, missing)
+            for tap in missing:
+                self._keep(batch, tap, computed[tap])
+            found |= {tap: computed[tap] for tap in taps if tap in computed}
+        return {tap: found[tap].to(self._device, non_blocking=True) for tap in taps}
+
+    def _forward(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
+        self.forwards += 1
+        moved = batch.to(self._device)
+        # A forward may end at the last mapped layer once a full one has shown that each of them runs once.
+        stop = all(tap.path in self._run_once for tap in taps)
+        recorder = TapRecorder(self.teacher, taps, owner="teacher", stop=stop)
+        with recorder, torch.no_grad(), without_key_value_cache(self.teacher), autocast(self._device, self._precision):
+            features = recorder.run(lambda: moved.call(self.teacher))
+        if not stop:
+            self._run_once |= {path for path, calls in recorder.calls.items() if calls == 1}
+        return {tap: feature.detach() for tap, feature in features.items()}
+
+    def _recall(self, batch: Batch, tap: Tap) -> torch.Tensor | None:
+        key = (batch.hash, tap)
+        if key in self._memory:
+            return self._memory[key]
+        path = self._path(batch, tap)
+        if path is None or not path.exists():
+            return None
+        try:
+            feature = load_file(path)["feature"]
+        except (SafetensorError, OSError, KeyError):
+            logger.warning("the cached teacher feature %s is damaged; it is computed anew", path)
+            path.unlink(missing_ok=True)
+            return None
+        self._remember(key, feature)
+        return feature
+
+    def _holds(self, batch: Batch, tap: Tap) -> bool:
+        path = self._path(batch, tap)
+        return (batch.hash, tap) in self._memory or (path is not None and path.exists())
+
+    def _keep(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
+        self._remember((batch.hash, tap), feature)
+        path, size = self._path(batch, tap), nbytes(feature)
+        if path is None or size > self._disk_left:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        save_file({"feature": feature.cpu().contiguous()}, temporary)
+        os.replace(temporary, path)
+        self._disk_left -= size
+
+    def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
+        size = nbytes(feature)
+        if size <= self._memory_left:
+            self._memory[key] = feature
+            self._memory_left -= size
+
+    def _path(self, batch: Batch, tap: Tap) -> Path | None:
+        if self._directory is None or callable(tap.process):
+            return None
+        key = content_hash((self._fingerprint, batch.hash, tap.path, tap.process))
+        return self._directory / key[:2] / f"{key}.safetensors"
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A hash of what a model computes: class, configuration, weights and buffers (also those not in its state dict).
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = model_fingerprint(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.bias.add_(1)
+        >>> before == model_fingerprint(layer)
+        False
+    """
+    config: Any = getattr(model, "config", None)
+    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    settings = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
+    attention = getattr(config, "_attn_implementation", None)
+    tensors = [(name, tensor.detach()) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    return content_hash((type(model).__module__, str(model), settings, attention, tensors))
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*.safetensors"))

@@ -1,0 +1,168 @@
+"""The step loop that flash and regular distillation share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from autodistill.distillation.settings import PhaseConfig
+from autodistill.errors import ConfigurationError, NonFiniteError
+from autodistill.randomness import derive_seed, isolated_random_state
+
+CHECK_EVERY = 20
+"""Steps between two looks at the losses: each look waits for the device."""
+
+
+class Report(Protocol):
+    """What a progress display is told of a trial's training."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """A stage begins."""
+
+    def step(self, step: int, loss: float) -> None:
+        """So many steps of the stage are done; the loss of the last one."""
+
+    def finished(self, name: str, losses: Sequence[float]) -> None:
+        """A stage is done; the losses of all its steps."""
+
+
+class NoReport:
+    """A report that nobody reads."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Nothing."""
+
+    def finished(self, name: str, losses: Sequence[float]) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class StepLoop:
+    """Trains the parameters it is given, for a number of optimizer steps.
+
+    Args:
+        name: of the stage, for messages.
+        settings: optimizer, learning rate, schedule, clipping, accumulation and precision.
+        steps: optimizer updates; each takes `settings.gradient_accumulation_steps` batches.
+        seed: the random state of batch number k (dropout) derives from `(seed, k)`, whatever ran before.
+        report: called as `report(step, loss)` every few steps, for the progress display.
+    """
+
+    name: str
+    settings: PhaseConfig
+    steps: int
+    seed: int
+    device: torch.device
+    report: Callable[[int, float], None]
+
+    def run(
+        self,
+        parameters: Sequence[nn.Parameter],
+        matchers: Sequence[nn.Parameter],
+        loss_at: Callable[[int, int], torch.Tensor],
+    ) -> list[float]:
+        """Take the steps and return the loss of each.
+
+        Args:
+            parameters: of the student: what the stage trains.
+            matchers: the criterion's parameters, trained with them.
+            loss_at: `loss_at(step, batch number)` gives the loss to go down, a scalar with its graph.
+
+        Raises:
+            ConfigurationError: the loss depends on none of the parameters.
+            NonFiniteError: a loss was NaN or infinite.
+        """
+        trained = [*parameters, *matchers]
+        optimizer = self._optimizer(trained)
+        schedule = self._schedule(optimizer)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.mixed_precision == "fp16")
+        losses: list[float] = []
+        pending: list[torch.Tensor] = []
+        with isolated_random_state(self.seed):
+            for step in range(self.steps):
+                pending.append(self._accumulate(step, loss_at, scaler))
+                if step == 0:
+                    self._check_gradients(parameters)
+                self._update(optimizer, scaler, trained)
+                schedule.step()
+                if len(pending) == CHECK_EVERY or step + 1 == self.steps:
+                    losses.extend(torch.stack(pending).tolist())
+                    pending.clear()
+                    self._check_finite(losses)
+                    self.report(step + 1, losses[-1])
+        return losses
+
+    def _accumulate(
+        self, step: int, loss_at: Callable[[int, int], torch.Tensor], scaler: torch.amp.GradScaler
+    ) -> torch.Tensor:
+        parts = self.settings.gradient_accumulation_steps
+        losses: list[torch.Tensor] = []
+        for number in range(step * parts, (step + 1) * parts):
+            torch.manual_seed(derive_seed(self.seed, number))
+            with autocast(self.device, self.settings.mixed_precision):
+                loss = loss_at(step, number) / parts
+            if loss.requires_grad:
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return losses[0] if parts == 1 else torch.stack(losses).sum()
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, trained: list[nn.Parameter]
+    ) -> None:
+        if self.settings.max_grad_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+        settings = self.settings
+        optimizer_class = getattr(torch.optim, settings.optimizer)
+        optimizer: torch.optim.Optimizer = optimizer_class(
+            trained,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            **settings.optimizer_arguments,
+        )
+        return optimizer
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        from transformers import get_scheduler  # a slow import, needed only once something trains
+
+        schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+            self.settings.scheduler,
+            optimizer,
+            num_warmup_steps=round(self.settings.warmup_ratio * self.steps),
+            num_training_steps=self.steps,
+        )
+        return schedule
+
+    def _check_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if all(parameter.grad is None for parameter in parameters):
+            raise ConfigurationError(
+                f"the loss of {self.name} must depend on what the stage trains, but it does not: "
+                "map a layer inside the block or after it."
+            )
+
+    def _check_finite(self, losses: list[float]) -> None:
+        for step, loss in enumerate(losses[-CHECK_EVERY:], start=max(0, len(losses) - CHECK_EVERY)):
+            if not math.isfinite(loss):
+                raise NonFiniteError(
+                    f"the loss must stay finite, but became {loss} at step {step} of {self.name}; "
+                    "lower learning_rate, or set max_grad_norm."
+                )
+
+
+def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    """The mixed-precision context of a phase: `"no"`, `"bf16"` or `"fp16"`."""
+    dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=mixed_precision != "no")

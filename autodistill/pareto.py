@@ -1,0 +1,75 @@
+"""The Pareto front, and the choice of one of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def non_dominated(losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which points no other point beats: none is at least as good in every loss and better in one.
+
+    Equal points do not beat each other, so both are kept.
+
+    Args:
+        losses: (points, losses), finite; less is better.
+
+    Returns:
+        (points,), True for the members of the Pareto front.
+
+    Raises:
+        ValueError: a loss is not finite, or the array is not two-dimensional.
+
+    Examples:
+        >>> non_dominated([[1, 5], [2, 2], [3, 3]]).tolist()
+        [True, True, False]
+    """
+    points = _checked(losses)
+    front = np.ones(len(points), dtype=bool)
+    for i, point in enumerate(points):
+        no_worse = points[(points <= point).all(axis=1)]
+        front[i] = not (no_worse < point).any()
+    return front
+
+
+def nearest_to_ideal(losses: npt.ArrayLike, weights: Sequence[float] | None = None) -> int:
+    """The point nearest to the ideal one, which has the least of every loss.
+
+    Every loss is scaled to its range over the given points, so that units decide nothing; the distance is Euclidean. Of
+    equally near points the first is taken. Known as the compromise solution (Zeleny, 1973).
+
+    Args:
+        losses: (points, losses), finite, at least one point; less is better.
+        weights: one non-negative number for each loss; all 1 by default.
+
+    Raises:
+        ValueError: a loss is not finite, there is no point, or the weights do not fit.
+
+    Examples:
+        >>> nearest_to_ideal([[0.0, 900], [0.2, 300], [1.0, 0]])
+        1
+        >>> nearest_to_ideal([[0.0, 900], [0.2, 300], [1.0, 0]], weights=[1, 0])
+        0
+    """
+    points = _checked(losses)
+    if not len(points):
+        raise ValueError("the nearest of no points does not exist; give at least one.")
+    scale = np.ones(points.shape[1]) if weights is None else np.asarray(weights, dtype=float)
+    if scale.shape != points.shape[1:] or not np.isfinite(scale).all() or (scale < 0).any():
+        raise ValueError(f"weights must be {points.shape[1]} non-negative numbers, but got {weights!r}.")
+    best = points.min(axis=0)
+    extent = points.max(axis=0) - best
+    scaled = (points - best) / np.where(extent > 0, extent, 1.0)
+    distances = np.sqrt(((scale * scaled) ** 2).sum(axis=1))
+    return int(np.argmin(distances.round(12)))  # rounding noise must not decide between equally near points
+
+
+def _checked(losses: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    points = np.asarray(losses, dtype=float)
+    if points.ndim != 2:
+        raise ValueError(f"losses must be an array of (points, losses), but got shape {points.shape}.")
+    if not np.isfinite(points).all():
+        raise ValueError("losses must be finite; leave failed trials out.")
+    return points

@@ -1,0 +1,149 @@
+"""One trial's work: build the student, train it, measure it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.training import NoReport, Report
+from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
+from autodistill.measure import measure
+from autodistill.metrics import BUILT_IN, Metric
+from autodistill.randomness import derive_seed, isolated_random_state
+from search_spaces import Architecture
+
+ModelBuilder = Callable[[Architecture], nn.Module]
+TrainFunction = Callable[[nn.Module], nn.Module]
+EvalFunction = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial produced: the trained student, its metrics, and how the training and the timing went."""
+
+    student: nn.Module
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """Runs the work of any trial of a search; everything random in it derives from the search's seed.
+
+    Args:
+        model_builder: `architecture -> student`.
+        train_func: `student -> trained student`, or a `Distiller`.
+        eval_func: `student -> metrics`; None where every metric is built in.
+        metrics: what must be known in the end.
+        seed: the search's.
+        device: where students are trained and measured.
+        teacher: timed in turns with the student.
+        example: the batch that latency and FLOPs are measured with.
+    """
+
+    model_builder: ModelBuilder
+    train_func: TrainFunction | Distiller
+    eval_func: EvalFunction | None
+    metrics: Sequence[Metric]
+    seed: int
+    device: torch.device
+    teacher: nn.Module | None = None
+    example: Batch | None = None
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The student, on the device; built in the same random state in every trial.
+
+        Raises:
+            TrialError: `model_builder` returned no model.
+        """
+        with isolated_random_state(derive_seed(self.seed, "model_builder")):
+            student = self.model_builder(dict(architecture))
+        if not isinstance(student, nn.Module):
+            raise TrialError(f"model_builder must return an nn.Module, but returned {type(student).__name__}.")
+        return student.to(self.device)
+
+    def check(self, architecture: Architecture) -> None:
+        """Resolve the distillation settings against a student, before anything is trained.
+
+        An architecture that cannot be built is left to its trial, which records why.
+
+        Raises:
+            ConfigurationError: the settings do not fit; all mistakes at once.
+        """
+        if not isinstance(self.train_func, Distiller):
+            return
+        try:
+            student = self.build(architecture)
+        except Exception:
+            return
+        self.train_func.prepare(student)
+
+    def run(self, architecture: Architecture, key: str, report: Report | None = None) -> Outcome:
+        """Build, train, evaluate.
+
+        Args:
+            architecture: of the student.
+            key: its hash in the space; the randomness of training derives from it.
+            report: tells a progress display.
+
+        Raises:
+            TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
+        """
+        student = self.build(architecture)
+        seed = derive_seed(self.seed, "training", key)
+        details: dict[str, Any] = {}
+        with isolated_random_state(seed):
+            if isinstance(self.train_func, Distiller):
+                details["distillation"] = self.train_func(student, seed=seed, report=report or NoReport())
+            else:
+                student = self.train_func(student)
+        if not isinstance(student, nn.Module):
+            raise TrialError(f"train_func must return the trained model, but returned {type(student).__name__}.")
+        student.eval()
+        metrics = self._evaluate(student, seed)
+        wanted = [metric.name for metric in self.metrics if metric.name in BUILT_IN and metric.name not in metrics]
+        if wanted:
+            measurement = measure(student, wanted, example=self.example, teacher=self.teacher)
+            metrics |= measurement.metrics
+            details |= measurement.details
+        return Outcome(student, metrics, details)
+
+    def _evaluate(self, student: nn.Module, seed: int) -> dict[str, float]:
+        if self.eval_func is None:
+            return {}
+        with isolated_random_state(derive_seed(seed, "evaluation")), torch.no_grad():
+            returned = self.eval_func(student)
+        if not isinstance(returned, Mapping):
+            raise TrialError(f"eval_func must return a mapping of metrics, but returned {type(returned).__name__}.")
+        metrics = {}
+        for name, value in returned.items():
+            try:
+                metrics[str(name)] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TrialError(
+                    f"a metric must be a number, but eval_func returned {value!r} for {name!r}."
+                ) from error
+            if not math.isfinite(metrics[str(name)]):
+                raise NonFiniteError(f"a metric must be finite, but eval_func returned {value} for {name!r}.")
+        return metrics
+
+    def check_metrics(self, outcome: Outcome) -> None:
+        """Refuse an outcome that lacks a metric of the search: a mistake in the set-up, not in the trial.
+
+        Raises:
+            ConfigurationError: names every missing metric and those there are.
+        """
+        missing = [metric.name for metric in self.metrics if metric.name not in outcome.metrics]
+        if missing:
+            raise ConfigurationError(
+                f"eval_func must return every metric that is not built in, but {', '.join(map(repr, missing))} is "
+                f"missing; it returned {', '.join(map(repr, outcome.metrics)) or 'nothing'}, and the built-in ones are "
+                f"{', '.join(BUILT_IN)}."
+            )

@@ -1,0 +1,19 @@
+"""What an architecture may be: dimensions, constraints, and the space they span."""
+
+from search_spaces.constraints import Architecture
+from search_spaces.domains import Choice, Domain, FloatRange, IntRange, Value, domain_from_json
+from search_spaces.errors import AutoDistillationError, SearchSpaceError
+from search_spaces.space import SearchSpace
+
+__all__ = [
+    "Architecture",
+    "AutoDistillationError",
+    "Choice",
+    "Domain",
+    "FloatRange",
+    "IntRange",
+    "SearchSpace",
+    "SearchSpaceError",
+    "Value",
+    "domain_from_json",
+]

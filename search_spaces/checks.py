@@ -1,0 +1,83 @@
+"""Checks of the arguments of domains, and the hints in their messages."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """A Python scalar for a NumPy one; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is an integer or a float; booleans are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The tail of a message: the near misses of `name`, or, when there are none, everything that is known."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=3)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(map(repr, known))}"
+
+
+def nearest(value: Any, options: Sequence[Any]) -> str:
+    """The tail of a message: the options nearest to `value`, or all of them where nearness means nothing."""
+    if is_number(value) and all(is_number(option) for option in options):
+        numbers = sorted(options, key=lambda option: abs(float(option) - value))
+        return f"nearest: {', '.join(map(repr, numbers[:2]))}"
+    if isinstance(value, str) and all(isinstance(option, str) for option in options):
+        return did_you_mean(value, options)
+    return f"known: {', '.join(map(repr, options))}"
+
+
+def option_problems(options: tuple[Any, ...]) -> list[str]:
+    if not options:
+        return ["a choice needs at least one option, but the list is empty"]
+    problems = []
+    for i, option in enumerate(options):
+        if option is not None and not isinstance(option, (bool, int, float, str)):
+            problems.append(f"an option must be a number, a string, a boolean or None, but got {option!r}")
+        elif isinstance(option, float) and not math.isfinite(option):
+            problems.append(f"an option must be finite, but got {option!r}")
+        elif option in options[:i]:
+            twin = options[options.index(option)]
+            problems.append(f"options must differ, but {twin!r} and {option!r} are equal; remove one")
+    return problems
+
+
+def int_range_problems(low: Any, high: Any, step: Any, log: bool) -> list[str]:
+    received = f"but got (low={low!r}, high={high!r}, step={step!r})"
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (low, high, step)):
+        return [f"`low`, `high` and `step` must be integers, {received}; use FloatRange for real numbers"]
+    problems = []
+    if low > high:
+        problems.append(f"`low <= high` must hold, {received}")
+    if step < 1:
+        problems.append(f"`step >= 1` must hold, {received}")
+    elif low <= high and (high - low) % step:
+        last = high - (high - low) % step
+        problems.append(f"`step` must divide `high - low`, {received}; the last value reached is {last}")
+    if log and low < 1:
+        problems.append(f"`low >= 1` must hold with `log=True`, {received}")
+    if log and step != 1:
+        problems.append(f"`log=True` cannot be combined with a `step`, {received}; list the values instead")
+    return problems
+
+
+def float_range_problems(low: Any, high: Any, log: bool) -> list[str]:
+    received = f"but got (low={low!r}, high={high!r})"
+    if not all(is_number(number) and math.isfinite(number) for number in (low, high)):
+        return [f"`low` and `high` must be finite numbers, {received}"]
+    problems = []
+    if low >= high:
+        problems.append(f"`low < high` must hold, {received}; a single value is written [{low!r}]")
+    if log and low <= 0:
+        problems.append(f"`low > 0` must hold with `log=True`, {received}")
+    return problems

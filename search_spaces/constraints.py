@@ -1,0 +1,167 @@
+"""Which combinations of values exist at all: constraints, and the enumeration that obeys them.
+
+A constraint is an expression such as `"hidden_size % num_attention_heads == 0"` or a function of the architecture.
+Expressions are evaluated by simpleeval, never by `eval`: they reach the dimensions, numbers and strings,
+arithmetic, comparisons, `and`/`or`/`not`/`in`, `x if c else y` and a few functions, nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import simpleeval
+
+from search_spaces.checks import did_you_mean
+from search_spaces.domains import Domain, Value
+from search_spaces.errors import SearchSpaceError
+
+Architecture = dict[str, Value]
+"""One architecture: a JSON-able mapping from the name of each dimension to its value."""
+
+ConstraintSpec = str | Callable[[Architecture], bool]
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": abs,
+    "max": max,
+    "min": min,
+    "round": round,
+}
+
+_FORBIDDEN_SYNTAX = (ast.Attribute, ast.Lambda, ast.comprehension, ast.NamedExpr, ast.Starred, ast.JoinedStr)
+
+
+class Constraint(ABC):
+    """A rule that every architecture of a space keeps; `names` are the dimensions that it reads."""
+
+    def __init__(self, text: str, names: Sequence[str]) -> None:
+        self.text = text
+        self.names = tuple(names)
+
+    @abstractmethod
+    def _evaluate(self, values: tuple[Value, ...]) -> object:
+        """The rule's answer for the values of `names`."""
+
+    def holds(self, architecture: Mapping[str, Value]) -> bool:
+        """Whether a (canonical) architecture keeps the rule.
+
+        Raises `SearchSpaceError` when the rule itself fails, or answers anything but true or false.
+        """
+        values = tuple(architecture[name] for name in self.names)
+        try:
+            answer = self._evaluate(values)
+        except Exception as error:
+            received = dict(zip(self.names, values, strict=True))
+            raise SearchSpaceError(
+                f"constraint {self.text!r} failed on {received}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(answer, (bool, np.bool_)):
+            received = dict(zip(self.names, values, strict=True))
+            raise SearchSpaceError(
+                f"constraint {self.text!r} must answer True or False, but gave {answer!r} on {received}; "
+                "compare it with something, as in `a % b == 0`"
+            )
+        return bool(answer)
+
+
+class Expression(Constraint):
+    """A constraint written as text. Raises `SearchSpaceError` when the text is no valid expression."""
+
+    def __init__(self, text: str, dimensions: Sequence[str]) -> None:
+        body = _parse(text)
+        super().__init__(text, _dimensions_read(text, body, dimensions))
+        self._body = body
+        self._evaluator = simpleeval.EvalWithCompoundTypes(functions=dict(FUNCTIONS))
+        # Parsed once and remembered by value: a space asks about the same few pairs again and again.
+        self._remembered = lru_cache(maxsize=1 << 16, typed=True)(self._compute)
+
+    def _evaluate(self, values: tuple[Value, ...]) -> object:
+        return self._remembered(*values)
+
+    def _compute(self, *values: Value) -> object:
+        self._evaluator.names = dict(zip(self.names, values, strict=True))
+        return self._evaluator.eval(self.text, previously_parsed=self._body)
+
+
+class Predicate(Constraint):
+    """A constraint given as a function of the whole architecture."""
+
+    def __init__(self, function: Callable[[Architecture], bool], dimensions: Sequence[str]) -> None:
+        named = function if hasattr(function, "__qualname__") else type(function)
+        super().__init__(f"{named.__module__}:{named.__qualname__}", dimensions)
+        self._function = function
+
+    def _evaluate(self, values: tuple[Value, ...]) -> object:
+        return self._function(dict(zip(self.names, values, strict=True)))
+
+
+def make_constraint(spec: object, dimensions: Sequence[str]) -> Constraint:
+    """The constraint that `spec` stands for. Raises `SearchSpaceError` when it stands for none."""
+    if isinstance(spec, str):
+        return Expression(spec, dimensions)
+    if callable(spec):
+        return Predicate(spec, dimensions)
+    raise SearchSpaceError(f"a constraint must be an expression or a function, but got {spec!r}")
+
+
+def enumerate_feasible(dimensions: Mapping[str, Domain], constraints: Sequence[Constraint]) -> Iterator[Architecture]:
+    """Every combination that keeps the constraints, lexicographic in the order of `dimensions`.
+
+    Each constraint is asked as soon as its last dimension is set, so that a branch that breaks it is never entered.
+    """
+    names = list(dimensions)
+    due: list[list[Constraint]] = [[] for _ in names]
+    for constraint in constraints:
+        due[max(names.index(name) for name in constraint.names)].append(constraint)
+    assigned: Architecture = {}
+
+    def extend(depth: int) -> Iterator[Architecture]:
+        if depth == len(names):
+            yield dict(assigned)
+            return
+        for value in dimensions[names[depth]].values():
+            assigned[names[depth]] = value
+            if all(constraint.holds(assigned) for constraint in due[depth]):
+                yield from extend(depth + 1)
+
+    return extend(0)
+
+
+def _parse(text: str) -> ast.Expr:
+    try:
+        statements = ast.parse(text.strip()).body
+    except (SyntaxError, ValueError) as error:
+        raise SearchSpaceError(f"constraint {text!r} is not an expression: {error}") from error
+    if len(statements) != 1 or not isinstance(statements[0], ast.Expr):
+        raise SearchSpaceError(f"constraint {text!r} must be one expression; compare with `==`, join parts with `and`")
+    for node in ast.walk(statements[0]):
+        if isinstance(node, _FORBIDDEN_SYNTAX):
+            raise SearchSpaceError(
+                f"constraint {text!r} uses {type(node).__name__}, which expressions do not have; "
+                "give a function instead"
+            )
+    return statements[0]
+
+
+def _dimensions_read(text: str, body: ast.Expr, dimensions: Sequence[str]) -> list[str]:
+    called = {id(node.func): node.func for node in ast.walk(body) if isinstance(node, ast.Call)}
+    problems = [
+        f"constraint {text!r} calls {ast.unparse(function)!r}; {did_you_mean(ast.unparse(function), FUNCTIONS)}"
+        for function in called.values()
+        if not isinstance(function, ast.Name) or function.id not in FUNCTIONS
+    ]
+    read = [node.id for node in ast.walk(body) if isinstance(node, ast.Name) and id(node) not in called]
+    problems += [
+        f"constraint {text!r} names an unknown dimension {name!r}; {did_you_mean(name, dimensions)}"
+        for name in dict.fromkeys(read)
+        if name not in dimensions
+    ]
+    if not problems and not read:
+        problems.append(f"constraint {text!r} names no dimension; known: {', '.join(map(repr, dimensions))}")
+    if problems:
+        raise SearchSpaceError(*problems)
+    return [name for name in dimensions if name in read]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+import advisors.registry
+from advisors import (
+    Advisor,
+    AdvisorError,
+    BayesianAdvisor,
+    FunctionAdvisor,
+    GridAdvisor,
+    Observation,
+    RandomAdvisor,
+    TPEAdvisor,
+    advisor_names,
+    as_advisor,
+    create_advisor,
+)
+from search_spaces import Architecture, SearchSpace
+
+SPACE = SearchSpace({"a": [1, 2]})
+
+
+def last(history: Sequence[Observation], /, *, seed: int) -> Architecture:
+    return {"a": 2}
+
+
+class Last(Advisor):
+    def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
+        return {"a": 2}
+
+
+@pytest.fixture
+def _plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("third_party")
+    module.last, module.Last = last, Last  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "third_party", module)
+    group = advisors.registry.ENTRY_POINT_GROUP
+    found = EntryPoints(
+        [EntryPoint("a-function", "third_party:last", group), EntryPoint("AClass", "third_party:Last", group)]
+    )
+    monkeypatch.setattr(advisors.registry, "entry_points", lambda group: found.select(group=group))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("BO", BayesianAdvisor),
+        ("bo", BayesianAdvisor),
+        ("Random", RandomAdvisor),
+        ("GRID", GridAdvisor),
+        ("tpe", TPEAdvisor),
+    ],
+)
+def test_a_built_in_advisor_is_made_by_its_name_in_any_case(name: str, kind: type[Advisor]) -> None:
+    advisor = create_advisor(name, SPACE)
+    assert type(advisor) is kind
+    assert advisor.space is SPACE
+
+
+def test_an_unknown_name_is_an_error_that_names_the_known_and_the_nearest() -> None:
+    with pytest.raises(AdvisorError) as error:
+        create_advisor("randon", SPACE)
+    assert str(error.value) == (
+        "an advisor must be one of BO, Random, Grid, TPE, but got 'randon'; did you mean 'Random'?"
+    )
+
+
+@pytest.mark.usefixtures("_plug_ins")
+def test_entry_points_of_third_parties_are_known_by_name() -> None:
+    assert advisor_names() == ["BO", "Random", "Grid", "TPE", "AClass", "a-function"]
+    assert isinstance(create_advisor("aclass", SPACE), Last)
+    advisor = create_advisor("A-Function", SPACE)
+    assert isinstance(advisor, FunctionAdvisor)
+    assert advisor.suggest([], seed=0) == {"a": 2}
+
+
+def test_names_classes_instances_and_functions_stand_for_advisors() -> None:
+    instance = RandomAdvisor(SearchSpace({"a": [1, 2]}))
+    assert as_advisor(instance, SPACE) is instance
+    assert isinstance(as_advisor("Grid", SPACE), GridAdvisor)
+    assert isinstance(as_advisor(Last, SPACE), Last)
+    assert as_advisor(last, SPACE).suggest([], seed=0) == {"a": 2}
+
+
+def test_an_instance_made_for_another_space_is_refused() -> None:
+    with pytest.raises(
+        AdvisorError, match="must be made for the space that is searched, but RandomAdvisor was made for"
+    ):
+        as_advisor(RandomAdvisor(SearchSpace({"a": [1, 2, 3]})), SPACE)
+
+
+@pytest.mark.parametrize("spec", [3, None, dict])
+def test_anything_else_is_refused(spec: object) -> None:
+    with pytest.raises(AdvisorError, match=r"an advisor must be a name, an instance or subclass of Advisor, or a"):
+        as_advisor(spec, SPACE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("done",), "`state` must be one of 'complete', 'failed', 'running', but got 'done'"),
+        (("complete",), "a complete observation needs at least one objective, but got none"),
+        (("complete", (float("nan"),)), r"objectives must be finite, but got \(nan,\); report such a trial as failed"),
+        (("complete", (1.0,), (float("inf"),)), r"violations must be finite, but got \(inf,\)"),
+        (("running", (1.0,)), "only a complete observation has objectives, but this one is running"),
+    ],
+)
+def test_an_observation_that_contradicts_itself_is_refused(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(AdvisorError, match=message):
+        Observation({"a": 1}, *arguments)  # type: ignore[arg-type]

@@ -1,0 +1,50 @@
+"""The exception tree and how several mistakes are told at once."""
+
+import pickle
+import re
+
+import pytest
+
+from autodistill import errors
+
+PARENTS = {
+    "ConfigurationError": ("AutoDistillationError", ValueError),
+    "LayerNotFoundError": ("ConfigurationError", ValueError),
+    "SearchSpaceError": ("AutoDistillationError", ValueError),
+    "AdvisorError": ("AutoDistillationError", ValueError),
+    "SpaceExhaustedError": ("AutoDistillationError", Exception),
+    "SearchDirectoryError": ("AutoDistillationError", Exception),
+    "SearchStoppedError": ("AutoDistillationError", Exception),
+    "TrialError": ("AutoDistillationError", Exception),
+    "NonFiniteError": ("TrialError", Exception),
+}
+
+
+@pytest.mark.parametrize("name", PARENTS)
+def test_every_error_stands_where_the_tree_shows_it(name: str) -> None:
+    ours, builtin = PARENTS[name]
+    assert issubclass(getattr(errors, name), getattr(errors, ours))
+    assert issubclass(getattr(errors, name), builtin)
+
+
+def test_picture_of_the_tree_names_exactly_the_exported_errors() -> None:
+    drawn = set(re.findall(r"^[ │├└─]*(\w+Error)\b", errors.__doc__ or "", flags=re.MULTILINE))
+    assert drawn == set(errors.__all__) == {*PARENTS, "AutoDistillationError"}
+
+
+def test_one_problem_is_the_whole_message() -> None:
+    error = errors.ConfigurationError("seed must be an integer, but got 'x'.")
+    assert str(error) == "seed must be an integer, but got 'x'."
+    assert error.problems == ["seed must be an integer, but got 'x'."]
+
+
+def test_several_problems_are_listed_in_one_message() -> None:
+    error = errors.ConfigurationError(["first.", "second."])
+    assert str(error) == "2 mistakes in the configuration:\n  - first.\n  - second."
+    assert error.problems == ["first.", "second."]
+
+
+def test_error_raised_in_a_worker_process_arrives_with_its_problems() -> None:
+    error = pickle.loads(pickle.dumps(errors.LayerNotFoundError(["first.", "second."])))
+    assert type(error) is errors.LayerNotFoundError
+    assert error.problems == ["first.", "second."]
