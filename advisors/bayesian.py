@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from advisors.acquisition import log_expected_improvement, log_probability_kept
 from advisors.base import Advisor, Observation
@@ -16,6 +17,7 @@ from advisors.surrogate import Surrogate
 from advisors.unseen import Seen, random_unseen, seen_in
 from search_spaces import Architecture, SearchSpace
 
+_STARTS = 64  # random architectures from which a proposal is chosen before there is a model
 _CENTRES = 5  # the best trials whose neighbours are candidates in a space too large to be scored whole
 _CLIMBS = 20  # steps of local search from the best candidate there
 
@@ -31,7 +33,7 @@ class BayesianAdvisor(Advisor):
     Several objectives are joined by random augmented Chebyshev weights, drawn anew for each proposal. A candidate
     counts by the probability that it keeps the bounds on outcomes. Running trials enter with the mean of the finished
     ones, so that their surroundings are less tempting; failed ones only as taken. Until `initial` trials are complete,
-    proposals are random.
+    a proposal is the one of 64 random architectures that lies farthest from all in the history.
 
     Snoek, Larochelle and Adams, 2012, "Practical Bayesian optimization of machine learning algorithms". Raises
     `AdvisorError` when `initial < 1`.
@@ -56,7 +58,7 @@ class BayesianAdvisor(Advisor):
         seen = seen_in(self.space, history)
         finished = read_history(history)
         if len(finished.architectures) < self.initial:
-            return random_unseen(self.space, seen, rng)
+            return self._start(history, seen, rng)
         losses = scalarise(finished.objectives, rng)
         model = _Model.fit(self.space, finished, losses)
         order = np.lexsort((losses, ~finished.feasible))
@@ -66,6 +68,15 @@ class BayesianAdvisor(Advisor):
         top = _argmax(scores, rng)
         proposal, score = candidates.architectures[top], scores[top]
         return proposal if self._pool.is_complete else self._climb(model, proposal, score, seen, rng)
+
+    def _start(self, history: Sequence[Observation], seen: Seen, rng: np.random.Generator) -> Architecture:
+        # Of a few random ones only: the farthest point of a whole range would always be its end.
+        drawn = [random_unseen(self.space, seen, rng) for _ in range(_STARTS)]
+        if not history:
+            return drawn[0]
+        taken = [self.space.validate(observation.architecture) for observation in history]
+        distances = cdist(self.space.encode(drawn), self.space.encode(taken), "sqeuclidean")
+        return drawn[int(np.lexsort((distances.mean(axis=1), distances.min(axis=1)))[-1])]
 
     def _climb(
         self, model: _Model, start: Architecture, score: float, seen: Seen, rng: np.random.Generator

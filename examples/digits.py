@@ -21,10 +21,10 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autodistill import AutoDistillation, SearchSpace, measure, results_table
+from autodistill import AutoDistillation, BayesianAdvisor, SearchSpace, measure, results_table
 
 BATCH_SIZE = 64
-TEACHER = {"depth": 6, "width": 128, "heads": 4, "feed_forward": 512}
+TEACHER = {"depth": 4, "width": 128, "heads": 4, "feed_forward": 512}
 CONFIG = {
     "search": {
         "search_space": SearchSpace(
@@ -68,13 +68,12 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(tokens.mean(dim=1)))
 
 
-class ShiftedDigits(TensorDataset):
-    """Images that are moved by up to one pixel each way, at random, each time they are read."""
+class NoisyDigits(TensorDataset):
+    """Images with fresh random noise each time they are read."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = super().__getitem__(index)
-        down, right = torch.randint(-1, 2, (2,)).tolist()
-        return torch.roll(image, (down, right), dims=(1, 2)), label
+        return image + 0.1 * torch.randn_like(image), label
 
 
 def load_data() -> tuple[DataLoader, TensorDataset]:
@@ -83,7 +82,7 @@ def load_data() -> tuple[DataLoader, TensorDataset]:
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16  # (1797, 1, 8, 8) in [0, 1]
     labels = torch.tensor(digits.target)
     train, test = train_test_split(range(len(labels)), test_size=0.25, random_state=0, stratify=digits.target)
-    loader = DataLoader(ShiftedDigits(images[train], labels[train]), BATCH_SIZE, shuffle=True, drop_last=True)
+    loader = DataLoader(NoisyDigits(images[train], labels[train]), BATCH_SIZE, shuffle=True, drop_last=True)
     return loader, TensorDataset(images[test], labels[test])
 
 
@@ -94,18 +93,19 @@ def accuracy(model: nn.Module, test: TensorDataset) -> float:
     return (model(images).argmax(dim=1) == labels).float().mean().item()
 
 
-def train_teacher(loader: DataLoader, epochs: int = 30) -> nn.Module:
+def train_teacher(loader: DataLoader, epochs: int = 18) -> nn.Module:
     """Train the teacher from scratch."""
     torch.manual_seed(0)
     teacher = VisionTransformer(**TEACHER)
     steps = epochs * len(loader)
     optimizer = torch.optim.AdamW(teacher.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.2)
     for _ in range(epochs):
         for images, labels in loader:
             loss = nn.functional.cross_entropy(teacher(images), labels)
             optimizer.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
             optimizer.step()
             schedule.step()
     return teacher.eval()

@@ -140,7 +140,7 @@ class FlashDistillation:
 
     def _replayed_block(self, stage: Stage) -> StudentForward:
         module = find_module(self.student, stage.blocks[0])
-        recorder = TapRecorder(self.student, stage.student_taps, owner="student")
+        recorder = TapRecorder(self.student, stage.student_taps, owner="student", stop=True, also_run=stage.blocks)
 
         def forward(index: int) -> tuple[Features, Any]:
             with recorder:
@@ -149,7 +149,7 @@ class FlashDistillation:
         return forward
 
     def _truncated_forward(self, stage: Stage) -> StudentForward:
-        recorder = TapRecorder(self.student, stage.student_taps, owner="student")
+        recorder = TapRecorder(self.student, stage.student_taps, owner="student", also_run=stage.blocks)
         with recorder, torch.no_grad():
             recorder.run(lambda: self.batches[0].call(self.student.eval()))
         recorder.stop = not stage.add_origin_loss and all(calls == 1 for calls in recorder.calls.values())

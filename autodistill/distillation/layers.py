@@ -204,26 +204,40 @@ class StopForwardError(Exception):
 class TapRecorder:
     """Records what the taps of a model see during a forward pass; a context manager that removes its hooks.
 
-    A module that runs several times in one forward is recorded the last time. With `stop=True` the forward is ended as
-    soon as every tap has been seen (`run` takes care of it), which is right only where every tapped module runs once.
+    A feature is what the module returned at that moment, also where the model changes it in place later. A module that
+    runs several times in one forward is recorded the last time.
+
+    Args:
+        model: the model that runs.
+        taps: what to record.
+        owner: what to call the model in messages.
+        stop: end the forward as soon as every tap has been seen and every module of `also_run` has run; right only
+            where each of them runs once.
+        also_run: paths of modules that a stopped forward must have run through.
     """
 
-    def __init__(self, model: nn.Module, taps: Iterable[Tap], *, owner: str = "model", stop: bool = False) -> None:
-        self.features: dict[Tap, torch.Tensor] = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        taps: Iterable[Tap],
+        *,
+        owner: str = "model",
+        stop: bool = False,
+        also_run: Iterable[str] = (),
+    ) -> None:
         self.calls: dict[str, int] = {}
-        self._model = model
-        self._taps: dict[str, list[Tap]] = {}
-        for tap in dict.fromkeys(taps):
-            find_module(model, tap.path, owner)
-            self._taps.setdefault(tap.path, []).append(tap)
-        self._owner = owner
         self.stop = stop
+        self._features: dict[Tap, torch.Tensor] = {}
+        self._owner = owner
+        self._taps: dict[str, list[Tap]] = {path: [] for path in also_run}
+        for tap in dict.fromkeys(taps):
+            self._taps.setdefault(tap.path, []).append(tap)
+        self._modules = {path: find_module(model, path, owner) for path in self._taps}
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> TapRecorder:
-        for path in self._taps:
-            hook = find_module(self._model, path, self._owner).register_forward_hook(self._hook(path))
-            self._hooks.callback(hook.remove)
+        for path, module in self._modules.items():
+            self._hooks.callback(module.register_forward_hook(self._hook(path)).remove)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -232,16 +246,18 @@ class TapRecorder:
     def _hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             self.calls[path] = self.calls.get(path, 0) + 1
+            ends = self.stop and len(self.calls) == len(self._taps)
             for tap in self._taps[path]:
-                self.features[tap] = tap.extract(output)
-            if self.stop and len(self.calls) == len(self._taps):
+                feature = tap.extract(output)
+                self._features[tap] = feature if ends else feature.clone()
+            if ends:
                 raise StopForwardError
 
         return record
 
     def run(self, forward: Callable[[], Any]) -> dict[Tap, torch.Tensor]:
         """The features of one forward pass; the recorder keeps none of them."""
-        self.features, self.calls = {}, {}
+        self._features, self.calls = {}, {}
         with contextlib.suppress(StopForwardError):
             forward()
         missing = [path for path in self._taps if path not in self.calls]
@@ -250,7 +266,7 @@ class TapRecorder:
                 f"a mapped layer must run in the forward pass, but the {self._owner} never calls "
                 f"{', '.join(map(repr, missing))}."
             )
-        features, self.features = self.features, {}
+        features, self._features = self._features, {}
         return features
 
 

@@ -106,14 +106,26 @@ def test_several_objectives_spread_the_proposals_over_the_front() -> None:
     assert max(on_front) > 20
 
 
-def test_until_enough_trials_are_complete_proposals_are_random() -> None:
+def test_the_first_proposals_are_spread_over_the_space() -> None:
     space = choices()
-    history = [
-        Observation(architecture, "failed" if i % 2 else "complete", () if i % 2 else (bowl(architecture),))
-        for i, architecture in enumerate(list(space.enumerate())[:8])
-    ]
-    assert BayesianAdvisor(space, initial=5).suggest(history, seed=3) == RandomAdvisor(space).suggest(history, seed=3)
-    assert BayesianAdvisor(space, initial=4).suggest(history, seed=3) != RandomAdvisor(space).suggest(history, seed=3)
+    for seed in range(5):
+        history: list[Observation] = []
+        for number in range(4):
+            proposal = BayesianAdvisor(space).suggest(history, seed=100 * seed + number)
+            for observation in history:
+                assert sum(proposal[name] != observation.architecture[name] for name in space.names) >= 3
+            # Failed ones count too: they say nothing about the space, but are not worth coming close to.
+            history.append(Observation(proposal, "failed" if number % 2 else "running"))
+
+
+def test_only_complete_trials_count_towards_the_initial_ones() -> None:
+    space = SearchSpace({"x": IntRange(0, 1000)})
+    complete = [Observation({"x": x}, "complete", ((x - 300) ** 2 / 1e6,)) for x in (0, 200, 400, 1000)]
+    others = [Observation({"x": x}, "failed") for x in range(900, 903)]
+    by_distance = BayesianAdvisor(space, initial=5).suggest([*complete, *others], seed=3)
+    by_model = BayesianAdvisor(space, initial=4).suggest([*complete, *others], seed=3)
+    assert 600 < int(by_distance["x"] or 0) < 700
+    assert 200 < int(by_model["x"] or 0) < 400
 
 
 def test_a_number_of_initial_trials_below_one_is_refused() -> None:

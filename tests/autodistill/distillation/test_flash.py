@@ -1,0 +1,272 @@
+"""Flash distillation equals a plainly written loop of full forwards to the bit, however it runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from naive_distillation import naive_flash
+from small_models import ConvolutionalNetwork, Counted, Overwriting, Repeating, Sharing, Skipping, Transformer
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.data import Batch
+from autodistill.distillation.flash import FlashDistillation
+from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.training import NoReport
+
+
+def make_distiller(teacher, data, **flash):
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "flash_distillation": {"train_steps": 6, "learning_rate": 1e-2} | flash,
+        }
+    )
+    return Distiller(teacher, config, data, torch.device("cpu"))
+
+
+def distil_both_ways(student, distiller, *, replay=True):
+    """The student by the engine, the same student by the reference, and the engine's records."""
+    twin = copy.deepcopy(student)
+    plan, criteria = distiller.prepare(student)
+    records = FlashDistillation(
+        student,
+        plan.flash,
+        criteria,
+        distiller.flash_set,
+        distiller.cache,
+        later_taps=plan.teacher_taps,
+        seed=7,
+        loss_func=nn.functional.cross_entropy,
+        report=NoReport(),
+        replay=replay,
+    ).run()
+    plan, criteria = distiller.prepare(twin)
+    naive_flash(twin, distiller.teacher, plan.flash, criteria, distiller.flash_set, seed=7)
+    return student, twin, records
+
+
+def assert_identical(left, right):
+    for (name, a), (_, b) in zip(left.state_dict().items(), right.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def tokens(batches=4, size=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(size, 5, 8, generator=generator), torch.randint(0, 10, (size,), generator=generator))
+        for _ in range(batches)
+    ]
+
+
+def images(batches=4):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(4, 1, 8, 8, generator=generator), torch.zeros(4, dtype=torch.long)) for _ in range(batches)]
+
+
+def seeded(make, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+@pytest.mark.parametrize("replay", [True, False], ids=["replay", "truncated forward"])
+def test_a_transformer_of_four_blocks_with_dropout_equals_the_naive_loop(replay):
+    teacher = seeded(lambda: Transformer(16, 6))
+    student = seeded(lambda: Transformer(12, 4), 1)
+    data = [*tokens(), tokens(1, size=3, seed=5)[0]]  # the last batch is smaller
+    engine, naive, records = distil_both_ways(student, make_distiller(teacher, data), replay=replay)
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["replay" if replay else "truncated forward"] * 4
+
+
+@pytest.mark.parametrize("replay", [True, False], ids=["replay", "truncated forward"])
+def test_a_network_with_batch_normalisation_equals_the_naive_loop_and_its_running_statistics_too(replay):
+    teacher = seeded(lambda: ConvolutionalNetwork(8, 4))
+    student = seeded(lambda: ConvolutionalNetwork(4, 4), 1)
+    engine, naive, records = distil_both_ways(student, make_distiller(teacher, images()), replay=replay)
+    assert_identical(engine, naive)
+    assert {record["mode"] for record in records} == {"replay" if replay else "truncated forward"}
+
+
+@pytest.mark.parametrize(
+    ("make", "flash", "reasons"),
+    [
+        (lambda: Repeating(6), {"block_names": ["block"], "mappings": [("block", "embedding")]}, ["runs 3 times"]),
+        (
+            lambda: Sharing(6),
+            {"block_names": ["blocks.0", "blocks.1"], "mappings": [("blocks.0", "blocks.0"), ("blocks.1", "blocks.1")]},
+            ["shared with a module outside", "shared with a module outside"],
+        ),
+        (
+            lambda: Overwriting(6),
+            {"block_names": ["blocks.0", "blocks.1"], "mappings": [("blocks.0", "blocks.0"), ("blocks.1", "blocks.1")]},
+            ["changes its input in place", "changes its input in place"],
+        ),
+        (
+            lambda: Sharing(6),
+            {"block_names": [["embedding", "blocks.0"]], "mappings": [("blocks.0", "blocks.0")]},
+            ["trains several modules"],
+        ),
+        (
+            lambda: Overwriting(6),
+            {"block_names": ["embedding"], "mappings": [("blocks.1", "blocks.1")]},
+            ["'blocks.1' lies outside the block"],
+        ),
+    ],
+    ids=["runs three times", "shared weight", "in place", "several modules", "mapped outside"],
+)
+def test_a_block_that_cannot_be_replayed_runs_by_the_truncated_forward_says_why_and_equals_the_naive_loop(
+    make, flash, reasons, caplog
+):
+    teacher = seeded(lambda: Overwriting(9), 3)
+    mappings = [[mapping] for mapping in flash.pop("mappings")]
+    data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
+    distiller = make_distiller(teacher, data, layer_mappings_for_knowledge_transfer=mappings, **flash)
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(seeded(make, 1), distiller)
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["truncated forward"] * len(reasons)
+    for record, reason in zip(records, reasons, strict=True):
+        assert reason in record["reason"]
+        assert record["reason"] in caplog.text
+
+
+def test_a_block_that_reads_an_earlier_one_is_found_out_and_its_inputs_are_captured_anew(caplog):
+    teacher = seeded(lambda: Skipping(9))
+    data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(seeded(lambda: Skipping(6), 1), make_distiller(teacher, data))
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["replay"] * 3
+    assert "inputs of blocks.2 are captured anew by full forwards" in caplog.text
+
+
+class DependsOnAHiddenState(nn.Module):
+    """Two blocks; after training has begun the model feeds the second one something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, inputs):
+        hidden = self.blocks[0](inputs)
+        return self.blocks[1](hidden * self.blocks[1].bias.sum())
+
+
+def test_inputs_that_depend_on_the_block_itself_are_found_out_after_the_stage_and_it_runs_again(caplog):
+    teacher = seeded(DependsOnAHiddenState)
+    data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(seeded(DependsOnAHiddenState, 1), make_distiller(teacher, data))
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["replay", "truncated forward"]
+    assert "replay and a full forward differ in what 'blocks.1' sees" in records[1]["reason"]
+
+
+def bert_batches(count=3):
+    generator = torch.Generator().manual_seed(2)
+    batches = []
+    for _ in range(count):
+        mask = torch.ones(4, 7, dtype=torch.long)
+        mask[0, 5:] = 0
+        batches.append({"input_ids": torch.randint(0, 50, (4, 7), generator=generator), "attention_mask": mask})
+    return batches
+
+
+def bert(width, depth):
+    return BertModel(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=2,
+            intermediate_size=2 * width,
+            max_position_embeddings=16,
+            attn_implementation="eager",
+        )
+    )
+
+
+def test_only_the_stages_block_changes_where_layer_1_stands_beside_layer_10():
+    teacher, student = seeded(lambda: bert(16, 12)), seeded(lambda: bert(8, 11), 1)
+    path = "encoder.layer.1"
+    distiller = make_distiller(
+        teacher, bert_batches(), block_names=[path], layer_mappings_for_knowledge_transfer=[[(path, path)]]
+    )
+    before = copy.deepcopy(student.state_dict())
+    distiller(student, seed=0)
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith(path + ".")}
+
+
+def test_attention_maps_and_hidden_states_of_a_bert_with_padding_equal_the_naive_loop():
+    teacher, student = seeded(lambda: bert(16, 4)), seeded(lambda: bert(8, 2), 1)
+    layers = ["encoder.layer.0", "encoder.layer.1"]
+    distiller = make_distiller(
+        teacher,
+        bert_batches(),
+        block_names=layers,
+        layer_mappings_for_knowledge_transfer=[
+            [(f"{layer}.attention.self", "1", f"{layer}.attention.self", "1"), (layer, layer)] for layer in layers
+        ],
+        loss_types=[["KL", "MSE"]] * 2,
+        loss_weights=[[0.5, 0.5]] * 2,
+    )
+    engine, naive, records = distil_both_ways(student, distiller)
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["replay", "replay"]
+
+
+def test_every_stage_changes_its_own_block_and_its_matchers():
+    teacher, student = seeded(lambda: Transformer(16, 3)), seeded(lambda: Transformer(12, 3), 1)
+    distiller = make_distiller(teacher, tokens())
+    plan, criteria = distiller.prepare(student)
+    _, fresh = distiller.prepare(student)
+    before = copy.deepcopy(student.state_dict())
+    FlashDistillation(
+        student, plan.flash, criteria, distiller.flash_set, distiller.cache, plan.teacher_taps, 0, None, NoReport()
+    ).run()
+    for block in ("layers.0", "layers.1", "layers.2"):
+        names = [name for name in before if name.startswith(block + ".")]
+        assert not any(torch.equal(student.state_dict()[name], before[name]) for name in names)
+    for name in ("embedding.weight", "head.weight"):
+        assert torch.equal(student.state_dict()[name], before[name])
+    for trained, untrained in zip(criteria, fresh, strict=True):
+        assert not torch.equal(trained.feature_matchers[0].linear.weight, untrained.feature_matchers[0].linear.weight)
+
+
+def test_the_teacher_runs_once_for_each_batch_over_all_students_and_blocks():
+    teacher = Counted(seeded(lambda: Transformer(16, 4)))
+    distiller = make_distiller(teacher, tokens(batches=20, size=2), train_steps=20)
+    for seed in range(3):
+        distiller(seeded(lambda: Transformer(8, 4), seed), seed=seed)
+    assert teacher.forwards == 20
+
+
+def test_the_students_own_loss_is_added_where_it_is_asked_for():
+    teacher, student = seeded(lambda: Transformer(12, 2)), seeded(lambda: Transformer(12, 2), 1)
+    records = make_distiller(teacher, tokens(), add_origin_loss=True)(copy.deepcopy(student), seed=0)
+    without = make_distiller(teacher, tokens())(copy.deepcopy(student), seed=0)
+    batch = Batch(tokens()[0])
+    with torch.no_grad():
+        own = nn.functional.cross_entropy(batch.call(student.eval()), batch.targets).item()
+    assert {record["reason"] for record in records} == {"the student's own loss needs its whole forward"}
+    assert records[0]["first_loss"] - without[0]["first_loss"] == pytest.approx(own, abs=0.3)  # dropout
+
+
+def test_the_programs_random_state_is_neither_read_nor_disturbed():
+    teacher, student = seeded(lambda: Transformer(16, 2)), seeded(lambda: Transformer(12, 2), 1)
+    results = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        expected = torch.get_rng_state()
+        twin = copy.deepcopy(student)
+        make_distiller(teacher, tokens())(twin, seed=3)
+        assert torch.equal(torch.get_rng_state(), expected)
+        results.append(twin)
+    assert_identical(*results)
