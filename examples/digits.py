@@ -25,19 +25,19 @@ from autodistill import AutoDistillation, BayesianAdvisor, SearchSpace, measure,
 
 BATCH_SIZE = 64
 TEACHER = {"depth": 4, "width": 128, "heads": 4, "feed_forward": 512}
+SPACE = SearchSpace(
+    {"depth": [1, 2, 3, 4], "width": [24, 32, 48, 64], "heads": [2, 3, 4], "feed_forward": [48, 96, 128]},
+    constraints=["width % heads == 0", "feed_forward >= width"],
+)
 CONFIG = {
     "search": {
-        "search_space": SearchSpace(
-            {"depth": [1, 2, 3, 4], "width": [24, 32, 48, 64], "heads": [2, 3, 4], "feed_forward": [48, 96, 128]},
-            constraints=["width % heads == 0", "feed_forward >= width"],
-        ),
-        "search_algorithm": "BO",
+        "search_space": SPACE,
         "metrics": ["accuracy", "latency", "parameters"],
         "higher_is_better": [True, False, False],
-        "max_trials": 8,
+        "max_trials": 10,
         "seed": 0,
     },
-    "flash_distillation": {"train_steps": 60, "learning_rate": 3e-3},
+    "flash_distillation": {"train_steps": 100, "learning_rate": 3e-3},
     "regular_distillation": {"train_steps": 240, "learning_rate": 3e-3, "temperature": 2.0},
 }
 
@@ -144,6 +144,7 @@ def main() -> None:
         train_dataloader=loader,
         eval_func=lambda student: {"accuracy": accuracy(student, test)},
         search_dir=arguments.search_dir,
+        advisor=BayesianAdvisor(SPACE, initial=5),  # the search is short: five random proposals to begin with
         device="cpu",
     )
     before = len(agent.search_result)

@@ -1,0 +1,445 @@
+"""The search loop: resumable to the bit, thrifty with the teacher, and clear about everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy_search
+from safetensors.torch import load_file
+from small_models import Counted, Transformer
+from toy_search import make_config, make_loader, make_search, make_teacher
+from torch import nn
+
+from autodistill import (
+    Advisor,
+    AutoDistillation,
+    ConfigurationError,
+    LayerNotFoundError,
+    Metric,
+    SearchDirectoryError,
+    SearchResult,
+    SearchSpace,
+    SearchSpaceError,
+    SearchStoppedError,
+    TrialState,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plain_search(tmp_path, evaluate=None, *, space=None, metrics=("score",), max_trials=4, builder=None, **arguments):
+    """A search without distillation: the student is a linear layer that is not trained."""
+    return AutoDistillation(
+        builder or (lambda architecture: nn.Linear(architecture["width"], 1)),
+        {
+            "search": {
+                "search_space": space or {"width": [1, 2, 3, 4, 5, 6]},
+                "metrics": list(metrics),
+                "max_trials": max_trials,
+                "search_algorithm": "Grid",
+            }
+        },
+        **{
+            "train_func": lambda student: student,
+            "eval_func": evaluate or (lambda student: {"score": student.in_features}),
+            "search_dir": tmp_path / "search",
+            "device": "cpu",
+            "show_progress_bar": False,
+        }
+        | arguments,
+    )
+
+
+def outcomes(search_dir):
+    """What must not depend on interruptions: trials, metrics, losses, and the students' weights."""
+    result = SearchResult.load(search_dir)
+    trials = [(t.number, t.architecture, t.state, t.metrics, t.details["distillation"]) for t in result]
+    weights = [load_file(search_dir / f"trials/{t.number:06d}/student/model.safetensors") for t in result]
+    return trials, weights
+
+
+def assert_same_outcomes(left, right):
+    assert left[0] == right[0]
+    for a, b in zip(left[1], right[1], strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    search_dir = tmp_path_factory.mktemp("uninterrupted") / "search"
+    make_search(search_dir).search_loop()
+    return search_dir
+
+
+def test_a_search_killed_after_the_third_trial_and_resumed_equals_an_uninterrupted_one(tmp_path, uninterrupted):
+    program = [sys.executable, toy_search.__file__, str(tmp_path / "search")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy_search.__file__).parent)]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    killed = subprocess.run([*program, "3"], env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(SearchResult.load(tmp_path / "search").finished) == 3
+    subprocess.run(program, env=environment, check=True)
+    assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
+
+
+def test_a_trial_interrupted_in_the_middle_is_begun_again_with_the_same_architecture(tmp_path, uninterrupted):
+    class Interrupted(BaseException):
+        pass
+
+    calls = []
+
+    def interrupting(student):
+        calls.append(student)
+        if len(calls) == 3:
+            raise Interrupted
+        return toy_search.evaluate(student)
+
+    with pytest.raises(Interrupted):
+        make_search(tmp_path / "search", eval_func=interrupting).search_loop()
+    running = SearchResult.load(tmp_path / "search")[-1]
+    assert running.state is TrialState.RUNNING
+    make_search(tmp_path / "search").search_loop()
+    assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
+
+
+def test_trials_in_two_portions_equal_trials_in_one(tmp_path, uninterrupted):
+    search = make_search(tmp_path / "search")
+    search.search_loop(n_trials=5)
+    assert len(search.search_result) == 5
+    search.search_loop()
+    assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
+
+
+def test_the_programs_own_randomness_neither_enters_nor_is_touched(tmp_path, uninterrupted):
+    torch.manual_seed(12345)
+    expected = torch.get_rng_state()
+    make_search(tmp_path / "search").search_loop()
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
+
+
+def test_a_search_of_six_trials_of_four_blocks_runs_the_teacher_once_for_each_of_its_twenty_batches(tmp_path):
+    teacher = Counted(make_teacher())
+    config = make_config(search_space={"width": [8, 10, 12, 14, 16, 18], "depth": [4]}, max_trials=6)
+    config |= {"flash_distillation": {"train_steps": 20}, "regular_distillation": None}
+    search = make_search(tmp_path / "search", config, teacher_model=teacher, train_dataloader=make_loader(160))
+    search.search_loop()
+    assert len(search.search_result.completed) == 6
+    assert all(len(trial.details["distillation"]) == 4 for trial in search.search_result)
+    assert teacher.forwards == 20
+
+
+def test_regular_distillation_of_the_same_batches_costs_no_further_teacher_forward(tmp_path):
+    teacher = Counted(make_teacher())
+    config = make_config(max_trials=2) | {
+        "flash_distillation": {"train_steps": 20},
+        "regular_distillation": {"train_steps": 20},
+    }
+    make_search(tmp_path / "s", config, teacher_model=teacher, train_dataloader=make_loader(160)).search_loop()
+    assert teacher.forwards == 20
+
+
+def test_regular_distillation_changes_every_parameter(tmp_path):
+    config = make_config(max_trials=1) | {"flash_distillation": None}
+    del config["flash_distillation"]
+    built = {}
+
+    def builder(architecture):
+        student = Transformer(**architecture)
+        built.update({name: value.clone() for name, value in student.state_dict().items()})
+        return student
+
+    search = make_search(tmp_path / "search", config)
+    search.model_builder = builder
+    search.search_loop()
+    trained = search.best_model().state_dict()
+    assert not any(torch.equal(trained[name], built[name]) for name in built)
+
+
+def test_the_best_model_is_the_trained_student_in_eval_mode(tmp_path):
+    search = make_search(tmp_path / "search", make_config(max_trials=2), keep="pareto")
+    architecture = search.search_loop()
+    student = search.best_model()
+    assert not student.training
+    assert architecture == search.best_model_arch == search.search_result.best.architecture
+    assert toy_search.evaluate(student)["accuracy"] == search.search_result.best.metrics["accuracy"]
+
+
+def test_only_students_on_the_pareto_front_are_kept(tmp_path):
+    search = make_search(tmp_path / "search", keep="pareto")
+    search.search_loop()
+    kept = {path.parent.name for path in (tmp_path / "search/trials").glob("*/student")}
+    assert kept == {f"{trial.number:06d}" for trial in search.search_result.pareto_front}
+    assert 0 < len(kept) < 8
+
+
+def test_a_trial_writes_the_losses_of_every_step(tmp_path, uninterrupted):
+    lines = [json.loads(line) for line in (uninterrupted / "trials/000000/progress.jsonl").read_text().splitlines()]
+    depth = SearchResult.load(uninterrupted)[0].architecture["depth"]
+    assert [len(line["losses"]) for line in lines] == [4] * depth + [9]
+
+
+def test_built_in_metrics_are_measured_with_their_spread(tmp_path):
+    names = ["accuracy", "latency", "speedup", "parameters", "flops", "size_mb"]
+    search = make_search(tmp_path / "search", make_config(metrics=names, max_trials=1))
+    search.search_loop()
+    trial = search.search_result[0]
+    student = search.best_model()
+    assert trial.metrics["parameters"] == sum(p.numel() for p in student.parameters())
+    assert trial.metrics["size_mb"] == pytest.approx(4 * trial.metrics["parameters"] / 1e6)
+    assert trial.metrics["speedup"] > 0
+    assert trial.details["latency"]["student"]["interquartile_ms"] >= 0
+
+
+def test_callbacks_see_every_trial_and_may_stop_the_search(tmp_path):
+    seen = []
+
+    def stop_after_two(search, trial):
+        seen.append(trial.number)
+        if trial.number == 1:
+            search.stop()
+
+    plain_search(tmp_path, callbacks=[stop_after_two]).search_loop()
+    assert seen == [0, 1]
+
+
+def test_hooks_may_be_assigned_after_construction_and_replace_the_training(tmp_path):
+    search = make_search(tmp_path / "search", make_config(metrics=["score"], max_trials=2), teacher_model=None)
+    search.train_func = lambda student: student
+    search.eval_func = lambda student: {"score": 0.0 if student.training else 1.0}
+    search.search_loop()
+    assert [trial.metrics["score"] for trial in search.search_result] == [1.0, 1.0]
+
+
+def test_a_student_is_built_in_the_same_random_state_in_every_trial(tmp_path):
+    weights = []
+
+    def builder(architecture):
+        student = nn.Linear(4, 4)
+        weights.append(student.weight.detach().clone())
+        return student
+
+    plain_search(tmp_path, builder=builder).search_loop()
+    assert len(weights) >= 4
+    assert all(torch.equal(weight, weights[0]) for weight in weights)
+
+
+def test_a_timed_metric_marked_measured_is_kept_from_the_advisor(tmp_path):
+    seen = []
+
+    class Watching(Advisor):
+        def suggest(self, history, *, seed):
+            seen.extend(observation.objectives for observation in history)
+            return {"width": 1 + len(history)}
+
+    metrics = [Metric("score"), Metric("latency", measured=True)]
+    plain_search(tmp_path, metrics=metrics, advisor=Watching, example_batch=(torch.zeros(1, 1), None),
+                 builder=lambda architecture: nn.Linear(1, architecture["width"]),
+                 evaluate=lambda student: {"score": student.out_features}).search_loop()  # fmt: skip
+    assert seen
+    assert all(len(objectives) == 1 for objectives in seen)
+
+
+# -- mistakes: each is told clearly, and nothing is lost ------------------------------------------------------------
+
+
+def test_a_layer_that_does_not_exist_is_told_with_the_nearest_names_before_any_trial(tmp_path):
+    config = make_config(search_space={"width": [8], "depth": [2]}, max_trials=1)
+    config["flash_distillation"] = {
+        "block_names": ["layers.0"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.0.linaer1", "layers.0.linear1")]],
+    }
+    search = make_search(tmp_path / "search", config)
+    with pytest.raises(ConfigurationError, match=r"has no layer 'layers.0.linaer1'; did you mean 'layers.0.linear1'"):
+        search.search_loop()
+    assert list((tmp_path / "search/trials").iterdir()) == []
+    config["flash_distillation"]["layer_mappings_for_knowledge_transfer"] = [[("layers.0.linear1", "layers.0.linear1")]]
+    mended = make_search(tmp_path / "search", config)
+    mended.search_loop()
+    assert len(mended.search_result.completed) == 1
+
+
+def test_all_wrong_paths_are_told_at_once(tmp_path):
+    config = make_config(search_space={"width": [8], "depth": [2]}, max_trials=1)
+    config["flash_distillation"] = {
+        "block_names": ["layer.0"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.0.nrom1", "layers.7")]],
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        make_search(tmp_path / "search", config).search_loop()
+    assert len(caught.value.problems) == 3
+    assert isinstance(caught.value, ConfigurationError)
+    assert issubclass(LayerNotFoundError, ConfigurationError)
+
+
+def test_features_that_differ_in_two_axes_are_refused_before_any_trial(tmp_path):
+    config = make_config(search_space={"width": [8], "depth": [2]}, max_trials=1)
+    config["flash_distillation"] = {
+        "block_names": ["layers.0"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.0", "head")]],
+    }
+    with pytest.raises(ConfigurationError, match=r"the same number of axes.*\(8, 5, 8\).*\(8, 10\)"):
+        make_search(tmp_path / "search", config).search_loop()
+
+
+def test_lists_of_unequal_length_are_all_told_in_one_message(tmp_path):
+    config = make_config()
+    config["search"]["higher_is_better"] = [True]
+    config["flash_distillation"] = {
+        "block_names": ["layers.0", "layers.1"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.0", "layers.0")]],
+        "loss_types": [["MSE"], ["MSE"], ["MSE"]],
+        "train_steps": [1],
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        make_search(tmp_path / "search", config)
+    message = str(caught.value)
+    for part in (
+        "higher_is_better must have one entry for each metric, but has 1 for 2",
+        "layer_mappings_for_knowledge_transfer must have one entry for each block, but has 1 for 2",
+        "loss_types must have one entry for each block, but has 3 for 2",
+        "train_steps must have one entry for each block, but has 1 for 2",
+    ):
+        assert part in message
+
+
+def test_a_metric_that_is_not_returned_stops_the_search_after_the_first_trial_which_is_begun_again(tmp_path):
+    search = plain_search(tmp_path, lambda student: {"acuracy": 1.0}, metrics=["accuracy"])
+    with pytest.raises(ConfigurationError, match=r"'accuracy' is missing; it returned 'acuracy'"):
+        search.search_loop()
+    assert [trial.state for trial in search.search_result] == [TrialState.RUNNING]
+    mended = plain_search(tmp_path, lambda student: {"accuracy": 1.0}, metrics=["accuracy"])
+    mended.search_loop()
+    assert [trial.metrics for trial in mended.search_result] == [{"accuracy": 1.0}] * 4
+
+
+def test_nan_from_eval_func_fails_the_trial_and_the_search_goes_on(tmp_path):
+    search = plain_search(
+        tmp_path, lambda student: {"score": float("nan") if student.in_features == 2 else student.in_features}
+    )
+    assert search.search_loop() == {"width": 4}
+    assert [trial.state.value for trial in search.search_result] == ["complete", "failed", "complete", "complete"]
+    assert "a metric must be finite, but eval_func returned nan for 'score'" in search.search_result[1].error
+
+
+def test_a_builder_that_raises_on_some_architectures_costs_those_trials_only(tmp_path):
+    def builder(architecture):
+        if architecture["width"] % 2:
+            raise RuntimeError("odd widths are not for us")
+        return nn.Linear(architecture["width"], 1)
+
+    search = plain_search(tmp_path, builder=builder)
+    assert search.search_loop() == {"width": 4}
+    assert "odd widths are not for us" in search.search_result[0].error
+    assert "Traceback" in search.search_result[0].error
+
+
+def test_three_failures_in_a_row_stop_the_search_with_the_last_cause_and_it_can_be_resumed(tmp_path):
+    def fail(student):
+        raise MemoryError(f"width {student.in_features}")
+
+    with pytest.raises(SearchStoppedError, match=r"3 trials fail in a row.*MemoryError: width 3") as caught:
+        plain_search(tmp_path, fail).search_loop()
+    assert isinstance(caught.value.__cause__, MemoryError)
+    mended = plain_search(tmp_path)
+    assert mended.search_loop() == {"width": 4}
+    assert len(mended.search_result.failed) == 3
+
+
+def test_an_empty_space_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="search_space"):
+        AutoDistillation(nn.Linear, {"search": {"search_space": {}, "metrics": ["score"]}})
+
+
+def test_a_space_emptied_by_its_constraints_is_refused_naming_the_constraint(tmp_path):
+    space = SearchSpace({"width": [1, 2, 3]}, constraints=["width > 5"])
+    with pytest.raises(SearchSpaceError, match="width > 5"):
+        plain_search(tmp_path, space=space, max_trials=1).search_loop()
+
+
+def test_more_trials_than_architectures_are_refused(tmp_path):
+    search = plain_search(tmp_path, max_trials=7)
+    with pytest.raises(ConfigurationError, match=r"max_trials must not exceed the number of architectures, but 7 > 6"):
+        search.search_loop()
+
+
+def test_an_exhausted_space_ends_the_search_with_a_message(tmp_path, caplog):
+    search = plain_search(tmp_path, max_trials=6)
+    search.search_loop()
+    assert search.search_loop(n_trials=2) == {"width": 6}
+    assert len(search.search_result) == 6
+    assert "the search ends before 8 trials" in caplog.text
+
+
+def test_a_directory_of_another_search_is_refused_naming_the_fields_and_is_left_as_it_was(tmp_path):
+    make_search(tmp_path / "search", make_config(max_trials=1)).search_loop()
+    before = (tmp_path / "search/search.json").read_text()
+    config = make_config(max_trials=1, seed=4)
+    config["regular_distillation"] = {"train_steps": 10}
+    other = Transformer(16, 4)
+    with pytest.raises(SearchDirectoryError) as caught:
+        make_search(tmp_path / "search", config, teacher_model=other).search_loop()
+    message = str(caught.value)
+    assert "seed was 3, but is now 4" in message
+    assert "distillation.regular_distillation.train_steps was 9, but is now 10" in message
+    assert "teacher was" in message
+    assert (tmp_path / "search/search.json").read_text() == before
+
+
+def test_more_trials_another_advisor_and_a_wider_space_are_welcome(tmp_path):
+    plain_search(tmp_path, max_trials=2).search_loop()
+    wider = plain_search(tmp_path, space={"width": [1, 2, 3, 9]}, max_trials=4, advisor="Random")
+    assert wider.search_loop() == {"width": 9}
+
+
+def test_a_directory_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "search").write_text("mine")
+    with pytest.raises(SearchDirectoryError, match="is a file"):
+        plain_search(tmp_path).search_loop()
+    assert (tmp_path / "search").read_text() == "mine"
+
+
+def test_missing_parts_are_all_told_at_once(tmp_path):
+    search = make_search(
+        tmp_path / "search",
+        make_config(metrics=["accuracy", "speedup"]),
+        teacher_model=None,
+        train_dataloader=None,
+        eval_func=None,
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        search.search_loop()
+    assert len(caught.value.problems) == 5
+    assert not (tmp_path / "search").exists()
+
+
+def test_an_advisor_that_repeats_itself_is_told_so(tmp_path):
+    class Stubborn(Advisor):
+        def suggest(self, history, *, seed):
+            return {"width": 1}
+
+    with pytest.raises(ConfigurationError, match="Stubborn proposed that of trial 0 again"):
+        plain_search(tmp_path, advisor=Stubborn).search_loop()
+
+
+def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_and_the_search_goes_on(tmp_path):
+    config = make_config(search_space={"width": [8], "depth": [3, 1, 2]}, search_algorithm="Grid", max_trials=3)
+    config["flash_distillation"] = {
+        "block_names": ["layers.1"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.1", "layers.1")]],
+        "train_steps": 2,
+    }
+    search = make_search(tmp_path / "search", config)
+    search.search_loop()
+    assert [trial.state.value for trial in search.search_result] == ["complete", "failed", "complete"]
+    assert "has no layer 'layers.1'" in search.search_result[1].error

@@ -1,0 +1,42 @@
+"""The Python in the README and the guides runs as it stands; what they link to exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", "docs/search.md", "docs/distillation.md"]
+
+
+def python_blocks(document):
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """One directory for all documents, in their order: a guide may look at what the README's example left."""
+    return tmp_path_factory.mktemp("documents")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_python_of_a_document_runs(document, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    namespace = {}
+    blocks = python_blocks(document)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, document, "exec"), namespace)
+    if document == "README.md":
+        assert namespace["agent"].best_model_arch is not None
+        assert len(namespace["agent"].search_result.completed) == 5
+        assert not namespace["student"].training
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md"])
+def test_the_files_that_a_document_links_to_exist(document):
+    folder = (ROOT / document).parent
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8")):
+        assert (folder / target).exists(), target

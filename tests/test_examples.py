@@ -1,0 +1,28 @@
+"""Every example runs as it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(program, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / program), *map(str, arguments)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
+def test_the_digits_example_finds_a_student_and_resumes(tmp_path):
+    first = run("digits.py", "--search-dir", tmp_path / "digits", "--trials", 2)
+    assert "2 trials: 2 complete, 0 failed" in first
+    assert (tmp_path / "digits-best.safetensors").exists()
+    second = run("digits.py", "--search-dir", tmp_path / "digits", "--trials", 3)
+    assert "holds 2 trials of this search: resuming" in second
+    assert "3 trials: 3 complete, 0 failed" in second
