@@ -1,8 +1,8 @@
 """Finds and delivers small, fast students of a large teacher: architecture search with block-by-block distillation."""
 
-from autodistill._siblings import check_siblings
+from autodistill._siblings import check_siblings as _check_siblings
 
-check_siblings()
+_check_siblings()
 
 from advisors import Advisor, BayesianAdvisor, GridAdvisor, Observation, RandomAdvisor, TPEAdvisor  # noqa: E402
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
@@ -17,6 +17,7 @@ from autodistill.distillation.settings import (  # noqa: E402
     RegularDistillationConfig,
 )
 from autodistill.errors import (  # noqa: E402
+    AdvisorError,
     AutoDistillationError,
     ConfigurationError,
     LayerNotFoundError,
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advisor",
+    "AdvisorError",
     "AnnealedTemperature",
     "AutoDistillation",
     "AutoDistillationConfig",

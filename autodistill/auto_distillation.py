@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,8 @@ from autodistill.trial_runner import EvalFunction, ModelBuilder, Outcome, TrainF
 from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint"
 
 Callback = Callable[["AutoDistillation", Trial], None]
 
@@ -245,9 +248,11 @@ class AutoDistillation:
         """Run one trial and record it; the error where it failed."""
         progress.trial_started(trial)
         runner, failure = self._runner, None
-        report = TrialReport(progress, directory.trial_directory(trial.number))
+        folder = directory.trial_directory(trial.number)
+        report = TrialReport(progress, folder)
         try:
-            outcome = runner.run(trial.architecture, self.search_space.key(trial.architecture), report)
+            key = self.search_space.key(trial.architecture)
+            outcome = runner.run(trial.architecture, key, report, folder / CHECKPOINT)
         except Exception as error:
             failure = error
             trial = trial.fail("".join(traceback.format_exception(error)))
@@ -263,6 +268,7 @@ class AutoDistillation:
                 self._interrupt(directory, trial)
                 raise
             trial = self._complete(directory, trial, outcome)
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         progress.trial_finished(trial)
         for callback in self.callbacks:
             callback(self, trial)

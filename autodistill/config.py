@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
+from advisors import AdvisorError, create_advisor
 from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig, Section
 from autodistill.errors import ConfigurationError
 from autodistill.metrics import Metric, metric_problems
@@ -35,30 +38,60 @@ class SearchConfig(Section):
     max_trials: int = Field(default=10, ge=1)
     seed: int = Field(default=42, ge=0)
 
+    @field_validator("search_algorithm")
+    @classmethod
+    def _known_algorithm(cls, name: str) -> str:
+        try:
+            create_advisor(name, SearchSpace({"any": [0]}))
+        except AdvisorError as error:
+            raise ValueError(str(error)) from None
+        return name
+
     @model_validator(mode="before")
     @classmethod
     def _normalise(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
-        problems: list[str] = []
-        space = data.get("search_space")
-        if isinstance(space, Mapping):
-            data["search_space"] = _collect(problems, lambda: SearchSpace(space))
         directions = data.pop("higher_is_better", None)
         if "metrics" in data:
-            data["metrics"] = _metrics(data["metrics"], directions, problems)
+            data["metrics"] = _Directed(data["metrics"], directions)
+        return data
+
+    @field_validator("search_space", mode="before")
+    @classmethod
+    def _make_space(cls, space: Any) -> Any:
+        problems: list[str] = []
+        made = _collect(problems, partial(SearchSpace, space)) if isinstance(space, Mapping) else space
         if problems:
             raise ValueError("\n".join(problems))
-        return data
+        return made
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _make_metrics(cls, given: _Directed) -> Any:
+        problems: list[str] = []
+        made = _metrics(given.metrics, given.directions, problems)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return made
+
+
+@dataclass(frozen=True)
+class _Directed:
+    """Metrics as they were given, and `higher_is_better` for them."""
+
+    metrics: Any
+    directions: Any
 
 
 def _metrics(metrics: Any, directions: Any, problems: list[str]) -> Any:
     """The metrics with the direction that `higher_is_better` gives them."""
     specs = [metrics] if isinstance(metrics, str | Metric | Mapping) else metrics
-    if not isinstance(specs, Sequence):
+    if not isinstance(specs, list | tuple):
+        problems.append(f"metrics must be a list of names, but got {metrics!r}.")
         return metrics
-    flags = [directions] * len(specs) if directions is None or isinstance(directions, bool) else list(directions)
+    flags = directions if isinstance(directions, list | tuple) else [directions] * len(specs)
     if len(flags) != len(specs):
         problems.append(
             f"higher_is_better must have one entry for each metric, but has {len(flags)} for {len(specs)} metrics."
@@ -91,6 +124,7 @@ class AutoDistillationConfig(Section):
 
     Attributes:
         search: what is searched, how, and for what.
+        checkpoint_steps: steps of regular distillation between two checkpoints.
         flash_distillation: block by block; `"auto"` for the defaults.
         regular_distillation: the whole student, after flash distillation; `"auto"` for the defaults.
 
@@ -104,6 +138,7 @@ class AutoDistillationConfig(Section):
     """
 
     search: SearchConfig
+    checkpoint_steps: PositiveInt = 200
     flash_distillation: FlashDistillationConfig | None = None
     regular_distillation: RegularDistillationConfig | None = None
 
@@ -114,8 +149,9 @@ class AutoDistillationConfig(Section):
             return data
         data = dict(data)
         phases = ("flash_distillation", "regular_distillation")
+        neither = all(data.get(phase) is None for phase in phases)
         for phase in phases:
-            if data.get(phase) == "auto" or all(data.get(other) is None for other in phases):
+            if neither or data.get(phase) == "auto":
                 data[phase] = {}
         return data
 
@@ -150,28 +186,57 @@ def _read_yaml(path: Path) -> Any:
 def _sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
     """Each mistake as one sentence that begins with the place it was made in."""
     sentences: list[str] = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("tuple[", "function-")))
+    for place, section, item in _mistakes(model, error):
+        where = ".".join(place) or "the configuration"
         if item["type"] == "extra_forbidden":
-            sentences.append(_unknown_key(model, item["loc"]))
+            sentences.append(_unknown_key(where, place[-1], list(section.model_fields)))
         elif item["type"] == "missing":
-            sentences.append(f"{place}: is required, but not given.")
+            sentences.append(f"{where}: is required, but not given.")
         elif item["type"] == "value_error":
-            lines = str(item["ctx"]["error"]).splitlines()
-            sentences.extend(f"{place}: {line}" if place else line for line in lines)
+            sentences.extend(f"{where}: {line}" for line in str(item["ctx"]["error"]).splitlines())
         else:
-            sentences.append(f"{place}: {item['msg']}, but got {item['input']!r}.")
+            sentences.append(f"{where}: {item['msg']}, but got {item['input']!r}.")
     return sentences
 
 
-def _unknown_key(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        model = next(kind for kind in (annotation, *get_args(annotation)) if _is_section(kind))
-    key, known = str(location[-1]), list(model.model_fields)
+_OTHER_KIND = ("tuple_type", "callable_type", "model_type")
+"""What pydantic says of the members of a union that the value was never meant for."""
+
+
+def _mistakes(model: type[BaseModel], error: ValidationError) -> list[tuple[list[str], type[BaseModel], ErrorDetails]]:
+    """The mistakes with their place and section; of what the members of a union say, the nearest to the point."""
+    mistakes = [(*_place(model, item), item) for item in error.errors(include_url=False)]
+    kept: list[tuple[list[str], type[BaseModel], ErrorDetails]] = []
+    for place, section, item in mistakes:
+        below = [other for other, _, _ in mistakes if len(other) > len(place) and other[: len(place)] == place]
+        same = [other for other_place, _, other in mistakes if other_place == place and other is not item]
+        better = [other for other in same if other["type"] not in _OTHER_KIND]
+        said = any(place == other for other, _, _ in kept) if item["type"] in _OTHER_KIND else False
+        if not (below or said or (better and item["type"] in _OTHER_KIND)):
+            kept.append((place, section, item))
+    return kept
+
+
+def _place(model: type[BaseModel], item: ErrorDetails) -> tuple[list[str], type[BaseModel]]:
+    """Where a mistake was made, without pydantic's names for the members of a union, and the section it lies in."""
+    place: list[str] = []
+    *parents, last = item["loc"] or ("",)
+    for part in parents:
+        if part in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+            model = next((kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)), model)
+        elif not isinstance(part, int):
+            continue
+        place.append(str(part))
+    if last in model.model_fields or isinstance(last, int) or item["type"] == "extra_forbidden":
+        place.append(str(last))
+    return place, model
+
+
+def _unknown_key(where: str, key: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"the keys here are {', '.join(known)}."
-    return f"{'.'.join(map(str, location))}: is not a key of the configuration; {hint}"
+    return f"{where}: is not a key of the configuration; {hint}"
 
 
 def _is_section(annotation: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -115,7 +115,7 @@ class DataStream:
     """
 
     def __init__(self, loader: Iterable[Any], seed: int) -> None:
-        if iter(loader) is loader:
+        if isinstance(loader, Iterator):
             raise ConfigurationError(
                 "train_dataloader must be readable again and again, but it is a one-shot iterator "
                 f"({type(loader).__name__}); pass a DataLoader or a list of batches."
@@ -142,6 +142,17 @@ class DataStream:
     def __iter__(self) -> Iterator[Batch]:
         for number in itertools.count():
             yield from self.epoch(number)
+
+    def reader(self) -> Callable[[int], Batch]:
+        """A function that gives batch number k of the endless stream, for rising k; the first may be any."""
+        position, batches = 0, iter(self)
+
+        def read(number: int) -> Batch:
+            nonlocal position
+            skipped, position = number - position, number + 1
+            return next(itertools.islice(batches, skipped, None))
+
+        return read
 
     def flash_set(self, steps: int) -> list[Batch]:
         """The first `steps` batches of the first epoch; the whole epoch where it is shorter."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -236,7 +237,7 @@ def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | N
     """
     rows = _rows(result)
     dimensions = list(dict.fromkeys(name for trial in rows for name in trial.architecture))
-    table = Table(title=describe_result(result), title_justify="left")
+    table = Table(title=describe_result(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
     for heading in (*dimensions, *(_heading(metric) for metric in result.metrics)):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -69,7 +70,7 @@ def identical(left: Any, right: Any) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.detach().contiguous()
+    tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
@@ -93,6 +94,9 @@ def _feed(digest: hashlib.blake2b, structure: Any) -> None:
     if isinstance(structure, torch.Tensor):
         digest.update(f"tensor{structure.dtype}{tuple(structure.shape)}".encode())
         digest.update(_bits(structure.cpu()).numpy().data)
+    elif isinstance(structure, np.ndarray) and not structure.dtype.hasobject:
+        digest.update(f"array{structure.dtype.str}{structure.shape}".encode())
+        digest.update(structure.tobytes())
     elif isinstance(structure, tuple | list):
         digest.update(f"sequence{len(structure)}".encode())
         for item in structure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.training import NoReport, Report
+from autodistill.distillation.training import Report
 from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
 from autodistill.measure import measure
 from autodistill.metrics import BUILT_IN, Metric
@@ -85,13 +86,20 @@ class TrialRunner:
             return
         self.train_func.prepare(student)
 
-    def run(self, architecture: Architecture, key: str, report: Report | None = None) -> Outcome:
+    def run(
+        self,
+        architecture: Architecture,
+        key: str,
+        report: Report | None = None,
+        checkpoint_directory: Path | None = None,
+    ) -> Outcome:
         """Build, train, evaluate.
 
         Args:
             architecture: of the student.
             key: its hash in the space; the randomness of training derives from it.
             report: tells a progress display.
+            checkpoint_directory: where an interrupted training goes on from.
 
         Raises:
             TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
@@ -101,7 +109,9 @@ class TrialRunner:
         details: dict[str, Any] = {}
         with isolated_random_state(seed):
             if isinstance(self.train_func, Distiller):
-                details["distillation"] = self.train_func(student, seed=seed, report=report or NoReport())
+                details["distillation"] = self.train_func(
+                    student, seed=seed, report=report, checkpoint_directory=checkpoint_directory
+                )
             else:
                 student = self.train_func(student)
         if not isinstance(student, nn.Module):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation import losses
-from autodistill.distillation.layers import LayerMapping, Tap
+from autodistill.distillation.layers import Tap, parse_mapping
 from autodistill.distillation.matchers import ChannelMatcher, matcher_for
 from autodistill.errors import ConfigurationError
 
@@ -31,6 +32,9 @@ class IntermediateLayersKnowledgeDistillationLoss(nn.Module):
         loss_types: one of `LOSS_TYPES` for each mapping.
         loss_weights: one weight for each mapping; 1 each if not given.
 
+    Raises:
+        ConfigurationError: a mapping, a loss type or the length of a list is wrong.
+
     Examples:
         >>> criterion = IntermediateLayersKnowledgeDistillationLoss([("encoder", "encoder")], ["MSE"])
         >>> student, teacher = {Tap("encoder"): torch.zeros(8, 128)}, {Tap("encoder"): torch.ones(8, 512)}
@@ -41,16 +45,29 @@ class IntermediateLayersKnowledgeDistillationLoss(nn.Module):
 
     def __init__(
         self,
-        layer_mappings: Sequence[LayerMapping],
+        layer_mappings: Sequence[Any],
         loss_types: Sequence[str],
         loss_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.layer_mappings = tuple(layer_mappings)
+        self.layer_mappings = tuple(parse_mapping(mapping) for mapping in layer_mappings)
         self.loss_types = tuple(loss_types)
         self.loss_weights = tuple(loss_weights) if loss_weights is not None else (1.0,) * len(self.layer_mappings)
+        self._check()
         self.feature_matchers = nn.ModuleList()
         self._are_probabilities: list[bool] = []
+
+    def _check(self) -> None:
+        count = len(self.layer_mappings)
+        problems = [
+            f"{name} must have one entry for each mapping, but has {len(value)} for {count} mappings."
+            for name, value in (("loss_types", self.loss_types), ("loss_weights", self.loss_weights))
+            if len(value) != count
+        ]
+        unknown = [kind for kind in self.loss_types if kind not in LOSS_TYPES]
+        problems += [f"a loss type is one of {', '.join(LOSS_TYPES)}, but got {kind!r}." for kind in unknown]
+        if problems:
+            raise ConfigurationError(problems)
 
     @property
     def student_taps(self) -> list[Tap]:
@@ -138,9 +155,8 @@ class IntermediateLayersKnowledgeDistillationLoss(nn.Module):
                 return losses.normalized_mse_loss(student, teacher, padding)
             case "L1":
                 return losses.l1_loss(student, teacher, padding)
-            case "cosine":
+            case _:
                 return losses.cosine_loss(student, teacher, padding)
-        raise ConfigurationError(f"a loss type is one of {', '.join(LOSS_TYPES)}, but got {self.loss_types[index]!r}.")
 
     def _channel_axis(self, index: int, feature: torch.Tensor) -> int:
         """Axis 1 of image features (N, C, H, W), else the last; a matcher that ran along the last axis says so."""

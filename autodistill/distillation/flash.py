@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from autodistill.data import Batch
+from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
 from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
-from autodistill.distillation.layers import Tap, TapRecorder, find_module
-from autodistill.distillation.models import origin_loss, predicts_next_token, training_only, without_key_value_cache
+from autodistill.distillation.layers import Tap, TapRecorder, find_module, last_of_their_siblings
+from autodistill.distillation.models import frozen, origin_loss, plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.replay import CapturedInputs, VerificationError, why_not
 from autodistill.distillation.settings import temperature_at
@@ -43,6 +46,7 @@ class FlashDistillation:
         loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
         report: tells a progress display.
         replay: False runs every stage by the truncated forward.
+        checkpoints: where an interrupted training goes on from.
     """
 
     student: nn.Module
@@ -55,33 +59,53 @@ class FlashDistillation:
     loss_func: Callable[[Any, Any], torch.Tensor]
     report: Report
     replay: bool = True
+    checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
     _inputs: CapturedInputs = field(init=False)
     _captured_for: int | None = field(init=False, default=None)
 
     def run(self) -> list[dict[str, Any]]:
         """Train every block; return for each stage how it ran and its losses."""
         self._inputs = CapturedInputs(self.student, self.batches)
-        with without_key_value_cache(self.student):
+        with plain_forward(self.student):
             return [self._run_stage(index) for index in range(len(self.stages))]
 
     def _run_stage(self, index: int) -> dict[str, Any]:
-        stage = self.stages[index]
+        """Train a stage's block and write it down, or read it where that was done before."""
+        stage, name = self.stages[index], f"flash-{index:03d}"
         self.report.stage(stage.name, stage.steps)
-        with autocast(self.batches[0].device, stage.settings.mixed_precision):
+        saved = self.checkpoints.load(name)
+        if saved is None:
+            record, losses = self._train_stage(index)
+            self.checkpoints.save(name, block_state(self.student, stage.blocks), {"record": record, "losses": losses})
+        else:
+            load_block_state(self.student, saved[0])
+            record, losses = saved[1]["record"], saved[1]["losses"]
+        self.report.finished(stage.name, losses)
+        return record
+
+    def _train_stage(self, index: int) -> tuple[dict[str, Any], list[float]]:
+        stage = self.stages[index]
+        with self._blocks_before(stage):
             reason = self._capture_inputs(index)
         if reason is None:
             losses, reason = self._train_by_replay(index)
         if reason is not None:
             logger.info("%s runs by the truncated forward: %s", stage.name, reason)
             losses = self._train(index, self._truncated_forward(stage))
-        self.report.finished(stage.name, losses)
-        return {
+        record = {
             "stage": stage.name,
             "mode": "replay" if reason is None else "truncated forward",
             "reason": reason,
             "first_loss": losses[0],
             "last_loss": losses[-1],
         }
+        return record, losses
+
+    @contextlib.contextmanager
+    def _blocks_before(self, stage: Stage) -> Iterator[None]:
+        """The conditions under which the blocks before the trained one run in training."""
+        with frozen(self.student), autocast(self.batches[0].device, stage.settings.mixed_precision):
+            yield
 
     def _capture_inputs(self, index: int) -> str | None:
         """Have the inputs of the stage's block ready, or say why it cannot be replayed."""
@@ -89,14 +113,17 @@ class FlashDistillation:
         reason = "replay is turned off" if not self.replay else why_not(stage, self.student, self.batches[0])
         if reason is not None:
             return reason
+        finished = [path for earlier in self.stages[:index] for path in earlier.blocks]
+        keep: list[str] = []
         if self._captured_for == index - 1:
             try:
                 self._inputs.move_on(self.stages[index - 1].blocks[0], block)
             except VerificationError as error:
                 logger.info("the inputs of %s are captured anew by full forwards: %s", stage.name, error)
                 self._captured_for = None
+                keep = last_of_their_siblings(finished)
         if self._captured_for != index - 1:
-            self._inputs.capture(block, [path for earlier in self.stages[:index] for path in earlier.blocks])
+            self._inputs.capture(block, finished, keep)
         self._captured_for = index
         return None
 
@@ -107,7 +134,8 @@ class FlashDistillation:
         before = copy.deepcopy((module.state_dict(), criterion.state_dict()))
         losses = self._train(index, self._replayed_block(self.stages[index]))
         try:
-            self._inputs.verify(block, len(self.batches) - 1)
+            with self._blocks_before(self.stages[index]):
+                self._inputs.verify(block, len(self.batches) - 1)
         except VerificationError as error:
             module.load_state_dict(before[0])
             criterion.load_state_dict(before[1])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +147,10 @@ def parse_mapping(spec: Any) -> LayerMapping:
         case [[str(student), *student_process], [str(teacher), *teacher_process]] if (
             len(student_process) <= 1 and len(teacher_process) <= 1
         ):
-            return LayerMapping(Tap(student, *student_process), Tap(teacher, *teacher_process))
+            return LayerMapping(
+                Tap(student, *(_checked(process, spec) for process in student_process)),
+                Tap(teacher, *(_checked(process, spec) for process in teacher_process)),
+            )
         case [str(student), student_process, str(teacher), teacher_process]:
             return LayerMapping(
                 Tap(student, _checked(student_process, spec)), Tap(teacher, _checked(teacher_process, spec))
@@ -195,6 +199,16 @@ def is_inside(path: str, block: str) -> bool:
         (True, False)
     """
     return not block or path == block or path.startswith(block + ".")
+
+
+def last_of_their_siblings(paths: Sequence[str]) -> list[str]:
+    """The paths that are followed by a path elsewhere in the model, as the last block of an encoder by its decoder's.
+
+    Examples:
+        >>> last_of_their_siblings(["encoder.0", "encoder.1", "decoder.0", "decoder.1"])
+        ['encoder.1']
+    """
+    return [path for path, after in itertools.pairwise(paths) if path.rpartition(".")[0] != after.rpartition(".")[0]]
 
 
 class StopForwardError(Exception):
@@ -274,7 +288,7 @@ def repeated_blocks(model: nn.Module) -> list[str]:
     """The paths of the model's repeated blocks: the sibling modules of one class that hold the most parameters.
 
     Blocks are the children of one `ModuleList` (one child is enough: a model of depth 1) or of one `Sequential` (two
-    at least).
+    at least, those that follow each other if any do).
 
     Raises:
         ConfigurationError: the model has no such container.
@@ -300,12 +314,20 @@ def _siblings(model: nn.Module) -> Iterator[list[str]]:
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential):
             continue
+        children = [
+            (type(child), f"{path}.{name}" if path else name)
+            for name, child in module.named_children()
+            if any(True for _ in child.parameters())
+        ]
         by_class: dict[type, list[str]] = {}
-        for name, child in module.named_children():
-            if any(True for _ in child.parameters()):
-                by_class.setdefault(type(child), []).append(f"{path}.{name}" if path else name)
-        least = 1 if isinstance(module, nn.ModuleList) else 2
-        yield from (paths for paths in by_class.values() if len(paths) >= least)
+        for kind, name in children:
+            by_class.setdefault(kind, []).append(name)
+        if isinstance(module, nn.ModuleList):
+            yield from by_class.values()
+            continue
+        runs = [[name for _, name in run] for _, run in itertools.groupby(children, key=lambda child: child[0])]
+        # a first and a last layer of one class with the blocks between them are no blocks
+        yield from [run for run in runs if len(run) > 1] or [paths for paths in by_class.values() if len(paths) > 1]
 
 
 def automatic_mapping(student_blocks: int, teacher_blocks: int) -> list[int]:

@@ -119,7 +119,10 @@ def probability_kl_divergence(
     """
     tiny = torch.finfo(student.dtype).tiny
     log_student = student.clamp(min=tiny).log() - student.sum(-1, keepdim=True).clamp(min=tiny).log()
-    return masked_mean(F.kl_div(log_student, teacher, reduction="none").sum(-1), mask)
+    per_position = F.kl_div(log_student, teacher, reduction="none").sum(-1)
+    if per_position.dim() == 3:  # (N, heads, L): heads last, so that as many heads as positions are not mistaken
+        per_position = per_position.movedim(1, -1)
+    return masked_mean(per_position, mask)
 
 
 def are_probabilities(feature: torch.Tensor) -> bool:

@@ -15,6 +15,26 @@ from autodistill.errors import ConfigurationError
 
 
 @contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[dict[nn.Parameter, bool]]:
+    """Within the context nothing of the model trains: eval mode, and no parameter requires gradients.
+
+    Not the same as `torch.no_grad()`, under which PyTorch may choose other kernels, with other results in the last
+    bits, than for frozen blocks in front of a trained one.
+
+    Yields:
+        Which parameters required gradients before.
+    """
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval().requires_grad_(False)
+    try:
+        yield required
+    finally:
+        model.eval()
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
 def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.Parameter]]:
     """Within the context only these blocks train: the rest is frozen and in eval mode.
 
@@ -37,40 +57,42 @@ def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.P
         True
     """
     modules = [find_module(model, block, "student") for block in blocks]
-    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    trained = [p for p in dict.fromkeys(p for module in modules for p in module.parameters()) if required[p]]
-    if not trained:
-        raise ConfigurationError(
-            f"a stage must have parameters to train, but {', '.join(map(repr, blocks))} has none "
-            "that requires gradients."
-        )
-    model.eval().requires_grad_(False)
-    for module in modules:
-        module.train()
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    try:
+    with frozen(model) as required:
+        trained = [p for p in dict.fromkeys(p for module in modules for p in module.parameters()) if required[p]]
+        if not trained:
+            raise ConfigurationError(
+                f"a stage must have parameters to train, but {', '.join(map(repr, blocks))} has none "
+                "that requires gradients."
+            )
+        for module in modules:
+            module.train()
+        for parameter in trained:
+            parameter.requires_grad_(True)
         yield trained
-    finally:
-        model.eval()
-        for parameter, flag in required.items():
-            parameter.requires_grad_(flag)
 
 
 @contextlib.contextmanager
-def without_key_value_cache(model: nn.Module) -> Iterator[None]:
-    """Within the context, no configuration inside the model asks for a key-value cache: training has no use for one."""
+def plain_forward(model: nn.Module) -> Iterator[None]:
+    """Within the context, a forward pass of the model runs its modules one by one and keeps nothing for a next one.
+
+    No configuration inside the model asks for a key-value cache, for which training has no use. The fused path that
+    `nn.TransformerEncoder` takes in eval mode is off: it skips modules that may be mapped, hands ragged tensors from
+    layer to layer, and is taken or not according to which hooks are there, with other results in the last bits.
+    """
     configs = {
         id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
     }
     caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    fused = torch.backends.mha.get_fastpath_enabled()
     for config in caching:
         config.use_cache = False
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         for config in caching:
             config.use_cache = True
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from autodistill.data import DataStream
+from autodistill.distillation.checkpoint import Checkpoints, LoopCheckpoint
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.layers import TapRecorder
-from autodistill.distillation.models import origin_loss, predicts_next_token, training_only, without_key_value_cache
+from autodistill.distillation.models import origin_loss, plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.settings import temperature_at
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -34,6 +36,8 @@ class RegularDistillation:
         loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
         device: where the student is.
         report: tells a progress display.
+        checkpoints: where an interrupted training goes on from.
+        checkpoint_steps: steps between two checkpoints.
     """
 
     student: nn.Module
@@ -45,6 +49,8 @@ class RegularDistillation:
     loss_func: Callable[[Any, Any], torch.Tensor]
     device: torch.device
     report: Report
+    checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
+    checkpoint_steps: int = 200
 
     def run(self) -> dict[str, Any]:
         """Train the student; return how it went."""
@@ -55,20 +61,24 @@ class RegularDistillation:
         )
         recorder = TapRecorder(self.student, stage.student_taps, owner="student")
         with (
-            without_key_value_cache(self.student),
+            plain_forward(self.student),
             training_only(self.student, stage.blocks) as parameters,
             recorder,
         ):
-            losses = loop.run(parameters, list(self.criterion.parameters()), self._losses(recorder))
+            losses = loop.run(parameters, list(self.criterion.parameters()), self._losses(recorder), self._checkpoint())
         self.report.finished(stage.name, losses)
         return {"stage": stage.name, "first_loss": losses[0], "last_loss": losses[-1]}
 
+    def _checkpoint(self) -> LoopCheckpoint:
+        modules = {"student": self.student, "matchers": self.criterion}
+        return LoopCheckpoint(self.checkpoints, "regular", modules, self.checkpoint_steps)
+
     def _losses(self, recorder: TapRecorder) -> Callable[[int, int], torch.Tensor]:
-        stage, batches = self.stage, iter(self.stream)
+        stage, next_batch = self.stage, self.stream.reader()
         shift = predicts_next_token(self.student)
 
         def loss_at(step: int, number: int) -> torch.Tensor:
-            batch = next(batches).to(self.device)
+            batch = next_batch(number).to(self.device)
             teacher = self.cache.features(batch, stage.teacher_taps)
             output: list[Any] = []
             student = recorder.run(lambda: output.append(batch.call(self.student)))

@@ -45,7 +45,7 @@ class Call:
 def why_not(stage: Stage, student: nn.Module, batch: Batch) -> str | None:
     """The reason why a stage cannot be replayed, or None where it can.
 
-    Runs the student once on `batch`, and its block twice.
+    Runs the student, which must be frozen, once on `batch`, and its block twice.
     """
     if len(stage.blocks) > 1:
         return "it trains several modules at once"
@@ -71,7 +71,6 @@ def _parameter_shared_outside(student: nn.Module, block: nn.Module) -> str | Non
     return next((name for name, tensor in tensors if id(tensor) in outside), None)
 
 
-@torch.no_grad()
 def _why_not_alone(student: nn.Module, block: nn.Module, batch: Batch) -> str | None:
     """What one full forward tells: how often the block runs, on what, and whether alone it gives the same."""
     calls: list[Call] = []
@@ -83,7 +82,6 @@ def _why_not_alone(student: nn.Module, block: nn.Module, batch: Batch) -> str | 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         outputs.append(_copied(output))
 
-    student.eval()
     with _hooks(block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)):
         batch.call(student)
     if len(calls) != 1:
@@ -134,7 +132,7 @@ class CapturedInputs:
     """The inputs of one block over the flash set, moved on from block to block.
 
     Args:
-        student: in eval mode whenever inputs are captured or moved.
+        student: frozen (see `models.frozen`) whenever inputs are captured, moved or verified.
         batches: the flash set, on the student's device.
     """
 
@@ -142,18 +140,21 @@ class CapturedInputs:
         self.calls: list[Call] = []
         self._student = student
         self._batches = batches
-        self._finished: dict[str, list[Any]] = {}  # what each finished block returns, in form only
+        self._finished: dict[str, list[Any]] = {}  # what each finished block returns, mostly in form only
 
-    def capture(self, block: str, finished: Sequence[str]) -> None:
+    def capture(self, block: str, finished: Sequence[str], keep: Sequence[str] = ()) -> None:
         """Capture the block's inputs by full forwards up to it.
 
         Args:
             block: the path of the block.
             finished: the paths of the blocks trained before it.
+            keep: those of them whose outputs are kept, since later blocks read them.
         """
-        self._student.eval()
         self._finished = {path: [] for path in finished}
-        handles = [find_module(self._student, path).register_forward_hook(self._note_form(path)) for path in finished]
+        handles = [
+            find_module(self._student, path).register_forward_hook(self._note_form(path, keep=path in keep))
+            for path in finished
+        ]
         with _hooks(*handles):
             self.calls = [_call_of(self._student, block, batch) for batch in self._batches]
 
@@ -163,13 +164,12 @@ class CapturedInputs:
         Raises:
             VerificationError: on the first or the last batch they differ from what a full forward gives.
         """
-        self._student.eval()
         module = find_module(self._student, block)
         forms = self._finished.setdefault(block, [])
         forms.clear()
         moved = []
         for index, batch in enumerate(self._batches):
-            output = self._output(module, index)
+            output = map_tensors(torch.Tensor.detach, self.calls[index](module))
             forms.append(poison(output))
             outputs = {find_module(self._student, path): form[index] for path, form in self._finished.items()}
             with _returning(outputs | {module: output}):
@@ -184,17 +184,12 @@ class CapturedInputs:
         Raises:
             VerificationError: they differ.
         """
-        self._student.eval()
         if not _call_of(self._student, block, self._batches[index]).same_as(self.calls[index]):
             raise VerificationError(f"replay and a full forward differ in what {block!r} sees of batch {index}")
 
-    @torch.no_grad()
-    def _output(self, module: nn.Module, index: int) -> Any:
-        return self.calls[index](module)
-
-    def _note_form(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _note_form(self, path: str, *, keep: bool) -> Callable[[nn.Module, Any, Any], None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
-            self._finished[path].append(poison(output))
+            self._finished[path].append(_copied(output) if keep else poison(output))
 
         return note
 
@@ -203,7 +198,6 @@ class VerificationError(Exception):
     """The captured inputs of a block are not what a full forward gives it."""
 
 
-@torch.no_grad()
 def _call_of(student: nn.Module, block: str, batch: Batch) -> Call:
     """The arguments of the block in a forward of the student, which ends there."""
     calls: list[Call] = []

@@ -13,10 +13,11 @@ from torch import nn
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
+from autodistill.distillation.checkpoint import Checkpoints
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.flash import FlashDistillation
-from autodistill.distillation.layers import TapRecorder
-from autodistill.distillation.models import without_key_value_cache
+from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
+from autodistill.distillation.models import plain_forward
 from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -60,13 +61,16 @@ class Distiller:
     activation_budget_gb: float = 4.0
     loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
 
-    def __call__(self, student: nn.Module, *, seed: int, report: Report | None = None) -> list[dict[str, Any]]:
+    def __call__(
+        self, student: nn.Module, *, seed: int, report: Report | None = None, checkpoint_directory: Path | None = None
+    ) -> list[dict[str, Any]]:
         """Distil the teacher into a student, in place.
 
         Args:
             student: on `device`.
             seed: of dropout; matchers and data order derive from the search's seed.
             report: tells a progress display.
+            checkpoint_directory: where an interrupted training goes on from; the caller removes it in the end.
 
         Returns:
             For each stage how it ran and its first and last loss.
@@ -76,6 +80,7 @@ class Distiller:
             NonFiniteError: the loss became NaN or infinite.
         """
         report = report or NoReport()
+        checkpoints = Checkpoints(checkpoint_directory)
         plan, criteria = self.prepare(student)
         records = FlashDistillation(
             student,
@@ -87,6 +92,7 @@ class Distiller:
             seed=seed,
             loss_func=self.loss_func,
             report=report,
+            checkpoints=checkpoints,
         ).run()
         if plan.regular is not None:
             regular = RegularDistillation(
@@ -99,6 +105,8 @@ class Distiller:
                 loss_func=self.loss_func,
                 device=self.device,
                 report=report,
+                checkpoints=checkpoints,
+                checkpoint_steps=self.config.checkpoint_steps,
             )
             records.append(regular.run())
         return records
@@ -146,7 +154,7 @@ class Distiller:
 
     @torch.no_grad()
     def _look(self, student: nn.Module, batch: Batch) -> Any:
-        with without_key_value_cache(student):
+        with plain_forward(student):
             return batch.call(student.eval())
 
     @cached_property
@@ -181,4 +189,12 @@ class Distiller:
             disk_gb=self.teacher_cache_gb,
             memory_gb=self.activation_budget_gb / 2,
             mixed_precision=precision,
+            ahead=self._every_teacher_block(),
         )
+
+    def _every_teacher_block(self) -> list[Tap]:
+        """With the automatic mapping, a student of another depth asks for other blocks of the teacher."""
+        flash = self.config.flash_distillation
+        if flash is None or flash.layer_mappings_for_knowledge_transfer is not None:
+            return []
+        return [Tap(block, AUTO) for block in repeated_blocks(self.teacher)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import (
@@ -15,12 +16,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     PositiveInt,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 from torch import nn
 
 from autodistill.distillation.layers import LayerMapping, parse_mapping, process_name
+from autodistill.distillation.lengths import MAPPINGS, PER_BLOCK, PER_MAPPING, block_problems, count_problems
 from autodistill.errors import ConfigurationError
 
 
@@ -86,6 +88,17 @@ BlockLossTypes = LossType | tuple[LossType | tuple[LossType, ...], ...]
 BlockLossWeights = LossWeight | tuple[LossWeight | tuple[LossWeight, ...], ...]
 """One value for all blocks, or for each block one value or a list for its mappings."""
 
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""The schedules of `transformers.get_scheduler` that need no arguments of their own."""
+
 MappingFunction = Callable[[nn.Module, nn.Module], Sequence[Any]]
 BlockFunction = Callable[[nn.Module], Sequence[Any]]
 
@@ -115,8 +128,16 @@ def _only_stage(value: Any) -> Any:
     """The mappings of regular distillation, which has one stage: `[[mapping, ...]]` means `[mapping, ...]`."""
     if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
         nested = all(isinstance(item, list | tuple | LayerMapping) for item in value[0])
-        return value[0] if nested else value
+        return value[0] if nested and not _is_pair_of_taps(value[0]) else value
     return value
+
+
+def _is_pair_of_taps(items: Sequence[Any]) -> bool:
+    """Whether two lists are one mapping, `[('s', '1'), ('t', '1')]`, and not two: each ends in an output process."""
+    return len(items) == 2 and all(
+        isinstance(item, list | tuple) and len(item) == 2 and (callable(item[1]) or str(item[1]).isdigit())
+        for item in items
+    )
 
 
 def _only_entry(value: Any) -> Any:
@@ -146,11 +167,11 @@ class PhaseConfig(Section):
 
     Attributes:
         temperature: of the KL terms; a number, an `AnnealedTemperature`, or a function of the share of steps done.
-        optimizer: the name of a class in `torch.optim`.
+        optimizer: the name of a class in `torch.optim` that takes a weight decay.
         learning_rate: its peak.
         weight_decay: of the optimizer.
         optimizer_arguments: further keyword arguments for it.
-        scheduler: a name known to `transformers.get_scheduler`.
+        scheduler: one of `SCHEDULERS`, by its name in `transformers.get_scheduler`.
         warmup_ratio: the share of the steps over which the learning rate rises.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
         gradient_accumulation_steps: batches for each optimizer update.
@@ -171,16 +192,24 @@ class PhaseConfig(Section):
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, name: str) -> str:
-        known = [key for key, value in vars(torch.optim).items() if isinstance(value, type) and key != "Optimizer"]
-        return _one_of(name, known, "optimizer is the name of a class in torch.optim")
+        classes = {key: value for key, value in vars(torch.optim).items() if isinstance(value, type)}
+        known = [key for key, value in classes.items() if "weight_decay" in inspect.signature(value).parameters]
+        return _one_of(name, known, "optimizer is the name of a class in torch.optim that takes a weight decay")
+
+    @field_validator("optimizer_arguments")
+    @classmethod
+    def _known_arguments(cls, arguments: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "optimizer" in info.data:
+            parameters = inspect.signature(getattr(torch.optim, info.data["optimizer"])).parameters
+            known = [name for name in parameters if name not in ("params", "lr", "weight_decay")]
+            for name in arguments:
+                _one_of(name, known, f"optimizer_arguments are further arguments of {info.data['optimizer']}")
+        return arguments
 
     @field_validator("scheduler")
     @classmethod
     def _known_scheduler(cls, name: str) -> str:
-        from transformers import SchedulerType  # a slow import, needed only where a phase is configured
-
-        known = [kind.value for kind in SchedulerType]
-        return _one_of(name, known, "scheduler is a name known to transformers.get_scheduler")
+        return _one_of(name, SCHEDULERS, f"scheduler is one of {', '.join(SCHEDULERS)}")
 
 
 class FlashDistillationConfig(PhaseConfig):
@@ -215,32 +244,24 @@ class FlashDistillationConfig(PhaseConfig):
     add_origin_loss: Annotated[bool | tuple[bool, ...], BeforeValidator(_tuples)] = False
     train_steps: Annotated[PositiveInt | tuple[PositiveInt, ...], BeforeValidator(_tuples)] = 500
 
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        mappings = self.layer_mappings_for_knowledge_transfer
-        problems = []
-        if self.block_names is None and isinstance(mappings, tuple):
-            problems.append("layer_mappings_for_knowledge_transfer belong to blocks: give block_names too.")
-        if isinstance(self.block_names, tuple):
-            problems += self.length_problems(len(self.block_names), mappings)
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    @field_validator("block_names", MAPPINGS, *PER_BLOCK)
+    @classmethod
+    def _fits_the_blocks(cls, value: Any, info: ValidationInfo) -> Any:
+        field, blocks = str(info.field_name), info.data.get("block_names", value)
+        if field == MAPPINGS and blocks is None and isinstance(value, tuple):
+            raise ValueError(f"{MAPPINGS} belong to blocks: give block_names too.")
+        if isinstance(blocks, tuple):
+            mappings = value if field == MAPPINGS else info.data.get(MAPPINGS)
+            _raise(block_problems(field, value, len(blocks), mappings))
+        return value
 
     def length_problems(self, blocks: int, mappings: Any) -> Iterator[str]:
         """What is wrong with the lengths of the lists, for so many blocks and, where they are known, their mappings."""
-        fields = {
-            name: getattr(self, name) for name in ("loss_types", "loss_weights", "add_origin_loss", "train_steps")
-        }
-        for field, value in {"layer_mappings_for_knowledge_transfer": mappings, **fields}.items():
-            if isinstance(value, tuple) and len(value) != blocks:
-                yield f"{field} must have one entry for each block, but has {len(value)} for {blocks} blocks."
-        for index, block_mappings in enumerate(mappings if isinstance(mappings, tuple) else ()):
-            if not block_mappings:
-                yield f"layer_mappings_for_knowledge_transfer[{index}] must hold at least one mapping, but is empty."
-            for field in ("loss_types", "loss_weights"):
-                entry = fields[field][index : index + 1] if isinstance(fields[field], tuple) else ()
-                yield from _count_problems(f"{field}[{index}]", *entry, mappings=len(block_mappings))
+        if not blocks:
+            yield from block_problems("block_names", (), blocks, mappings)
+        yield from block_problems(MAPPINGS, mappings, blocks, mappings)
+        for field in PER_BLOCK:
+            yield from block_problems(field, getattr(self, field), blocks, mappings)
 
 
 class RegularDistillationConfig(PhaseConfig):
@@ -270,22 +291,25 @@ class RegularDistillationConfig(PhaseConfig):
     add_origin_loss: Annotated[bool | None, BeforeValidator(_only_entry)] = None
     train_steps: Annotated[PositiveInt, BeforeValidator(_only_entry)] = 1000
 
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        mappings = self.layer_mappings_for_knowledge_transfer
-        problems = list(self.length_problems(len(mappings))) if isinstance(mappings, tuple) else []
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    @field_validator(MAPPINGS, *PER_MAPPING)
+    @classmethod
+    def _fits_the_mappings(cls, value: Any, info: ValidationInfo) -> Any:
+        field, mappings = str(info.field_name), info.data.get(MAPPINGS)
+        if field == MAPPINGS and value == ():
+            raise ValueError(f"{MAPPINGS} must hold at least one mapping, but is empty.")
+        if isinstance(mappings, tuple):
+            _raise(count_problems(field, value, len(mappings)))
+        return value
 
     def length_problems(self, mappings: int) -> Iterator[str]:
         """What is wrong with the lengths of the lists, for so many mappings."""
         if mappings == 0:
-            yield "layer_mappings_for_knowledge_transfer must hold at least one mapping, but is empty."
-        for field in ("loss_types", "loss_weights"):
-            yield from _count_problems(field, getattr(self, field), mappings=mappings)
+            yield f"{MAPPINGS} must hold at least one mapping, but is empty."
+        for field in PER_MAPPING:
+            yield from count_problems(field, getattr(self, field), mappings)
 
 
-def _count_problems(field: str, value: Any = None, *, mappings: int) -> Iterator[str]:
-    if isinstance(value, tuple) and len(value) != mappings:
-        yield f"{field} must have one entry for each mapping, but has {len(value)} for {mappings} mappings."
+def _raise(problems: Iterator[str]) -> None:
+    found = list(problems)
+    if found:
+        raise ValueError("\n".join(found))

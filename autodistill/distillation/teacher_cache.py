@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import Tap, TapRecorder
-from autodistill.distillation.models import without_key_value_cache
+from autodistill.distillation.models import plain_forward
 from autodistill.distillation.training import autocast
 from autodistill.structures import content_hash, nbytes
 
@@ -39,6 +39,7 @@ class TeacherCache:
         disk_gb: the most that the directory may hold, in GiB; what does not fit is computed again.
         memory_gb: the most that is kept in memory, in GiB.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`: the precision the teacher runs in.
+        ahead: what other students may ask for: put on disk whenever the teacher runs.
 
     Examples:
         >>> cache = TeacherCache(nn.Linear(2, 3))
@@ -58,6 +59,7 @@ class TeacherCache:
         disk_gb: float = 10.0,
         memory_gb: float = 2.0,
         mixed_precision: str = "no",
+        ahead: Iterable[Tap] = (),
     ) -> None:
         self.teacher = teacher.eval()
         self.forwards = 0
@@ -71,6 +73,7 @@ class TeacherCache:
         self._memory_left = memory_gb * GIB
         self._memory: dict[tuple[str, Tap], torch.Tensor] = {}
         self._run_once: set[str] = set()
+        self._ahead = tuple(ahead) if directory is not None else ()
 
     def features(self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap] = ()) -> dict[Tap, torch.Tensor]:
         """The features of a batch, on the teacher's device, without gradient.
@@ -82,10 +85,13 @@ class TeacherCache:
         """
         found = {tap: feature for tap in taps if (feature := self._recall(batch, tap)) is not None}
         if len(found) < len(set(taps)):
-            missing = [tap for tap in dict.fromkeys([*taps, *also]) if tap not in found and not self._holds(batch, tap)]
+            wanted = dict.fromkeys([*taps, *also])
+            missing = [tap for tap in {**wanted, **dict.fromkeys(self._ahead)} if not self._holds(batch, tap)]
             computed = self._forward(batch, missing)
             for tap in missing:
-                self._keep(batch, tap, computed[tap])
+                if tap in wanted:
+                    self._remember((batch.hash, tap), computed[tap])
+                self._write(batch, tap, computed[tap])
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: found[tap].to(self._device, non_blocking=True) for tap in taps}
 
@@ -95,7 +101,7 @@ class TeacherCache:
         # A forward may end at the last mapped layer once a full one has shown that each of them runs once.
         stop = all(tap.path in self._run_once for tap in taps)
         recorder = TapRecorder(self.teacher, taps, owner="teacher", stop=stop)
-        with recorder, torch.no_grad(), without_key_value_cache(self.teacher), autocast(self._device, self._precision):
+        with recorder, torch.no_grad(), plain_forward(self.teacher), autocast(self._device, self._precision):
             features = recorder.run(lambda: moved.call(self.teacher))
         if not stop:
             self._run_once |= {path for path, calls in recorder.calls.items() if calls == 1}
@@ -121,16 +127,18 @@ class TeacherCache:
         path = self._path(batch, tap)
         return (batch.hash, tap) in self._memory or (path is not None and path.exists())
 
-    def _keep(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
-        self._remember((batch.hash, tap), feature)
-        path, size = self._path(batch, tap), nbytes(feature)
-        if path is None or size > self._disk_left:
+    def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
+        path = self._path(batch, tap)
+        if path is None or nbytes(feature) > self._disk_left:
+            return
+        content = save({"feature": feature.cpu().contiguous()})
+        if len(content) > self._disk_left:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        save_file({"feature": feature.cpu().contiguous()}, temporary)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-        self._disk_left -= size
+        self._disk_left -= len(content)
 
     def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
         size = nbytes(feature)

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from autodistill.distillation.checkpoint import LoopCheckpoint
 from autodistill.distillation.settings import PhaseConfig
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.randomness import derive_seed, isolated_random_state
@@ -68,6 +69,7 @@ class StepLoop:
         parameters: Sequence[nn.Parameter],
         matchers: Sequence[nn.Parameter],
         loss_at: Callable[[int, int], torch.Tensor],
+        checkpoint: LoopCheckpoint | None = None,
     ) -> list[float]:
         """Take the steps and return the loss of each.
 
@@ -75,6 +77,7 @@ class StepLoop:
             parameters: of the student: what the stage trains.
             matchers: the criterion's parameters, trained with them.
             loss_at: `loss_at(step, batch number)` gives the loss to go down, a scalar with its graph.
+            checkpoint: where an interrupted loop goes on from.
 
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
@@ -83,21 +86,27 @@ class StepLoop:
         trained = [*parameters, *matchers]
         optimizer = self._optimizer(trained)
         schedule = self._schedule(optimizer)
+        optimizer.zero_grad(set_to_none=True)  # the student may come with gradients of its own
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.mixed_precision == "fp16")
-        losses: list[float] = []
+        others = {"schedule": schedule, "scaler": scaler}
+        losses = checkpoint.restore(optimizer, others) if checkpoint is not None else []
+        first = len(losses)
         pending: list[torch.Tensor] = []
         with isolated_random_state(self.seed):
-            for step in range(self.steps):
+            for step in range(first, self.steps):
                 pending.append(self._accumulate(step, loss_at, scaler))
-                if step == 0:
+                if step == first:
                     self._check_gradients(parameters)
                 self._update(optimizer, scaler, trained)
                 schedule.step()
-                if len(pending) == CHECK_EVERY or step + 1 == self.steps:
+                saves = checkpoint is not None and (step + 1) % checkpoint.every == 0
+                if len(pending) == CHECK_EVERY or saves or step + 1 == self.steps:
                     losses.extend(torch.stack(pending).tolist())
                     pending.clear()
                     self._check_finite(losses)
                     self.report(step + 1, losses[-1])
+                if checkpoint is not None and (saves or step + 1 == self.steps):
+                    checkpoint.save(losses, optimizer, others)
         return losses
 
     def _accumulate(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,8 @@ import torch
 import toy_search
 from safetensors.torch import load_file
 from small_models import Counted, Transformer
-from toy_search import make_config, make_loader, make_search, make_teacher
 from torch import nn
+from toy_search import make_config, make_loader, make_search, make_teacher
 
 from autodistill import (
     Advisor,
@@ -30,6 +32,7 @@ from autodistill import (
     SearchStoppedError,
     TrialState,
 )
+from autodistill.distillation.training import StepLoop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +75,14 @@ def assert_same_outcomes(left, right):
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def subprocess_environment():
+    """For a process that is to compute what this one does: the same code, the same number of threads."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy_search.__file__).parent)]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     search_dir = tmp_path_factory.mktemp("uninterrupted") / "search"
@@ -81,35 +92,89 @@ def uninterrupted(tmp_path_factory):
 
 def test_a_search_killed_after_the_third_trial_and_resumed_equals_an_uninterrupted_one(tmp_path, uninterrupted):
     program = [sys.executable, toy_search.__file__, str(tmp_path / "search")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy_search.__file__).parent)]),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    killed = subprocess.run([*program, "3"], env=environment, capture_output=True, text=True)
+    killed = subprocess.run([*program, "3"], env=subprocess_environment(), capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(SearchResult.load(tmp_path / "search").finished) == 3
-    subprocess.run(program, env=environment, check=True)
+    subprocess.run(program, env=subprocess_environment(), check=True)
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
 
 
 def test_a_trial_interrupted_in_the_middle_is_begun_again_with_the_same_architecture(tmp_path, uninterrupted):
-    class Interrupted(BaseException):
-        pass
-
     calls = []
 
     def interrupting(student):
         calls.append(student)
         if len(calls) == 3:
-            raise Interrupted
+            raise Killed
         return toy_search.evaluate(student)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(Killed):
         make_search(tmp_path / "search", eval_func=interrupting).search_loop()
     running = SearchResult.load(tmp_path / "search")[-1]
     assert running.state is TrialState.RUNNING
     make_search(tmp_path / "search").search_loop()
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
+
+
+class Killed(BaseException):
+    """Nothing that the search may catch."""
+
+
+def count_steps(monkeypatch, *, die_at=None):
+    """Counts the optimizer steps of a search, and ends it at one of them."""
+    steps = []
+    update = StepLoop._update
+
+    def counting(loop, *arguments):
+        steps.append(loop.name)
+        if len(steps) == die_at:
+            raise Killed
+        update(loop, *arguments)
+
+    monkeypatch.setattr(StepLoop, "_update", counting)
+    return steps
+
+
+# Trial 0 has blocks of 4 steps each, then 9 of regular distillation with a checkpoint every 3.
+@pytest.mark.parametrize(("die_at", "lost"), [(3, 2), (5, 0), (7, 2), (-9, 0), (-7, 2), (-1, 2)])
+def test_an_interrupted_trial_goes_on_from_its_last_block_or_checkpoint(
+    tmp_path, uninterrupted, monkeypatch, die_at, lost
+):
+    whole = 4 * SearchResult.load(uninterrupted)[0].architecture["depth"] + 9
+    die_at = die_at if die_at > 0 else whole + 1 + die_at
+    config = make_config() | {"checkpoint_steps": 3}
+    with monkeypatch.context() as patch:
+        count_steps(patch, die_at=die_at)
+        with pytest.raises(Killed):
+            make_search(tmp_path / "search", config).search_loop()
+    steps = count_steps(monkeypatch)
+    make_search(tmp_path / "search", config).search_loop(n_trials=1)
+    assert len(steps) == whole - (die_at - 1) + lost
+    left, right = outcomes(tmp_path / "search"), outcomes(uninterrupted)
+    assert_same_outcomes(left, (right[0][:1], right[1][:1]))
+    progress = "trials/000000/progress.jsonl"
+    assert (tmp_path / "search" / progress).read_text() == (uninterrupted / progress).read_text()
+    assert not (tmp_path / "search/trials/000000/checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_killed_at_twenty_random_moments_ends_with_the_same_weights_every_time(tmp_path, uninterrupted):
+    expected = outcomes(uninterrupted)
+    generator = random.Random(0)
+    kills = 0
+    for round_number in range(20):
+        search_dir = tmp_path / str(round_number)
+        program = [sys.executable, toy_search.__file__, str(search_dir)]
+        process = subprocess.Popen(program, env=subprocess_environment(), stderr=subprocess.PIPE)
+        while not (search_dir / "trials/000000/trial.json").exists():
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.6))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        process.stderr.close()
+        subprocess.run(program, env=subprocess_environment(), check=True)
+        assert_same_outcomes(outcomes(search_dir), expected)
+    assert kills >= 15
 
 
 def test_trials_in_two_portions_equal_trials_in_one(tmp_path, uninterrupted):

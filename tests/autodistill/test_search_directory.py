@@ -44,6 +44,12 @@ def opened(path: Path, within: SearchSpace = SPACE, **changes: Any) -> SearchDir
     return SearchDirectory.open(path, DESCRIPTION | changes, within)
 
 
+def with_a_finished_trial(path: Path) -> None:
+    """A search that has something to lose."""
+    with opened(path) as directory:
+        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
+
+
 def numbers(directory: SearchDirectory) -> list[int]:
     return [trial.number for trial in directory.trials()]
 
@@ -305,7 +311,7 @@ def test_directory_of_a_later_schema_is_refused(tmp_path: Path) -> None:
 def test_another_search_is_refused_naming_the_field_and_both_values(
     tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    opened(tmp_path).close()
+    with_a_finished_trial(tmp_path)
     before = files(tmp_path)
     with pytest.raises(SearchDirectoryError, match="holds another search") as caught:
         opened(tmp_path, **changes)
@@ -315,10 +321,64 @@ def test_another_search_is_refused_naming_the_field_and_both_values(
 
 
 def test_every_differing_field_is_named_at_once(tmp_path: Path) -> None:
-    opened(tmp_path).close()
+    with_a_finished_trial(tmp_path)
     with pytest.raises(SearchDirectoryError) as caught:
         opened(tmp_path, seed=1, teacher="beef")
     assert str(caught.value).count("\n  - ") == 2
+
+
+@pytest.mark.parametrize("finish", [lambda trial: trial.complete({"accuracy": 0.5}), lambda trial: trial.fail("why")])
+def test_one_finished_trial_beside_running_ones_is_enough_to_refuse_another_search(
+    tmp_path: Path, finish: Callable[[Trial], Trial]
+) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.record(finish(directory.claim(architecture(2))))
+    before = files(tmp_path)
+    with pytest.raises(SearchDirectoryError, match="seed was 0, but is now 1"):
+        opened(tmp_path, seed=1)
+    assert files(tmp_path) == before
+
+
+def test_another_description_is_taken_while_there_is_no_trial(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    opened(tmp_path, seed=1, teacher="beef").close()
+    recorded = json.loads((tmp_path / "search.json").read_text())
+    assert (recorded["seed"], recorded["teacher"]) == (1, "beef")
+
+
+def test_another_description_discards_running_trials_where_none_is_finished(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.claim(architecture(2))
+        directory.student_directory(1).mkdir()
+    with opened(tmp_path, seed=1) as directory:
+        assert directory.trials() == []
+        assert_consistent(directory)
+        assert directory.claim(architecture(2)).number == 0  # its architecture is free again
+        assert_consistent(directory)
+    assert json.loads((tmp_path / "search.json").read_text())["seed"] == 1
+
+
+def test_running_trials_of_the_same_search_are_kept(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+    with opened(tmp_path, max_trials=100, advisor="TPE") as directory:
+        assert [trial.architecture for trial in directory.interrupted()] == [architecture(1)]
+
+
+def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_running(path: Path) -> None:
+        with opened(path) as directory:
+            directory.claim(architecture(1))
+            directory.claim(architecture(2))
+
+    for place in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
+        with opened(place, seed=1) as directory:
+            assert directory.trials() == []
+            assert_consistent(directory)
 
 
 def test_equal_settings_written_otherwise_are_the_same_search(tmp_path: Path) -> None:

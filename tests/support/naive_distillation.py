@@ -32,6 +32,8 @@ def capture_outputs(model, paths):
 def naive_flash(student, teacher, stages, criteria, batches, seed):
     """Train every block of `student` in place, by full forwards of both models."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    required = {parameter: parameter.requires_grad for parameter in student.parameters()}
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoder's, which hands on ragged tensors
     for index, (stage, criterion) in enumerate(zip(stages, criteria, strict=True)):
         blocks = [find_module(student, path) for path in stage.blocks]
         student.eval()
@@ -40,8 +42,9 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
         for block in blocks:
             block.train()
             for parameter in block.parameters():
-                parameter.requires_grad = True
-        trained = [*(p for block in blocks for p in block.parameters()), *criterion.parameters()]
+                parameter.requires_grad = required[parameter]
+        unique = dict.fromkeys(p for block in blocks for p in block.parameters() if p.requires_grad)
+        trained = [*unique, *criterion.parameters()]
         settings = stage.settings
         optimizer = getattr(torch.optim, settings.optimizer)(
             trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, **settings.optimizer_arguments
@@ -75,8 +78,9 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
             optimizer.step()
             schedule.step()
     student.eval()
-    for parameter in student.parameters():
-        parameter.requires_grad = True
+    for parameter, flag in required.items():
+        parameter.requires_grad = flag
+    torch.backends.mha.set_fastpath_enabled(True)
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])

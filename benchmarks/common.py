@@ -1,0 +1,124 @@
+"""What the benchmarks share: the machine's description, timing in turns, peak memory, tables and result files."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the software that a result belongs to."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "load_average_at_start": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of several repetitions; the median stands for them."""
+
+    wall: list[float]
+    cpu: list[float]
+
+    @property
+    def median(self) -> float:
+        """The median wall-clock time."""
+        return statistics.median(self.wall)
+
+    @property
+    def cpu_median(self) -> float:
+        """The median CPU time over all threads, which other programs on the machine disturb less."""
+        return statistics.median(self.cpu)
+
+    def per(self, units: float) -> Timing:
+        """The same times for one of so many units of work."""
+        return Timing([seconds / units for seconds in self.wall], [seconds / units for seconds in self.cpu])
+
+    def to_json(self) -> dict[str, Any]:
+        """The medians and every repetition."""
+        return {"wall_median": self.median, "cpu_median": self.cpu_median, "wall": self.wall, "cpu": self.cpu}
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of one call."""
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def in_turns(variants: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, Timing]:
+    """Time each variant `repetitions` times, one after the other and round again: noise of the machine hits them all."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    for _ in range(repetitions):
+        for name, function in variants.items():
+            taken[name].append(timed(function))
+    return {name: Timing([wall for wall, _ in pairs], [cpu for _, cpu in pairs]) for name, pairs in taken.items()}
+
+
+def peak_memory(function: Callable[[], Any]) -> float | None:
+    """MiB by which the resident memory rises during a call, at its highest; None where the system does not tell."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    """KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])
+
+
+def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; numbers to the right."""
+    table = Table(*headers, title=title, title_justify="left")
+    for index, column in enumerate(table.columns):
+        column.justify = "left" if index == 0 else "right"
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def write_results(name: str, results: Mapping[str, Any]) -> Path:
+    """Write `benchmarks/results/<name>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    return path

