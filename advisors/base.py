@@ -55,10 +55,12 @@ class Observation:
 
     @property
     def is_complete(self) -> bool:
+        """Whether the architecture was tried and measured."""
         return self.state == ObservationState.COMPLETE
 
     @property
     def is_running(self) -> bool:
+        """Whether the architecture is being tried now."""
         return self.state == ObservationState.RUNNING
 
 

@@ -71,20 +71,24 @@ class Timing:
         return {"wall_median": self.median, "cpu_median": self.cpu_median, "wall": self.wall, "cpu": self.cpu}
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of one call."""
+def timed(prepare: Callable[[], Callable[[], Any]]) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of one call of what `prepare` gives."""
+    function = prepare()
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def in_turns(variants: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, Timing]:
-    """Time each variant `repetitions` times, one after the other and round again: noise of the machine hits them all."""
+def in_turns(variants: Mapping[str, Callable[[], Callable[[], Any]]], repetitions: int) -> dict[str, Timing]:
+    """Time each variant `repetitions` times, one after the other and round again: noise of the machine hits them all.
+
+    A variant prepares itself, untimed, and gives the function that is timed.
+    """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(repetitions):
-        for name, function in variants.items():
-            taken[name].append(timed(function))
+        for name, prepare in variants.items():
+            taken[name].append(timed(prepare))
     return {name: Timing([wall for wall, _ in pairs], [cpu for _, cpu in pairs]) for name, pairs in taken.items()}
 
 

@@ -24,7 +24,7 @@ def minilm_directory() -> Path:
 
 
 def docstrings() -> list[str]:
-    """The longer docstrings of the standard library, each once, in an order that depends on the Python version alone."""
+    """The longer docstrings of the standard library, each once, shuffled the same way every time."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "test", "tests"} & {*path.parts}]
     found = dict.fromkeys(text for path in files for text in _docstrings_of(path) if len(text) >= LEAST_CHARACTERS)

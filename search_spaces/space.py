@@ -64,6 +64,7 @@ class SearchSpace:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the dimensions, in order."""
         return tuple(self._dimensions)
 
     @property

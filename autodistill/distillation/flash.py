@@ -61,13 +61,23 @@ class FlashDistillation:
     replay: bool = True
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
     _inputs: CapturedInputs = field(init=False)
+    _reasons: list[str | None] = field(init=False)
     _captured_for: int | None = field(init=False, default=None)
 
     def run(self) -> list[dict[str, Any]]:
         """Train every block; return for each stage how it ran and its losses."""
         self._inputs = CapturedInputs(self.student, self.batches)
         with plain_forward(self.student):
+            self._reasons = self._why_not_replayed()
             return [self._run_stage(index) for index in range(len(self.stages))]
+
+    def _why_not_replayed(self) -> list[str | None]:
+        if not self.replay:
+            return ["replay is turned off"] * len(self.stages)
+        if not self.stages:
+            return []
+        with self._blocks_before(self.stages[0]):
+            return why_not(self.stages, self.student, self.batches[0])
 
     def _run_stage(self, index: int) -> dict[str, Any]:
         """Train a stage's block and write it down, or read it where that was done before."""
@@ -110,9 +120,8 @@ class FlashDistillation:
     def _capture_inputs(self, index: int) -> str | None:
         """Have the inputs of the stage's block ready, or say why it cannot be replayed."""
         stage, block = self.stages[index], self.stages[index].blocks[0]
-        reason = "replay is turned off" if not self.replay else why_not(stage, self.student, self.batches[0])
-        if reason is not None:
-            return reason
+        if self._reasons[index] is not None:
+            return self._reasons[index]
         finished = [path for earlier in self.stages[:index] for path in earlier.blocks]
         keep: list[str] = []
         if self._captured_for == index - 1:
@@ -130,12 +139,13 @@ class FlashDistillation:
     def _train_by_replay(self, index: int) -> tuple[list[float], str | None]:
         """Train the stage's block alone; where the verification after it fails, put all back and say why."""
         block, criterion = self.stages[index].blocks[0], self.criteria[index]
+        replayed_next = index + 1 < len(self.stages) and self._reasons[index + 1] is None
         module = find_module(self.student, block)
         before = copy.deepcopy((module.state_dict(), criterion.state_dict()))
         losses = self._train(index, self._replayed_block(self.stages[index]))
         try:
             with self._blocks_before(self.stages[index]):
-                self._inputs.verify(block, len(self.batches) - 1)
+                self._inputs.verify(block, self.stages[index + 1].blocks[0] if replayed_next else None)
         except VerificationError as error:
             module.load_state_dict(before[0])
             criterion.load_state_dict(before[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ AUTO = "auto"
 """The output process of automatic mappings: the output itself if it is a tensor, its logits where it names them so,
 else its first element, which is what a block passes on."""
 
+INPUT = "input"
+"""The output process of what goes into a module instead of what comes out: its first argument."""
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -32,7 +36,8 @@ class Tap:
     Args:
         path: the module's dotted name as in `model.named_modules()`; `""` is the model itself.
         process: `""` takes the output as it is, a numeric string indexes a tuple, `"auto"` takes the main part (see
-            `AUTO`), any other string is a key or an attribute of the output, a callable maps the output to a tensor.
+            `AUTO`), `"input"` the module's first argument, any other string is a key or an attribute of the output, a
+            callable maps the output to a tensor.
     """
 
     path: str
@@ -46,7 +51,7 @@ class Tap:
         return f"{name}[{process}]"
 
     def extract(self, output: Any) -> torch.Tensor:
-        """The tensor that this tap names, out of what its module returned.
+        """The tensor that this tap names, out of what its module returned or, for `"input"`, its first argument.
 
         Raises:
             ConfigurationError: the output has no such part, or the part is not a tensor.
@@ -67,7 +72,7 @@ class Tap:
     def _part(self, output: Any) -> Any:
         if callable(self.process):
             return self.process(output)
-        if self.process == "":
+        if self.process in ("", INPUT):
             return output
         if self.process == AUTO:
             return _main_part(output)
@@ -180,9 +185,12 @@ def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
     Raises:
         LayerNotFoundError: there is none; the message names the nearest existing ones.
     """
-    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    if path in modules:
-        return modules[path]
+    module: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        module = module._modules.get(name) if module is not None else None
+    if module is not None:
+        return module
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
     nearest = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(name) for name in nearest)}?" if nearest else "."
     if not nearest:
@@ -209,6 +217,25 @@ def last_of_their_siblings(paths: Sequence[str]) -> list[str]:
         ['encoder.1']
     """
     return [path for path, after in itertools.pairwise(paths) if path.rpartition(".")[0] != after.rpartition(".")[0]]
+
+
+def first_keyword(module: nn.Module, kwargs: Mapping[str, Any]) -> str:
+    """The name under which a call without positional arguments gives a module its first argument.
+
+    Raises:
+        ConfigurationError: the call has no arguments at all.
+
+    Examples:
+        >>> first_keyword(nn.Bilinear(2, 3, 4), {"input2": 0, "input1": 1})
+        'input1'
+    """
+    parameters = inspect.signature(module.forward).parameters
+    name = next((name for name in (*parameters, *kwargs) if name in kwargs), None)
+    if name is None:
+        raise ConfigurationError(
+            f"a module's input is its first argument, but {type(module).__name__} is called without any."
+        )
+    return name
 
 
 class StopForwardError(Exception):
@@ -252,18 +279,29 @@ class TapRecorder:
     def __enter__(self) -> TapRecorder:
         for path, module in self._modules.items():
             self._hooks.callback(module.register_forward_hook(self._hook(path)).remove)
+            if any(tap.process == INPUT for tap in self._taps[path]):
+                self._hooks.callback(module.register_forward_pre_hook(self._before(path), with_kwargs=True).remove)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.close()
+
+    def _before(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tap = Tap(path, INPUT)
+            given = args[0] if args else kwargs[first_keyword(module, kwargs)]
+            self._features[tap] = tap.extract(given).clone()  # the module may change it in place
+
+        return record
 
     def _hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             self.calls[path] = self.calls.get(path, 0) + 1
             ends = self.stop and len(self.calls) == len(self._taps)
             for tap in self._taps[path]:
-                feature = tap.extract(output)
-                self._features[tap] = feature if ends else feature.clone()
+                if tap.process != INPUT:
+                    feature = tap.extract(output)
+                    self._features[tap] = feature if ends else feature.clone()
             if ends:
                 raise StopForwardError
 

@@ -36,6 +36,8 @@ class Stage:
         add_origin_loss: whether the student's own loss is added.
         steps: optimizer updates.
         settings: optimizer, temperature, precision.
+        input: what the block is fed instead of the student's own stream: the place in the student, and the teacher's
+            hidden state; None where it is the student's own.
     """
 
     name: str
@@ -46,16 +48,22 @@ class Stage:
     add_origin_loss: bool
     steps: int
     settings: PhaseConfig
+    input: LayerMapping | None = None
+
+    @property
+    def pairs(self) -> list[LayerMapping]:
+        """Every place where the stage brings student and teacher together: its mappings, and its input if it is fed."""
+        return [*self.mappings, *([self.input] if self.input is not None else [])]
 
     @property
     def student_taps(self) -> list[Tap]:
-        """The student's mapped outputs, each once."""
-        return list(dict.fromkeys(mapping.student for mapping in self.mappings))
+        """The student's side of the pairs, each tap once."""
+        return list(dict.fromkeys(pair.student for pair in self.pairs))
 
     @property
     def teacher_taps(self) -> list[Tap]:
-        """The teacher's mapped outputs, each once."""
-        return list(dict.fromkeys(mapping.teacher for mapping in self.mappings))
+        """The teacher's side of the pairs, each tap once."""
+        return list(dict.fromkeys(pair.teacher for pair in self.pairs))
 
 
 @dataclass(frozen=True)

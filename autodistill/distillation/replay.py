@@ -12,7 +12,7 @@ does not; what cannot be told beforehand is verified bit for bit on real batches
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,18 @@ class Call:
         return identical(self.args, other.args) and identical(self.kwargs, other.kwargs)
 
 
-def why_not(stage: Stage, student: nn.Module, batch: Batch) -> str | None:
-    """The reason why a stage cannot be replayed, or None where it can.
+def why_not(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> list[str | None]:
+    """For each stage the reason why it cannot be replayed, or None where it can.
 
-    Runs the student, which must be frozen, once on `batch`, and its block twice.
+    Runs the student, which must be frozen, once on `batch`, and each block once more.
     """
+    reasons = [_why_not_by_form(stage, student) for stage in stages]
+    alone = [stage.blocks[0] for stage, reason in zip(stages, reasons, strict=True) if reason is None]
+    found = _why_not_alone(student, {block: find_module(student, block) for block in alone}, batch)
+    return [reason or found[stage.blocks[0]] for stage, reason in zip(stages, reasons, strict=True)]
+
+
+def _why_not_by_form(stage: Stage, student: nn.Module) -> str | None:
     if len(stage.blocks) > 1:
         return "it trains several modules at once"
     block = stage.blocks[0]
@@ -59,7 +66,7 @@ def why_not(stage: Stage, student: nn.Module, batch: Batch) -> str | None:
     shared = _parameter_shared_outside(student, module)
     if shared is not None:
         return f"its parameter {shared!r} is shared with a module outside the block"
-    return _why_not_alone(student, module, batch)
+    return None
 
 
 def _parameter_shared_outside(student: nn.Module, block: nn.Module) -> str | None:
@@ -71,26 +78,33 @@ def _parameter_shared_outside(student: nn.Module, block: nn.Module) -> str | Non
     return next((name for name, tensor in tensors if id(tensor) in outside), None)
 
 
-def _why_not_alone(student: nn.Module, block: nn.Module, batch: Batch) -> str | None:
-    """What one full forward tells: how often the block runs, on what, and whether alone it gives the same."""
-    calls: list[Call] = []
-    outputs: list[Any] = []
+def _why_not_alone(student: nn.Module, blocks: Mapping[str, nn.Module], batch: Batch) -> dict[str, str | None]:
+    """What one full forward tells: how often each block runs, on what, and whether alone it gives the same."""
+    calls: dict[nn.Module, list[Call]] = {block: [] for block in blocks.values()}
+    outputs: dict[nn.Module, Any] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(Call(_copied(args), _copied(kwargs)))
+        calls[module].append(Call(_copied(args), _copied(kwargs)))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append(_copied(output))
+        outputs[module] = _copied(output)
 
-    with _hooks(block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)):
-        batch.call(student)
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in calls]
+    handles += [block.register_forward_hook(after) for block in calls]
+    with removing(*handles):
+        if blocks:
+            batch.call(student)
+    return {path: _why_not_replayed(block, calls[block], outputs.get(block)) for path, block in blocks.items()}
+
+
+def _why_not_replayed(block: nn.Module, calls: Sequence[Call], output: Any) -> str | None:
     if len(calls) != 1:
         return f"it runs {len(calls)} times in one forward" if calls else "it never runs in the student's forward"
     unknown = _unstorable(calls[0])
     if unknown is not None:
         return f"its argument {unknown} cannot be stored"
     given = Call(_copied(calls[0].args), _copied(calls[0].kwargs))
-    if not identical(_copied(given(block)), outputs[0]):
+    if not identical(_copied(given(block)), output):
         return "alone it does not return what it returns inside the student"
     return None if given.same_as(calls[0]) else "it changes its input in place"
 
@@ -105,7 +119,7 @@ def _unstorable(call: Call) -> str | None:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    if type(value) in (tuple, list):
+    if type(value) in (tuple, list, torch.Size) or hasattr(value, "_fields"):
         for item in value:
             yield from _leaves(item)
     elif type(value) is dict:
@@ -120,7 +134,8 @@ def _copied(structure: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+def removing(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    """Removes hooks on leaving."""
     try:
         yield
     finally:
@@ -138,6 +153,7 @@ class CapturedInputs:
 
     def __init__(self, student: nn.Module, batches: Sequence[Batch]) -> None:
         self.calls: list[Call] = []
+        self._expected: Call | None = None
         self._student = student
         self._batches = batches
         self._finished: dict[str, list[Any]] = {}  # what each finished block returns, mostly in form only
@@ -155,37 +171,43 @@ class CapturedInputs:
             find_module(self._student, path).register_forward_hook(self._note_form(path, keep=path in keep))
             for path in finished
         ]
-        with _hooks(*handles):
-            self.calls = [_call_of(self._student, block, batch) for batch in self._batches]
+        with removing(*handles):
+            self.calls = [calls_of(self._student, [block], batch)[0] for batch in self._batches]
 
-    def move_on(self, block: str, following: str) -> None:
-        """Move the captured inputs from a finished block to the following one.
+    def verify(self, block: str, following: str | None = None) -> None:
+        """Compare the captured inputs of the last batch with a full forward's, bit for bit.
 
-        Raises:
-            VerificationError: on the first or the last batch they differ from what a full forward gives.
-        """
-        module = find_module(self._student, block)
-        forms = self._finished.setdefault(block, [])
-        forms.clear()
-        moved = []
-        for index, batch in enumerate(self._batches):
-            output = map_tensors(torch.Tensor.detach, self.calls[index](module))
-            forms.append(poison(output))
-            outputs = {find_module(self._student, path): form[index] for path, form in self._finished.items()}
-            with _returning(outputs | {module: output}):
-                moved.append(_call_of(self._student, following, batch))
-        self.calls = moved
-        for index in {0, len(self._batches) - 1}:
-            self.verify(following, index)
-
-    def verify(self, block: str, index: int) -> None:
-        """Compare the captured inputs of one batch with a full forward's, bit for bit.
+        Args:
+            block: the path of the block.
+            following: that of the block that `move_on` will be asked for: what the same forward gives it, it must give.
 
         Raises:
             VerificationError: they differ.
         """
-        if not _call_of(self._student, block, self._batches[index]).same_as(self.calls[index]):
-            raise VerificationError(f"replay and a full forward differ in what {block!r} sees of batch {index}")
+        blocks = [block] if following is None else [block, following]
+        seen = calls_of(self._student, blocks, self._batches[-1])
+        self._expected = seen[-1]
+        if not seen[0].same_as(self.calls[-1]):
+            raise VerificationError(f"replay and a full forward differ in what {block!r} sees of the last batch")
+
+    def move_on(self, block: str, following: str) -> None:
+        """Move the captured inputs from a finished and verified block to the following one.
+
+        Raises:
+            VerificationError: for the last batch they differ from what a full forward gives.
+        """
+        module = find_module(self._student, block)
+        forms = self._finished.setdefault(block, [])
+        forms.clear()
+        earlier = {find_module(self._student, path): forms for path, forms in self._finished.items()}
+        for index, batch in enumerate(self._batches):
+            output = map_tensors(torch.Tensor.detach, self.calls[index](module))
+            forms.append(poison(output))
+            outputs = {finished: forms[index] for finished, forms in earlier.items()}
+            with returning(outputs | {module: output}):
+                self.calls[index] = calls_of(self._student, [following], batch)[0]
+        if self._expected is None or not self._expected.same_as(self.calls[-1]):
+            raise VerificationError(f"replay and a full forward differ in what {following!r} sees of the last batch")
 
     def _note_form(self, path: str, *, keep: bool) -> Callable[[nn.Module, Any, Any], None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
@@ -198,24 +220,27 @@ class VerificationError(Exception):
     """The captured inputs of a block are not what a full forward gives it."""
 
 
-def _call_of(student: nn.Module, block: str, batch: Batch) -> Call:
-    """The arguments of the block in a forward of the student, which ends there."""
-    calls: list[Call] = []
+def calls_of(student: nn.Module, blocks: Sequence[str], batch: Batch) -> list[Call]:
+    """The arguments of each of these blocks in a forward of the student, which ends once it has reached them all."""
+    modules = [find_module(student, block) for block in blocks]
+    calls: dict[nn.Module, Call] = {}
 
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(Call(map_tensors(torch.Tensor.detach, args), map_tensors(torch.Tensor.detach, kwargs)))
-        raise StopForwardError
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[module] = Call(map_tensors(torch.Tensor.detach, args), map_tensors(torch.Tensor.detach, kwargs))
+        if len(calls) == len(modules):
+            raise StopForwardError
 
-    handle = find_module(student, block).register_forward_pre_hook(stop, with_kwargs=True)
-    with _hooks(handle), contextlib.suppress(StopForwardError):
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    with removing(*handles), contextlib.suppress(StopForwardError):
         batch.call(student)
-    if not calls:
-        raise VerificationError(f"{block!r} does not run")
-    return calls[0]
+    missing = [block for block, module in zip(blocks, modules, strict=True) if module not in calls]
+    if missing:
+        raise VerificationError(f"{missing[0]!r} does not run")
+    return [calls[module] for module in modules]
 
 
 @contextlib.contextmanager
-def _returning(outputs: dict[nn.Module, Any]) -> Iterator[None]:
+def returning(outputs: dict[nn.Module, Any]) -> Iterator[None]:
     """Within the context, the modules return these outputs instead of computing them."""
     own = {module: module.__dict__["forward"] for module in outputs if "forward" in module.__dict__}
     for module, output in outputs.items():

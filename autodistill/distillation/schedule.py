@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
+from autodistill.distillation.boundaries import Projection, fitting_features, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.flash import FlashDistillation
@@ -21,6 +22,7 @@ from autodistill.distillation.models import plain_forward
 from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.distillation.training import NoReport, Report
 from autodistill.errors import ConfigurationError
 from autodistill.randomness import derive_seed, isolated_random_state
@@ -82,7 +84,12 @@ class Distiller:
         report = report or NoReport()
         checkpoints = Checkpoints(checkpoint_directory)
         plan, criteria = self.prepare(student)
-        records = FlashDistillation(
+        flash: Callable[..., FlashDistillation | TeacherFedDistillation]
+        if any(stage.input is not None for stage in plan.flash):
+            flash = partial(TeacherFedDistillation, projection=self._projection)
+        else:
+            flash = partial(FlashDistillation, loss_func=self.loss_func)
+        records = flash(
             student,
             plan.flash,
             criteria,
@@ -90,7 +97,6 @@ class Distiller:
             self.cache,
             later_taps=plan.teacher_taps,
             seed=seed,
-            loss_func=self.loss_func,
             report=report,
             checkpoints=checkpoints,
         ).run()
@@ -110,6 +116,11 @@ class Distiller:
             )
             records.append(regular.run())
         return records
+
+    @property
+    def _projection(self) -> Projection | None:
+        flash = self.config.flash_distillation
+        return flash.projection if flash is not None else None
 
     def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
@@ -135,7 +146,9 @@ class Distiller:
             )
             with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
                 try:
-                    criterion.init_feature_matcher(features, teacher)
+                    fed = stage.input is not None
+                    targets = fitting_features(stage, features, teacher, self._projection) if fed else teacher
+                    criterion.init_feature_matcher(features, targets)
                 except ConfigurationError as error:
                     problems.extend(error.problems)
             criteria.append(criterion)
@@ -146,6 +159,8 @@ class Distiller:
     def _plan(self, student: nn.Module) -> Plan:
         flash, regular = self.config.flash_distillation, self.config.regular_distillation
         stages = () if flash is None else flash_stages(flash, student, self.teacher)
+        if flash is not None and flash.inputs == "teacher":
+            stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
         if regular is None:
             return Plan(stages, None)
         batch = self.flash_set[0]

@@ -24,6 +24,7 @@ from torch import nn
 from autodistill.distillation.layers import LayerMapping, parse_mapping, process_name
 from autodistill.distillation.lengths import MAPPINGS, PER_BLOCK, PER_MAPPING, block_problems, count_problems
 from autodistill.errors import ConfigurationError
+from autodistill.structures import content_hash
 
 
 class Section(BaseModel):
@@ -148,6 +149,13 @@ def _function_name(value: Any) -> Any:
     return process_name(value) if callable(value) else value
 
 
+def _projection_name(value: Any) -> Any:
+    """A module's name does not say what it computes: its weights enter too."""
+    if isinstance(value, nn.Module):
+        return f"{type(value).__qualname__} {content_hash(value.state_dict())}"
+    return _function_name(value)
+
+
 def _mapping_names(value: Any) -> Any:
     """Mappings as text, for the record that a resumed search is compared with."""
     if isinstance(value, tuple):
@@ -228,6 +236,10 @@ class FlashDistillationConfig(PhaseConfig):
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
+        inputs: 'student' feeds a block what the finished blocks before it give; 'teacher' feeds it the teacher's hidden
+            state at its place, and trains all blocks in one pass.
+        projection: with inputs='teacher', a function that brings the teacher's hidden states (..., teacher width) to
+            the student's width; None where the widths agree.
     """
 
     block_names: Annotated[
@@ -243,6 +255,8 @@ class FlashDistillationConfig(PhaseConfig):
     loss_weights: Annotated[BlockLossWeights, BeforeValidator(_tuples)] = 1.0
     add_origin_loss: Annotated[bool | tuple[bool, ...], BeforeValidator(_tuples)] = False
     train_steps: Annotated[PositiveInt | tuple[PositiveInt, ...], BeforeValidator(_tuples)] = 500
+    inputs: Literal["student", "teacher"] = "student"
+    projection: Annotated[Callable[[torch.Tensor], torch.Tensor] | None, PlainSerializer(_projection_name)] = None
 
     @field_validator("block_names", MAPPINGS, *PER_BLOCK)
     @classmethod
@@ -253,6 +267,13 @@ class FlashDistillationConfig(PhaseConfig):
         if isinstance(blocks, tuple):
             mappings = value if field == MAPPINGS else info.data.get(MAPPINGS)
             _raise(block_problems(field, value, len(blocks), mappings))
+        return value
+
+    @field_validator("projection")
+    @classmethod
+    def _has_a_use(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("inputs") == "student":
+            raise ValueError("projection belongs to inputs='teacher', but inputs is 'student'.")
         return value
 
     def length_problems(self, blocks: int, mappings: Any) -> Iterator[str]:

@@ -70,6 +70,7 @@ class StepLoop:
         matchers: Sequence[nn.Parameter],
         loss_at: Callable[[int, int], torch.Tensor],
         checkpoint: LoopCheckpoint | None = None,
+        clipped_apart: Sequence[Sequence[nn.Parameter]] | None = None,
     ) -> list[float]:
         """Take the steps and return the loss of each.
 
@@ -78,6 +79,8 @@ class StepLoop:
             matchers: the criterion's parameters, trained with them.
             loss_at: `loss_at(step, batch number)` gives the loss to go down, a scalar with its graph.
             checkpoint: where an interrupted loop goes on from.
+            clipped_apart: groups of parameters whose gradients are clipped each to a norm of its own; None for one
+                norm over all.
 
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
@@ -97,7 +100,7 @@ class StepLoop:
                 pending.append(self._accumulate(step, loss_at, scaler))
                 if step == first:
                     self._check_gradients(parameters)
-                self._update(optimizer, scaler, trained)
+                self._update(optimizer, scaler, clipped_apart or [trained])
                 schedule.step()
                 saves = checkpoint is not None and (step + 1) % checkpoint.every == 0
                 if len(pending) == CHECK_EVERY or saves or step + 1 == self.steps:
@@ -115,7 +118,7 @@ class StepLoop:
         parts = self.settings.gradient_accumulation_steps
         losses: list[torch.Tensor] = []
         for number in range(step * parts, (step + 1) * parts):
-            torch.manual_seed(derive_seed(self.seed, number))
+            self._seed(derive_seed(self.seed, number))
             with autocast(self.device, self.settings.mixed_precision):
                 loss = loss_at(step, number) / parts
             if loss.requires_grad:
@@ -123,12 +126,22 @@ class StepLoop:
             losses.append(loss.detach())
         return losses[0] if parts == 1 else torch.stack(losses).sum()
 
+    def _seed(self, seed: int) -> None:
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for each idle device
+        else:
+            torch.manual_seed(seed)
+
     def _update(
-        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, trained: list[nn.Parameter]
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        clipped_apart: Sequence[Sequence[nn.Parameter]],
     ) -> None:
         if self.settings.max_grad_norm is not None:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+            for group in clipped_apart:
+                nn.utils.clip_grad_norm_(group, self.settings.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)

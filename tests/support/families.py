@@ -203,7 +203,8 @@ BERT_LIKE = {
     "pad_token_id": 0,
     "initializer_range": 0.2,
 }
-LLAMA_LIKE = BERT_LIKE | {"num_key_value_heads": lambda width: width // 8, "head_dim": 4}
+LLAMA_LIKE = BERT_LIKE | {"num_key_value_heads": lambda width: width // 8, "head_dim": 4, "attention_dropout": 0.1}
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}  # where the default is none
 T5_LIKE = {
     "vocab_size": VOCABULARY,
     "d_kv": 4,
@@ -211,17 +212,16 @@ T5_LIKE = {
     "num_heads": lambda width: width // 4,
     "decoder_start_token_id": 0,
 }
-SHARED = "it runs {} times in one forward"
+T5_BLOCKS = [f"{part}.block.{i}" for part in ("encoder", "decoder") for i in range(3)]
+T5_TARGETS = [f"{part}.block.{i}" for part in ("encoder", "decoder") for i in (1, 2, 3)]
 
 
-def families(attention: str) -> dict[str, Family]:
-    """Every family by its name; `attention` is the implementation that transformers' models use."""
+def transformers_families(attention: str) -> dict[str, Family]:
+    """By name; `attention` is the implementation that the models use."""
 
     def model(name: str, **settings: Any):
         return hugging_face(name, attn_implementation=attention, **settings)
 
-    t5_blocks = [f"{part}.block.{i}" for part in ("encoder", "decoder") for i in range(3)]
-    t5_targets = [f"{part}.block.{i}" for part in ("encoder", "decoder") for i in (1, 2, 3)]
     return {
         "BERT": Family(model("BertForMaskedLM", **BERT_LIKE), lambda: texts(labels=every_second)),
         "MobileBERT": Family(
@@ -255,6 +255,9 @@ def families(attention: str) -> dict[str, Family]:
                 vocab_size=VOCABULARY,
                 n_head=lambda width: width // 4,
                 n_positions=16,
+                bos_token_id=1,
+                eos_token_id=2,
+                initializer_range=0.2,
             ),
             lambda: texts(labels=next_tokens),
         ),
@@ -268,8 +271,8 @@ def families(attention: str) -> dict[str, Family]:
                 num_attention_heads=lambda width: width // 4,
                 intermediate_size=twice,
                 num_labels=CLASSES,
-                hidden_dropout_prob=0.1,
-                attention_probs_dropout_prob=0.1,
+                problem_type="single_label_classification",  # else its forward writes it into the configuration
+                **DROPOUT,
             ),
             pictures,
         ),
@@ -281,32 +284,45 @@ def families(attention: str) -> dict[str, Family]:
             model("T5ForConditionalGeneration", width_name="d_model", depth_name="num_layers", **T5_LIKE),
             sentence_pairs,
             flash={
-                "block_names": t5_blocks,
+                "block_names": T5_BLOCKS,
                 "layer_mappings_for_knowledge_transfer": [
-                    [(block, "0", teacher, "0")] for block, teacher in zip(t5_blocks, t5_targets, strict=True)
+                    [(block, "0", teacher, "0")] for block, teacher in zip(T5_BLOCKS, T5_TARGETS, strict=True)
                 ],
             },
             depths=(3, 4),
             reasons=(None,) * 6,
         ),
         "ALBERT": Family(
-            model("AlbertForMaskedLM", **BERT_LIKE, embedding_size=8),
+            model("AlbertForMaskedLM", **BERT_LIKE, **DROPOUT, embedding_size=8),
             lambda: texts(labels=every_second),
-            reasons=(SHARED.format(2),),
+            reasons=("it runs 2 times in one forward",),
         ),
-        "residual CNN": Family(
-            ResidualNetwork,
-            picture_pairs,
-            flash={
-                "block_names": ["layer1", "layer2", "layer3"],
-                "layer_mappings_for_knowledge_transfer": [
-                    [("layer1", "layer1")],
-                    [("layer2", "layer2")],
-                    [("layer3", "layer3")],
-                ],
-            },
-            reasons=(None,) * 3,
-        ),
-        "nn.Sequential": Family(sequential, lambda: vectors(8)),
-        "nn.TransformerEncoder": Family(Encoder, padded_vectors),
     }
+
+
+OTHER_FAMILIES = {
+    "residual CNN": Family(
+        ResidualNetwork,
+        picture_pairs,
+        flash={
+            "block_names": ["layer1", "layer2", "layer3"],
+            "layer_mappings_for_knowledge_transfer": [
+                [("layer1", "layer1")],
+                [("layer2", "layer2")],
+                [("layer3", "layer3")],
+            ],
+        },
+        reasons=(None,) * 3,
+    ),
+    "nn.Sequential": Family(sequential, lambda: vectors(8)),
+    "nn.TransformerEncoder": Family(Encoder, padded_vectors),
+}
+
+FAMILIES = {
+    **{
+        f"{name}, {attention}": family
+        for attention in ("eager", "sdpa")
+        for name, family in transformers_families(attention).items()
+    },
+    **OTHER_FAMILIES,
+}

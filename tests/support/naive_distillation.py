@@ -1,8 +1,10 @@
 """Flash distillation written plainly: at every step the whole teacher and the whole student run. The reference that the
-engine must equal to the bit; it shares only the loss criterion and the derivation of seeds with it."""
+engine must equal to the bit; it shares only the loss criterion and the derivation of seeds with it. Below it, what runs
+both on the same student."""
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
@@ -10,7 +12,11 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
+from autodistill.config import AutoDistillationConfig
+from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import find_module
+from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.training import NoReport
 from autodistill.randomness import derive_seed
 from autodistill.structures import map_tensors
 
@@ -30,10 +36,11 @@ def capture_outputs(model, paths):
 
 
 def naive_flash(student, teacher, stages, criteria, batches, seed):
-    """Train every block of `student` in place, by full forwards of both models."""
+    """Train every block of `student` in place, by full forwards of both models; the last loss of each."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     required = {parameter: parameter.requires_grad for parameter in student.parameters()}
     torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoder's, which hands on ragged tensors
+    last_losses = []
     for index, (stage, criterion) in enumerate(zip(stages, criteria, strict=True)):
         blocks = [find_module(student, path) for path in stage.blocks]
         student.eval()
@@ -77,6 +84,7 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
             nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
             optimizer.step()
             schedule.step()
+        last_losses.append(loss.item())
     student.eval()
     for parameter, flag in required.items():
         parameter.requires_grad = flag
@@ -84,3 +92,126 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+    return last_losses
+
+
+def make_distiller(teacher, data, **flash):
+    """Flash distillation of a few steps on the CPU."""
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "flash_distillation": {"train_steps": 6, "learning_rate": 1e-2} | flash,
+        }
+    )
+    return Distiller(teacher, config, data, torch.device("cpu"))
+
+
+def distil(student, distiller, *, replay=True):
+    """The engine's records, with replay or without."""
+    plan, criteria = distiller.prepare(student)
+    return FlashDistillation(
+        student,
+        plan.flash,
+        criteria,
+        distiller.flash_set,
+        distiller.cache,
+        later_taps=plan.teacher_taps,
+        seed=7,
+        loss_func=nn.functional.cross_entropy,
+        report=NoReport(),
+        replay=replay,
+    ).run()
+
+
+def distil_both_ways(student, distiller, *, replay=True):
+    """The student by the engine, the same student by the reference, and the engine's records."""
+    twin = copy.deepcopy(student)
+    records = distil(student, distiller, replay=replay)
+    plan, criteria = distiller.prepare(twin)
+    naive_flash(twin, distiller.teacher, plan.flash, criteria, distiller.flash_set, seed=7)
+    return student, twin, records
+
+
+def largest_difference(left, right):
+    """The largest absolute difference between the weights and buffers of two models."""
+    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
+    return torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max().item()  # NaN stays NaN
+
+
+def naive_teacher_fed(student, teacher, stages, criteria, batches, seed, project=lambda hidden: hidden):
+    """Train every block of `student` in place and alone, each between two hidden states of the teacher, one after the
+    other. What else a block is called with comes from full forwards of the student as it was. The losses of each."""
+    original = copy.deepcopy(student).eval()
+    for module in original.modules():
+        if hasattr(module, "config"):
+            module.config.use_cache = False  # else a call would hold a cache that grows whenever it is repeated
+    torch.backends.mha.set_fastpath_enabled(False)
+    curves = []
+    for index, (stage, criterion) in enumerate(zip(stages, criteria, strict=True)):
+        block, settings = find_module(student, stage.blocks[0]), stage.settings
+        block.train()
+        parameters = list(block.parameters())
+        optimizer = getattr(torch.optim, settings.optimizer)(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        schedule = get_scheduler(
+            settings.scheduler,
+            optimizer,
+            num_warmup_steps=round(settings.warmup_ratio * stage.steps),
+            num_training_steps=stage.steps,
+        )
+        curves.append([])
+        for step in range(stage.steps):
+            batch = batches[step % len(batches)]
+            args, kwargs = _first_call(find_module(original, stage.blocks[0]), original, batch)
+            hidden = _teachers_hidden_state(teacher, stage.input.teacher, batch)
+            if args:
+                args = (project(hidden), *args[1:])
+            else:
+                kwargs["hidden_states"] = project(hidden)
+            outputs, handles = capture_outputs(student, {mapping.student.path for mapping in stage.mappings})
+            torch.manual_seed(derive_seed(derive_seed(seed, "flash", index), step))
+            block(*args, **kwargs)
+            for handle in handles:
+                handle.remove()
+            targets = {
+                mapping.teacher: _teachers_hidden_state(teacher, mapping.teacher, batch) for mapping in stage.mappings
+            }
+            own = next(m.teacher for m in stage.mappings if m.student.path == stage.blocks[0])
+            loss = criterion.loss_cal(
+                {m.student: m.student.extract(outputs[m.student.path]) for m in stage.mappings},
+                targets | {own: project(targets[own])},
+                batch,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            curves[-1].append(loss.item())
+        student.eval()
+    torch.backends.mha.set_fastpath_enabled(True)
+    return curves
+
+
+def _first_call(module, model, batch):
+    calls = []
+    handle = module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    with torch.no_grad():
+        batch.call(model)
+    handle.remove()
+    (call,) = calls
+    return call
+
+
+def _teachers_hidden_state(teacher, tap, batch):
+    """A feature of the teacher, by a full forward; with the process "input" what a module is first given."""
+    if tap.process == "input":
+        args, kwargs = _first_call(find_module(teacher, tap.path), teacher.eval(), batch)
+        return args[0] if args else kwargs["hidden_states"]
+    outputs, handles = capture_outputs(teacher, {tap.path})
+    with torch.no_grad():
+        batch.call(teacher.eval())
+    for handle in handles:
+        handle.remove()
+    return tap.extract(outputs[tap.path])

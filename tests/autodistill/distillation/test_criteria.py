@@ -26,7 +26,7 @@ def ready(loss_type: str, student: torch.Tensor, teacher: torch.Tensor, weight: 
 
 
 def test_loss_types_are_those_of_the_configuration() -> None:
-    assert LOSS_TYPES == get_args(LossType)
+    assert get_args(LossType) == LOSS_TYPES
 
 
 @pytest.mark.parametrize("form", [("s", "t"), [("s", ""), ("t", "")], ("s", "", "t", "")])

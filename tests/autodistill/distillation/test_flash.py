@@ -7,47 +7,14 @@ import logging
 
 import pytest
 import torch
-from naive_distillation import naive_flash
+from naive_distillation import distil_both_ways, make_distiller
 from small_models import ConvolutionalNetwork, Counted, Overwriting, Repeating, Sharing, Skipping, Transformer
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch
 from autodistill.distillation.flash import FlashDistillation
-from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.training import NoReport
-
-
-def make_distiller(teacher, data, **flash):
-    config = AutoDistillationConfig.load(
-        {
-            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
-            "flash_distillation": {"train_steps": 6, "learning_rate": 1e-2} | flash,
-        }
-    )
-    return Distiller(teacher, config, data, torch.device("cpu"))
-
-
-def distil_both_ways(student, distiller, *, replay=True):
-    """The student by the engine, the same student by the reference, and the engine's records."""
-    twin = copy.deepcopy(student)
-    plan, criteria = distiller.prepare(student)
-    records = FlashDistillation(
-        student,
-        plan.flash,
-        criteria,
-        distiller.flash_set,
-        distiller.cache,
-        later_taps=plan.teacher_taps,
-        seed=7,
-        loss_func=nn.functional.cross_entropy,
-        report=NoReport(),
-        replay=replay,
-    ).run()
-    plan, criteria = distiller.prepare(twin)
-    naive_flash(twin, distiller.teacher, plan.flash, criteria, distiller.flash_set, seed=7)
-    return student, twin, records
 
 
 def assert_identical(left, right):

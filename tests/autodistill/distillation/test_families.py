@@ -1,0 +1,266 @@
+"""Flash and regular distillation of model families: the naive loop's weights to the bit, replayed where it can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import namedtuple
+
+import pytest
+import torch
+from families import FAMILIES, seeded
+from naive_distillation import distil, distil_both_ways, largest_difference, make_distiller
+from torch import nn
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.distillation.layers import repeated_blocks
+from autodistill.distillation.schedule import Distiller
+from autodistill.errors import ConfigurationError
+
+CPU = torch.device("cpu")
+
+
+def family_distiller(family, **flash):
+    return make_distiller(family.teacher(), family.batches(), **family.flash | {"train_steps": 5} | flash)
+
+
+def settings_of(model):
+    """What distillation must leave as it was: configurations, what requires gradients, hooks, replaced forwards."""
+    modules = list(model.modules())
+    configs = {id(m.config): m.config.to_dict() for m in modules if hasattr(m, "config")}
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules]
+    forwards = [m.__dict__.get("forward") for m in modules]
+    return list(configs.values()), [p.requires_grad for p in model.parameters()], hooks, forwards
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_flash_equals_the_naive_loop_and_the_log_says_in_a_sentence_why_a_block_is_not_replayed(name, caplog):
+    family = FAMILIES[name]
+    student, untrained = family.student(), family.student()
+    before = settings_of(student)
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(student, family_distiller(family))
+    assert largest_difference(engine, naive) == 0
+    assert largest_difference(engine, untrained) > 1e-3
+    assert tuple(record["reason"] for record in records) == family.reasons
+    told = [message for message in caplog.messages if "truncated forward" in message]
+    assert told == [f"{r['stage']} runs by the truncated forward: {r['reason']}" for r in records if r["reason"]]
+    assert settings_of(engine) == before
+    assert not engine.training
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_regular_distillation_after_flash_changes_every_parameter_and_its_loss_is_finite(name):
+    family = FAMILIES[name]
+    student, teacher = family.student(), family.teacher()
+    make_distiller(teacher, family.batches(), **family.flash | {"train_steps": 1})(student, seed=0)
+    before, weights = settings_of(student), {key: p.detach().clone() for key, p in student.named_parameters()}
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "regular_distillation": {"train_steps": 4, "learning_rate": 1e-2},
+        }
+    )
+    (record,) = Distiller(teacher, config, family.batches(), CPU)(student, seed=0)
+    assert math.isfinite(record["first_loss"])
+    assert [key for key, p in student.named_parameters() if torch.equal(p, weights[key])] == []
+    assert settings_of(student) == before
+
+
+@pytest.mark.parametrize("name", ["BERT, sdpa", "GPT-2, eager", "Llama, sdpa", "T5, sdpa", "residual CNN"])
+def test_with_bf16_replay_is_used_and_equals_full_forwards(name):
+    family = FAMILIES[name]
+    students = {replay: family.student() for replay in (True, False)}
+    records = {
+        replay: distil(student, family_distiller(family, mixed_precision="bf16"), replay=replay)
+        for replay, student in students.items()
+    }
+    assert {record["mode"] for record in records[True]} == {"replay"}
+    assert {record["mode"] for record in records[False]} == {"truncated forward"}
+    assert largest_difference(students[True], students[False]) == 0
+    in_full = family.student()
+    distil(in_full, family_distiller(family))
+    assert largest_difference(students[True], in_full) > 0
+
+
+def specified_distiller(student_attention, teacher_attention):
+    """Attention maps and hidden states in the form of the specification, from a BERT to a MobileBERT."""
+    student, teacher = FAMILIES[f"MobileBERT, {student_attention}"], FAMILIES[f"BERT, {teacher_attention}"]
+    distiller = make_distiller(
+        teacher.teacher(),
+        teacher.batches(),
+        block_names=[f"mobilebert.encoder.layer.{i}" for i in range(2)],
+        layer_mappings_for_knowledge_transfer=[
+            [
+                (f"mobilebert.encoder.layer.{i}.attention.self", "1", f"bert.encoder.layer.{i}.attention.self", "1"),
+                (f"mobilebert.encoder.layer.{i}.output", f"bert.encoder.layer.{i}.output"),
+            ]
+            for i in range(2)
+        ],
+        loss_types=[["KL", "MSE"]] * 2,
+        loss_weights=[[0.5, 0.5]] * 2,
+    )
+    return student.student(), distiller
+
+
+def test_attention_maps_and_hidden_states_of_a_bert_are_distilled_into_a_mobilebert():
+    engine, naive, records = distil_both_ways(*specified_distiller("eager", "eager"))
+    assert largest_difference(engine, naive) == 0
+    assert [record["mode"] for record in records] == ["replay", "replay"]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "layer"), [("sdpa", "eager", "mobilebert"), ("eager", "sdpa", "bert")], ids=str
+)
+def test_attention_maps_asked_of_a_model_that_computes_none_are_refused_naming_the_layer_and_the_setting(
+    student, teacher, layer
+):
+    sentence = (
+        rf"^'{layer}.encoder.layer.\d.attention.self'\[1\] is None: the model does not compute it. Attention "
+        'probabilities are computed only by the plain attention: load the model with attn_implementation="eager".$'
+    )
+    student, distiller = specified_distiller(student, teacher)
+    with pytest.raises(ConfigurationError, match=sentence):
+        distiller.prepare(student)
+
+
+def test_a_batch_that_asks_for_a_key_value_cache_makes_the_blocks_fall_back():
+    family = FAMILIES["Llama, sdpa"]
+    batches = [batch | {"use_cache": True} for batch in family.batches()]
+    engine, naive, records = distil_both_ways(family.student(), make_distiller(family.teacher(), batches))
+    assert largest_difference(engine, naive) == 0
+    reason = "its argument past_key_values (a DynamicCache) cannot be stored"
+    assert [record["reason"] for record in records] == [reason] * 2
+
+
+Sizes = namedtuple("Sizes", "rows columns")
+
+
+@dataclasses.dataclass
+class Options:
+    scale: float
+
+
+class Passing(nn.Module):
+    """Two blocks that get one more argument beside the hidden state, by position and by name."""
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.linear = nn.Linear(width, width)
+
+        def forward(self, hidden, extra, *, named):
+            return torch.tanh(self.linear(hidden)) * (1.0 if extra is None else 2.0)
+
+    def __init__(self, width, extra):
+        super().__init__()
+        self.embedding = nn.Linear(8, width)
+        self.blocks = nn.ModuleList(self.Block(width) for _ in range(2))
+        self.extra = extra
+
+    def forward(self, inputs):
+        hidden = self.embedding(inputs)
+        for block in self.blocks:
+            hidden = block(hidden, self.extra, named=self.extra)
+        return hidden
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (None, None),
+        (True, None),
+        (0.5, None),
+        ("mean", None),
+        (torch.bfloat16, None),
+        (torch.Size([2, 3]), None),
+        (Sizes(2, torch.ones(3)), None),
+        ((torch.ones(2), [None, {"mask": torch.ones(3)}]), None),
+        (Options(0.5), "its argument number 1 (a Options) cannot be stored"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_arguments_that_can_be_stored_are_replayed_and_others_make_the_block_fall_back(extra, reason):
+    teacher, student = seeded(lambda: Passing(12, extra)), seeded(lambda: Passing(6, extra), 1)
+    data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
+    engine, naive, records = distil_both_ways(student, make_distiller(teacher, data))
+    assert largest_difference(engine, naive) == 0
+    assert [record["reason"] for record in records] == [reason] * 2
+
+
+def test_blocks_that_share_a_weight_fall_back():
+    family = FAMILIES["RoBERTa, sdpa"]
+    student = family.student()
+    first, second = student.roberta.encoder.layer
+    second.intermediate.dense.weight = first.intermediate.dense.weight
+    engine, naive, records = distil_both_ways(student, family_distiller(family))
+    assert largest_difference(engine, naive) == 0
+    reason = "its parameter 'intermediate.dense.weight' is shared with a module outside the block"
+    assert [record["reason"] for record in records] == [reason] * 2
+
+
+def test_a_head_tied_to_the_embedding_stays_tied_and_both_are_trained_as_one():
+    family = FAMILIES["GPT-2, sdpa"]
+    student = family.student()
+    make_distiller(family.teacher(), family.batches(), train_steps=1)(student, seed=0)
+    assert student.lm_head.weight is student.transformer.wte.weight
+
+
+def test_what_the_user_froze_stays_frozen_and_unchanged():
+    family = FAMILIES["Llama, sdpa"]
+    student, untrained = family.student(), family.student()
+    frozen = [name for name, _ in student.named_parameters() if "embed" in name or "0.self_attn" in name]
+    for name in frozen:
+        student.get_parameter(name).requires_grad_(False)
+    engine, naive, records = distil_both_ways(student, family_distiller(family))
+    assert largest_difference(engine, naive) == 0
+    assert [record["mode"] for record in records] == ["replay", "replay"]
+    for name, parameter in engine.named_parameters():
+        assert parameter.requires_grad == (name not in frozen)
+        inside = name.startswith("model.layers.")
+        assert torch.equal(parameter, untrained.get_parameter(name)) == (name in frozen or not inside), name
+
+
+def test_a_block_that_the_user_froze_entirely_is_refused_by_name():
+    family = FAMILIES["Llama, sdpa"]
+    student = family.student()
+    student.model.layers[0].requires_grad_(False)
+    with pytest.raises(ConfigurationError, match=r"must have parameters to train, but 'model\.layers\.0' has none"):
+        distil(student, family_distiller(family))
+
+
+def test_the_blocks_of_a_decoder_are_replayed_on_the_encoders_output_after_one_capture_anew(caplog):
+    family = FAMILIES["T5, sdpa"]
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        records = distil(family.student(), family_distiller(family))
+    assert [record["mode"] for record in records] == ["replay"] * 6
+    assert [message.split(":")[0] for message in caplog.messages if "anew" in message] == [
+        "the inputs of decoder.block.1 are captured anew by full forwards"
+    ]
+
+
+def test_layers_inside_a_torch_encoder_can_be_mapped_though_its_fused_path_would_skip_them():
+    family = FAMILIES["nn.TransformerEncoder"]
+    mapping = ("encoder.layers.1.linear2", "encoder.layers.3.linear2")
+    distiller = family_distiller(
+        family, block_names=["encoder.layers.1"], layer_mappings_for_knowledge_transfer=[[mapping]]
+    )
+    engine, naive, _ = distil_both_ways(family.student(), distiller)
+    assert largest_difference(engine, naive) == 0
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_first_and_a_last_layer_of_one_class_with_blocks_between_them_are_not_taken_for_the_blocks():
+    model = FAMILIES["nn.Sequential"].student()
+    assert type(model[0]) is type(model[-1])
+    assert repeated_blocks(model) == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_zoos_students_are_smaller_and_its_last_batch_is_of_another_size(name):
+    family = FAMILIES[name]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (family.student(), family.teacher())]
+    assert 2 * sizes[0] < sizes[1]
+    first, *_, last = (len(next(iter(b.values())) if isinstance(b, dict) else b[0]) for b in family.batches())
+    assert last < first

@@ -1,0 +1,250 @@
+"""The teacher runs once for each batch, and again whenever anything that its features depend on has changed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from autodistill.data import Batch
+from autodistill.distillation.layers import Tap
+from autodistill.distillation.teacher_cache import TeacherCache, model_fingerprint
+from autodistill.structures import identical
+
+
+class Teacher(nn.Module):
+    """A trunk, a tuple-giving middle, a head; buffers of both kinds; counts its forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.trunk, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        for parameter in self.parameters():
+            parameter.data.normal_(generator=generator)
+        self.dropout = nn.Dropout(0.5)
+        self.middle = Pairing()
+        self.register_buffer("kept", torch.ones(6))
+        self.register_buffer("unkept", torch.ones(6), persistent=False)
+        self.calls = self.finished = 0
+
+    def forward(self, x):
+        self.calls += 1
+        hidden, _ = self.middle(self.dropout(self.trunk(x)) * self.kept + self.unkept)
+        result = self.head(hidden)
+        self.finished += 1
+        return result
+
+
+class Pairing(nn.Module):
+    def forward(self, x):
+        return torch.tanh(x), torch.sigmoid(x)
+
+
+TAPS = [Tap("trunk"), Tap("middle", "1"), Tap("")]
+
+
+def batch(number: int = 0) -> Batch:
+    return Batch((torch.randn(5, 4, generator=torch.Generator().manual_seed(number)), torch.zeros(5)))
+
+
+def expected(teacher: Teacher, given: Batch):
+    trunk = teacher.trunk(given.inputs)
+    hidden = trunk * teacher.kept + teacher.unkept
+    return [trunk, torch.sigmoid(hidden), teacher.head(torch.tanh(hidden))]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_features_are_the_teachers_without_gradient_and_the_second_call_runs_nothing(
+    tmp_path: Path, on_disk: bool
+) -> None:
+    teacher = Teacher().train()
+    cache = TeacherCache(teacher, tmp_path if on_disk else None)
+    features = cache.features(batch(), TAPS)
+    for value, reference in zip(features.values(), expected(teacher, batch()), strict=True):
+        torch.testing.assert_close(value, reference)
+        assert not value.requires_grad
+    assert not teacher.training
+    assert identical(cache.features(batch(), TAPS), features)
+    assert identical(cache.features(batch(), TAPS[1:2]), {TAPS[1]: features[TAPS[1]]})
+    assert teacher.calls == cache.forwards == 1
+
+
+def test_new_instance_on_the_same_directory_runs_nothing(tmp_path: Path) -> None:
+    features = [TeacherCache(Teacher(), tmp_path).features(batch(number), TAPS) for number in range(3)]
+    teacher = Teacher()
+    cache = TeacherCache(teacher, tmp_path)
+    assert identical([cache.features(batch(number), TAPS) for number in range(3)], features)
+    assert teacher.calls == cache.forwards == 0
+
+
+def test_what_will_be_wanted_later_is_computed_along(tmp_path: Path) -> None:
+    cache = TeacherCache(Teacher())
+    assert list(cache.features(batch(), TAPS[:1], also=TAPS)) == TAPS[:1]
+    cache.features(batch(), TAPS)
+    assert cache.forwards == 1
+    TeacherCache(Teacher(), tmp_path, ahead=TAPS[2:]).features(batch(), TAPS[:1])
+    later = TeacherCache(Teacher(), tmp_path)
+    later.features(batch(), [TAPS[0], TAPS[2]])
+    assert later.forwards == 0
+
+
+def test_forward_ends_at_the_last_mapped_layer_once_a_whole_one_was_seen() -> None:
+    teacher = Teacher()
+    cache = TeacherCache(teacher)
+    features = [cache.features(batch(number), TAPS[:2]) for number in range(3)]
+    assert (teacher.calls, teacher.finished) == (3, 1)
+    for number, found in enumerate(features):
+        torch.testing.assert_close(list(found.values()), expected(teacher, batch(number))[:2])
+
+
+def test_layer_that_runs_twice_is_never_cut_short() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.block(self.block(x))
+
+    teacher = Twice()
+    cache = TeacherCache(teacher)
+    for number in range(2):
+        feature = cache.features(batch(number), [Tap("block")])[Tap("block")]
+        torch.testing.assert_close(feature, teacher(batch(number).inputs).detach())
+
+
+def changed_weight(teacher: Teacher) -> None:
+    teacher.head.bias.data[0] += 1e-6
+
+
+def changed_buffer(teacher: Teacher) -> None:
+    teacher.kept[0] = 2
+
+
+def changed_unkept_buffer(teacher: Teacher) -> None:
+    teacher.unkept[0] = 2
+
+
+def changed_module(teacher: Teacher) -> None:
+    teacher.dropout = nn.Identity()
+
+
+@pytest.mark.parametrize("change", [changed_weight, changed_buffer, changed_unkept_buffer, changed_module])
+def test_changed_teacher_misses(tmp_path: Path, change) -> None:
+    tap, given = [Tap("trunk")], batch()
+    TeacherCache(Teacher(), tmp_path).features(given, tap)
+    teacher = Teacher()
+    change(teacher)
+    cache = TeacherCache(teacher, tmp_path)
+    cache.features(given, tap)
+    assert cache.forwards == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "taps", "options"),
+    [
+        (batch(1), [Tap("trunk")], {}),
+        (Batch((batch().inputs.clone().add_(1e-6), torch.zeros(5))), [Tap("trunk")], {}),
+        (batch(), [Tap("head")], {}),
+        (batch(), [Tap("middle", "0")], {}),
+        (batch(), [Tap("trunk")], {"mixed_precision": "bf16"}),
+    ],
+    ids=["batch", "last bits of a batch", "layer", "process", "precision"],
+)
+def test_other_batch_layer_process_or_precision_misses(tmp_path: Path, given: Batch, taps, options) -> None:
+    TeacherCache(Teacher(), tmp_path).features(batch(), [Tap("trunk"), Tap("middle", "1")])
+    cache = TeacherCache(Teacher(), tmp_path, **options)
+    cache.features(given, taps)
+    assert cache.forwards == 1
+
+
+def test_mixed_precision_is_what_the_teacher_runs_in() -> None:
+    features = TeacherCache(Teacher(), mixed_precision="bf16").features(batch(), TAPS[:1])
+    assert features[TAPS[0]].dtype == torch.bfloat16
+
+
+def test_fingerprint_sees_the_type_of_the_weights() -> None:
+    assert model_fingerprint(Teacher()) == model_fingerprint(Teacher())
+    assert model_fingerprint(Teacher().double()) != model_fingerprint(Teacher())
+
+
+def test_fingerprint_sees_configuration_and_attention_implementation() -> None:
+    def bert(**settings) -> str:
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        attention = settings.pop("attention", "sdpa")
+        config = BertConfig(vocab_size=10, max_position_embeddings=8, **(sizes | settings))
+        config._attn_implementation = attention
+        torch.manual_seed(0)
+        return model_fingerprint(BertModel(config))
+
+    assert bert() == bert()
+    assert len({bert(), bert(layer_norm_eps=1e-5), bert(attention="eager"), bert(num_attention_heads=4)}) == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors", None], ids=["empty", "garbage", "cut short"])
+def test_damaged_file_is_computed_anew_with_a_warning(
+    tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = TeacherCache(Teacher(), tmp_path).features(batch(), TAPS)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 3
+    files[0].write_bytes(files[0].read_bytes()[:-3] if damage is None else damage)
+    cache = TeacherCache(Teacher(), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert identical(cache.features(batch(), TAPS), features)
+    assert caplog.text.count("is damaged; it is computed anew") == 1
+    assert str(files[0]) in caplog.text
+    assert cache.forwards == 1
+    assert TeacherCache(Teacher(), tmp_path).features(batch(), TAPS)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("files", [0, 2, 5])
+def test_directory_never_grows_beyond_its_budget(tmp_path: Path, files: int) -> None:
+    TeacherCache(Teacher(), tmp_path / "one").features(batch(), TAPS[:1])
+    (one,) = (tmp_path / "one").rglob("*.safetensors")
+    budget = int((files + 0.9) * one.stat().st_size)  # room for one more tensor, not for its file
+    directory = tmp_path / "budget"
+    for _ in range(2):  # the second instance counts what the first one left
+        cache = TeacherCache(Teacher(), directory, disk_gb=budget / 2**30, memory_gb=0)
+        for number in range(8):
+            feature = cache.features(batch(number), TAPS[:1])[TAPS[0]]
+            torch.testing.assert_close(feature, Teacher().trunk(batch(number).inputs).detach())
+        kept = list(directory.rglob("*.safetensors"))
+        assert sum(path.stat().st_size for path in kept) <= budget
+        assert len(kept) == files
+    assert cache.forwards == 8 - files
+
+
+def test_memory_budget_is_kept_and_the_rest_is_computed_again() -> None:
+    size = 5 * 6 * 4
+    cache = TeacherCache(Teacher(), memory_gb=2 * size / 2**30)
+    for _ in range(2):
+        for number in range(3):
+            cache.features(batch(number), TAPS[:1])
+    assert cache.forwards == 3 + 1
+
+
+def test_feature_of_a_callable_process_is_kept_in_memory_alone(tmp_path: Path) -> None:
+    tap = Tap("middle", lambda output: output[0] + 1)
+    cache = TeacherCache(Teacher(), tmp_path)
+    features = [cache.features(batch(), [tap])[tap] for _ in range(2)]
+    torch.testing.assert_close(
+        features[0], TeacherCache(Teacher()).features(batch(), [Tap("middle", "0")]).popitem()[1] + 1
+    )
+    assert torch.equal(features[0], features[1])
+    assert cache.forwards == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+    again = TeacherCache(Teacher(), tmp_path)
+    again.features(batch(), [tap])
+    assert again.forwards == 1
+
+
+def test_teacher_receives_no_gradients_and_keeps_its_own_flags() -> None:
+    teacher = Teacher()
+    TeacherCache(teacher).features(batch(), TAPS)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())

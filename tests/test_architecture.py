@@ -1,0 +1,235 @@
+"""The house stands as it was drawn: floors, no cycles, nothing unsafe, and the public names are the ones listed."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import autodistill
+
+ROOT = Path(autodistill.__file__).resolve().parent.parent
+PACKAGES = ("search_spaces", "advisors", "autodistill")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+# What a module may not import, by the prefix of its name. Prefixes match on whole components.
+FORBIDDEN = {
+    "search_spaces": {"advisors", "autodistill", "torch", "transformers", "optuna", "skopt", "sklearn", "scipy"},
+    "advisors": {"autodistill", "torch", "transformers"},
+    "autodistill.distillation": {
+        "autodistill.auto_distillation",
+        "autodistill.claims",
+        "autodistill.description",
+        "autodistill.display",
+        "autodistill.measure",
+        "autodistill.ownership",
+        "autodistill.pareto",
+        "autodistill.search_directory",
+        "autodistill.students",
+        "autodistill.trial",
+        "autodistill.trial_report",
+        "autodistill.trial_runner",
+        "advisors",
+    },
+    "autodistill.search_directory": {"torch", "autodistill.distillation", "autodistill.auto_distillation"},
+    "autodistill.trial": {"torch", "autodistill.distillation", "autodistill.search_directory"},
+    "autodistill.metrics": {"torch", "autodistill.distillation", "autodistill.trial"},
+}
+
+
+def is_within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """What a module imports, anywhere in it; a name imported from a package counts as its module if it is one."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in FILES else str(node.module)
+
+
+def forbidden_arrows(imports: dict[str, list[str]]) -> list[str]:
+    return [
+        f"{module} imports {imported}"
+        for module, names in imports.items()
+        for imported in names
+        for floor, above in FORBIDDEN.items()
+        if is_within(module, floor) and any(is_within(imported, name) for name in above)
+    ]
+
+
+IMPORTS = {module: list(imports_of(module)) for module in FILES}
+
+
+def test_every_package_is_walked() -> None:
+    assert {module.split(".")[0] for module in FILES} == set(PACKAGES)
+    assert "autodistill.distillation.layers" in FILES
+    assert "autodistill.errors" in IMPORTS["autodistill.distillation.layers"]
+    assert all(is_within(name.split(".")[0], package) for package in PACKAGES for name in FORBIDDEN if name == package)
+
+
+def test_no_arrow_points_upward() -> None:
+    assert forbidden_arrows(IMPORTS) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("search_spaces.space", "torch"),
+        ("search_spaces.space", "advisors.base"),
+        ("advisors.grid", "torch.nn"),
+        ("autodistill.distillation.flash", "autodistill.auto_distillation"),
+    ],
+)
+def test_arrow_that_points_upward_is_found(module: str, imported: str) -> None:
+    assert forbidden_arrows({module: [imported]}) == [f"{module} imports {imported}"]
+
+
+def test_forbidden_modules_are_those_that_exist() -> None:
+    ours = {name for names in FORBIDDEN.values() for name in names if name.split(".")[0] in PACKAGES}
+    assert ours | set(FORBIDDEN) <= set(FILES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_import_each_other_in_no_cycle(package: str) -> None:
+    graph = {
+        module: {name for name in names if is_within(name, package) and name != module}
+        for module, names in IMPORTS.items()
+        if is_within(module, package)
+    }
+    assert any(graph.values())
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_import_from_modules_and_not_from_their_package(package: str) -> None:
+    assert [module for module, names in IMPORTS.items() if is_within(module, package) and package in names] == []
+
+
+# --- nothing unsafe --------------------------------------------------------------------------------------------------
+
+UNSAFE_CALLS = re.compile(
+    r"^(eval|exec|compile|__import__|(torch|pickle|marshal|shelve|joblib|numpy|np)\.(load|loads|open)|yaml\.(?!safe_)\w*load\w*"
+    r"|os\.system|os\.popen)$"
+)
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+
+
+def unsafe_parts(tree: ast.Module) -> list[str]:
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    imported += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [call for call in calls if UNSAFE_CALLS.match(call)] + [
+        name for name in imported if name.split(".")[0] in UNSAFE_MODULES
+    ]
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_is_evaluated_or_unpickled(module: str) -> None:
+    assert unsafe_parts(tree_of(module)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "eval('1')",
+        "torch.load(path)",
+        "yaml.load(text)",
+        "yaml.unsafe_load(text)",
+        "import pickle",
+        "np.load(path)",
+        "from pickle import loads",
+        "pickle.loads(data)",
+        "exec(text)",
+    ],
+)
+def test_unsafe_code_is_found(code: str) -> None:
+    assert unsafe_parts(ast.parse(code))
+
+
+@pytest.mark.parametrize("code", ["model.eval()", "yaml.safe_load(text)", "load_file(path)", "re.compile('x')"])
+def test_safe_code_is_not_taken_for_unsafe(code: str) -> None:
+    assert unsafe_parts(ast.parse(code)) == []
+
+
+# --- public names ----------------------------------------------------------------------------------------------------
+
+LISTING = [module for module in FILES if hasattr(importlib.import_module(module), "__all__")]
+
+
+def public_names(module: types.ModuleType) -> set[str]:
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_list_of_public_names_is_what_the_package_exports_in_order(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) == public_names(module)
+    assert sorted(module.__all__) == module.__all__
+
+
+def test_every_error_can_be_imported_from_the_package() -> None:
+    errors = importlib.import_module("autodistill.errors")
+    assert set(errors.__all__) <= set(autodistill.__all__)
+
+
+def documented_parts(name: str, value: object) -> Iterator[tuple[str, str | None]]:
+    """The docstrings of a listed function, or of a listed class and its public methods and properties.
+
+    A method may leave its docstring to the class it overrides.
+    """
+    if inspect.isclass(value):
+        yield name, vars(value).get("__doc__")
+        for attribute, member in vars(value).items():
+            is_method = isinstance(member, property | classmethod | staticmethod) or inspect.isfunction(member)
+            if is_method and not attribute.startswith("_"):
+                texts = (getattr(vars(base).get(attribute), "__doc__", None) for base in value.__mro__)
+                yield f"{name}.{attribute}", next((text for text in texts if text), None)
+    elif inspect.isfunction(value):
+        yield name, value.__doc__
+
+
+@pytest.mark.parametrize("module", LISTING)
+def test_every_listed_name_has_a_docstring_with_its_public_methods(module: str) -> None:
+    namespace = importlib.import_module(module)
+    parts = [part for name in namespace.__all__ for part in documented_parts(name, getattr(namespace, name))]
+    assert parts
+    missing = []
+    for name, text in parts:
+        if not text or text.startswith(f"{name}("):  # what a dataclass writes for want of a docstring
+            missing.append(name)
+    assert missing == []
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_module_says_what_it_is_for(module: str) -> None:
+    assert ast.get_docstring(tree_of(module))
