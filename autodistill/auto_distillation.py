@@ -66,7 +66,9 @@ class AutoDistillation:
         max_retries: how often an interrupted trial is begun again before it counts as failed.
         max_consecutive_failures: so many failed trials in a row stop the search.
         teacher_cache_gb: the most disk that the teacher's features may take, in GiB.
-        activation_budget_gb: the most memory for the teacher's features, in GiB.
+        activation_budget_gb: the most memory for captured inputs and the teacher's features, in GiB; what does not fit
+            goes to disk.
+        activation_disk_gb: the most disk for captured inputs, in GiB; what does not fit is computed when needed.
         example_batch: what latency and FLOPs are measured with; the first training batch if not given.
 
     Raises:
@@ -87,7 +89,7 @@ class AutoDistillation:
         ...     )
         ...     _ = agent.search_loop()
         ...     [(trial.architecture["width"], trial.metrics["score"]) for trial in agent.search_result.pareto_front]
-        [(4, 0.0), (2, -2.0)]
+        [(2, -2.0), (4, 0.0)]
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class AutoDistillation:
         max_consecutive_failures: int = 3,
         teacher_cache_gb: float = 10.0,
         activation_budget_gb: float = 4.0,
+        activation_disk_gb: float = 50.0,
         example_batch: Any = None,
     ) -> None:
         self.model_builder = model_builder
@@ -130,6 +133,7 @@ class AutoDistillation:
         self._max_consecutive_failures = max_consecutive_failures
         self._teacher_cache_gb = teacher_cache_gb
         self._activation_budget_gb = activation_budget_gb
+        self._activation_disk_gb = activation_disk_gb
         self._example_batch = example_batch
         self._directory: SearchDirectory | None = None
         self._stopped = False
@@ -363,6 +367,7 @@ class AutoDistillation:
             self.search_dir / TEACHER_CACHE,
             self._teacher_cache_gb,
             self._activation_budget_gb,
+            self._activation_disk_gb,
             self._loss_func,
         )
 

@@ -91,7 +91,7 @@ class TrialRunner:
         architecture: Architecture,
         key: str,
         report: Report | None = None,
-        checkpoint_directory: Path | None = None,
+        directory: Path | None = None,
     ) -> Outcome:
         """Build, train, evaluate.
 
@@ -99,7 +99,7 @@ class TrialRunner:
             architecture: of the student.
             key: its hash in the space; the randomness of training derives from it.
             report: tells a progress display.
-            checkpoint_directory: where an interrupted training goes on from.
+            directory: where an interrupted training goes on from.
 
         Raises:
             TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
@@ -109,9 +109,7 @@ class TrialRunner:
         details: dict[str, Any] = {}
         with isolated_random_state(seed):
             if isinstance(self.train_func, Distiller):
-                details["distillation"] = self.train_func(
-                    student, seed=seed, report=report, checkpoint_directory=checkpoint_directory
-                )
+                details["distillation"] = self.train_func(student, seed=seed, report=report, directory=directory)
             else:
                 student = self.train_func(student)
         if not isinstance(student, nn.Module):

@@ -63,8 +63,8 @@ class ActivationStore:
     """
 
     def __init__(self, budget: Budget, *, exact: bool = True) -> None:
+        self.exact = exact
         self._budget = budget
-        self._exact = exact
         self._memory: dict[int, tuple[Any, list[torch.Tensor]]] = {}
         self._disk: dict[int, tuple[Any, int]] = {}  # the form, and the bytes of the file
         self._memory_left = budget.memory_gb * GIB
@@ -73,7 +73,7 @@ class ActivationStore:
     def put(self, number: int, structure: Any) -> bool:
         """Keep a structure in place of what has this number; False where there is no room for it."""
         self.drop(number)
-        tensors = [tensor if self._exact else _compressed(tensor) for tensor in tensors_in(structure)]
+        tensors = [tensor if self.exact else _compressed(tensor) for tensor in tensors_in(structure)]
         numbers = itertools.count()
         form = map_tensors(lambda t: _Slot(next(numbers), t.dtype, t.device, t.shape, t.stride()), structure)
         size = nbytes(tensors)
@@ -114,6 +114,19 @@ class ActivationStore:
             self.drop(number)
         if self._budget.directory is not None:
             shutil.rmtree(self._budget.directory, ignore_errors=True)
+
+    def outlook(self, need: int) -> str:
+        """Where so many bytes would go, in words.
+
+        Examples:
+            >>> ActivationStore(Budget(memory_gb=1, disk_gb=1)).outlook(4 * GIB)
+            '1.000 GiB in memory, 0.000 on disk, 3.000 computed when needed'
+        """
+        need = need if self.exact else need // 2
+        memory = min(need, self._memory_left)
+        disk = min(need - memory, self._disk_left)
+        rest = need - memory - disk
+        return f"{memory / GIB:.3f} GiB in memory, {disk / GIB:.3f} on disk, {rest / GIB:.3f} computed when needed"
 
     @property
     def kept(self) -> tuple[int, int]:

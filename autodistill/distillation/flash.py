@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
+from autodistill.distillation.activations import ActivationStore, Budget
 from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
 from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.layers import Tap, TapRecorder, find_module, last_of_their_siblings
@@ -47,6 +48,8 @@ class FlashDistillation:
         report: tells a progress display.
         replay: False runs every stage by the truncated forward.
         checkpoints: where an interrupted training goes on from.
+        budget: what the captured inputs may take.
+        exact: False keeps them as bfloat16.
     """
 
     student: nn.Module
@@ -60,16 +63,21 @@ class FlashDistillation:
     report: Report
     replay: bool = True
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
+    budget: Budget = field(default_factory=Budget)
+    exact: bool = True
     _inputs: CapturedInputs = field(init=False)
     _reasons: list[str | None] = field(init=False)
     _captured_for: int | None = field(init=False, default=None)
 
     def run(self) -> list[dict[str, Any]]:
         """Train every block; return for each stage how it ran and its losses."""
-        self._inputs = CapturedInputs(self.student, self.batches)
-        with plain_forward(self.student):
-            self._reasons = self._why_not_replayed()
-            return [self._run_stage(index) for index in range(len(self.stages))]
+        self._inputs = CapturedInputs(self.student, self.batches, ActivationStore(self.budget, exact=self.exact))
+        try:
+            with plain_forward(self.student):
+                self._reasons = self._why_not_replayed()
+                return [self._run_stage(index) for index in range(len(self.stages))]
+        finally:
+            self._inputs.clear()
 
     def _why_not_replayed(self) -> list[str | None]:
         if not self.replay:
@@ -181,8 +189,9 @@ class FlashDistillation:
         recorder = TapRecorder(self.student, stage.student_taps, owner="student", stop=True, also_run=stage.blocks)
 
         def forward(index: int) -> tuple[Features, Any]:
+            call = self._inputs.call(index)
             with recorder:
-                return recorder.run(lambda: self._inputs.calls[index](module)), None
+                return recorder.run(lambda: call(module)), None
 
         return forward
 

@@ -12,6 +12,7 @@ does not; what cannot be told beforehand is verified bit for bit on real batches
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,12 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
+from autodistill.distillation.activations import GIB, ActivationStore
 from autodistill.distillation.layers import StopForwardError, find_module, is_inside
 from autodistill.distillation.plan import Stage
-from autodistill.structures import identical, map_tensors
+from autodistill.structures import identical, map_tensors, nbytes
+
+logger = logging.getLogger(__name__)
 
 STORABLE = (torch.Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)
 
@@ -146,13 +150,19 @@ def removing(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 class CapturedInputs:
     """The inputs of one block over the flash set, moved on from block to block.
 
+    They are kept within a budget: the first batches in memory, the next on disk; those of the rest are computed by a
+    forward up to the block whenever they are needed.
+
     Args:
         student: frozen (see `models.frozen`) whenever inputs are captured, moved or verified.
         batches: the flash set, on the student's device.
+        store: keeps the inputs.
     """
 
-    def __init__(self, student: nn.Module, batches: Sequence[Batch]) -> None:
-        self.calls: list[Call] = []
+    def __init__(self, student: nn.Module, batches: Sequence[Batch], store: ActivationStore) -> None:
+        self._block = ""
+        self._store = store
+        self._kept = 0  # how many batches' inputs are in the store, from the first
         self._expected: Call | None = None
         self._student = student
         self._batches = batches
@@ -171,8 +181,24 @@ class CapturedInputs:
             find_module(self._student, path).register_forward_hook(self._note_form(path, keep=path in keep))
             for path in finished
         ]
+        self._block, self._kept = block, 0
         with removing(*handles):
-            self.calls = [calls_of(self._student, [block], batch)[0] for batch in self._batches]
+            for index, batch in enumerate(self._batches):
+                call = calls_of(self._student, [block], batch)[0]
+                if index == 0:
+                    self._announce(nbytes((call.args, call.kwargs)) * len(self._batches))
+                if not self._store.put(index, (call.args, call.kwargs)):
+                    break
+                self._kept += 1
+
+    def call(self, index: int) -> Call:
+        """The arguments of the block for one batch."""
+        kept = self._store.get(index) if index < self._kept else None
+        return calls_of(self._student, [self._block], self._batches[index])[0] if kept is None else Call(*kept)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._store.clear()
 
     def verify(self, block: str, following: str | None = None) -> None:
         """Compare the captured inputs of the last batch with a full forward's, bit for bit.
@@ -187,7 +213,7 @@ class CapturedInputs:
         blocks = [block] if following is None else [block, following]
         seen = calls_of(self._student, blocks, self._batches[-1])
         self._expected = seen[-1]
-        if not seen[0].same_as(self.calls[-1]):
+        if not self._agrees(seen[0]):
             raise VerificationError(f"replay and a full forward differ in what {block!r} sees of the last batch")
 
     def move_on(self, block: str, following: str) -> None:
@@ -200,14 +226,32 @@ class CapturedInputs:
         forms = self._finished.setdefault(block, [])
         forms.clear()
         earlier = {find_module(self._student, path): forms for path, forms in self._finished.items()}
-        for index, batch in enumerate(self._batches):
-            output = map_tensors(torch.Tensor.detach, self.calls[index](module))
+        for index in range(self._kept):
+            output = map_tensors(torch.Tensor.detach, self.call(index)(module))
             forms.append(poison(output))
             outputs = {finished: forms[index] for finished, forms in earlier.items()}
             with returning(outputs | {module: output}):
-                self.calls[index] = calls_of(self._student, [following], batch)[0]
-        if self._expected is None or not self._expected.same_as(self.calls[-1]):
+                call = calls_of(self._student, [following], self._batches[index])[0]
+            if not self._store.put(index, (call.args, call.kwargs)):
+                self._kept = index
+                break
+        self._block = following
+        if self._expected is None or not self._agrees(self._expected):
             raise VerificationError(f"replay and a full forward differ in what {following!r} sees of the last batch")
+
+    def _agrees(self, seen: Call) -> bool:
+        """Whether what is kept of the last batch is what a full forward showed; rounded inputs cannot tell."""
+        last = len(self._batches) - 1
+        return not self._store.exact or self._kept <= last or self.call(last).same_as(seen)
+
+    def _announce(self, need: int) -> None:
+        logger.info(
+            "the inputs of %s take about %.3f GiB over %d batches: %s",
+            self._block,
+            need / GIB,
+            len(self._batches),
+            self._store.outlook(need),
+        )
 
     def _note_form(self, path: str, *, keep: bool) -> Callable[[nn.Module, Any, Any], None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:

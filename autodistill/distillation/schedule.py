@@ -13,6 +13,7 @@ from torch import nn
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
+from autodistill.distillation.activations import Budget
 from autodistill.distillation.boundaries import Projection, fitting_features, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
@@ -40,7 +41,8 @@ class Distiller:
         device: where training happens.
         cache_directory: where the teacher's features are kept; None for memory only.
         teacher_cache_gb: the most that the directory may hold, in GiB.
-        activation_budget_gb: the most memory for the teacher's features, in GiB.
+        activation_budget_gb: the most memory for captured inputs and the teacher's features, in GiB.
+        activation_disk_gb: the most disk for captured inputs that do not fit in memory, in GiB.
         loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
 
     Examples:
@@ -61,10 +63,11 @@ class Distiller:
     cache_directory: Path | None = None
     teacher_cache_gb: float = 10.0
     activation_budget_gb: float = 4.0
+    activation_disk_gb: float = 50.0
     loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
 
     def __call__(
-        self, student: nn.Module, *, seed: int, report: Report | None = None, checkpoint_directory: Path | None = None
+        self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
     ) -> list[dict[str, Any]]:
         """Distil the teacher into a student, in place.
 
@@ -72,7 +75,7 @@ class Distiller:
             student: on `device`.
             seed: of dropout; matchers and data order derive from the search's seed.
             report: tells a progress display.
-            checkpoint_directory: where an interrupted training goes on from; the caller removes it in the end.
+            directory: where an interrupted training goes on from; the caller removes it in the end.
 
         Returns:
             For each stage how it ran and its first and last loss.
@@ -82,13 +85,15 @@ class Distiller:
             NonFiniteError: the loss became NaN or infinite.
         """
         report = report or NoReport()
-        checkpoints = Checkpoints(checkpoint_directory)
+        checkpoints = Checkpoints(directory)
         plan, criteria = self.prepare(student)
         flash: Callable[..., FlashDistillation | TeacherFedDistillation]
         if any(stage.input is not None for stage in plan.flash):
             flash = partial(TeacherFedDistillation, projection=self._projection)
         else:
-            flash = partial(FlashDistillation, loss_func=self.loss_func)
+            flash = partial(
+                FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
+            )
         records = flash(
             student,
             plan.flash,
@@ -116,6 +121,16 @@ class Distiller:
             )
             records.append(regular.run())
         return records
+
+    def _budget(self, directory: Path | None) -> Budget:
+        """The captured inputs get one half of the memory, the teacher's features the other."""
+        spilled = directory / "activations" if directory is not None else None
+        return Budget(self.activation_budget_gb / 2, self.activation_disk_gb, spilled)
+
+    @property
+    def _exact(self) -> bool:
+        flash = self.config.flash_distillation
+        return flash is None or flash.exact
 
     @property
     def _projection(self) -> Projection | None:
@@ -204,6 +219,7 @@ class Distiller:
             disk_gb=self.teacher_cache_gb,
             memory_gb=self.activation_budget_gb / 2,
             mixed_precision=precision,
+            exact=self._exact,
             ahead=self._every_teacher_block(),
         )
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from autodistill.data import Batch
+from autodistill.distillation.activations import Budget
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.training import NoReport
 
@@ -237,3 +238,52 @@ def test_the_programs_random_state_is_neither_read_nor_disturbed():
         assert torch.equal(torch.get_rng_state(), expected)
         results.append(twin)
     assert_identical(*results)
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "directory"),
+    [(0.0, 1.0, True), (3.5, 3.0, True), (2.0, 0.0, True), (0.0, 0.0, False)],
+    ids=["all on disk", "memory, disk and computed", "memory and computed", "all computed"],
+)
+def test_inputs_beyond_the_budget_go_to_disk_or_are_computed_and_the_weights_stay_the_same(
+    tmp_path, caplog, memory, disk, directory
+):
+    teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 3), 1)
+    one_batch = 6 * 5 * 12 * 4 / 2**30  # GiB of (6, 5, 12) floats
+    budget = Budget(memory * one_batch, 1.0 if disk == 1.0 else disk * one_batch, tmp_path / "a" if directory else None)
+    distiller = make_distiller(teacher, tokens(8), train_steps=8)
+    twin = copy.deepcopy(student)
+    results = []
+    for model, given in ((student, budget), (twin, Budget())):
+        plan, criteria = distiller.prepare(model)
+        with caplog.at_level(logging.INFO, logger="autodistill"):
+            flash = FlashDistillation(
+                model,
+                plan.flash,
+                criteria,
+                distiller.flash_set,
+                distiller.cache,
+                plan.teacher_taps,
+                7,
+                None,
+                NoReport(),
+                budget=given,
+            )
+            results.append(flash.run())
+    assert_identical(student, twin)
+    assert results[0] == results[1]
+    assert [record["mode"] for record in results[0]] == ["replay"] * 3
+    assert "computed when needed" in caplog.text
+    assert not (tmp_path / "a").exists()
+
+
+def test_inexact_storage_gives_nearly_the_same_student():
+    teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 3), 1)
+    results = {}
+    for exact in (True, False):
+        results[exact] = copy.deepcopy(student)
+        records = make_distiller(teacher, tokens(), exact=exact)(results[exact], seed=0)
+        assert [record["mode"] for record in records] == ["replay"] * 3
+    exact, rounded = (results[flag].state_dict()["layers.2.linear1.weight"] for flag in (True, False))
+    moved = (exact - student.state_dict()["layers.2.linear1.weight"]).abs().mean()
+    assert 0 < (exact - rounded).abs().mean() < 0.1 * moved

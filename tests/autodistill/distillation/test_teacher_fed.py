@@ -46,7 +46,6 @@ def distil_both_ways(student, distiller):
     curves = naive_teacher_fed(twin, distiller.teacher, plan.flash, criteria, distiller.flash_set, 7, projection)
     assert [record["stage"] for record in records] == [stage.name for stage in plan.flash]
     assert {record["mode"] for record in records} == {"teacher-fed"}
-    # One figure goes through Python floats, the other through a tensor; both are the same float32.
     assert [(record["first_loss"], record["last_loss"]) for record in records] == [(c[0], c[-1]) for c in curves]
     return student, twin
 
@@ -159,8 +158,7 @@ def test_further_mappings_inside_a_block_are_matched_as_they_are():
     assert_identical(*distil_both_ways(student, distiller))
 
 
-def test_accumulated_gradients_equal_those_of_blocks_trained_in_a_pass_of_their_own():
-    """Blocks 1 and 2 have the same weights whether block 0 has a huge loss, and so a clipped gradient, or none."""
+def test_the_size_of_one_blocks_gradients_touches_no_other_block_also_where_gradients_are_accumulated():
     results = []
     for weight in (1.0, 1e4):
         student, teacher = transformers()
@@ -215,7 +213,7 @@ class CountedBlocks(Transformer):
         super().__init__(*args)
         self.runs = 0
         for layer in self.layers:
-            layer.register_forward_pre_hook(self._count)
+            layer.linear1.register_forward_pre_hook(self._count)
 
     def _count(self, module, args):
         self.runs += 1
@@ -227,8 +225,7 @@ def test_training_takes_one_forward_of_each_block_a_step():
         student = seeded(lambda: CountedBlocks(16, 3), 1)
         teacher_fed(seeded(lambda: Transformer(16, 5)), tokens(), train_steps=steps)(student, seed=0)
         runs.append(student.runs)
-    # Hooks also see the calls that only collect arguments and return at once: one more of each block a step.
-    assert runs[1] - runs[0] == 2 * 3 * 30
+    assert runs[1] - runs[0] == 3 * 30
 
 
 def test_the_teachers_cached_features_stay_as_they_are():
@@ -246,13 +243,11 @@ def test_the_teachers_cached_features_stay_as_they_are():
 def test_a_finished_pass_is_read_from_its_checkpoint(tmp_path):
     student, teacher = transformers()
     twin, untrained = copy.deepcopy(student), copy.deepcopy(student)
-    first = teacher_fed(teacher, tokens())(student, seed=0, checkpoint_directory=tmp_path)
+    first = teacher_fed(teacher, tokens())(student, seed=0, directory=tmp_path)
     reports = Listening()
     distiller = teacher_fed(teacher, tokens())
     distiller.prepare(twin)
-    second = distiller(
-        twin, seed=1, report=reports, checkpoint_directory=tmp_path
-    )  # another seed would train otherwise
+    second = distiller(twin, seed=1, report=reports, directory=tmp_path)  # another seed would train otherwise
     assert_identical(student, twin)
     assert first == second
     assert [name for name, *_ in reports.heard] == ["stage", "finished"]
