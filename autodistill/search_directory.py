@@ -213,9 +213,9 @@ class SearchDirectory:
         try:
             compare_descriptions(recorded, description, self.path)
         except SearchDirectoryError:
-            if any(trial.state is not TrialState.RUNNING for trial in trials):
+            if any(trial.state is TrialState.COMPLETE for trial in trials):
                 raise
-            # Nothing is finished, so nothing is lost: a mistake in the set-up was mended, and the search begins.
+            # Nothing is complete, so nothing is lost: a mistake in the set-up was mended, and the search begins.
             for trial in trials:
                 shutil.rmtree(self.trial_directory(trial.number))
             trials = []

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from autodistill.errors import ConfigurationError
 from autodistill.json_files import TEMPORARY_SUFFIX, write_json
 from search_spaces import Architecture
 
@@ -26,6 +28,7 @@ def save_student(student: nn.Module, architecture: Architecture, directory: Path
         architecture: written beside it as `architecture.json`.
         directory: made by this function.
     """
+    student = getattr(student, "_orig_mod", student)  # as torch.compile wraps it
     staged = directory.with_name(directory.name + TEMPORARY_SUFFIX)
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
@@ -44,12 +47,27 @@ def load_student(student: nn.Module, directory: Path) -> nn.Module:
     Args:
         student: a fresh model of the saved architecture; it is given the weights, or tells the class to load.
         directory: where `save_student` wrote it.
+
+    Raises:
+        ConfigurationError: the weights are those of a model of another structure.
     """
     if _is_pretrained(student):
         device = next(student.parameters()).device
         loaded: Any = type(student).from_pretrained(directory)  # type: ignore[attr-defined]
         return loaded.to(device).eval()  # type: ignore[no-any-return]
-    load_model(student, str(directory / WEIGHTS_FILE), device=str(_device(student)))
+    weights = directory / WEIGHTS_FILE
+    with safe_open(weights, framework="pt") as file:
+        kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118
+    floating = [kind for kind in kinds if kind.is_floating_point]
+    if len(floating) == 1:
+        student = student.to(floating[0])  # train_func may have changed the precision
+    try:
+        load_model(student, str(weights), device=str(_device(student)))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"a student can be loaded into what model_builder returns, but {weights} has other weights; "
+            f"train_func must return the model it was given, without a wrapper: {error}"
+        ) from None
     return student.eval()
 
 

@@ -17,6 +17,7 @@ from autodistill.distillation.training import Report
 from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
 from autodistill.measure import measure
 from autodistill.metrics import BUILT_IN, Metric
+from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from search_spaces import Architecture
 
@@ -47,6 +48,7 @@ class TrialRunner:
         device: where students are trained and measured.
         teacher: timed in turns with the student.
         example: the batch that latency and FLOPs are measured with.
+        processes: train together; process 0 alone evaluates.
     """
 
     model_builder: ModelBuilder
@@ -57,6 +59,7 @@ class TrialRunner:
     device: torch.device
     teacher: nn.Module | None = None
     example: Batch | None = None
+    processes: Processes = ALONE
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The student, on the device; built in the same random state in every trial.
@@ -104,24 +107,41 @@ class TrialRunner:
         Raises:
             TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
         """
-        student = self.build(architecture)
-        seed = derive_seed(self.seed, "training", key)
-        details: dict[str, Any] = {}
-        with isolated_random_state(seed):
-            if isinstance(self.train_func, Distiller):
-                details["distillation"] = self.train_func(student, seed=seed, report=report, directory=directory)
-            else:
-                student = self.train_func(student)
-        if not isinstance(student, nn.Module):
-            raise TrialError(f"train_func must return the trained model, but returned {type(student).__name__}.")
-        student.eval()
-        metrics = self._evaluate(student, seed)
+        student, details = self.train(architecture, key, report, directory)
+        metrics = self._evaluate(student, self._training_seed(key))
         wanted = [metric.name for metric in self.metrics if metric.name in BUILT_IN and metric.name not in metrics]
         if wanted:
             measurement = measure(student, wanted, example=self.example, teacher=self.teacher)
             metrics |= measurement.metrics
             details |= measurement.details
         return Outcome(student, metrics, details)
+
+    def train(
+        self, architecture: Architecture, key: str, report: Report | None = None, directory: Path | None = None
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Build and train, in all processes together; the arguments are those of `run`.
+
+        Returns:
+            The student in eval mode, and how the training went.
+
+        Raises:
+            TrialError: a hook returned what it must not, or another process failed.
+        """
+        seed = self._training_seed(key)
+        details: dict[str, Any] = {}
+        with self.processes.together():
+            student = self.build(architecture)
+            with isolated_random_state(seed):
+                if isinstance(self.train_func, Distiller):
+                    details["distillation"] = self.train_func(student, seed=seed, report=report, directory=directory)
+                else:
+                    student = self.train_func(student)
+            if not isinstance(student, nn.Module):
+                raise TrialError(f"train_func must return the trained model, but returned {type(student).__name__}.")
+        return student.eval(), details
+
+    def _training_seed(self, key: str) -> int:
+        return derive_seed(self.seed, "training", key)
 
     def _evaluate(self, student: nn.Module, seed: int) -> dict[str, float]:
         if self.eval_func is None:

@@ -48,10 +48,11 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of several repetitions; the median stands for them."""
+    """Seconds of several repetitions, of which the median counts, and the highest rise of resident memory in MiB."""
 
     wall: list[float]
     cpu: list[float]
+    peak_mib: float | None
 
     @property
     def median(self) -> float:
@@ -65,20 +66,32 @@ class Timing:
 
     def per(self, units: float) -> Timing:
         """The same times for one of so many units of work."""
-        return Timing([seconds / units for seconds in self.wall], [seconds / units for seconds in self.cpu])
+        wall, cpu = ([seconds / units for seconds in clock] for clock in (self.wall, self.cpu))
+        return Timing(wall, cpu, self.peak_mib)
 
     def to_json(self) -> dict[str, Any]:
         """The medians and every repetition."""
-        return {"wall_median": self.median, "cpu_median": self.cpu_median, "wall": self.wall, "cpu": self.cpu}
+        return {
+            "wall_median": self.median,
+            "cpu_median": self.cpu_median,
+            "wall": self.wall,
+            "cpu": self.cpu,
+            "peak_mib": self.peak_mib,
+        }
 
 
-def timed(prepare: Callable[[], Callable[[], Any]]) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of one call of what `prepare` gives."""
+def timed(prepare: Callable[[], Callable[[], Any]]) -> tuple[float, float, float | None]:
+    """Wall-clock and CPU seconds of one call of what `prepare` gives, and its peak memory."""
     function = prepare()
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    taken: list[float] = []
+
+    def run() -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        function()
+        taken.extend((time.perf_counter() - wall, time.process_time() - cpu))
+
+    peak = peak_memory(run)
+    return taken[0], taken[1], peak
 
 
 def in_turns(variants: Mapping[str, Callable[[], Callable[[], Any]]], repetitions: int) -> dict[str, Timing]:
@@ -86,11 +99,16 @@ def in_turns(variants: Mapping[str, Callable[[], Callable[[], Any]]], repetition
 
     A variant prepares itself, untimed, and gives the function that is timed.
     """
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    taken: dict[str, list[tuple[float, float, float | None]]] = {name: [] for name in variants}
     for _ in range(repetitions):
         for name, prepare in variants.items():
             taken[name].append(timed(prepare))
-    return {name: Timing([wall for wall, _ in pairs], [cpu for _, cpu in pairs]) for name, pairs in taken.items()}
+    return {name: _timing(rounds) for name, rounds in taken.items()}
+
+
+def _timing(rounds: Sequence[tuple[float, float, float | None]]) -> Timing:
+    peaks = [peak for _, _, peak in rounds if peak is not None]
+    return Timing([wall for wall, _, _ in rounds], [cpu for _, cpu, _ in rounds], max(peaks) if peaks else None)
 
 
 def peak_memory(function: Callable[[], Any]) -> float | None:
@@ -100,6 +118,7 @@ def peak_memory(function: Callable[[], Any]) -> float | None:
         ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system, or it would hide the rise
         Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
     except (OSError, AttributeError):
+        function()
         return None
     before = _status("VmRSS")
     function()

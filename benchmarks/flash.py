@@ -1,6 +1,6 @@
 """Flash distillation, ours against the plain loop, side by side in one run.
 
-    python benchmarks/flash.py [--quick] [--depths 6 24] [--widths 256 128] [--repetitions 3]
+    python benchmarks/flash.py [--quick] [--depths 6 24] [--widths 256 128] [--repetitions 5]
 
 The naive loop runs the whole teacher and the whole student at every step of every block (rightly frozen, its matchers
 trained, nothing cached); ours gives the same weights. The teachers are BERT encoders of width 384: the pre-trained
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Timing, in_turns, machine, peak_memory, print_table, write_results
+from common import Timing, in_turns, machine, print_table, write_results
 from text import minilm_directory, token_batches
 from torch import nn
 from transformers import BertConfig, BertModel, get_scheduler
@@ -152,6 +152,15 @@ class Bench:
         assert all(record["mode"] == "replay" for record in records), records
         self.results[name] = student, [record["last_loss"] for record in records]
 
+    def torchdistill(self) -> Callable[[], None]:
+        """The same stages by torchdistill, for as many steps as the naive loop takes."""
+        from peers.torchdistill_flash import torchdistill_run
+
+        student = self.student()
+        plan, criteria = self._short.prepare(student)
+        run = torchdistill_run(student, copy.deepcopy(self.teacher), plan.flash, criteria, self._short.flash_set)
+        return lambda: self.results.update(torchdistill=(student.eval(), run()))
+
     def plain(self) -> Callable[[], None]:
         """One training pass of the student, embeddings frozen, towards the teacher's last block (cached)."""
         return self._pass("plain", slice(-1, None))
@@ -221,13 +230,10 @@ def run_case(case: Case, teacher: nn.Module, data: Sequence[Any], repetitions: i
             "S": bench.forward(bench.student()),
         }
         if peer:
-            from peers.torchdistill_flash import torchdistill_run
-
-            variants["torchdistill"] = lambda: torchdistill_run(bench)
+            variants["torchdistill"] = bench.torchdistill
         timings = in_turns(variants, repetitions)
         units = {"naive": case.naive_steps, "torchdistill": case.naive_steps, "T": 4, "S": 4, "warm, short": 1}
         per_step = {name: timing.per(units.get(name, case.steps)) for name, timing in timings.items()}
-        memory = {name: peak_memory(variants[name]()) for name in ("naive", "cold", "warm", "plain")}
         compared = [name for name in ("warm, short", "torchdistill") if name in variants]
         return {
             "depth": case.depth,
@@ -238,7 +244,6 @@ def run_case(case: Case, teacher: nn.Module, data: Sequence[Any], repetitions: i
             "ratios": ratios(case, per_step),
             "last_losses": {name: losses for name, (_, losses) in bench.results.items()},
             "weight_difference_from_naive": {name: bench.weight_difference("naive", name) for name in compared},
-            "peak_memory_mib": memory,
         }
 
 
@@ -265,26 +270,29 @@ def ratios(case: Case, per_step: dict[str, Timing]) -> dict[str, dict[str, float
     return found
 
 
-def report(results: list[dict[str, Any]]) -> None:
-    """Print the tables."""
-    for result in results:
-        title = f"{result['depth']} blocks, student width {result['width']}: {result['steps']} steps a block"
-        rows = []
-        for name, timing in result["seconds_per_step_of_all_blocks"].items():
-            losses, memory = result["last_losses"].get(name), result["peak_memory_mib"].get(name)
-            unit = 1 if name == "warm, short" else 1000
-            rows.append(
-                [
-                    f"{name} ({result['naive_steps']} steps, s in all)" if unit == 1 else name,
-                    f"{unit * timing['wall_median']:.1f}",
-                    f"{unit * timing['cpu_median']:.1f}",
-                    f"{losses[-1]:.6f}" if losses else "",
-                    f"{memory:.0f}" if memory is not None else "",
-                ]
-            )
-        print_table(title, ["variant", "ms a step of all blocks", "CPU ms", "last loss", "peak MiB"], rows)
-        for name, difference in result["weight_difference_from_naive"].items():
-            print(f"largest weight difference between naive and {name}: {difference:g}")
+def report_case(result: dict[str, Any]) -> None:
+    """Print the times, the last losses and the memory of one case."""
+    title = f"{result['depth']} blocks, student width {result['width']}: {result['steps']} steps a block"
+    rows = []
+    for name, timing in result["seconds_per_step_of_all_blocks"].items():
+        losses, memory = result["last_losses"].get(name), timing["peak_mib"]
+        unit = 1 if name == "warm, short" else 1000
+        rows.append(
+            [
+                f"{name} ({result['naive_steps']} steps, s in all)" if unit == 1 else name,
+                f"{unit * timing['wall_median']:.1f}",
+                f"{unit * timing['cpu_median']:.1f}",
+                f"{losses[-1]:.6f}" if losses else "",
+                f"{memory:.0f}" if memory is not None else "",
+            ]
+        )
+    print_table(title, ["variant", "ms a step of all blocks", "CPU ms", "last loss", "peak MiB"], rows)
+    for name, difference in result["weight_difference_from_naive"].items():
+        print(f"largest weight difference between naive and {name}: {difference:g}\n")
+
+
+def report_ratios(results: list[dict[str, Any]]) -> None:
+    """Print the ratios of all cases beside their goals."""
     rows = []
     for result in results:
         case = f"{result['depth']} x {result['width']}"
@@ -299,25 +307,28 @@ def main() -> None:
     """Run the cases, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small case in under a minute")
-    parser.add_argument("--depths", type=int, nargs="+", default=[6, 24])
+    parser.add_argument("--depths", type=int, nargs="+", default=[6, 24], choices=[6, 24])
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 128])
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, help="of every variant; 3 for 6 blocks and 2 for 24 if not given")
     parser.add_argument("--peer", action="store_true", help="torchdistill too (see `make bench-peers`)")
     arguments = parser.parse_args()
     description = machine()
-    lengths = {6: (32, 4), 24: (24, 1)}  # depth: steps, naive steps
+    lengths = {6: (16, 4), 24: (12, 1)}  # depth: steps, naive steps
+    repetitions = {6: 3, 24: 2}  # medians; more would take the default run past ten minutes
     if arguments.quick:
-        arguments.depths, arguments.widths, arguments.repetitions, lengths = [6], [128], 1, {6: (8, 2)}
+        arguments.depths, arguments.widths, lengths, repetitions = [6], [128], {6: (8, 2)}, {6: 1}
+    name = "flash-peers" if arguments.peer else "flash-quick" if arguments.quick else "flash"
     data = token_batches(max(lengths[depth][0] for depth in arguments.depths))
     results = []
     for depth in arguments.depths:
         teacher = load_teacher(depth)
         for width in arguments.widths:
             case = Case(depth, width, *lengths[depth])
-            results.append(run_case(case, teacher, data, arguments.repetitions, arguments.peer))
-    report(results)
-    name = "flash-peers" if arguments.peer else "flash-quick" if arguments.quick else "flash"
-    print(f"written: {write_results(name, {'machine': description, 'cases': results})}")
+            rounds = arguments.repetitions or repetitions[depth]
+            results.append(run_case(case, teacher, data, rounds, arguments.peer))
+            report_case(results[-1])
+            write_results(name, {"machine": description, "cases": results})  # a long run that is cut keeps its cases
+    report_ratios(results)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "round": round,
 }
 
+
+def _remainder(dividend: Any, divisor: Any) -> Any:
+    if isinstance(dividend, str):
+        raise TypeError("% is the remainder of numbers here; it does not format text")
+    return dividend % divisor
+
+
+_OPERATORS = simpleeval.DEFAULT_OPERATORS | {ast.Mod: _remainder}
+
 _FORBIDDEN_SYNTAX = (ast.Attribute, ast.Lambda, ast.comprehension, ast.NamedExpr, ast.Starred, ast.JoinedStr)
 
 
@@ -75,7 +84,7 @@ class Expression(Constraint):
         body = _parse(text)
         super().__init__(text, _dimensions_read(text, body, dimensions))
         self._body = body
-        self._evaluator = simpleeval.EvalWithCompoundTypes(functions=dict(FUNCTIONS))
+        self._evaluator = simpleeval.EvalWithCompoundTypes(operators=_OPERATORS, functions=dict(FUNCTIONS))
         # Parsed once and remembered by value: a space asks about the same few pairs again and again.
         self._remembered = lru_cache(maxsize=1 << 16, typed=True)(self._compute)
 

@@ -156,7 +156,8 @@ def _filled(form: Any, tensors: list[torch.Tensor]) -> Any:
     if isinstance(form, _Slot):
         return _restored(form, tensors[form.number])
     if isinstance(form, tuple | list):
-        return type(form)(_filled(item, tensors) for item in form)
+        filled = [_filled(item, tensors) for item in form]
+        return type(form)(*filled) if hasattr(form, "_fields") else type(form)(filled)
     if isinstance(form, dict):
         return {key: _filled(item, tensors) for key, item in form.items()}
     return form

@@ -15,7 +15,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.criteria import Features
-from autodistill.distillation.layers import AUTO, INPUT, LayerMapping, Tap, describe
+from autodistill.distillation.layers import AUTO, INPUT, LayerMapping, Tap, describe, find_module
 from autodistill.distillation.models import frozen, plain_forward
 from autodistill.distillation.plan import Plan, Stage, path_problems
 from autodistill.distillation.replay import why_not
@@ -123,6 +123,9 @@ def _block_problems(stages: Sequence[Stage], student: nn.Module, batch: Batch) -
     with frozen(student), plain_forward(student), autocast(batch.device, stages[0].settings.mixed_precision):
         reasons = why_not(stages, student, batch)
     for stage, reason in zip(stages, reasons, strict=True):
+        parameters = find_module(student, stage.blocks[0]).parameters()
+        if reason is None and not any(parameter.requires_grad for parameter in parameters):
+            reason = "none of its parameters requires gradients"
         if reason is not None:
             yield f"inputs='teacher' trains every block alone, but {stage.name!r} cannot be: {reason}; {REMEDY}."
         elif output_mapping(stage) is None:

@@ -18,10 +18,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as decode
+from safetensors.torch import save as encode
 from safetensors.torch import save_file
 from torch import nn
 
 from autodistill.distillation.layers import find_module
+from autodistill.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,29 @@ class Checkpoints:
     @staticmethod
     def _path(directory: Path, name: str) -> Path:
         return directory / f"{name}.safetensors"
+
+
+class SharedCheckpoints(Checkpoints):
+    """Checkpoints that process 0 writes and reads, and gives to the others.
+
+    Args:
+        directory: of process 0; the others have none.
+        processes: all of them load together.
+    """
+
+    def __init__(self, directory: Path | None, processes: Processes) -> None:
+        super().__init__(directory)
+        self._processes = processes
+
+    def load(self, name: str) -> tuple[dict[str, torch.Tensor], Any] | None:
+        """The checkpoint, or None where there is none that can be read."""
+        with self._processes.together():
+            saved = super().load(name)
+        if self._processes.count == 1 or not self._processes.broadcast(saved is not None):
+            return saved
+        tensors, record = saved if saved is not None else ({}, None)
+        record = self._processes.broadcast(record)
+        return decode(self._processes.broadcast_bytes(encode(tensors))), record
 
 
 @dataclass(frozen=True)

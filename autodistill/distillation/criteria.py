@@ -123,9 +123,10 @@ class IntermediateLayersKnowledgeDistillationLoss(nn.Module):
             temperature: of the Kullback-Leibler terms between logits.
             label_shift: logits predict the next label, as in causal language models.
         """
-        total = next(iter(student.values())).new_zeros(())
+        total = torch.zeros((), device=next(iter(student.values())).device)
         for index, mapping in enumerate(self.layer_mappings):
-            feature = self.feature_matchers[index](student[mapping.student])
+            # In 32 bits whatever the models' own precision: matchers and losses need the digits.
+            feature = self.feature_matchers[index](student[mapping.student].float())
             term = self._term(index, feature, teacher[mapping.teacher], batch, temperature, label_shift)
             total = total + self.loss_weights[index] * term
         return total
@@ -140,7 +141,7 @@ class IntermediateLayersKnowledgeDistillationLoss(nn.Module):
         label_shift: bool,
     ) -> torch.Tensor:
         padding = batch.padding_mask if batch is not None else None
-        student, teacher = student.float(), teacher.float()
+        student, teacher = student.float(), teacher.float()  # under autocast a matcher answers in fewer bits
         if self._are_probabilities[index]:
             return losses.probability_kl_divergence(student, teacher, padding)
         if self._channel_axis(index, student) == 1:

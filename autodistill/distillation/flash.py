@@ -18,7 +18,14 @@ from autodistill.distillation.activations import ActivationStore, Budget
 from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
 from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.layers import Tap, TapRecorder, find_module, last_of_their_siblings
-from autodistill.distillation.models import frozen, origin_loss, plain_forward, predicts_next_token, training_only
+from autodistill.distillation.models import (
+    compiled,
+    frozen,
+    origin_loss,
+    plain_forward,
+    predicts_next_token,
+    training_only,
+)
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.replay import CapturedInputs, VerificationError, why_not
 from autodistill.distillation.settings import temperature_at
@@ -150,7 +157,9 @@ class FlashDistillation:
         replayed_next = index + 1 < len(self.stages) and self._reasons[index + 1] is None
         module = find_module(self.student, block)
         before = copy.deepcopy((module.state_dict(), criterion.state_dict()))
-        losses = self._train(index, self._replayed_block(self.stages[index]))
+        stage = self.stages[index]
+        with compiled(self.student, block, stage.student_taps, stage.settings.compile):
+            losses = self._train(index, self._replayed_block(stage))
         try:
             with self._blocks_before(self.stages[index]):
                 self._inputs.verify(block, self.stages[index + 1].blocks[0] if replayed_next else None)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.layers import find_module
+from autodistill.distillation.layers import Tap, find_module
 from autodistill.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -93,6 +96,29 @@ def plain_forward(model: nn.Module) -> Iterator[None]:
         for config in caching:
             config.use_cache = True
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextlib.contextmanager
+def compiled(model: nn.Module, path: str, taps: Iterable[Tap], wanted: bool) -> Iterator[None]:
+    """Within the context, where it is wanted, the forward of one module is compiled by `torch.compile`.
+
+    Not where a layer inside the module is mapped: hooks come and go there, and compiled code does not see that.
+    """
+    inside = sorted({repr(tap.path) for tap in taps if tap.path != path})
+    if wanted and inside:
+        logger.info("%r is not compiled, since layers inside it are mapped: %s", path, ", ".join(inside))
+    if not wanted or inside:
+        yield
+        return
+    module = find_module(model, path)
+    own = {"forward": module.__dict__["forward"]} if "forward" in module.__dict__ else {}
+    module.__dict__["forward"] = torch.compile(module.forward)
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        module.__dict__.update(own)
+        torch.compiler.reset()  # PyTorch stops compiling a function after a few variants: blocks of other widths
 
 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:

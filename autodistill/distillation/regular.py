@@ -14,11 +14,12 @@ from autodistill.data import DataStream
 from autodistill.distillation.checkpoint import Checkpoints, LoopCheckpoint
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.layers import TapRecorder
-from autodistill.distillation.models import origin_loss, plain_forward, predicts_next_token, training_only
+from autodistill.distillation.models import compiled, origin_loss, plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.settings import temperature_at
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.training import Report, StepLoop
+from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed
 
 
@@ -38,6 +39,7 @@ class RegularDistillation:
         report: tells a progress display.
         checkpoints: where an interrupted training goes on from.
         checkpoint_steps: steps between two checkpoints.
+        processes: batch k of the stream goes to process k modulo their number; all have equal weights at every step.
     """
 
     student: nn.Module
@@ -51,21 +53,35 @@ class RegularDistillation:
     report: Report
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
     checkpoint_steps: int = 200
+    processes: Processes = ALONE
 
     def run(self) -> dict[str, Any]:
         """Train the student; return how it went."""
         stage = self.stage
         self.report.stage(stage.name, stage.steps)
         loop = StepLoop(
-            stage.name, stage.settings, stage.steps, derive_seed(self.seed, "regular"), self.device, self.report.step
+            stage.name,
+            stage.settings,
+            stage.steps,
+            derive_seed(self.seed, "regular"),
+            self.device,
+            self.report.step,
+            self.processes,
         )
         recorder = TapRecorder(self.student, stage.student_taps, owner="student")
         with (
             plain_forward(self.student),
             training_only(self.student, stage.blocks) as parameters,
             recorder,
+            compiled(self.student, "", stage.student_taps, stage.settings.compile),
         ):
-            losses = loop.run(parameters, list(self.criterion.parameters()), self._losses(recorder), self._checkpoint())
+            losses = loop.run(
+                parameters,
+                list(self.criterion.parameters()),
+                self._losses(recorder),
+                self._checkpoint(),
+                buffers=list(self.student.buffers()),
+            )
         self.report.finished(stage.name, losses)
         return {"stage": stage.name, "first_loss": losses[0], "last_loss": losses[-1]}
 

@@ -15,7 +15,7 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.boundaries import Projection, fitting_features, teacher_fed_stages
-from autodistill.distillation.checkpoint import Checkpoints
+from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
@@ -26,6 +26,7 @@ from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.distillation.training import NoReport, Report
 from autodistill.errors import ConfigurationError
+from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from autodistill.structures import content_hash
 
@@ -44,6 +45,7 @@ class Distiller:
         activation_budget_gb: the most memory for captured inputs and the teacher's features, in GiB.
         activation_disk_gb: the most disk for captured inputs that do not fit in memory, in GiB.
         loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
+        processes: process 0 distils block by block, then all the whole student together.
 
     Examples:
         >>> config = AutoDistillationConfig.load({
@@ -65,6 +67,7 @@ class Distiller:
     activation_budget_gb: float = 4.0
     activation_disk_gb: float = 50.0
     loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
+    processes: Processes = ALONE
 
     def __call__(
         self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
@@ -85,7 +88,6 @@ class Distiller:
             NonFiniteError: the loss became NaN or infinite.
         """
         report = report or NoReport()
-        checkpoints = Checkpoints(directory)
         plan, criteria = self.prepare(student)
         flash: Callable[..., FlashDistillation | TeacherFedDistillation]
         if any(stage.input is not None for stage in plan.flash):
@@ -94,17 +96,21 @@ class Distiller:
             flash = partial(
                 FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
             )
-        records = flash(
-            student,
-            plan.flash,
-            criteria,
-            self.flash_set,
-            self.cache,
-            later_taps=plan.teacher_taps,
-            seed=seed,
-            report=report,
-            checkpoints=checkpoints,
-        ).run()
+        records: list[dict[str, Any]] = []
+        with self.processes.together():
+            if self.processes.is_main:
+                records = flash(
+                    student,
+                    plan.flash,
+                    criteria,
+                    self.flash_set,
+                    self.cache,
+                    later_taps=plan.teacher_taps,
+                    seed=seed,
+                    report=report,
+                    checkpoints=Checkpoints(directory),
+                ).run()
+        self.processes.broadcast_tensors([*student.parameters(), *student.buffers()])
         if plan.regular is not None:
             regular = RegularDistillation(
                 student,
@@ -116,8 +122,9 @@ class Distiller:
                 loss_func=self.loss_func,
                 device=self.device,
                 report=report,
-                checkpoints=checkpoints,
+                checkpoints=SharedCheckpoints(directory, self.processes),
                 checkpoint_steps=self.config.checkpoint_steps,
+                processes=self.processes,
             )
             records.append(regular.run())
         return records
@@ -194,10 +201,10 @@ class Distiller:
 
     @cached_property
     def flash_set(self) -> list[Batch]:
-        """The batches of flash distillation, drawn once; one batch where there is no flash distillation."""
+        """The batches of flash distillation, drawn once; one batch where this process has no flash distillation."""
         settings = self.config.flash_distillation
         steps = 1
-        if settings is not None:
+        if settings is not None and self.processes.is_main:
             per_block = settings.train_steps
             longest = max(per_block) if isinstance(per_block, tuple) else per_block
             steps = longest * settings.gradient_accumulation_steps

@@ -53,7 +53,7 @@ class AnnealedTemperature(Section):
         return self.end + (self.start - self.end) * rest
 
 
-Temperature = Annotated[float, Field(gt=0)] | AnnealedTemperature | Callable[[float], float]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)] | AnnealedTemperature | Callable[[float], float]
 """A number, an annealed temperature, or a function of the share of steps done."""
 
 
@@ -184,18 +184,22 @@ class PhaseConfig(Section):
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
         gradient_accumulation_steps: batches for each optimizer update.
         mixed_precision: 'no', 'bf16' or 'fp16'.
+        compile: run what trains through `torch.compile`: a replayed or teacher-fed block, or the whole student in
+            regular distillation, unless a layer inside it is mapped. Compiled code rounds differently, and may draw
+            other random numbers for dropout: the weights are no longer equal to the bit to those without it.
     """
 
     temperature: Annotated[Temperature, PlainSerializer(_function_name)] = 1.0
     optimizer: str = "AdamW"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     optimizer_arguments: dict[str, Any] = {}
     scheduler: str = "linear"
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
 
     @field_validator("optimizer")
     @classmethod

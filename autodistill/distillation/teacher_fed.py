@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,12 @@ from autodistill.distillation.boundaries import Projection, boundary_taps, outpu
 from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
 from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.layers import Tap, TapRecorder, find_module, first_keyword
-from autodistill.distillation.models import frozen, plain_forward, predicts_next_token, training_only
+from autodistill.distillation.models import compiled, frozen, plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.replay import Call, calls_of, removing, returning
 from autodistill.distillation.settings import temperature_at
 from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.distillation.training import Report, StepLoop, autocast
+from autodistill.distillation.training import Report, StepLoop, autocast, seed_torch
 from autodistill.randomness import derive_seed
 from autodistill.structures import tensors_in
 
@@ -111,7 +112,10 @@ class TeacherFedDistillation:
             return losses.sum()
 
         loop = StepLoop(STAGE, settings, steps, derive_seed(self.seed, STAGE), self.batches[0].device, self.report.step)
-        with training_only(self.student, self._blocks) as parameters:
+        with contextlib.ExitStack() as compiling, training_only(self.student, self._blocks) as parameters:
+            for stage, criterion in zip(self.stages, self.criteria, strict=False):  # regular distillation has one more
+                taps = criterion.student_taps
+                compiling.enter_context(compiled(self.student, stage.blocks[0], taps, settings.compile))
             totals = loop.run(parameters, [], loss_at, clipped_apart=self._parameters_of_each_block())
         parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, len(self.stages))
         return totals, parts.mean(dim=1).tolist()
@@ -129,10 +133,10 @@ class TeacherFedDistillation:
         seed = derive_seed(self.seed, "flash", index)
 
         def loss(call: Call, features: Features, step: int, number: int) -> torch.Tensor:
-            torch.manual_seed(derive_seed(seed, number))
+            batch = self.batches[number % len(self.batches)]
+            seed_torch(derive_seed(seed, number), batch.device)
             with recorder:
                 student = recorder.run(lambda: call(module))
-            batch = self.batches[number % len(self.batches)]
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
 

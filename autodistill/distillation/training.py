@@ -13,6 +13,7 @@ from torch import nn
 from autodistill.distillation.checkpoint import LoopCheckpoint
 from autodistill.distillation.settings import PhaseConfig
 from autodistill.errors import ConfigurationError, NonFiniteError
+from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 
 CHECK_EVERY = 20
@@ -52,9 +53,10 @@ class StepLoop:
     Args:
         name: of the stage, for messages.
         settings: optimizer, learning rate, schedule, clipping, accumulation and precision.
-        steps: optimizer updates; each takes `settings.gradient_accumulation_steps` batches.
+        steps: optimizer updates; each takes `settings.gradient_accumulation_steps` batches in each process.
         seed: the random state of batch number k (dropout) derives from `(seed, k)`, whatever ran before.
         report: called as `report(step, loss)` every few steps, for the progress display.
+        processes: take the batches in turns, and each step together.
     """
 
     name: str
@@ -63,6 +65,7 @@ class StepLoop:
     seed: int
     device: torch.device
     report: Callable[[int, float], None]
+    processes: Processes = ALONE
 
     def run(
         self,
@@ -71,6 +74,7 @@ class StepLoop:
         loss_at: Callable[[int, int], torch.Tensor],
         checkpoint: LoopCheckpoint | None = None,
         clipped_apart: Sequence[Sequence[nn.Parameter]] | None = None,
+        buffers: Sequence[torch.Tensor] = (),
     ) -> list[float]:
         """Take the steps and return the loss of each.
 
@@ -81,6 +85,7 @@ class StepLoop:
             checkpoint: where an interrupted loop goes on from.
             clipped_apart: groups of parameters whose gradients are clipped each to a norm of its own; None for one
                 norm over all.
+            buffers: of the student: those of process 0 are given to all.
 
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
@@ -97,7 +102,10 @@ class StepLoop:
         pending: list[torch.Tensor] = []
         with isolated_random_state(self.seed):
             for step in range(first, self.steps):
-                pending.append(self._accumulate(step, loss_at, scaler))
+                with self.processes.together():
+                    loss = self._accumulate(step, loss_at, scaler)
+                pending.append(self.processes.average_gradients(trained, loss))
+                self.processes.broadcast_tensors(buffers)
                 if step == first:
                     self._check_gradients(parameters)
                 self._update(optimizer, scaler, clipped_apart or [trained])
@@ -115,22 +123,17 @@ class StepLoop:
     def _accumulate(
         self, step: int, loss_at: Callable[[int, int], torch.Tensor], scaler: torch.amp.GradScaler
     ) -> torch.Tensor:
-        parts = self.settings.gradient_accumulation_steps
+        parts, others = self.settings.gradient_accumulation_steps, self.processes
+        taken = parts * others.count
         losses: list[torch.Tensor] = []
-        for number in range(step * parts, (step + 1) * parts):
-            self._seed(derive_seed(self.seed, number))
+        for number in range(step * taken + others.rank, (step + 1) * taken, others.count):
+            seed_torch(derive_seed(self.seed, number), self.device)
             with autocast(self.device, self.settings.mixed_precision):
                 loss = loss_at(step, number) / parts
             if loss.requires_grad:
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return losses[0] if parts == 1 else torch.stack(losses).sum()
-
-    def _seed(self, seed: int) -> None:
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for each idle device
-        else:
-            torch.manual_seed(seed)
 
     def _update(
         self,
@@ -182,6 +185,14 @@ class StepLoop:
                     f"the loss must stay finite, but became {loss} at step {step} of {self.name}; "
                     "lower learning_rate, or set max_grad_norm."
                 )
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the random numbers that a forward pass on the device draws."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for each idle device
+    else:
+        torch.manual_seed(seed)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:

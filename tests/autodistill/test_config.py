@@ -16,7 +16,7 @@ from autodistill.distillation.settings import (
 )
 from autodistill.errors import ConfigurationError
 from autodistill.metrics import Metric
-from search_spaces import IntRange, SearchSpace
+from search_spaces import FloatRange, IntRange, SearchSpace
 
 SEARCH = {"search_space": {"width": [16, 32], "layers": [1, 2]}, "metrics": ["accuracy"]}
 DISTILLED = {
@@ -350,3 +350,29 @@ def test_file_that_is_no_yaml_mapping_is_refused_by_name(tmp_path: Path, content
 def test_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     (problem,) = mistakes(tmp_path / "none.yaml")
     assert problem == f"the configuration file {tmp_path}/none.yaml must be readable, but: No such file or directory."
+
+
+def test_a_file_writes_ranges_as_mappings_and_constraints_beside_the_space(tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(
+        """
+search:
+  search_space:
+    layers: {low: 2, high: 12, step: 2}
+    dropout: {low: 0.0, high: 0.3}
+    heads: [2, 3]
+  constraints: ["layers % heads == 0"]
+  metrics: [accuracy]
+"""
+    )
+    space = AutoDistillationConfig.load(file).search.search_space
+    expected = SearchSpace(
+        {"layers": IntRange(2, 12, step=2), "dropout": FloatRange(0.0, 0.3), "heads": [2, 3]}, ["layers % heads == 0"]
+    )
+    assert space == expected
+
+
+def test_constraints_beside_a_search_space_object_are_refused():
+    search = {"search_space": SearchSpace({"layers": [2]}), "constraints": ["layers > 1"], "metrics": ["accuracy"]}
+    with pytest.raises(ConfigurationError, match="a SearchSpace has its own"):
+        AutoDistillationConfig.load({"search": search})

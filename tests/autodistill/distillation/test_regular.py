@@ -1,0 +1,110 @@
+"""Regular distillation agrees with a plainly written loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from small_models import Counted, Transformer
+from torch import nn
+from toy_search import make_loader
+from transformers import get_scheduler
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.data import DataStream
+from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.settings import AnnealedTemperature
+from autodistill.randomness import derive_seed
+
+SEED = 42  # the search's, by default
+
+
+def make_distiller(teacher, **regular):
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"], "seed": SEED},
+            "regular_distillation": {"train_steps": 14, "learning_rate": 0.05, "optimizer": "SGD"} | regular,
+        }
+    )
+    return Distiller(teacher, config, make_loader(), torch.device("cpu"))
+
+
+def naive_regular(student, teacher, batches, steps, seed, temperature_at, own_loss_weight):
+    """KL between the logits with the temperature of each step, and the student's own loss; SGD, linear schedule."""
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    schedule = get_scheduler("linear", optimizer, num_warmup_steps=round(0.1 * steps), num_training_steps=steps)
+    student.train()
+    for step in range(steps):
+        inputs, targets = next(batches).content
+        torch.manual_seed(derive_seed(derive_seed(seed, "regular"), step))
+        temperature = temperature_at(step / steps)
+        with torch.no_grad():
+            expected = teacher.eval()(inputs)
+        logits = student(inputs)
+        soft = nn.functional.log_softmax(logits / temperature, dim=-1)
+        kl = nn.functional.kl_div(
+            soft, nn.functional.log_softmax(expected / temperature, dim=-1), reduction="batchmean", log_target=True
+        )
+        loss = temperature**2 * kl + own_loss_weight * nn.functional.cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return student.eval()
+
+
+def seeded(make, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "at"),
+    [
+        (2.0, lambda progress: 2.0),
+        (AnnealedTemperature(start=5, end=1), lambda progress: 1 + 4 * (1 - progress)),
+        (AnnealedTemperature(start=4, end=2, shape="cosine"), lambda p: 2 + (1 + math.cos(math.pi * p))),
+    ],
+    ids=["constant", "linear", "cosine"],
+)
+@pytest.mark.parametrize("own_loss", [True, False])
+def test_the_weights_agree_with_a_plain_loop_over_three_epochs(temperature, at, own_loss):
+    teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
+    twin = copy.deepcopy(student)
+    make_distiller(teacher, temperature=temperature, add_origin_loss=own_loss)(student, seed=7)
+    with torch.random.fork_rng():
+        naive_regular(twin, teacher, iter(DataStream(make_loader(), SEED)), 14, 7, at, float(own_loss))
+    for (name, a), (_, b) in zip(student.state_dict().items(), twin.state_dict().items(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
+
+
+def test_every_parameter_trains_and_the_teacher_does_not():
+    teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
+    before, teacher_before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
+    make_distiller(teacher)(student, seed=0)
+    assert not any(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert all(torch.equal(value, teacher_before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_batches_that_recur_in_a_later_trial_cost_no_teacher_forward():
+    teacher = Counted(seeded(lambda: Transformer(16, 4)))
+    distiller = make_distiller(teacher)
+    distiller(seeded(lambda: Transformer(12, 2)), seed=0)
+    after_one = teacher.forwards
+    distiller(seeded(lambda: Transformer(8, 1)), seed=1)
+    assert teacher.forwards == after_one == 14
+
+
+def test_the_student_comes_back_in_eval_mode_with_its_frozen_parameters_frozen_and_unchanged():
+    teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
+    student.embedding.requires_grad_(False)
+    before = student.embedding.weight.clone()
+    make_distiller(teacher)(student, seed=0)
+    assert not student.training
+    assert torch.equal(student.embedding.weight, before)
+    assert [p.requires_grad for p in student.embedding.parameters()] == [False, False]
+    assert all(p.requires_grad for p in student.head.parameters())
