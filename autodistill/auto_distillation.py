@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,23 +18,23 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from advisors import Advisor, Observation, SpaceExhaustedError, as_advisor
+from advisors import Advisor, AdvisorError, Observation, SpaceExhaustedError, as_advisor
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.display import Progress, make_progress
 from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.teacher_cache import model_fingerprint
-from autodistill.environment import describe_environment, resolve_device
+from autodistill.environment import resolve_device
 from autodistill.errors import ConfigurationError, SearchStoppedError
-from autodistill.metrics import BUILT_IN, losses, violations
+from autodistill.metrics import losses, violations
 from autodistill.processes import current_processes
 from autodistill.randomness import derive_seed
 from autodistill.search_directory import SearchDirectory
+from autodistill.set_up import Given, argument_problems, describe_search, set_up_problems
 from autodistill.students import load_student, remove_student, save_student
-from autodistill.trial import SEARCH_FILE, TEACHER_CACHE, SearchResult, Trial, TrialState
+from autodistill.trial import SEARCH_FILE, TEACHER_CACHE, SearchResult, Trial, TrialState, student_directory
 from autodistill.trial_report import TrialReport
 from autodistill.trial_runner import EvalFunction, ModelBuilder, Outcome, TrainFunction, TrialRunner
-from search_spaces import Architecture, SearchSpace
+from search_spaces import Architecture, SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class AutoDistillation:
         model_builder: `architecture -> student`. It is called in the same random state for every trial of a search, so
             that the same architecture is the same student.
         config: a mapping, the path of a YAML file, or an `AutoDistillationConfig`.
-        teacher_model: needed by the built-in training and by the metric `speedup`.
+        teacher_model: needed by the built-in training and by the metric `speedup`; moved to the device, and put in
+            eval mode when it is used.
         train_dataloader: gives batches again and again: mappings (keyword arguments) or pairs `(inputs, targets)`.
         train_func: `student -> trained student`; in place of the built-in distillation.
         eval_func: `student -> metrics`; gets the student in eval mode. Built-in metrics that it does not return are
@@ -117,6 +119,19 @@ class AutoDistillation:
         activation_disk_gb: float = 50.0,
         example_batch: Any = None,
     ) -> None:
+        problems = argument_problems(
+            Given(model_builder, train_func, eval_func, loss_func, teacher_model, train_dataloader, example_batch),
+            callbacks,
+            keep,
+            {"max_retries": (max_retries, 0), "max_consecutive_failures": (max_consecutive_failures, 1)},
+            {
+                "teacher_cache_gb": teacher_cache_gb,
+                "activation_budget_gb": activation_budget_gb,
+                "activation_disk_gb": activation_disk_gb,
+            },
+        )
+        if problems:
+            raise ConfigurationError(problems)
         self.model_builder = model_builder
         self.config = AutoDistillationConfig.load(config)
         self.search_space: SearchSpace = self.config.search.search_space
@@ -124,10 +139,10 @@ class AutoDistillation:
         self.train_func = train_func
         self.eval_func = eval_func
         self.search_dir = Path(search_dir)
+        self.callbacks = list(callbacks)
         self._processes = current_processes()  # first, since it chooses this process's GPU
         self.device = resolve_device(device)
         self.teacher_model = teacher_model.to(self.device) if teacher_model is not None else None
-        self.callbacks = list(callbacks)
         self._train_dataloader = train_dataloader
         self._loss_func = loss_func
         self._show_progress_bar = show_progress_bar
@@ -138,7 +153,8 @@ class AutoDistillation:
         self._activation_budget_gb = activation_budget_gb
         self._activation_disk_gb = activation_disk_gb
         self._example_batch = example_batch
-        self._directory: SearchDirectory | None = None
+        self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._checked = False
         self._stopped = False
 
     def search_loop(self, n_trials: int | None = None, timeout: float | None = None) -> Architecture | None:
@@ -158,9 +174,10 @@ class AutoDistillation:
             ConfigurationError: the set-up is wrong; all mistakes at once, before anything runs.
             SearchDirectoryError: the directory holds another search, or cannot be used.
             SearchStoppedError: too many trials failed in a row; or process 0 stopped, in the others.
+            AdvisorError: the advisor repeated itself or left the space.
         """
         with self._processes.together():
-            self._check_setup()
+            self._check_setup(counts_trials=n_trials is None)
         if not self._processes.is_main:
             return self._follow()
         try:
@@ -186,10 +203,9 @@ class AutoDistillation:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         self._stopped = False
         with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
+            self._checked = bool(self.search_result.completed)
             progress = make_progress(self._show_progress_bar)
             try:
-                if not self.search_result.finished:
-                    self._runner.check(self.model_arch_proposition())
                 self._run_trials(directory, progress, n_trials, deadline)
             finally:
                 progress.close()
@@ -222,33 +238,46 @@ class AutoDistillation:
                     f"Mend the cause, then resume {directory.path}."
                 ) from error
         progress.search_finished(self.search_result)
+        if self.search_result.best is None:
+            logger.warning("no trial in %s is feasible: %r", directory.path, self.search_result)
 
     def _next_trial(self, directory: SearchDirectory) -> Trial:
         """An interrupted trial begun again, or a new one of the advisor's choice."""
         for trial in directory.interrupted():
             if trial.attempts <= self._max_retries:
+                self._check(trial.architecture)
                 return directory.take_over(trial)
             directory.record(
                 trial.fail(f"it was interrupted {trial.attempts} times, and max_retries is {self._max_retries}")
             )
         architecture = self.model_arch_proposition()
+        self._check(architecture)
         return directory.claim(architecture)
+
+    def _check(self, architecture: Architecture) -> None:
+        """Before the first trial: the distillation settings against the first student that can be built and run."""
+        self._checked = self._checked or self._runner.check(architecture)
 
     def model_arch_proposition(self) -> Architecture:
         """The architecture that the advisor proposes for the next trial.
 
         Raises:
             SpaceExhaustedError: every architecture of the space has had its trial.
-            ConfigurationError: the advisor proposed one that has had its trial.
+            AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
         """
         trials = self.search_result
         seed = derive_seed(self.config.search.seed, "advisor", len(trials))
-        proposed = self.search_space.validate(self.advisor.suggest([self._observation(t) for t in trials], seed=seed))
+        suggested = self.advisor.suggest([self._observation(trial) for trial in trials], seed=seed)
+        advisor = type(self.advisor).__name__
+        try:
+            proposed = self.search_space.validate(suggested)
+        except SearchSpaceError as error:
+            raise AdvisorError(f"an advisor must propose from the space, but {advisor} did not: {error}") from error
         taken = {self.search_space.key(trial.architecture): trial.number for trial in trials}
         number = taken.get(self.search_space.key(proposed))
         if number is not None:
-            raise ConfigurationError(
-                f"an advisor must propose an architecture that no trial has had, but {type(self.advisor).__name__} "
+            raise AdvisorError(
+                f"an advisor must propose an architecture that no trial has had, but {advisor} "
                 f"proposed that of trial {number} again: {proposed}."
             )
         return proposed
@@ -272,7 +301,7 @@ class AutoDistillation:
         """
         runner, metrics = self._runner, {}
         with self._processes.together():
-            self._check_setup()
+            self._check_setup(counts_trials=False)
             architecture = self.search_space.validate(architecture)
             key = self.search_space.key(architecture)
         with self._processes.together():
@@ -371,7 +400,7 @@ class AutoDistillation:
         Raises:
             ConfigurationError: it was not kept.
         """
-        directory = self.search_dir.absolute() / "trials" / f"{trial.number:06d}" / "student"
+        directory = student_directory(self.search_dir, trial.number)
         if not directory.exists():
             raise ConfigurationError(
                 f"a student must have been kept to be loaded, but that of trial {trial.number} was not "
@@ -392,6 +421,7 @@ class AutoDistillation:
             self.teacher_model,
             self._example,
             self._processes,
+            self._built,
         )
 
     @cached_property
@@ -419,64 +449,27 @@ class AutoDistillation:
             return None
         return DataStream(self._train_dataloader, self.config.search.seed).flash_set(1)[0]
 
-    def _check_setup(self) -> None:
+    def _check_setup(self, *, counts_trials: bool) -> None:
         """Everything that can be known to be wrong before a trial runs, at once."""
-        problems = [*self._missing_parts(), *self._space_problems()]
+        given = Given(
+            self.model_builder,
+            self.train_func,
+            self.eval_func,
+            self._loss_func,
+            self.teacher_model,
+            self._train_dataloader,
+            self._example_batch,
+        )
+        problems = list(set_up_problems(self.config.search, given, counts_trials=counts_trials))
         if problems:
             raise ConfigurationError(problems)
 
-    def _missing_parts(self) -> list[str]:
-        names = [metric.name for metric in self.config.search.metrics]
-        problems = []
-        own = [name for name in names if name not in BUILT_IN]
-        if self.eval_func is None and own:
-            problems.append(
-                f"eval_func must return {', '.join(map(repr, own))}, but there is no eval_func; give one, or search "
-                f"for built-in metrics only ({', '.join(BUILT_IN)})."
-            )
-        if self.train_func is None:
-            for name, part in (("teacher_model", self.teacher_model), ("train_dataloader", self._train_dataloader)):
-                if part is None:
-                    problems.append(
-                        f"the built-in distillation needs {name}, but there is none; give it, or a train_func."
-                    )
-        if "speedup" in names and self.teacher_model is None:
-            problems.append(
-                "the metric 'speedup' compares with the teacher, but there is no teacher_model; use 'latency'."
-            )
-        if (
-            {"latency", "speedup", "flops"} & set(names)
-            and self._train_dataloader is None
-            and self._example_batch is None
-        ):
-            problems.append("measuring latency or flops needs a batch: give example_batch or train_dataloader.")
-        return problems
-
-    def _space_problems(self) -> list[str]:
-        self.search_space.ensure_feasible()
-        size, max_trials = self.search_space.size, self.config.search.max_trials
-        if size is not None and max_trials > size:
-            return [
-                f"max_trials must not exceed the number of architectures, but {max_trials} > {size}; set it to {size}."
-            ]
-        return []
-
     def _description(self) -> dict[str, Any]:
-        """What the search is; a resumed one is compared with it."""
-        search = self.config.search
-        environment = describe_environment(self.device)
-        built_in = self.train_func is None
-        if built_in:
-            environment["flash_set"] = self._distiller.flash_set_hash
-        phases = {"flash_distillation", "regular_distillation"}
-        return {
-            "space": search.search_space.to_json(),
-            "advisor": type(self.advisor).__name__,
-            "metrics": [metric.to_json() for metric in search.metrics],
-            "max_trials": search.max_trials,
-            "seed": search.seed,
-            "distillation": self.config.model_dump(mode="json", include=phases) if built_in else "train_func",
-            "teacher": model_fingerprint(self.teacher_model) if self.teacher_model is not None else None,
-            "processes": self._processes.count,
-            "environment": environment,
-        }
+        return describe_search(
+            self.config,
+            advisor=type(self.advisor).__name__,
+            distiller=self._distiller if self.train_func is None else None,
+            teacher=self.teacher_model,
+            device=self.device,
+            processes=self._processes.count,
+        )

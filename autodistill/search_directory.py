@@ -48,6 +48,7 @@ from autodistill.trial import (
     TrialState,
     now,
     read_trial,
+    student_directory,
     trial_directories,
     trial_name,
 )
@@ -199,7 +200,7 @@ class SearchDirectory:
 
     def student_directory(self, number: int) -> Path:
         """Where the trained student of a trial is kept; made by whoever saves it."""
-        return self.trial_directory(number) / "student"
+        return student_directory(self.path, number)
 
     def _begin(self, description: dict[str, Any]) -> None:
         if not (self.path / SEARCH_FILE).exists():

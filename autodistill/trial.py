@@ -167,6 +167,11 @@ def trial_name(number: int) -> str:
     return f"{number:06d}"
 
 
+def student_directory(search_dir: Path, number: int) -> Path:
+    """Where the trained student of a trial is kept."""
+    return search_dir / TRIALS / trial_name(number) / "student"
+
+
 def trial_directories(search_dir: Path) -> list[Path]:
     """The folders of trials in a search directory, by number."""
     folders = [path for path in (search_dir / TRIALS).glob("*") if path.name.isdecimal() and path.is_dir()]

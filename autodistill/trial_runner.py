@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class TrialRunner:
         teacher: timed in turns with the student.
         example: the batch that latency and FLOPs are measured with.
         processes: train together; process 0 alone evaluates.
+        built: the students built so far, as long as they live: none may come back.
     """
 
     model_builder: ModelBuilder
@@ -60,34 +62,57 @@ class TrialRunner:
     teacher: nn.Module | None = None
     example: Batch | None = None
     processes: Processes = ALONE
+    built: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The student, on the device; built in the same random state in every trial.
 
         Raises:
-            TrialError: `model_builder` returned no model.
+            TrialError: `model_builder` returned no model, an earlier one again, or one with the teacher's weights.
         """
         with isolated_random_state(derive_seed(self.seed, "model_builder")):
             student = self.model_builder(dict(architecture))
         if not isinstance(student, nn.Module):
             raise TrialError(f"model_builder must return an nn.Module, but returned {type(student).__name__}.")
-        return student.to(self.device)
+        student = student.to(self.device)
+        self._check_new(student)
+        self.built.add(student)
+        return student
 
-    def check(self, architecture: Architecture) -> None:
+    def _check_new(self, student: nn.Module) -> None:
+        if student in self.built:
+            raise TrialError(
+                "model_builder must build a new model each time, but returned one that it had returned before."
+            )
+        if self.teacher is None:
+            return
+        teachers = {parameter.data_ptr(): name for name, parameter in self.teacher.named_parameters()}
+        for name, parameter in student.named_parameters():
+            if parameter.numel() and parameter.data_ptr() in teachers:
+                raise TrialError(
+                    f"model_builder must return a model of its own weights, but its {name!r} is the teacher's "
+                    f"{teachers[parameter.data_ptr()]!r}, which would be trained; use copy.deepcopy."
+                )
+
+    def check(self, architecture: Architecture) -> bool:
         """Resolve the distillation settings against a student, before anything is trained.
 
-        An architecture that cannot be built is left to its trial, which records why.
+        Returns:
+            Whether there was anything to resolve them against: an architecture that cannot be built or run is left to
+            its trial, which records why.
 
         Raises:
             ConfigurationError: the settings do not fit; all mistakes at once.
         """
         if not isinstance(self.train_func, Distiller):
-            return
+            return True
         try:
-            student = self.build(architecture)
+            self.train_func.prepare(self.build(architecture))
+        except ConfigurationError:
+            raise
         except Exception:
-            return
-        self.train_func.prepare(student)
+            return False
+        return True
 
     def run(
         self,

@@ -21,6 +21,7 @@ from toy_search import make_config, make_loader, make_search, make_teacher
 
 from autodistill import (
     Advisor,
+    AdvisorError,
     AutoDistillation,
     ConfigurationError,
     LayerNotFoundError,
@@ -28,7 +29,6 @@ from autodistill import (
     SearchDirectoryError,
     SearchResult,
     SearchSpace,
-    SearchSpaceError,
     SearchStoppedError,
     TrialState,
 )
@@ -429,7 +429,7 @@ def test_an_empty_space_is_refused(tmp_path):
 
 def test_a_space_emptied_by_its_constraints_is_refused_naming_the_constraint(tmp_path):
     space = SearchSpace({"width": [1, 2, 3]}, constraints=["width > 5"])
-    with pytest.raises(SearchSpaceError, match="width > 5"):
+    with pytest.raises(ConfigurationError, match="width > 5"):
         plain_search(tmp_path, space=space, max_trials=1).search_loop()
 
 
@@ -494,8 +494,90 @@ def test_an_advisor_that_repeats_itself_is_told_so(tmp_path):
         def suggest(self, history, *, seed):
             return {"width": 1}
 
-    with pytest.raises(ConfigurationError, match="Stubborn proposed that of trial 0 again"):
+    with pytest.raises(AdvisorError, match="Stubborn proposed that of trial 0 again"):
         plain_search(tmp_path, advisor=Stubborn).search_loop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"keep": "best"}, "keep must be one of 'pareto', 'all', 'none', but got 'best'"),
+        ({"max_consecutive_failures": 0}, "max_consecutive_failures must be a whole number of at least 1, but got 0"),
+        ({"max_retries": "3"}, "max_retries must be a whole number of at least 0, but got '3'"),
+        ({"teacher_cache_gb": -1}, "teacher_cache_gb must be a finite size in GiB, zero or more, but got -1"),
+        ({"callbacks": print}, "callbacks must be a list of functions"),
+        ({"teacher_model": "bert"}, "teacher_model must be an nn.Module, but got 'bert'"),
+        ({"eval_func": 0.5}, "eval_func must be a function, but got 0.5"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_at_once(tmp_path, arguments, sentence):
+    with pytest.raises(ConfigurationError) as caught:
+        make_search(tmp_path / "search", **arguments)
+    assert sentence in str(caught.value)
+
+
+def test_a_student_with_the_teachers_own_weights_is_refused_and_the_teacher_stays_as_it_was(tmp_path):
+    teacher = make_teacher()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+
+    def builder(architecture):
+        student = Transformer(16, architecture["depth"])
+        student.layers[0] = teacher.layers[0]
+        return student
+
+    search = make_search(tmp_path / "search", teacher_model=teacher)
+    search.model_builder = builder
+    with pytest.raises(SearchStoppedError, match=r"is the teacher's 'layers.0.self_attn.in_proj_weight'"):
+        search.search_loop()
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_a_builder_that_returns_one_model_again_and_again_is_told_so(tmp_path):
+    student = nn.Linear(1, 1)
+    search = plain_search(tmp_path, builder=lambda architecture: student)
+    with pytest.raises(SearchStoppedError, match="must build a new model each time"):
+        search.search_loop()
+
+
+def test_a_student_that_cannot_run_fails_its_trial_and_the_settings_are_checked_with_the_next(tmp_path):
+    class Refusing(Transformer):
+        def forward(self, tokens):
+            raise RuntimeError("not on this machine")
+
+    def builder(architecture):
+        return (Refusing if architecture["depth"] == 1 else Transformer)(**architecture)
+
+    config = make_config(search_space={"width": [8], "depth": [1, 2, 3]}, search_algorithm="Grid", max_trials=3)
+    search = make_search(tmp_path / "search", config)
+    search.model_builder = builder
+    search.search_loop()
+    assert [trial.state.value for trial in search.search_result] == ["failed", "complete", "complete"]
+    config["flash_distillation"] = {
+        "block_names": ["layer.0"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.0", "layers.0")]],
+    }
+    wrong = make_search(tmp_path / "wrong", config)
+    wrong.model_builder = builder
+    with pytest.raises(ConfigurationError, match=r"has no layer 'layer.0'"):
+        wrong.search_loop()
+    assert [trial.state.value for trial in wrong.search_result] == ["failed"]
+
+
+def test_a_space_of_one_architecture_is_resumed(tmp_path, monkeypatch):
+    config = make_config(search_space={"width": [8], "depth": [1]}, max_trials=1)
+    with monkeypatch.context() as patch:
+        count_steps(patch, die_at=2)
+        with pytest.raises(Killed):
+            make_search(tmp_path / "search", config).search_loop()
+    assert make_search(tmp_path / "search", config).search_loop() == {"width": 8, "depth": 1}
+
+
+def test_the_default_number_of_trials_does_not_refuse_a_small_space(tmp_path, caplog):
+    config = make_config(search_space={"width": [8], "depth": [1, 2]})
+    del config["search"]["max_trials"]
+    search = make_search(tmp_path / "search", config)
+    search.search_loop()
+    assert len(search.search_result.completed) == 2
 
 
 def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_and_the_search_goes_on(tmp_path):
