@@ -4,9 +4,9 @@ Three blocks of width 512 are distilled over 600 batches; a block's inputs alone
 its own. The rise of the resident memory over what the models and the data take must stay within 120% of the budget,
 and the weights must be the same.
 
-The C library's allocator is told to go on giving large blocks pages of their own (MALLOC_MMAP_THRESHOLD_, its default of
-128 KiB). Left to itself, glibc raises that threshold, and then keeps the holes that tensors of equal size leave in its
-heap, which here cost as much again as what is kept.
+The C library's allocator is told to go on giving large blocks pages of their own (MALLOC_MMAP_THRESHOLD_, its default
+of 128 KiB). Left to itself, glibc raises that threshold, and then keeps the holes that tensors of equal size leave in
+its heap, which here cost as much again as what is kept.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from rich.console import Console
 from safetensors.torch import save_model
 from scipy.stats import spearmanr
 from torch import nn
-from transformers import AutoTokenizer, BertConfig, BertModel, logging
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from autodistill import AutoDistillation, BayesianAdvisor, SearchSpace, measure, results_table
 
