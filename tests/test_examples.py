@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from safetensors.numpy import load_file
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -25,3 +27,13 @@ def test_the_digits_example_finds_a_student_and_resumes(tmp_path):
     second = run("digits.py", "--search-dir", tmp_path / "digits", "--trials", 3)
     assert "holds 2 trials of this search: resuming" in second
     assert "3 trials: 3 complete, 0 failed" in second
+
+
+def test_the_minilm_example_finds_a_student_and_resumes(tmp_path):
+    first = run("minilm.py", "--search-dir", tmp_path / "minilm", "--trials", 1, "--steps", 4)
+    assert "1 trials: 1 complete, 0 failed" in first
+    student = load_file(tmp_path / "minilm-best.safetensors")
+    assert student["projection.weight"].shape[0] == 384  # the teacher's width
+    second = run("minilm.py", "--search-dir", tmp_path / "minilm", "--trials", 1, "--steps", 4)
+    assert "holds 1 trials of this search: resuming" in second
+    assert "1 trials: 1 complete, 0 failed" in second
