@@ -9,6 +9,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
+from autodistill import SearchResult
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,11 +24,13 @@ def run(program, *arguments):
 
 def test_the_digits_example_finds_a_student_and_resumes(tmp_path):
     first = run("digits.py", "--search-dir", tmp_path / "digits", "--trials", 2)
-    assert "2 trials: 2 complete, 0 failed" in first
-    assert (tmp_path / "digits-best.safetensors").exists()
+    assert "Its accuracy on 450 others is" in first
+    assert len(SearchResult.load(tmp_path / "digits").completed) == 2
     second = run("digits.py", "--search-dir", tmp_path / "digits", "--trials", 3)
     assert "holds 2 trials of this search: resuming" in second
-    assert "3 trials: 3 complete, 0 failed" in second
+    result = SearchResult.load(tmp_path / "digits")
+    assert len(result.completed) == 3
+    assert (tmp_path / "digits-best.safetensors").exists() == (result.best is not None)
 
 
 def test_the_minilm_example_finds_a_student_and_resumes(tmp_path):

@@ -46,6 +46,10 @@ def launch(directory, *scenarios):
     )
 
 
+# Slow, and apart from the rest: gloo's threads now and then abort an interpreter that is ending.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """Where two processes ran all scenarios, after a start that was killed."""
