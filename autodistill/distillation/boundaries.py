@@ -22,8 +22,8 @@ from autodistill.distillation.replay import why_not
 from autodistill.distillation.training import autocast
 from autodistill.errors import ConfigurationError
 
-Projection = Callable[[torch.Tensor], torch.Tensor]
-"""Brings a hidden state of the teacher (..., teacher width) to the student's width."""
+Projection = Callable[[torch.Tensor, Tap], torch.Tensor]
+"""Brings a hidden state of the teacher (..., teacher width), from the place of a tap, to the student's width."""
 
 REMEDY = "set inputs='student'"
 
@@ -82,7 +82,7 @@ def project(features: Features, boundaries: Collection[Tap], projection: Project
     if projection is None:
         return features
     with torch.no_grad():
-        return {tap: projection(feature) if tap in boundaries else feature for tap, feature in features.items()}
+        return {tap: projection(feature, tap) if tap in boundaries else feature for tap, feature in features.items()}
 
 
 def fitting_features(stage: Stage, student: Features, teacher: Features, projection: Projection | None) -> Features:

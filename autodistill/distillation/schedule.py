@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.distillation.training import NoReport, Report
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from autodistill.structures import content_hash
@@ -89,9 +90,14 @@ class Distiller:
         """
         report = report or NoReport()
         plan, criteria = self.prepare(student)
+        self._start(student, plan, criteria)
         flash: Callable[..., FlashDistillation | TeacherFedDistillation]
         if any(stage.input is not None for stage in plan.flash):
-            flash = partial(TeacherFedDistillation, projection=self._projection)
+            flash = partial(
+                TeacherFedDistillation,
+                projection=self._projection(student, plan),
+                outside=self._outside(plan, criteria),
+            )
         else:
             flash = partial(
                 FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
@@ -110,7 +116,8 @@ class Distiller:
                     report=report,
                     checkpoints=Checkpoints(directory),
                 ).run()
-        self.processes.broadcast_tensors([*student.parameters(), *student.buffers()])
+        matchers = criteria[-1].parameters() if criteria else ()
+        self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
         if plan.regular is not None:
             regular = RegularDistillation(
                 student,
@@ -139,10 +146,54 @@ class Distiller:
         flash = self.config.flash_distillation
         return flash is None or flash.exact
 
-    @property
-    def _projection(self) -> Projection | None:
+    def _start(
+        self, student: nn.Module, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
+    ) -> None:
+        """Begin inside the teacher, where that is wished; process 0 gives its student to the others."""
+        with self.processes.together():
+            if self._initializer is not None and self.processes.is_main:
+                start = self._initializer.start(student, plan.teacher_taps)
+                for criterion in criteria:
+                    self._initializer.start_matchers(start, student, criterion)
+
+    def _projection(self, student: nn.Module, plan: Plan) -> Projection | None:
+        """What brings the teacher's hidden states to the student's width: the user's, or that of the subspace."""
         flash = self.config.flash_distillation
-        return flash.projection if flash is not None else None
+        given = flash.projection if flash is not None else None
+        if given is not None:
+            return lambda hidden, tap: given(hidden)
+        if self._initializer is None:
+            return None
+        subspace, boundaries = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundaries
+        return lambda hidden, tap: subspace.project(hidden, boundaries.index(tap) if tap in boundaries else -1)
+
+    def _outside(
+        self, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
+    ) -> IntermediateLayersKnowledgeDistillationLoss | None:
+        """What the embeddings and the head learn from beside teacher-fed blocks, where students begin in a subspace."""
+        first = plan.flash[0].input
+        if self._initializer is None or first is None:
+            return None
+        mappings, kinds, matchers = [first], ["NMSE"], [nn.Identity()]
+        if plan.regular is not None:
+            for mapping, kind, matcher in zip(
+                plan.regular.mappings, plan.regular.loss_types, criteria[-1].feature_matchers, strict=True
+            ):
+                if mapping.student.path == "" and isinstance(matcher, nn.Identity):
+                    mappings.append(mapping)
+                    kinds.append(kind)
+                    matchers.append(matcher)
+        criterion = IntermediateLayersKnowledgeDistillationLoss(mappings, kinds)
+        criterion.feature_matchers = nn.ModuleList(matchers)
+        criterion._are_probabilities = [False] * len(mappings)
+        return criterion
+
+    @cached_property
+    def _initializer(self) -> TeacherInitializer | None:
+        if self.config.init is None:
+            return None
+        batches = self._first_batches[: self.config.init.batches]
+        return TeacherInitializer(self.config.init, self.teacher, batches, self.cache, self.cache_directory)
 
     def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
@@ -160,6 +211,7 @@ class Distiller:
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
         with TapRecorder(student, student_taps, owner="student") as recorder:
             features = recorder.run(lambda: self._look(student, batch))
+        projection = self._projection(student, plan) if any(stage.input for stage in plan.flash) else None
         teacher = self.cache.features(batch, plan.teacher_taps)
         criteria = []
         for index, stage in enumerate(plan.stages):
@@ -169,7 +221,7 @@ class Distiller:
             with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
                 try:
                     fed = stage.input is not None
-                    targets = fitting_features(stage, features, teacher, self._projection) if fed else teacher
+                    targets = fitting_features(stage, features, teacher, projection) if fed else teacher
                     criterion.init_feature_matcher(features, targets)
                 except ConfigurationError as error:
                     problems.extend(error.problems)
@@ -202,13 +254,22 @@ class Distiller:
     @cached_property
     def flash_set(self) -> list[Batch]:
         """The batches of flash distillation, drawn once; one batch where this process has no flash distillation."""
+        return self._first_batches[: max(1, self._flash_steps)]
+
+    @property
+    def _flash_steps(self) -> int:
         settings = self.config.flash_distillation
-        steps = 1
-        if settings is not None and self.processes.is_main:
-            per_block = settings.train_steps
-            longest = max(per_block) if isinstance(per_block, tuple) else per_block
-            steps = longest * settings.gradient_accumulation_steps
-        return [batch.to(self.device) for batch in self.stream.flash_set(steps)]
+        if settings is None or not self.processes.is_main:
+            return 0
+        per_block = settings.train_steps
+        longest = max(per_block) if isinstance(per_block, tuple) else per_block
+        return longest * settings.gradient_accumulation_steps
+
+    @cached_property
+    def _first_batches(self) -> list[Batch]:
+        """Those that flash distillation trains on, and those that a start inside the teacher looks at."""
+        looked_at = self.config.init.batches if self.config.init is not None and self.processes.is_main else 1
+        return [batch.to(self.device) for batch in self.stream.flash_set(max(looked_at, self._flash_steps))]
 
     @property
     def flash_set_hash(self) -> str:
