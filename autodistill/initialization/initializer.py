@@ -25,7 +25,7 @@ from autodistill.structures import content_hash
 
 logger = logging.getLogger(__name__)
 
-LEAST_SQUARES_POSITIONS = 8192
+LEAST_SQUARES_POSITIONS = 4096
 """Tokens or patches of the flash set that least squares look at."""
 
 

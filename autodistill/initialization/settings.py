@@ -27,7 +27,7 @@ class InitializationConfig(Section):
     """
 
     weights: Literal["all", "embeddings"] = "all"
-    batches: PositiveInt = 64
+    batches: PositiveInt = 32
     weighting: Weighting = "power"
     centring: Literal["mean", "boundary"] = "mean"
     least_squares: bool = False
