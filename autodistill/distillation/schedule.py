@@ -218,7 +218,7 @@ class Distiller:
             criterion = IntermediateLayersKnowledgeDistillationLoss(
                 stage.mappings, stage.loss_types, stage.loss_weights
             )
-            with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
+            with isolated_random_state(derive_seed(self.config.seed, "matchers", index)):
                 try:
                     fed = stage.input is not None
                     targets = fitting_features(stage, features, teacher, projection) if fed else teacher
@@ -249,7 +249,7 @@ class Distiller:
     @cached_property
     def stream(self) -> DataStream:
         """The training data, in the same order for every student."""
-        return DataStream(self.train_dataloader, self.config.search.seed)
+        return DataStream(self.train_dataloader, self.config.seed)
 
     @cached_property
     def flash_set(self) -> list[Batch]:
