@@ -20,7 +20,7 @@ from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistill
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
-from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
+from autodistill.distillation.plan import Plan, Stage, flash_stages, path_problems, regular_stage
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -115,22 +115,33 @@ class Distiller:
         matchers = criteria[-1].parameters() if criteria else ()
         self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
         if plan.regular is not None:
-            regular = RegularDistillation(
-                student,
-                plan.regular,
-                criteria[-1],
-                self.stream,
-                self.cache,
-                seed=seed,
-                loss_func=self.loss_func,
-                device=self.device,
-                report=report,
-                checkpoints=SharedCheckpoints(directory, self.processes),
-                checkpoint_steps=self.config.checkpoint_steps,
-                processes=self.processes,
-            )
-            records.append(regular.run())
+            records.append(self.distil_whole(student, plan.regular, criteria[-1], seed, report, directory))
         return records
+
+    def distil_whole(
+        self,
+        student: nn.Module,
+        stage: Stage,
+        criterion: IntermediateLayersKnowledgeDistillationLoss,
+        seed: int,
+        report: Report,
+        directory: Path | None,
+    ) -> dict[str, Any]:
+        """Regular distillation, in all processes together; returns how it went."""
+        return RegularDistillation(
+            student,
+            stage,
+            criterion,
+            self.stream,
+            self.cache,
+            seed=seed,
+            loss_func=self.loss_func,
+            device=self.device,
+            report=report,
+            checkpoints=SharedCheckpoints(directory, self.processes),
+            checkpoint_steps=self.config.checkpoint_steps,
+            processes=self.processes,
+        ).run()
 
     def _budget(self, directory: Path | None) -> Budget:
         """The captured inputs get one half of the memory, the teacher's features the other."""
