@@ -38,7 +38,7 @@ def json_schema() -> dict[str, Any]:
 
     Examples:
         >>> sorted(json_schema()["properties"])[:3]
-        ['auto_distillation', 'checkpoint_steps', 'flash_distillation']
+        ['auto_distillation', 'checkpoint_steps', 'evaluation']
     """
     schema = AutoDistillationConfig.model_json_schema(schema_generator=_FileSchema)
     sections = schema["properties"]

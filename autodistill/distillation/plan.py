@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
+from autodistill.distillation.automatic import automatic_stages
 from autodistill.distillation.layers import (
     AUTO,
     LayerMapping,
     Tap,
-    automatic_mapping,
     find_module,
     parse_mapping,
     repeated_blocks,
@@ -98,14 +98,32 @@ def path_problems(plan: Plan, student: nn.Module, teacher: nn.Module) -> list[st
     return list(problems)
 
 
-def flash_stages(config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module) -> tuple[Stage, ...]:
+def flash_stages(
+    config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module, batch: Batch | None = None
+) -> tuple[Stage, ...]:
     """The stages of flash distillation for one student.
+
+    Args:
+        config: its settings.
+        student: the student.
+        teacher: the teacher.
+        batch: any batch, to see with what the automatic mapping can compare; see `automatic_stages`.
 
     Raises:
         ConfigurationError: the lists do not agree with the student's blocks; all mistakes at once.
     """
     blocks = _blocks(config, student)
-    mappings = _flash_mappings(config, student, teacher, blocks)
+    given = config.layer_mappings_for_knowledge_transfer
+    losses: tuple[tuple[str, ...] | None, ...] = (None,) * len(blocks)
+    if given is None:
+        automatic = automatic_stages(config, blocks, student, teacher, batch)
+        blocks = [stage.blocks for stage in automatic]
+        mappings = tuple(stage.mappings for stage in automatic)
+        losses = tuple(stage.loss_types for stage in automatic)
+    elif callable(given):
+        mappings = tuple(_parse_all(block) for block in given(student, teacher))
+    else:
+        mappings = given
     problems = list(config.length_problems(len(blocks), mappings))
     if problems:
         raise ConfigurationError(problems)
@@ -114,7 +132,7 @@ def flash_stages(config: FlashDistillationConfig, student: nn.Module, teacher: n
             name=" + ".join(paths),
             blocks=paths,
             mappings=mappings[index],
-            loss_types=_entry(config.loss_types, index),
+            loss_types=losses[index] or _entry(config.loss_types, index),
             loss_weights=_entry(config.loss_weights, index),
             add_origin_loss=_entry(config.add_origin_loss, index),
             steps=_entry(config.train_steps, index),
@@ -183,22 +201,6 @@ def _blocks(config: FlashDistillationConfig, student: nn.Module) -> list[tuple[s
     else:
         names = config.block_names
     return [(name,) if isinstance(name, str) else tuple(name) for name in names]
-
-
-def _flash_mappings(
-    config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module, blocks: Sequence[tuple[str, ...]]
-) -> tuple[tuple[LayerMapping, ...], ...]:
-    mappings = config.layer_mappings_for_knowledge_transfer
-    if mappings is None:
-        targets = repeated_blocks(teacher)
-        partners = automatic_mapping(len(blocks), len(targets))
-        return tuple(
-            (LayerMapping(Tap(paths[-1], AUTO), Tap(targets[partner], AUTO)),)
-            for paths, partner in zip(blocks, partners, strict=True)
-        )
-    if callable(mappings):
-        return tuple(_parse_all(block) for block in mappings(student, teacher))
-    return mappings
 
 
 def _parse_all(specs: Iterable[Any]) -> tuple[LayerMapping, ...]:

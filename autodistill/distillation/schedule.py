@@ -218,7 +218,7 @@ class Distiller:
 
     def _plan(self, student: nn.Module) -> Plan:
         flash, regular = self.config.flash_distillation, self.config.regular_distillation
-        stages = () if flash is None else flash_stages(flash, student, self.teacher)
+        stages = () if flash is None else flash_stages(flash, student, self.teacher, self.flash_set[0])
         if flash is not None and flash.inputs == "teacher":
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
         last = None
