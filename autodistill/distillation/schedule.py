@@ -16,7 +16,11 @@ from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.boundaries import Projection, fitting_features, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import (
+    Criterion,
+    IntermediateLayersKnowledgeDistillationLoss,
+    KnowledgeDistillationLoss,
+)
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
@@ -93,9 +97,7 @@ class Distiller:
         if any(stage.input is not None for stage in plan.flash):
             flash = partial(TeacherFedDistillation, projection=self._projection)
         else:
-            flash = partial(
-                FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
-            )
+            flash = partial(FlashDistillation, budget=self._budget(directory), exact=self._exact)
         records: list[dict[str, Any]] = []
         with self.processes.together():
             if self.processes.is_main:
@@ -119,7 +121,6 @@ class Distiller:
                 self.stream,
                 self.cache,
                 seed=seed,
-                loss_func=self.loss_func,
                 device=self.device,
                 report=report,
                 checkpoints=SharedCheckpoints(directory, self.processes),
@@ -144,7 +145,7 @@ class Distiller:
         flash = self.config.flash_distillation
         return flash.projection if flash is not None else None
 
-    def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
+    def prepare(self, student: nn.Module) -> tuple[Plan, list[Criterion]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
 
         Runs the student once on the first batch; the teacher's features of it are kept.
@@ -161,10 +162,17 @@ class Distiller:
         with TapRecorder(student, student_taps, owner="student") as recorder:
             features = recorder.run(lambda: self._look(student, batch))
         teacher = self.cache.features(batch, plan.teacher_taps)
-        criteria = []
+        criteria: list[Criterion] = []
         for index, stage in enumerate(plan.stages):
+            if stage.on_predictions:
+                criteria.append(KnowledgeDistillationLoss(1.0, stage.loss_types, stage.loss_weights))
+                continue
             criterion = IntermediateLayersKnowledgeDistillationLoss(
-                stage.mappings, stage.loss_types, stage.loss_weights
+                stage.mappings,
+                stage.loss_types,
+                stage.loss_weights,
+                stage.add_origin_loss,
+                loss_func=self.loss_func,
             )
             with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
                 try:

@@ -166,7 +166,7 @@ def test_argument_that_the_optimizer_does_not_take_is_refused(argument: str) -> 
         {"mixed_precision": "fp8"},
         {"train_steps": 0},
         {"train_steps": [5, 0]},
-        {"loss_types": "CE"},
+        {"loss_types": "MAE"},
         {"loss_weights": -1},
         {"loss_weights": math.inf},
         {"block_names": "layer.0"},
