@@ -282,7 +282,8 @@ class TapRecorder:
         self._features: dict[Tap, torch.Tensor] = {}
         self._owner = owner
         self._taps: dict[str, list[Tap]] = {path: [] for path in also_run}
-        for tap in dict.fromkeys(taps):
+        self.taps = tuple(dict.fromkeys(taps))
+        for tap in self.taps:
             self._taps.setdefault(tap.path, []).append(tap)
         self._modules = {path: find_module(model, path, owner) for path in self._taps}
         self._hooks = contextlib.ExitStack()

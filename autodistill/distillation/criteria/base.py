@@ -11,7 +11,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import LayerMapping, Tap, TapRecorder
-from autodistill.distillation.models import plain_forward
+from autodistill.distillation.models import evaluating, plain_forward
 from autodistill.errors import ConfigurationError
 
 Features = Mapping[Tap, torch.Tensor]
@@ -97,16 +97,10 @@ def run_in_eval(model: nn.Module, inputs: Any) -> Any:
         >>> run_in_eval(nn.Dropout(0.99), torch.ones(2))
         tensor([1., 1.])
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with plain_forward(model):
-            if isinstance(inputs, Mapping):
-                return model(**inputs)
-            return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
-    finally:
-        for module, was in modes:
-            module.training = was
+    with evaluating(model), plain_forward(model):
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def features_of(model: nn.Module, taps: Iterable[Tap], owner: str, inputs: Any) -> Features:

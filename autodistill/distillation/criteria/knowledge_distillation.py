@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autodistill.data import IGNORED_LABEL, Batch
+from autodistill.data import IGNORED_LABEL, Batch, next_labels
 from autodistill.distillation import checks, losses
 from autodistill.distillation.criteria.base import Criterion, Features, run_in_eval
 from autodistill.distillation.layers import main_part
@@ -143,7 +143,7 @@ class KnowledgeDistillationLoss(Criterion):
         if self.loss_weights[0] > 0 and targets is None:
             raise ConfigurationError("the labels' loss needs labels, but targets is None; give them or a weight of 0.")
         if targets is not None and self.student_model is not None and predicts_next_token(self.student_model):
-            targets = _next(targets, self.ignore_index)
+            targets = next_labels(targets, self.ignore_index)
         own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
         mask = losses.counted_labels(targets, logits, self.ignore_index)
         return self._sum(own, logits, main_part(self.teacher_outputs), mask)
@@ -187,8 +187,3 @@ class KnowledgeDistillationLoss(Criterion):
         if self.loss_weights[1] > 0:
             total = total + self.loss_weights[1] * self.teacher_student_loss_cal(student, teacher, mask)
         return total
-
-
-def _next(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """The label that each position's logits predict: the next one; the last position predicts none."""
-    return F.pad(labels[:, 1:], (0, 1), value=ignore_index)
