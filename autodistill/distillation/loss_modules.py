@@ -230,7 +230,8 @@ class AttentionLoss(nn.Module):
         if mask is not None and mask.shape == maps[0].shape:
             maps = [torch.where(mask, each, 0) for each in maps]
         unit_student, unit_teacher = (F.normalize(each.flatten(1), dim=1) for each in maps)
-        return torch.linalg.vector_norm(unit_student - unit_teacher, dim=1).mean()
+        distances: torch.Tensor = torch.linalg.vector_norm(unit_student - unit_teacher, dim=1)
+        return distances.mean()
 
     def _map(self, feature: torch.Tensor) -> torch.Tensor:
         """(N, H, W) of images (N, C, H, W), (N, L) of (N, L, C)."""
