@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import nn
 
@@ -45,17 +43,18 @@ class DepthwiseSeparableConv(nn.Sequential):
 
 
 class DepthwiseSeparableStudent(nn.Module):
-    """A classifier of images: `depth` depthwise-separable convolutions, the mean over pixels, a linear layer.
+    """A classifier of images: a full convolution, depthwise-separable ones, the mean over pixels, a linear layer.
 
-    The first halves the image and gives `width` channels; each further one doubles them. The keywords from `width` on
-    are the dimensions of `search_spaces.depthwise_separable_space`.
+    The first halves the image and gives `width` channels; it is a full one as in MobileNets, since one filter for the
+    only channel of a grey image would let little through. Each of the `depth` others doubles the channels. The keywords
+    from `width` on are the dimensions of `search_spaces.depthwise_separable_space`.
 
     Args:
         num_classes: of the logits (N, num_classes).
         in_channels: of the images (N, in_channels, H, W).
         width: channels after the first convolution.
-        depth: convolutions.
-        kernel_size: the side of their filters in pixels, odd.
+        depth: depthwise-separable convolutions.
+        kernel_size: the side of all filters in pixels, odd.
 
     Examples:
         >>> DepthwiseSeparableStudent(10, in_channels=1, width=8, depth=2)(torch.zeros(2, 1, 8, 8)).shape
@@ -63,19 +62,23 @@ class DepthwiseSeparableStudent(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 3, *, width: int = 64, depth: int = 3, kernel_size: int = 3
+        self, num_classes: int, in_channels: int = 3, *, width: int = 64, depth: int = 2, kernel_size: int = 3
     ) -> None:
         super().__init__()
-        channels = [in_channels, *(width * 2**number for number in range(depth))]
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, kernel_size, stride=2, padding=kernel_size // 2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
         self.features = nn.Sequential(
             *(
-                DepthwiseSeparableConv(before, after, 2 if number == 0 else 1, kernel_size)
-                for number, (before, after) in enumerate(itertools.pairwise(channels))
+                DepthwiseSeparableConv(width * 2**number, width * 2 ** (number + 1), kernel_size=kernel_size)
+                for number in range(depth)
             )
         )
-        self.classifier = nn.Linear(channels[-1], num_classes)
+        self.classifier = nn.Linear(width * 2**depth, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, num_classes) of images (N, in_channels, H, W)."""
-        logits: torch.Tensor = self.classifier(self.features(images).mean(dim=(2, 3)))
+        logits: torch.Tensor = self.classifier(self.features(self.stem(images)).mean(dim=(2, 3)))
         return logits

@@ -10,6 +10,6 @@ def depthwise_separable_space() -> SearchSpace:
 
     >>> space = depthwise_separable_space()
     >>> space.size, next(space.enumerate())
-    (32, {'width': 8, 'depth': 1, 'kernel_size': 3})
+    (24, {'width': 8, 'depth': 1, 'kernel_size': 3})
     """
-    return SearchSpace({"width": [8, 16, 32, 64], "depth": [1, 2, 3, 4], "kernel_size": [3, 5]})
+    return SearchSpace({"width": [8, 16, 32, 64], "depth": [1, 2, 3], "kernel_size": [3, 5]})

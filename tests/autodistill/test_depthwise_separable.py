@@ -31,8 +31,8 @@ def test_every_architecture_of_the_space_is_a_student_of_the_expected_size(archi
     student = DepthwiseSeparableStudent(10, in_channels=1, **architecture)
     assert student(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     width, depth, side = architecture["width"], architecture["depth"], architecture["kernel_size"]
-    channels = [1] + [width * 2**number for number in range(depth)]
-    expected = channels[-1] * 10 + 10
+    channels = [width * 2**number for number in range(depth + 1)]
+    expected = width * side**2 + 2 * width + channels[-1] * 10 + 10
     for before, after in itertools.pairwise(channels):
         expected += before * side**2 + 2 * before + before * after + 2 * after
     assert sum(parameter.numel() for parameter in student.parameters()) == expected
@@ -44,7 +44,7 @@ def test_a_search_of_such_students_reads_digits(tmp_path) -> None:
     labels = torch.tensor(digits.target)
     batches = list(zip(images[:1280].split(64), labels[:1280].split(64), strict=True))
     torch.manual_seed(0)
-    teacher = DepthwiseSeparableStudent(10, in_channels=1, width=32, depth=3)
+    teacher = DepthwiseSeparableStudent(10, in_channels=1, width=32, depth=2)
     optimizer = torch.optim.Adam(teacher.parameters(), lr=5e-3)
     for inputs, targets in batches * 4:
         optimizer.zero_grad()
