@@ -86,6 +86,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         self._recorder: TapRecorder | None = None
         self._hooks = contextlib.ExitStack()
         self._inputs: Any = None
+        self._teacher_has_run = False
         if example is not None:
             student = features_of(self._student(), self.student_taps, "student", example)
             self.init_feature_matcher(student, self._teacher_features(example))
@@ -182,7 +183,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         Returns:
             A feature for each teacher tap; none where all weights are zero: the teacher does not run then.
         """
-        self._inputs = inputs
+        self._inputs, self._teacher_has_run = inputs, True
         self.teacher_features = self._teacher_features(inputs, teacher_model) if any(self.loss_weights) else {}
         return self.teacher_features
 
@@ -201,22 +202,22 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         """
         if self._recorder is None:
             raise ConfigurationError("the criterion records the student within `with criterion:` only; enter it first.")
-        if not self.teacher_features and any(self.loss_weights):
+        if not self._teacher_has_run:
             raise ConfigurationError("the loss needs the teacher's features: call teacher_model_forward(inputs) first.")
-        self.student_features = self._recorder.collect()
+        features = self._recorder.collect()
+        self._teacher_has_run = False  # the next loss needs the next batch's features
+        self.student_features = {tap: feature.detach() for tap, feature in features.items()}
         batch = Batch((self._inputs, targets))
         if isinstance(self._inputs, Mapping):
             batch = Batch(self._inputs if targets is None else {**self._inputs, "labels": targets})
-        loss = self.step_loss(
-            self.student_features,
+        return self.step_loss(
+            features,
             self.teacher_features,
             student_outputs,
             batch,
             temperature=checks.check_temperature(self.temperature),
             label_shift=predicts_next_token(self._student()),
         )
-        self.teacher_features = {}
-        return loss
 
     def step_loss(
         self,

@@ -69,6 +69,7 @@ def test_features_are_attributes_and_the_models_keep_their_modes() -> None:
         assert criterion.teacher_features is features
         criterion(student(INPUTS), LABELS).backward()
     assert set(criterion.student_features) == {Tap("1"), Tap("3")}
+    assert criterion.teacher_features is features
     torch.testing.assert_close(features[Tap("3")], teacher.eval()(INPUTS).detach())
     assert teacher[0].weight.grad is None
     assert student[0].weight.grad is not None
@@ -198,6 +199,10 @@ def test_what_a_loop_forgot_is_told_with_the_remedy() -> None:
             criterion(outputs)
         criterion.teacher_model_forward(INPUTS)
         criterion(outputs)
+        with pytest.raises(ConfigurationError, match=r"call teacher_model_forward\(inputs\) first"):
+            criterion(student(INPUTS))  # the teacher has seen the batch before
+        criterion.teacher_model_forward(INPUTS)
+        criterion(student(INPUTS))
         criterion.teacher_model_forward(INPUTS)
         with pytest.raises(ConfigurationError, match="must run in the forward pass, but the student never calls '1', "):
             criterion(outputs)  # of the step before
