@@ -143,9 +143,7 @@ class Distiller:
         flash = self.config.flash_distillation
         return flash is None or flash.exact
 
-    def _start(
-        self, student: nn.Module, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
-    ) -> None:
+    def _start(self, student: nn.Module, plan: Plan, criteria: Sequence[Criterion]) -> None:
         """Begin inside the teacher, where that is wished; process 0 gives its student to the others."""
         with self.processes.together():
             if self._initializer is not None and self.processes.is_main:

@@ -162,7 +162,7 @@ class TeacherFedDistillation:
             with recorder, returning(arguments.standing_in(features)):
                 student = recorder.run(lambda: batch.call(self.student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
+            return criterion.step_loss(student, features, None, batch, temperature=temperature, label_shift=shift)
 
         return loss
 

@@ -37,6 +37,7 @@ class Criterion(nn.Module, ABC):
         self.student_model = student_model
         self.teacher_model = teacher_model
         self.temperature = temperature
+        self.feature_matchers = nn.ModuleList()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("student_model", "teacher_model"):  # else PyTorch takes their parameters for the criterion's

@@ -80,7 +80,6 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         self._check()
         self.student_features: Features = {}
         self.teacher_features: Features = {}
-        self.feature_matchers = nn.ModuleList()
         self.loss_funcs: list[Callable[..., torch.Tensor]] = []
         self._loss_func = loss_func
         self._recorder: TapRecorder | None = None
