@@ -201,6 +201,7 @@ def test_equal_features_have_no_loss(name: str) -> None:
     loss, _ = REFERENCES[name]
     _, teacher = features((4, 3, 5))
     assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert losses.normalized_mse_loss(teacher, teacher).item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
