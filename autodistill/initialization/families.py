@@ -42,7 +42,8 @@ class Attention:
         head_norms: norms of each head's queries and keys.
         rotary: queries and keys are turned by rotary position embeddings: channels come in pairs of one frequency.
         scaled: scores are divided by the square root of a head's channels.
-        position_table: a table (buckets, heads) of relative position biases, where the block has one.
+        position_table: a table (buckets, heads) of relative position biases; those of the first block stand for the
+            blocks that have none.
     """
 
     query: Weight

@@ -152,14 +152,18 @@ class Pairing:
 
     def place(self, spec: Weight, block: int | None = None) -> Place:
         """A weight of the base models, or of the student's block number `block` and its partner."""
-        chosen, (student, teacher) = part(spec), self.bases
-        if block is not None:
-            student = join(student, f"{self.family.blocks}.{block}")
-            teacher = join(teacher, f"{self.family.blocks}.{self.layers[block]}")
-        return Place(
-            Part(join(teacher, chosen.path), chosen.index, chosen.of),
-            Part(join(student, chosen.path), chosen.index, chosen.of),
-        )
+        student, teacher = self.bases
+        layer = self.layers[block] if block is not None else None
+        return Place(self._within(teacher, spec, layer), self._within(student, spec, block))
+
+    def teacher_place(self, spec: Weight, layer: int) -> Part:
+        """A weight of the teacher's block number `layer`."""
+        return self._within(self.bases[1], spec, layer)
+
+    def _within(self, base: str, spec: Weight, block: int | None) -> Part:
+        chosen = part(spec)
+        owner = base if block is None else join(base, f"{self.family.blocks}.{block}")
+        return Part(join(owner, chosen.path), chosen.index, chosen.of)
 
     def in_both(self, place: Place) -> bool:
         """Whether both models have this weight."""
