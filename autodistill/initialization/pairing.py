@@ -231,6 +231,11 @@ class Pairing:
         kept = torch.zeros(self.subspace.width, dtype=torch.float64)
         if any(read(self.student, reader).bias is None for reader in readers):
             kept = torch.linalg.lstsq(up, bias[:, None]).solution[:, 0]  # the norm's own bias stands in for theirs
+            if (up @ kept - bias).norm() > 1e-6 * bias.norm():
+                self.approximations.append(
+                    f"what reads the stream behind {norm.student.path!r} has no bias, and the norm's own has fewer "
+                    "channels than the teacher's: a part of that bias is lost."
+                )
         self.write_norm(norm, torch.full_like(kept, self.correction), kept)
         return Reader(up, bias - up @ kept)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from families import BERT_LIKE, CLASSES, LLAMA_LIKE, VOCABULARY, hugging_face, pictures, seeded, texts
+from families import BERT_LIKE, CLASSES, LLAMA_LIKE, VOCABULARY, hugging_face, pictures, texts
 from scipy.linalg import helmert
 from torch import nn
 
@@ -148,12 +148,16 @@ def floats(output: Any) -> list[torch.Tensor]:
     return [value for value in output.to_tuple() if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
+def quarter(width: int) -> int:
+    return width // 4
+
+
 UNTIED = {"tie_word_embeddings": False, "use_cache": False}
 DISTILBERT_LIKE = {
     "width_name": "dim",
     "depth_name": "n_layers",
     "vocab_size": VOCABULARY,
-    "n_heads": 4,
+    "n_heads": quarter,
     "hidden_dim": 24,
     "max_position_embeddings": 16,
 }
@@ -161,13 +165,19 @@ GPT2_LIKE = {
     "width_name": "n_embd",
     "depth_name": "n_layer",
     "vocab_size": VOCABULARY,
-    "n_head": 4,
+    "n_head": quarter,
     "n_positions": 16,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-VIT_LIKE = {"image_size": 16, "patch_size": 8, "num_attention_heads": 4, "intermediate_size": 24, "num_labels": CLASSES}
+VIT_LIKE = {
+    "image_size": 16,
+    "patch_size": 8,
+    "num_attention_heads": quarter,
+    "intermediate_size": 24,
+    "num_labels": CLASSES,
+}
 
 CASES = {
     "BERT, pre-training": IdentityCase(
@@ -193,9 +203,7 @@ CASES = {
     "GPT-2, classes": IdentityCase(
         hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE, use_cache=False, num_labels=3), KEEPS_CONSTANT
     ),
-    "ViT, classes": IdentityCase(
-        hugging_face("ViTForImageClassification", **VIT_LIKE), KEEPS_CONSTANT, picture_batch
-    ),
+    "ViT, classes": IdentityCase(hugging_face("ViTForImageClassification", **VIT_LIKE), KEEPS_CONSTANT, picture_batch),
     "ViT, pooled": IdentityCase(hugging_face("ViTModel", **VIT_LIKE), KEEPS_CONSTANT, picture_batch),
     "Llama, words": IdentityCase(hugging_face("LlamaForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
     "Llama, classes": IdentityCase(
@@ -207,9 +215,7 @@ CASES = {
     "Qwen2, words": IdentityCase(hugging_face("Qwen2ForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
     "Qwen3, words": IdentityCase(hugging_face("Qwen3ForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
     "T5 encoder": IdentityCase(
-        hugging_face(
-            "T5EncoderModel", "d_model", "num_layers", vocab_size=VOCABULARY, d_kv=4, d_ff=24, num_heads=4
-        ),
+        hugging_face("T5EncoderModel", "d_model", "num_layers", vocab_size=VOCABULARY, d_kv=4, d_ff=24, num_heads=4),
         ORTHOGONAL,
         error=SINGLE,
     ),
