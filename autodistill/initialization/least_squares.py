@@ -1,4 +1,4 @@
-"""Least squares after the first weights: every map that writes to the stream, and every norm, is fitted to the teacher.
+"""Least squares after the first weights: norms, and maps that write to the stream, are fitted to the teacher.
 
 What `initialize_from_teacher` writes is the teacher's projection. It leaves errors: heads, neurons and layers that are
 missing, directions that the student does not have, norms that do not commute with a rotation. Block by block, the
@@ -132,8 +132,12 @@ class LeastSquares:
         behind = [Tap(norm) for norm in (*norms, *others)] if family.norm_position == "after" else []
         return [*(Tap(norm, INPUT) for norm in (*norms, *others)), *behind, *(Tap(block, AUTO) for block in blocks)]
 
-    def run(self) -> None:
-        """Fit the embeddings' norm, then the blocks one after the other."""
+    def run(self, *, writers: bool) -> None:
+        """Fit the norm behind the embeddings, then the blocks one after the other.
+
+        Args:
+            writers: fit the maps that write to the stream too, not the norms alone.
+        """
         if self.family.embedding_norm is not None and not self._before:
             ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
             self._fit_norm_behind(ours, theirs, 0)
@@ -143,7 +147,8 @@ class LeastSquares:
             for position, piece in enumerate(self.family.parts):
                 if self._before:
                     self._fit_norm_before(join(ours, piece.norm), join(theirs, piece.norm))
-                self._fit_writer(position, ours, theirs)
+                if writers:
+                    self._fit_writer(position, ours, theirs)
                 if not self._before:
                     self._fit_norm_behind(join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
         if self._before and self.family.final_norm is not None:
@@ -170,17 +175,16 @@ class LeastSquares:
         write(self.student.model, writer, ridge(inputs, targets, read(self.student.model, writer), self.strength))
 
     def _fit_norm_behind(self, ours: str, theirs: str, boundary: int) -> None:
-        (wanted,) = self.teacher(Tap(theirs))
-        (total,) = self.student(Tap(ours, INPUT))
+        (wanted,), (total,) = self.teacher(Tap(theirs)), self.student(Tap(ours, INPUT))
         inputs = nn.functional.layer_norm(total, total.shape[-1:])
         write_norm(self.student.model, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
 
     def _fit_norm_before(self, ours: str, theirs: str) -> None:
         """One gain for all channels: c, as measured here."""
         (wanted,), (given,) = self.teacher(Tap(theirs, INPUT)), self.student(Tap(ours, INPUT))
-        wanted, given = (self._normalised(rows.double()) for rows in (wanted, given))
-        wanted = wanted @ self.start.subspace.directions
-        factor = (wanted * given).mean() / given.square().mean()
+        wanted, given = self._normalised(wanted), self._normalised(given)
+        wanted = wanted @ self.start.subspace.directions.to(wanted)
+        factor = float((wanted * given).mean() / given.square().mean())
         gain, bias = norm_of(self.student.model, ours)
         write_norm(self.student.model, ours, gain * (factor / self.start.correction), bias)
 

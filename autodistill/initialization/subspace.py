@@ -113,14 +113,15 @@ class StreamMoments:
             mask: (...), True where a position counts: padding is left out.
         """
         rows = [stream.detach()[mask] if mask is not None else stream.detach().flatten(0, -2) for stream in streams]
-        parts = [part.double() for part in rows]
+        # A batch's sums keep the precision of the stream, at least 32 bits; batches are added in 64.
+        parts = [part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in rows]
         if self._weights is None:
-            powers = torch.stack([part.square().mean().cpu() for part in parts])
+            powers = torch.stack([part.double().square().mean().cpu() for part in parts])
             self._weights = powers.reciprocal() if self._weighting == "power" else torch.ones_like(powers)
         self._count += len(parts[0])
-        self._sums += torch.stack([part.sum(0) for part in parts]).cpu()
+        self._sums += torch.stack([part.sum(0).double() for part in parts]).cpu()
         for weight, part in zip(self._weights.tolist(), parts, strict=True):
-            self._second += weight * (part.T @ part).cpu()
+            self._second += weight * (part.T @ part).double().cpu()
 
     def decomposition(self, *, centring: Centring = "mean", keeps_constant: bool = False) -> StreamDecomposition:
         """The principal directions of what was added.
