@@ -28,6 +28,11 @@ from autodistill.errors import (  # noqa: E402
     SpaceExhaustedError,
     TrialError,
 )
+from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
+from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
+from autodistill.initialization.settings import InitializationConfig  # noqa: E402
+from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
+from autodistill.initialization.weights import Part  # noqa: E402
 from autodistill.measure import measure  # noqa: E402
 from autodistill.metrics import Metric  # noqa: E402
 from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
@@ -39,6 +44,7 @@ __all__ = [
     "Advisor",
     "AdvisorError",
     "AnnealedTemperature",
+    "Attention",
     "AutoDistillation",
     "AutoDistillationConfig",
     "AutoDistillationError",
@@ -46,9 +52,14 @@ __all__ = [
     "Choice",
     "ConfigurationError",
     "Distiller",
+    "Family",
+    "FeedForward",
     "FlashDistillationConfig",
     "FloatRange",
     "GridAdvisor",
+    "HeadSizes",
+    "Hidden",
+    "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
     "LayerMapping",
@@ -56,6 +67,8 @@ __all__ = [
     "Metric",
     "NonFiniteError",
     "Observation",
+    "Output",
+    "Part",
     "RandomAdvisor",
     "RegularDistillationConfig",
     "SearchConfig",
@@ -65,11 +78,16 @@ __all__ = [
     "SearchSpaceError",
     "SearchStoppedError",
     "SpaceExhaustedError",
+    "StreamDecomposition",
     "TPEAdvisor",
     "Tap",
+    "TeacherStart",
+    "TeacherSubspace",
     "Trial",
     "TrialError",
     "TrialState",
+    "decompose",
+    "initialize_from_teacher",
     "measure",
     "results_table",
 ]
