@@ -16,7 +16,7 @@ from pathlib import Path
 from common import machine, print_table, write_results
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
-from identity import CASES, DEPTH, ORTHOGONAL, WIDTH, identity_errors
+from identity_cases import CASES, DEPTH, ORTHOGONAL, WIDTH, identity_errors
 
 
 def main() -> None:

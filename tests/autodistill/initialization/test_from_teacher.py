@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from families import LLAMA_LIKE, VOCABULARY, hugging_face
-from identity import (
+from identity_cases import (
     CASES,
     DEPTH,
     GPT2_LIKE,

@@ -85,13 +85,9 @@ def test_rotary_pairs_stand_at_the_nearest_frequency(teacher, student):
     assert select.sum() == 2 * upper.sum() == min(teacher, student)  # each of the smaller head's has its partner
     frequencies = [torch.arange(half) / half for half in (half_s, half_t)]  # exponents of 1/θ
     for own, other in upper.nonzero().tolist():
-        distance = (frequencies[0][own] - frequencies[1][other]).abs()
-        alternatives = (
-            (frequencies[0][own] - frequencies[1]).abs()
-            if student <= teacher
-            else frequencies[0] - frequencies[1][other]
-        ).abs()
-        assert distance <= alternatives.min() + 1e-6
+        gaps = (frequencies[0][:, None] - frequencies[1]).abs()
+        nearest = gaps[own].min() if student <= teacher else gaps[:, other].min()
+        assert gaps[own, other] <= nearest + 1e-6
 
 
 def test_the_strongest_come_in_rising_order_and_the_first_wins_a_draw():

@@ -154,8 +154,8 @@ def test_a_constant_stream_has_a_subspace_of_finite_scale():
 
 def test_fewer_positions_than_channels_are_refused():
     sentence = (
-        "the teacher's stream of 6 channels needs at least as many positions (tokens, patches) in the flash set, but it "
-        r"has 5; raise init.batches, or the batch size."
+        "the teacher's stream of 6 channels needs at least as many positions (tokens, patches) in the flash set, but "
+        "it has 5; raise init.batches, or the batch size."
     )
     with pytest.raises(ConfigurationError) as error:
         decompose([(stream((1, 5)), None)])
