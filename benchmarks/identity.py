@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import machine, print_table, write_results
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from identity_cases import CASES, DEPTH, ORTHOGONAL, WIDTH, identity_errors
 
 
