@@ -140,6 +140,10 @@ class Family:
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads)
     heads_agree: bool = False
 
+    def depth(self, base: nn.Module) -> int:
+        """The number of blocks of a base model."""
+        return len(list(base.get_submodule(self.blocks).children()))
+
 
 _TEXT = ("embeddings.word_embeddings", "embeddings.position_embeddings")
 
@@ -299,7 +303,7 @@ def family_of(model: nn.Module, family: Family | None = None) -> tuple[str, nn.M
 
 def _has_blocks(module: nn.Module, family: Family) -> bool:
     try:
-        return len(list(module.get_submodule(family.blocks).children())) > 0
+        return family.depth(module) > 0
     except AttributeError:
         return False
 

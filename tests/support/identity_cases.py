@@ -136,9 +136,9 @@ def errors(teacher: nn.Module, student: nn.Module, start: TeacherStart, batch: d
     hidden_states = [family_of(model)[1](**batch)[0] for model in (teacher, student)]
     matched = hidden_states[1] @ start.matcher.weight.T + start.matcher.bias
     if theirs[0].shape == hidden_states[0].shape and torch.equal(theirs[0], hidden_states[0]):
-        theirs, ours = theirs[1:], ours[1:]  # a base model, whose hidden states are in the student's own directions
+        ours[0] = matched  # a base model, whose hidden states are in the student's own directions
     return Errors(
-        max((float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)), default=0.0),
+        max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)),
         float((matched - hidden_states[0]).abs().max()),
     )
 
