@@ -46,6 +46,11 @@ from autodistill.errors import (  # noqa: E402
     TrialError,
 )
 from autodistill.evaluation import evaluate_distillation  # noqa: E402
+from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
+from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
+from autodistill.initialization.settings import InitializationConfig  # noqa: E402
+from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
+from autodistill.initialization.weights import Part  # noqa: E402
 from autodistill.measure import measure  # noqa: E402
 from autodistill.metrics import Metric  # noqa: E402
 from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
@@ -57,6 +62,7 @@ __all__ = [
     "Advisor",
     "AdvisorError",
     "AnnealedTemperature",
+    "Attention",
     "AttentionHiddenStatesCallback",
     "AttentionLoss",
     "AutoDistillation",
@@ -70,9 +76,14 @@ __all__ = [
     "DistilRunner",
     "DistillationDataset",
     "Distiller",
+    "Family",
+    "FeedForward",
     "FlashDistillationConfig",
     "FloatRange",
     "GridAdvisor",
+    "HeadSizes",
+    "Hidden",
+    "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
     "KLDivCallback",
@@ -87,6 +98,8 @@ __all__ = [
     "Metric",
     "NonFiniteError",
     "Observation",
+    "Output",
+    "Part",
     "PhaseConfig",
     "RandomAdvisor",
     "RegularDistillationConfig",
@@ -98,14 +111,19 @@ __all__ = [
     "SearchSpaceError",
     "SearchStoppedError",
     "SpaceExhaustedError",
+    "StreamDecomposition",
     "TPEAdvisor",
     "Tap",
+    "TeacherStart",
+    "TeacherSubspace",
     "Trial",
     "TrialError",
     "TrialState",
+    "decompose",
     "depthwise_separable_space",
     "distillation_loss",
     "evaluate_distillation",
+    "initialize_from_teacher",
     "measure",
     "results_table",
     "save_predictions",

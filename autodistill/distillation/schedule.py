@@ -181,6 +181,8 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
+        if self._initializer is not None:
+            self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
         with TapRecorder(student, student_taps, owner="student") as recorder:
