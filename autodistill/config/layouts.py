@@ -85,7 +85,9 @@ def _criterion_alone(section: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for kind, named in train.items():
         if not isinstance(named, Mapping) or len(named) != 1 or kind not in ("optimizer", "criterion"):
-            raise ValueError(f"distillation.train has an optimizer and a criterion, each by its name, but got {kind!r}.")
+            raise ValueError(
+                f"distillation.train has an optimizer and a criterion, each by its name, but got {kind!r}."
+            )
         (name, arguments), *_ = named.items()
         if kind == "optimizer":
             arguments = dict(arguments or {})

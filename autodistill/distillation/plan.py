@@ -22,6 +22,8 @@ from autodistill.distillation.layers import (
 from autodistill.distillation.settings import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
 from autodistill.errors import ConfigurationError, LayerNotFoundError
 
+PREDICTIONS = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -38,6 +40,8 @@ class Stage:
         settings: optimizer, temperature, precision.
         input: what the block is fed instead of the student's own stream: the place in the student, and the teacher's
             hidden state; None where it is the student's own.
+        on_predictions: the criterion is `KnowledgeDistillationLoss`, whose two loss types and weights are those of the
+            labels and of the teacher.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Stage:
     steps: int
     settings: PhaseConfig
     input: LayerMapping | None = None
+    on_predictions: bool = False
 
     @property
     def pairs(self) -> list[LayerMapping]:
@@ -112,6 +117,8 @@ def flash_stages(
     Raises:
         ConfigurationError: the lists do not agree with the student's blocks; all mistakes at once.
     """
+    if config.on_predictions:
+        return (_prediction_stage("flash distillation of predictions", config, _entry(config.train_steps, 0)),)
     blocks = _blocks(config, student)
     given = config.layer_mappings_for_knowledge_transfer
     losses: tuple[tuple[str, ...] | None, ...] = (None,) * len(blocks)
@@ -156,8 +163,10 @@ def regular_stage(
     """
     mappings = config.layer_mappings_for_knowledge_transfer
     loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
+    if config.on_predictions:
+        return _prediction_stage("regular distillation", config, config.train_steps)
     if mappings is None:
-        mappings = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+        mappings = PREDICTIONS
         loss_types = loss_types or ("KL" if _gives_logits(output, batch) else "NMSE")
         if add_origin_loss is None:
             add_origin_loss = batch.targets is not None
@@ -175,6 +184,22 @@ def regular_stage(
         add_origin_loss=bool(add_origin_loss),
         steps=config.train_steps,
         settings=config,
+    )
+
+
+def _prediction_stage(name: str, config: Any, steps: int) -> Stage:
+    """The stage whose criterion is that on predictions; the teacher does not run where its loss has no weight."""
+    weights = config.loss_weights if isinstance(config.loss_weights, tuple) else (config.loss_weights,) * 2
+    return _stage(
+        name=name,
+        blocks=("",),
+        mappings=PREDICTIONS if weights[1] > 0 else (),
+        loss_types=config.loss_types,
+        loss_weights=weights,
+        add_origin_loss=weights[0] > 0,
+        steps=steps,
+        settings=config,
+        on_predictions=True,
     )
 
 
@@ -209,6 +234,6 @@ def _parse_all(specs: Iterable[Any]) -> tuple[LayerMapping, ...]:
 
 def _gives_logits(output: Any, batch: Batch) -> bool:
     if isinstance(output, Mapping):
-        return "logits" in output
+        return "logits" in output or next((key for key in output if key != "loss"), "").endswith("logits")
     targets = batch.targets
     return isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor) and not targets.is_floating_point()

@@ -22,7 +22,7 @@ from autodistill.config.layouts import normalised
 from autodistill.config.reading import read_yaml
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.checkpoint import LoopCheckpoint, SharedCheckpoints
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import Criterion
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.settings import PhaseConfig
@@ -220,7 +220,12 @@ class AutoDistillationMixin(_Base):
         return getattr(loader, "base_dataloader", loader)
 
     def _automatic_start(
-        self, builder: TransformersBuilder, teacher: nn.Module, config: AutoDistillationConfig, source: Any, wished: bool
+        self,
+        builder: TransformersBuilder,
+        teacher: nn.Module,
+        config: AutoDistillationConfig,
+        source: Any,
+        wished: bool,
     ) -> str | None:
         """`"teacher"` where it is wished and can be; what process 0 finds holds for all."""
         if not wished or source is None:
@@ -231,7 +236,9 @@ class AutoDistillationMixin(_Base):
         positions = min(len(source), batches) * _positions(first) if has_length(source) else math.inf
         width = getattr(getattr(teacher, "config", None), "hidden_size", 0)
         if reason is None and positions < width:
-            reason = f"the first {batches} batches hold fewer tokens ({positions}) than the teacher has channels ({width})"
+            reason = (
+                f"the first {batches} batches hold fewer tokens ({positions}) than the teacher has channels ({width})"
+            )
         reason = current_processes().broadcast(reason)
         logger.info("students start %s", "inside the teacher" if reason is None else f"as they are built: {reason}")
         return "teacher" if reason is None else None
@@ -386,7 +393,7 @@ class TrainerDistiller(Distiller):
         self,
         student: nn.Module,
         stage: Stage,
-        criterion: IntermediateLayersKnowledgeDistillationLoss,
+        criterion: Criterion,
         seed: int,
         report: Report,
         directory: Path | None,
@@ -428,7 +435,9 @@ class TrainerSearch(AutoDistillation):
     @cached_property
     def _distiller(self) -> Distiller:
         made = super()._distiller
-        return TrainerDistiller(**{name: getattr(made, name) for name in made.__dataclass_fields__}, trainer=self._trainer)
+        return TrainerDistiller(
+            **{name: getattr(made, name) for name in made.__dataclass_fields__}, trainer=self._trainer
+        )
 
     def _description(self) -> dict[str, Any]:
         description = super()._description()

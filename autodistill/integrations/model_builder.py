@@ -115,9 +115,7 @@ class TransformersBuilder:
             if name not in known:
                 nearest = difflib.get_close_matches(name, known, n=3)
                 hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "see its documentation."
-                yield (
-                    f"a dimension must be a field of {type(self.base_config).__name__}, but {name!r} is not; {hint}"
-                )
+                yield (f"a dimension must be a field of {type(self.base_config).__name__}, but {name!r} is not; {hint}")
 
     @property
     def _fields(self) -> list[str]:
@@ -145,7 +143,9 @@ class TransformersBuilder:
             rules.append(f"{{{heads}}} % {{num_key_value_heads}} == 0")
         terms = {name: self._term(name, space) for name in (width, heads, "num_key_value_heads")}
         searched = set(space.names)
-        return [rule.format(**terms) for rule in rules if any(terms[n] in searched for n in terms if f"{{{n}}}" in rule)]
+        return [
+            rule.format(**terms) for rule in rules if any(terms[n] in searched for n in terms if f"{{{n}}}" in rule)
+        ]
 
     def _term(self, name: str, space: SearchSpace) -> str:
         """How an expression over the space names a field: by its dimension, or by the configuration's own number."""

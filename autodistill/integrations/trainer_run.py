@@ -19,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.checkpoint import LoopCheckpoint
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
-from autodistill.distillation.layers import TapRecorder
+from autodistill.distillation.criteria import Criterion
+from autodistill.distillation.layers import TapRecorder, main_part
 from autodistill.distillation.models import plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.settings import temperature_at
@@ -112,7 +112,7 @@ class TrainerRun:
     trainer: Trainer
     student: nn.Module
     stage: Stage
-    criterion: IntermediateLayersKnowledgeDistillationLoss
+    criterion: Criterion
     loader: EpochLoader
     cache: TeacherCache
     seed: int
@@ -126,7 +126,6 @@ class TrainerRun:
 
     def __post_init__(self) -> None:
         self._recorder = TapRecorder(self.student, self.stage.student_taps, owner="student")
-        self._shift = predicts_next_token(self.student)
         self.matchers = list(self.criterion.parameters())
 
     def run(self) -> dict[str, Any]:
@@ -225,7 +224,9 @@ class TrainerRun:
             bad = next((loss for loss in recent if not math.isfinite(loss)), None)
             if bad is not None:
                 step = self.trainer.state.global_step
-                raise NonFiniteError(f"the loss must stay finite, but became {bad} near step {step} of {self.stage.name}.")
+                raise NonFiniteError(
+                    f"the loss must stay finite, but became {bad} near step {step} of {self.stage.name}."
+                )
 
     def loss(self, inputs: Any, own: Callable[[], tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, Any]:
         """The criterion on one batch, and the student's own loss where the stage adds it.
@@ -241,9 +242,11 @@ class TrainerRun:
         teacher = self.cache.features(batch, self.stage.teacher_taps)
         progress = self.trainer.state.global_step / max(self.trainer.state.max_steps, 1)
         temperature = temperature_at(self.stage.settings.temperature, progress)
-        loss = self.criterion.loss_cal(student, teacher, batch, temperature=temperature, label_shift=self._shift)
-        if self.stage.add_origin_loss:
-            return loss + own_loss, outputs
-        if self.processes.count > 1:  # every parameter that made the outputs must get a gradient, if only of zero
+        output = {"loss": own_loss, "logits": main_part(outputs)}
+        shift = predicts_next_token(self.student)
+        loss = self.criterion.step_loss(student, teacher, output, batch, temperature=temperature, label_shift=shift)
+        if (
+            not self.stage.add_origin_loss and self.processes.count > 1
+        ):  # every parameter that made the outputs must get a gradient, if only of zero
             loss = loss + 0 * sum(t.float().sum() for t in tensors_in(outputs) if t.requires_grad)
         return loss, outputs
