@@ -193,7 +193,7 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
-        if self._initializer is not None:
+        if self._initializer is not None and self.processes.is_main:  # the others hold one batch, and get its student
             self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}

@@ -1,4 +1,4 @@
-"""A search in a trainer, as a program of several processes: trainer_processes.py DIRECTORY, under `accelerate launch`."""
+"""A search in a trainer, as a program of several processes: trainer_processes.py DIRECTORY, by `accelerate launch`."""
 
 from __future__ import annotations
 

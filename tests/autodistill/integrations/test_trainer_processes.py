@@ -14,7 +14,7 @@ import trainer_processes
 from autodistill import SearchResult
 
 ROOT = Path(__file__).resolve().parents[3]
-LAUNCH = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
 
 # Slow, and apart from the rest: gloo's threads now and then abort an interpreter that is ending.
 pytestmark = pytest.mark.slow
