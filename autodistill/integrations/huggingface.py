@@ -104,7 +104,6 @@ class AutoDistillationMixin(_Base):
         config = self._configuration(train_func, eval_func)
         builder = model_builder
         if builder is None:
-            # The configuration as the user left it: a trainer turns `use_cache` off in its own.
             builder = TransformersBuilder(model_cls or type(self.model), cast(Any, self.model).config)
             search = config.the_search()
             space = builder.feasible(search.search_space)
