@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autodistill.data import Batch
@@ -24,6 +24,9 @@ from autodistill.structures import content_hash, nbytes
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+
+HEADER = 128
+"""Bytes that a file takes beyond its one feature, at the most."""
 
 
 class TeacherCache:
@@ -147,16 +150,13 @@ class TeacherCache:
 
     def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
         path = self._path(batch, tap)
-        if path is None or nbytes(feature) > self._disk_left:
-            return
-        content = save({"feature": feature.cpu().contiguous()})
-        if len(content) > self._disk_left:
+        if path is None or nbytes(feature) + HEADER > self._disk_left:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        temporary.write_bytes(content)
+        save_file({"feature": feature.cpu().contiguous()}, temporary)
+        self._disk_left -= temporary.stat().st_size
         os.replace(temporary, path)
-        self._disk_left -= len(content)
 
     def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
         size = nbytes(feature)
@@ -168,7 +168,7 @@ class TeacherCache:
         if self._directory is None or callable(tap.process):
             return None
         key = content_hash((self._fingerprint, batch.hash, tap.path, tap.process))
-        return self._directory / key[:2] / f"{key}.safetensors"
+        return self._directory / f"{key}.safetensors"
 
 
 def model_fingerprint(model: nn.Module) -> str:
