@@ -114,6 +114,26 @@ def test_a_block_that_reads_an_earlier_one_is_found_out_and_its_inputs_are_captu
     assert "inputs of blocks.2 are captured anew by full forwards" in caplog.text
 
 
+class SkippingOnce(Skipping):
+    """The last block reads what the first gave where an input is large."""
+
+    def forward(self, inputs):
+        first = torch.tanh(self.blocks[0](inputs))
+        second = torch.tanh(self.blocks[1](first))
+        return self.blocks[2](first + second if inputs.max() > 9 else second)
+
+
+def test_a_block_that_reads_an_earlier_one_for_the_first_batch_alone_is_found_out_too(caplog):
+    teacher = seeded(lambda: SkippingOnce(9))
+    data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
+    data[0][0][0, 0] = 10.0
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(seeded(lambda: SkippingOnce(6), 1), make_distiller(teacher, data))
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["replay"] * 3
+    assert "what 'blocks.2' sees of the first batch" in caplog.text
+
+
 class DependsOnAHiddenState(nn.Module):
     """Two blocks; after training has begun the model feeds the second one something else."""
 
