@@ -20,7 +20,7 @@ from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistill
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
-from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
+from autodistill.distillation.plan import Plan, flash_stages, frozen_problems, path_problems, regular_stage
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -156,6 +156,7 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
+        problems = frozen_problems(plan, student)
         batch = self.flash_set[0]
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
         with TapRecorder(student, student_taps, owner="student") as recorder:

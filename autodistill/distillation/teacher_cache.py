@@ -29,6 +29,10 @@ HEADER = 128
 """Bytes that a file takes beyond its one feature, at the most."""
 
 
+UNIMPORTANT_SETTINGS = ("_name_or_path", "transformers_version", "problem_type")
+"""Entries of a configuration that no feature depends on; a forward with labels writes the last one itself."""
+
+
 class TeacherCache:
     """Gives the teacher's features of a batch, and runs the teacher only for those it has never seen.
 
@@ -108,6 +112,10 @@ class TeacherCache:
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: self._unpacked(found[tap]) for tap in taps}
 
+    def given(self, batch: Batch, taps: Sequence[Tap]) -> dict[str, Any]:
+        """What a loss is made from beside the student, by the names that messages call it."""
+        return {"the inputs": batch.content, "the teacher's features": self.features(batch, taps)}
+
     def _packed(self, feature: torch.Tensor) -> torch.Tensor:
         round_off = not self._exact and feature.dtype == torch.float32
         return feature.detach().bfloat16() if round_off else feature.detach()
@@ -184,7 +192,7 @@ def model_fingerprint(model: nn.Module) -> str:
     """
     config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    settings = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
+    settings = {key: value for key, value in settings.items() if key not in UNIMPORTANT_SETTINGS}
     attention = getattr(config, "_attn_implementation", None)
     tensors = [(name, tensor.detach()) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
     return content_hash((type(model).__module__, str(model), settings, attention, tensors))

@@ -16,6 +16,7 @@ from autodistill.data import Batch
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.training import NoReport
+from autodistill.errors import NonFiniteError
 
 
 def assert_identical(left, right):
@@ -245,6 +246,15 @@ def test_the_students_own_loss_is_added_where_it_is_asked_for():
         own = nn.functional.cross_entropy(batch.call(student.eval()), batch.targets).item()
     assert {record["reason"] for record in records} == {"the student's own loss needs its whole forward"}
     assert records[0]["first_loss"] - without[0]["first_loss"] == pytest.approx(own, abs=0.3)  # dropout
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_origin_loss": True}, {"inputs": "teacher"}], ids=str)
+def test_nan_in_a_batch_is_told_as_such(settings):
+    data = tokens()
+    data[2][0][0, 0, 0] = float("nan")
+    distiller = make_distiller(seeded(lambda: Transformer(12, 2)), data, train_steps=4, **settings)
+    with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: look"):
+        distiller(seeded(lambda: Transformer(12, 2), 1), seed=0)
 
 
 def test_the_programs_random_state_is_neither_read_nor_disturbed():
