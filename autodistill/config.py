@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from advisors import AdvisorError, create_advisor
-from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig, Section
+from autodistill.distillation.settings import Count, FlashDistillationConfig, RegularDistillationConfig, Section
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.metrics import Metric, metric_problems
@@ -38,8 +38,8 @@ class SearchConfig(Section):
     search_space: SearchSpace
     search_algorithm: str = "BO"
     metrics: tuple[Metric, ...]
-    max_trials: int = Field(default=10, ge=1)
-    seed: int = Field(default=42, ge=0)
+    max_trials: Count = 10
+    seed: int = Field(default=42, ge=0, strict=True)
 
     @field_validator("search_algorithm")
     @classmethod
@@ -172,7 +172,7 @@ class AutoDistillationConfig(Section):
     """
 
     search: SearchConfig
-    checkpoint_steps: PositiveInt = 200
+    checkpoint_steps: Count = 200
     flash_distillation: FlashDistillationConfig | None = None
     regular_distillation: RegularDistillationConfig | None = None
     init: InitializationConfig | None = None

@@ -24,7 +24,7 @@ from autodistill.distillation.criteria import (
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
-from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
+from autodistill.distillation.plan import Plan, flash_stages, frozen_problems, path_problems, regular_stage
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -181,6 +181,7 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
+        problems = frozen_problems(plan, student)
         if self._initializer is not None:
             self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]

@@ -122,7 +122,16 @@ class TeacherFedDistillation:
             for stage, criterion in zip(self._fed, self.criteria, strict=False):  # regular distillation has one more
                 taps = criterion.student_taps
                 compiling.enter_context(compiled(self.student, stage.blocks[0], taps, settings.compile))
-            totals = loop.run(parameters, [], loss_at, clipped_apart=self._parameters_of_each_stage())
+            totals = loop.run(
+                parameters,
+                [],
+                loss_at,
+                clipped_apart=self._parameters_of_each_stage(),
+                given_at=lambda number: {
+                    "the inputs": self.batches[number % len(self.batches)].content,
+                    "the teacher's features": self._features(number),
+                },
+            )
         parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, len(self.stages))
         return totals, parts.mean(dim=1).tolist()
 

@@ -204,7 +204,7 @@ def test_several_metrics_the_best_is_the_front_member_nearest_to_the_ideal() -> 
     assert result.choose({"latency": 100.0}) is trials[2]
 
 
-@pytest.mark.parametrize("weights", [{"speed": 1.0}, {"a": -1.0}, {"a": float("nan")}, {"b": 1.0}])
+@pytest.mark.parametrize("weights", [{"speed": 1.0}, {"a": -1.0}, {"a": float("nan")}, {"a": "2"}, {"b": 1.0}])
 def test_weight_for_no_goal_or_negative_is_refused(weights: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="weights are non-negative numbers for a, but got"):
         SearchResult([trial(0, a=1.0, b=1.0)], [Metric("a"), Metric("b", measured=True)]).choose(weights)
