@@ -12,7 +12,7 @@ from advisors.acquisition import log_expected_improvement, log_probability_kept
 from advisors.base import Advisor, Observation
 from advisors.candidates import CandidatePool
 from advisors.errors import AdvisorError
-from advisors.objectives import Finished, FloatArray, read_history, scalarise
+from advisors.objectives import Finished, FloatArray, best_first, read_history, scalarise
 from advisors.surrogate import Surrogate
 from advisors.unseen import Seen, random_unseen, seen_in
 from search_spaces import Architecture, SearchSpace
@@ -61,8 +61,7 @@ class BayesianAdvisor(Advisor):
             return self._start(history, seen, rng)
         losses = scalarise(finished.objectives, rng)
         model = _Model.fit(self.space, finished, losses)
-        order = np.lexsort((losses, ~finished.feasible))
-        good = [finished.architectures[i] for i in order[:_CENTRES]]
+        good = [finished.architectures[i] for i in best_first(finished, losses)[:_CENTRES]]
         candidates = self._pool.draw(seen, good, rng)
         scores = model.score(candidates.features)
         top = _argmax(scores, rng)
