@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from advisors.acquisition import log_expected_improvement, log_probability_kept
 from advisors.base import Advisor, Observation
@@ -46,7 +48,7 @@ class BayesianAdvisor(Advisor):
     {'layers': 8}
     """
 
-    def __init__(self, space: SearchSpace, *, initial: int = 10) -> None:
+    def __init__(self, space: SearchSpace, *, initial: int = 5) -> None:
         super().__init__(space)
         if initial < 1:
             raise AdvisorError(f"`initial >= 1` must hold, but got {initial}")
@@ -60,7 +62,7 @@ class BayesianAdvisor(Advisor):
         if len(finished.architectures) < self.initial:
             return self._start(history, seen, rng)
         losses = scalarise(finished.objectives, rng)
-        model = _Model.fit(self.space, finished, losses)
+        model = _Model.fit(self.space, finished, losses, rng)
         good = [finished.architectures[i] for i in best_first(finished, losses)[:_CENTRES]]
         candidates = self._pool.draw(seen, good, rng)
         scores = model.score(candidates.features)
@@ -102,14 +104,14 @@ class _Model:
     best: float | None  # None: no trial has kept every bound yet
 
     @classmethod
-    def fit(cls, space: SearchSpace, finished: Finished, losses: FloatArray) -> _Model:
+    def fit(cls, space: SearchSpace, finished: Finished, losses: FloatArray, rng: np.random.Generator) -> _Model:
         features = space.encode([*map(space.validate, finished.architectures + finished.running)])
         widths = [domain.width for domain in space.dimensions.values()]
         running = len(finished.running)
 
         def surrogate(targets: FloatArray) -> Surrogate:
             believed = np.full(running, np.mean(targets))
-            return Surrogate(features, np.concatenate([targets, believed]), widths)
+            return Surrogate(features, np.concatenate([targets, believed]), widths, rng)
 
         kept = losses[finished.feasible]
         return cls(
@@ -125,10 +127,15 @@ class _Model:
         """
         score = np.zeros(len(features))
         for bound in self.bounds:
-            score += log_probability_kept(*bound.predict(features))
+            score += _log_mean(log_probability_kept(*bound.predict(features)))
         if self.best is not None:
-            score += log_expected_improvement(*self.loss.predict(features), self.best)
+            score += _log_mean(log_expected_improvement(*self.loss.predict(features), self.best))
         return score
+
+
+def _log_mean(logarithms: FloatArray) -> FloatArray:
+    """The logarithm of the mean over the processes, of shape (n,)."""
+    return np.asarray(logsumexp(logarithms, axis=0) - math.log(len(logarithms)))
 
 
 def _argmax(scores: FloatArray, rng: np.random.Generator) -> int:
