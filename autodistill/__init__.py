@@ -4,7 +4,20 @@ from autodistill._siblings import check_siblings as _check_siblings
 
 _check_siblings()
 
-from advisors import Advisor, BayesianAdvisor, GridAdvisor, Observation, RandomAdvisor, TPEAdvisor  # noqa: E402
+from advisors import (  # noqa: E402
+    Advisor,
+    AdvisorSampler,
+    BayesianAdvisor,
+    EvolutionAdvisor,
+    GridAdvisor,
+    LocalSearchAdvisor,
+    Observation,
+    RandomAdvisor,
+    SamplerAdvisor,
+    TPEAdvisor,
+    advisor_names,
+    create_advisor,
+)
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
 from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
 from autodistill.display import results_table  # noqa: E402
@@ -31,14 +44,16 @@ from autodistill.errors import (  # noqa: E402
 from autodistill.measure import measure  # noqa: E402
 from autodistill.metrics import Metric  # noqa: E402
 from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
-from search_spaces import Choice, FloatRange, IntRange, SearchSpace  # noqa: E402
+from search_spaces import Architecture, Choice, FloatRange, IntRange, SearchSpace  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advisor",
     "AdvisorError",
+    "AdvisorSampler",
     "AnnealedTemperature",
+    "Architecture",
     "AutoDistillation",
     "AutoDistillationConfig",
     "AutoDistillationError",
@@ -46,6 +61,7 @@ __all__ = [
     "Choice",
     "ConfigurationError",
     "Distiller",
+    "EvolutionAdvisor",
     "FlashDistillationConfig",
     "FloatRange",
     "GridAdvisor",
@@ -53,11 +69,13 @@ __all__ = [
     "IntermediateLayersKnowledgeDistillationLoss",
     "LayerMapping",
     "LayerNotFoundError",
+    "LocalSearchAdvisor",
     "Metric",
     "NonFiniteError",
     "Observation",
     "RandomAdvisor",
     "RegularDistillationConfig",
+    "SamplerAdvisor",
     "SearchConfig",
     "SearchDirectoryError",
     "SearchResult",
@@ -70,6 +88,8 @@ __all__ = [
     "Trial",
     "TrialError",
     "TrialState",
+    "advisor_names",
+    "create_advisor",
     "measure",
     "results_table",
 ]
