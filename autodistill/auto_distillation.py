@@ -25,6 +25,7 @@ from autodistill.display import Progress, make_progress
 from autodistill.distillation.schedule import Distiller
 from autodistill.environment import resolve_device
 from autodistill.errors import ConfigurationError, SearchStoppedError
+from autodistill.initialization.settings import InitializationConfig
 from autodistill.metrics import losses, violations
 from autodistill.processes import current_processes
 from autodistill.randomness import derive_seed
@@ -74,6 +75,8 @@ class AutoDistillation:
             goes to disk.
         activation_disk_gb: the most disk for captured inputs, in GiB; what does not fit is computed when needed.
         example_batch: what latency and FLOPs are measured with; the first training batch if not given.
+        init: `"teacher"` lets students begin inside the teacher instead of with the weights that `model_builder` gives
+            them; settings of it as in the configuration, which it overrides.
 
     Raises:
         ConfigurationError: the set-up is wrong; all mistakes at once.
@@ -118,6 +121,7 @@ class AutoDistillation:
         activation_budget_gb: float = 4.0,
         activation_disk_gb: float = 50.0,
         example_batch: Any = None,
+        init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
     ) -> None:
         problems = argument_problems(
             Given(model_builder, train_func, eval_func, loss_func, teacher_model, train_dataloader, example_batch),
@@ -133,7 +137,7 @@ class AutoDistillation:
         if problems:
             raise ConfigurationError(problems)
         self.model_builder = model_builder
-        self.config = AutoDistillationConfig.load(config)
+        self.config = AutoDistillationConfig.load(config).starting_from(init)
         self.search_space: SearchSpace = self.config.search.search_space
         self.advisor: Advisor = as_advisor(advisor or self.config.search.search_algorithm, self.search_space)
         self.train_func = train_func
@@ -460,7 +464,7 @@ class AutoDistillation:
             self._train_dataloader,
             self._example_batch,
         )
-        problems = list(set_up_problems(self.config.search, given, counts_trials=counts_trials))
+        problems = list(set_up_problems(self.config, given, counts_trials=counts_trials))
         if problems:
             raise ConfigurationError(problems)
 

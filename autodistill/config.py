@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from advisors import AdvisorError, create_advisor
 from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig, Section
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.settings import InitializationConfig
 from autodistill.metrics import Metric, metric_problems
 from search_spaces import SearchSpace, domain_from_json
 
@@ -158,6 +159,8 @@ class AutoDistillationConfig(Section):
         checkpoint_steps: steps of regular distillation between two checkpoints.
         flash_distillation: block by block; `"auto"` for the defaults.
         regular_distillation: the whole student, after flash distillation; `"auto"` for the defaults.
+        init: `"teacher"`, or settings of it: students begin with weights from the teacher instead of those that
+            `model_builder` gives them.
 
     Examples:
         >>> config = AutoDistillationConfig.load({
@@ -172,6 +175,7 @@ class AutoDistillationConfig(Section):
     checkpoint_steps: PositiveInt = 200
     flash_distillation: FlashDistillationConfig | None = None
     regular_distillation: RegularDistillationConfig | None = None
+    init: InitializationConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -184,6 +188,8 @@ class AutoDistillationConfig(Section):
         for phase in phases:
             if neither or data.get(phase) == "auto":
                 data[phase] = {}
+        if data.get("init") == "teacher":
+            data["init"] = {}
         return data
 
     @classmethod
@@ -200,6 +206,21 @@ class AutoDistillationConfig(Section):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigurationError(list(_sentences(cls, error))) from None
+
+    def starting_from(self, init: Any) -> AutoDistillationConfig:
+        """The same with other first weights; None changes nothing.
+
+        Raises:
+            ConfigurationError: with every mistake at once.
+        """
+        if init is None:
+            return self
+        try:
+            settings = InitializationConfig.model_validate({} if init == "teacher" else init)
+        except ValidationError as error:
+            sentences = [f"init.{sentence}" for sentence in _sentences(InitializationConfig, error)]
+            raise ConfigurationError(sentences) from None
+        return self.model_copy(update={"init": settings})
 
 
 def _read_yaml(path: Path) -> Any:

@@ -73,14 +73,15 @@ def argument_problems(
     return problems
 
 
-def set_up_problems(search: SearchConfig, given: Given, *, counts_trials: bool) -> Iterator[str]:
+def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_trials: bool) -> Iterator[str]:
     """What is missing or does not go together, a sentence each.
 
     Args:
-        search: what is searched.
+        config: what is searched, and how students are trained.
         given: what there is for it.
         counts_trials: `max_trials` decides when the search ends.
     """
+    search = config.search
     names = [metric.name for metric in search.metrics]
     own = [name for name in names if name not in BUILT_IN]
     if given.eval_func is None and own:
@@ -88,6 +89,8 @@ def set_up_problems(search: SearchConfig, given: Given, *, counts_trials: bool) 
             f"eval_func must return {', '.join(map(repr, own))}, but there is no eval_func; give one, or search "
             f"for built-in metrics only ({', '.join(BUILT_IN)})."
         )
+    if given.train_func is not None and config.init is not None:
+        yield "init belongs to the built-in distillation, but there is a train_func; leave one of them out."
     if given.train_func is None:
         for name in ("teacher_model", "train_dataloader"):
             if getattr(given, name) is None:
@@ -139,7 +142,8 @@ def describe_search(
     training: Any = "train_func"
     if distiller is not None:
         environment["flash_set"] = distiller.flash_set_hash
-        training = config.model_dump(mode="json", include={"flash_distillation", "regular_distillation"})
+        sections = {"flash_distillation", "regular_distillation"} | ({"init"} if config.init is not None else set())
+        training = config.model_dump(mode="json", include=sections)
         training["loss_func"] = process_name(distiller.loss_func)
     return {
         "space": search.search_space.to_json(),

@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="torchdistill too (see `make bench-peers`)")
     arguments = parser.parse_args()
     description = machine()
-    lengths = {6: (16, 4), 24: (12, 1)}  # depth: steps, naive steps
+    lengths = {6: (48, 4), 24: (32, 1)}  # depth: steps, naive steps
     repetitions = {6: 3, 24: 2}  # medians; more would take the default run past ten minutes
     if arguments.quick:
         arguments.depths, arguments.widths, lengths, repetitions = [6], [128], {6: (8, 2)}, {6: 1}

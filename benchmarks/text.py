@@ -56,3 +56,14 @@ def token_batches(count: int, size: int = 16, length: int = 64) -> list[dict[str
         {key: encoded[key][start : start + size] for key in ("input_ids", "attention_mask")}
         for start in range(0, count * size, size)
     ]
+
+
+def source_text(characters: int) -> str:
+    """So many characters of the standard library's source; what is not ASCII is left out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    parts: list[str] = []
+    for path in sorted(root.glob("*.py")):
+        parts.append(path.read_text(encoding="utf-8", errors="ignore").encode("ascii", "ignore").decode())
+        if sum(map(len, parts)) >= characters:
+            break
+    return "".join(parts)[:characters]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
-from autodistill.distillation.boundaries import Projection, fitting_features, teacher_fed_stages
+from autodistill.distillation.boundaries import Projection, fitting_features, outside_stage, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.flash import FlashDistillation
@@ -26,6 +26,7 @@ from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.distillation.training import NoReport, Report
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from autodistill.structures import content_hash
@@ -89,9 +90,10 @@ class Distiller:
         """
         report = report or NoReport()
         plan, criteria = self.prepare(student)
+        self._start(student, plan, criteria)
         flash: Callable[..., FlashDistillation | TeacherFedDistillation]
         if any(stage.input is not None for stage in plan.flash):
-            flash = partial(TeacherFedDistillation, projection=self._projection)
+            flash = partial(TeacherFedDistillation, projection=self._projection(student, plan))
         else:
             flash = partial(
                 FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
@@ -110,7 +112,8 @@ class Distiller:
                     report=report,
                     checkpoints=Checkpoints(directory),
                 ).run()
-        self.processes.broadcast_tensors([*student.parameters(), *student.buffers()])
+        matchers = criteria[-1].parameters() if criteria else ()
+        self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
         if plan.regular is not None:
             regular = RegularDistillation(
                 student,
@@ -139,10 +142,33 @@ class Distiller:
         flash = self.config.flash_distillation
         return flash is None or flash.exact
 
-    @property
-    def _projection(self) -> Projection | None:
+    def _start(
+        self, student: nn.Module, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
+    ) -> None:
+        """Begin inside the teacher, where that is wished; process 0 gives its student to the others."""
+        with self.processes.together():
+            if self._initializer is not None and self.processes.is_main:
+                start = self._initializer.start(student, plan.teacher_taps)
+                for criterion in criteria:
+                    self._initializer.start_matchers(start, student, criterion)
+
+    def _projection(self, student: nn.Module, plan: Plan) -> Projection | None:
+        """What brings the teacher's hidden states to the student's width: the user's, or that of the subspace."""
         flash = self.config.flash_distillation
-        return flash.projection if flash is not None else None
+        given = flash.projection if flash is not None else None
+        if given is not None:
+            return lambda hidden, tap: given(hidden)
+        if self._initializer is None:
+            return None
+        subspace, boundaries = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundaries
+        return lambda hidden, tap: subspace.project(hidden, boundaries.index(tap) if tap in boundaries else -1)
+
+    @cached_property
+    def _initializer(self) -> TeacherInitializer | None:
+        if self.config.init is None:
+            return None
+        batches = self._first_batches[: self.config.init.batches]
+        return TeacherInitializer(self.config.init, self.teacher, batches, self.cache, self.cache_directory)
 
     def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
@@ -160,6 +186,7 @@ class Distiller:
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
         with TapRecorder(student, student_taps, owner="student") as recorder:
             features = recorder.run(lambda: self._look(student, batch))
+        projection = self._projection(student, plan) if any(stage.input for stage in plan.flash) else None
         teacher = self.cache.features(batch, plan.teacher_taps)
         criteria = []
         for index, stage in enumerate(plan.stages):
@@ -168,8 +195,8 @@ class Distiller:
             )
             with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
                 try:
-                    fed = stage.input is not None
-                    targets = fitting_features(stage, features, teacher, self._projection) if fed else teacher
+                    fed = stage in plan.flash and plan.flash[0].input is not None
+                    targets = fitting_features(stage, features, teacher, projection) if fed else teacher
                     criterion.init_feature_matcher(features, targets)
                 except ConfigurationError as error:
                     problems.extend(error.problems)
@@ -183,11 +210,13 @@ class Distiller:
         stages = () if flash is None else flash_stages(flash, student, self.teacher)
         if flash is not None and flash.inputs == "teacher":
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
-        if regular is None:
-            return Plan(stages, None)
-        batch = self.flash_set[0]
-        output = self._look(student, batch)
-        return Plan(stages, regular_stage(regular, student, self.teacher, batch, output))
+        last = None
+        if regular is not None:
+            batch = self.flash_set[0]
+            last = regular_stage(regular, student, self.teacher, batch, self._look(student, batch))
+        if self._initializer is not None and stages and stages[0].input is not None:
+            stages = (*stages, outside_stage(stages, last, student))
+        return Plan(stages, last)
 
     @torch.no_grad()
     def _look(self, student: nn.Module, batch: Batch) -> Any:
@@ -202,13 +231,22 @@ class Distiller:
     @cached_property
     def flash_set(self) -> list[Batch]:
         """The batches of flash distillation, drawn once; one batch where this process has no flash distillation."""
+        return self._first_batches[: max(1, self._flash_steps)]
+
+    @property
+    def _flash_steps(self) -> int:
         settings = self.config.flash_distillation
-        steps = 1
-        if settings is not None and self.processes.is_main:
-            per_block = settings.train_steps
-            longest = max(per_block) if isinstance(per_block, tuple) else per_block
-            steps = longest * settings.gradient_accumulation_steps
-        return [batch.to(self.device) for batch in self.stream.flash_set(steps)]
+        if settings is None or not self.processes.is_main:
+            return 0
+        per_block = settings.train_steps
+        longest = max(per_block) if isinstance(per_block, tuple) else per_block
+        return longest * settings.gradient_accumulation_steps
+
+    @cached_property
+    def _first_batches(self) -> list[Batch]:
+        """Those that flash distillation trains on, and those that a start inside the teacher looks at."""
+        looked_at = self.config.init.batches if self.config.init is not None and self.processes.is_main else 1
+        return [batch.to(self.device) for batch in self.stream.flash_set(max(looked_at, self._flash_steps))]
 
     @property
     def flash_set_hash(self) -> str:

@@ -68,7 +68,7 @@ class TeacherCache:
         self._device = next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
         self._precision = mixed_precision
         self._exact = exact
-        self._fingerprint = content_hash(
+        self.fingerprint = content_hash(
             (
                 model_fingerprint(teacher),
                 mixed_precision,
@@ -167,7 +167,7 @@ class TeacherCache:
     def _path(self, batch: Batch, tap: Tap) -> Path | None:
         if self._directory is None or callable(tap.process):
             return None
-        key = content_hash((self._fingerprint, batch.hash, tap.path, tap.process))
+        key = content_hash((self.fingerprint, batch.hash, tap.path, tap.process))
         return self._directory / key[:2] / f"{key}.safetensors"
 
 

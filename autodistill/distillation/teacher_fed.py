@@ -41,7 +41,8 @@ class TeacherFedDistillation:
 
     Args:
         student: on the device of the batches.
-        stages: one for each block, as `boundaries.teacher_fed_stages` gives them.
+        stages: one for each block, as `boundaries.teacher_fed_stages` gives them; and perhaps, last, that of
+            `boundaries.outside_stage`, which is not fed.
         criteria: one for each stage; without matchers.
         batches: the flash set; step k uses batch k modulo its length.
         cache: gives the teacher's features.
@@ -85,6 +86,10 @@ class TeacherFedDistillation:
     def _blocks(self) -> list[str]:
         return [block for stage in self.stages for block in stage.blocks]
 
+    @property
+    def _fed(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.input is not None]
+
     def _features(self, number: int) -> Features:
         """The teacher's features of a batch of the flash set, at the blocks' boundaries in the student's width."""
         taps = list(dict.fromkeys(tap for stage in self.stages for tap in stage.teacher_taps))
@@ -94,35 +99,37 @@ class TeacherFedDistillation:
     def _arguments(self) -> BlockArguments:
         precision = self.stages[0].settings.mixed_precision
         with frozen(self.student), autocast(self.batches[0].device, precision):
-            return BlockArguments(self.student, self.stages, self.batches, self._features(0))
+            return BlockArguments(self.student, self._fed, self.batches, self._features(0))
 
     def _train(self, arguments: BlockArguments) -> tuple[list[float], list[list[float]]]:
         """The sum of the blocks' losses at every step, and the losses of the blocks."""
         settings, steps = self.stages[0].settings, self.stages[0].steps
-        block_losses = [self._block_loss(index) for index in range(len(self.stages))]
+        block_losses = [self._block_loss(index) for index in range(len(self._fed))]
+        outside_losses = [self._outside_loss(index, arguments) for index in range(len(self._fed), len(self.stages))]
         seen: list[torch.Tensor] = []
 
         def loss_at(step: int, number: int) -> torch.Tensor:
             features = self._features(number)
             calls = arguments.of(number % len(self.batches), features)
-            losses = torch.stack(
-                [loss(call, features, step, number) for loss, call in zip(block_losses, calls, strict=True)]
-            )
+            parts = [loss(call, features, step, number) for loss, call in zip(block_losses, calls, strict=True)]
+            parts += [loss(features, step, number) for loss in outside_losses]
+            losses = torch.stack(parts)
             seen.append(losses.detach())
             return losses.sum()
 
         loop = StepLoop(STAGE, settings, steps, derive_seed(self.seed, STAGE), self.batches[0].device, self.report.step)
         with contextlib.ExitStack() as compiling, training_only(self.student, self._blocks) as parameters:
-            for stage, criterion in zip(self.stages, self.criteria, strict=False):  # regular distillation has one more
+            for stage, criterion in zip(self._fed, self.criteria, strict=False):  # regular distillation has one more
                 taps = criterion.student_taps
                 compiling.enter_context(compiled(self.student, stage.blocks[0], taps, settings.compile))
-            totals = loop.run(parameters, [], loss_at, clipped_apart=self._parameters_of_each_block())
+            totals = loop.run(parameters, [], loss_at, clipped_apart=self._parameters_of_each_stage())
         parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, len(self.stages))
         return totals, parts.mean(dim=1).tolist()
 
-    def _parameters_of_each_block(self) -> list[list[nn.Parameter]]:
-        modules = [find_module(self.student, block) for block in self._blocks]
-        return [[parameter for parameter in module.parameters() if parameter.requires_grad] for module in modules]
+    def _parameters_of_each_stage(self) -> list[list[nn.Parameter]]:
+        groups = [[find_module(self.student, block) for block in stage.blocks] for stage in self.stages]
+        parameters = [dict.fromkeys(p for module in modules for p in module.parameters()) for modules in groups]
+        return [[parameter for parameter in group if parameter.requires_grad] for group in parameters]
 
     def _block_loss(self, index: int) -> Callable[[Call, Features, int, int], torch.Tensor]:
         """What gives the loss of one block, called with its arguments."""
@@ -137,6 +144,23 @@ class TeacherFedDistillation:
             seed_torch(derive_seed(seed, number), batch.device)
             with recorder:
                 student = recorder.run(lambda: call(module))
+            temperature = temperature_at(stage.settings.temperature, step / stage.steps)
+            return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
+
+        return loss
+
+    def _outside_loss(self, index: int, arguments: BlockArguments) -> Callable[[Features, int, int], torch.Tensor]:
+        """What gives the loss of what lies outside the blocks: a forward in which they return the teacher's states."""
+        stage, criterion = self.stages[index], self.criteria[index]
+        recorder = TapRecorder(self.student, criterion.student_taps, owner="student")
+        shift = predicts_next_token(self.student)
+        seed = derive_seed(self.seed, "flash", stage.name)
+
+        def loss(features: Features, step: int, number: int) -> torch.Tensor:
+            batch = self.batches[number % len(self.batches)]
+            seed_torch(derive_seed(seed, number), batch.device)
+            with recorder, returning(arguments.standing_in(features)):
+                student = recorder.run(lambda: batch.call(self.student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
 
@@ -196,14 +220,18 @@ class BlockArguments:
 
     def _without_blocks(self, index: int, features: Features) -> list[Call]:
         """A forward of the student in which blocks return the teacher's hidden states, and compute nothing."""
+        with returning(self.standing_in(features)):
+            return self._run_student(index)
+
+    def standing_in(self, features: Features) -> dict[nn.Module, Any]:
+        """For each block what it would return, were its output the teacher's hidden state."""
         outputs = {}
         for module, stage in zip(self._modules, self._stages, strict=True):
             mapping = output_mapping(stage)
             if module in self._forms and mapping is not None:
                 # A clone, since the student may go on in place.
                 outputs[module] = self._forms[module](features[mapping.teacher].clone())
-        with returning(outputs):
-            return self._run_student(index)
+        return outputs
 
     def _run_student(self, index: int) -> list[Call]:
         """The call of every block, without its first argument; the forward ends before the last block."""

@@ -1,0 +1,1 @@
+"""Students that start inside their teacher: in the principal subspace of its residual stream."""

@@ -1,0 +1,130 @@
+"""Attention heads: which of the teacher's a student keeps, and how they fit into fewer or more channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from autodistill.initialization.families import HeadSizes
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One key-value head of the student: the teacher's key-value head, and the teacher's heads that read from it."""
+
+    group: int
+    heads: tuple[int, ...]
+
+
+def choose_slots(importance: torch.Tensor, teacher: HeadSizes, student: HeadSizes) -> list[Slot]:
+    """The teacher's heads that a student keeps, in the teacher's order; at most as many as the student has.
+
+    The heads of each of the teacher's key-value heads are dealt out, the strongest first, in hands of as many as the
+    student has for one of its own; the strongest hands are kept.
+
+    Args:
+        importance: (teacher heads,).
+        teacher: its head sizes.
+        student: its head sizes.
+
+    Examples:
+        >>> choose_slots(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 4, 8), HeadSizes(2, 2, 8))
+        [Slot(group=1, heads=(1,)), Slot(group=3, heads=(3,))]
+        >>> choose_slots(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 2, 8), HeadSizes(2, 1, 8))
+        [Slot(group=0, heads=(0, 1))]
+    """
+    per_group, room = teacher.heads // teacher.key_value_heads, student.heads // student.key_value_heads
+    hands = []
+    for group in range(teacher.key_value_heads):
+        members = list(range(group * per_group, (group + 1) * per_group))
+        members.sort(key=lambda head: (-float(importance[head]), head))
+        hands += [Slot(group, tuple(sorted(members[start : start + room]))) for start in range(0, per_group, room)]
+    hands.sort(key=lambda slot: (-float(importance[list(slot.heads)].sum()), slot.heads))
+    return sorted(hands[: student.key_value_heads], key=lambda slot: (slot.group, slot.heads))
+
+
+def strongest(importance: torch.Tensor, count: int) -> torch.Tensor:
+    """The indices of the `count` largest entries (all, where there are fewer), in rising order.
+
+    Examples:
+        >>> strongest(torch.tensor([1.0, 5.0, 3.0]), 2)
+        tensor([1, 2])
+    """
+    order = torch.argsort(importance, descending=True, stable=True)
+    return order[:count].sort().values
+
+
+def narrow(left: torch.Tensor, right: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps (channels, k) of the two sides of a product that keep of leftᵀ right what the fewer channels can hold.
+
+    The product's leading singular directions are kept, and divided evenly between the two sides.
+
+    Args:
+        left: (k, m).
+        right: (k, n).
+        channels: of the student's head, at most k.
+
+    Examples:
+        >>> left, right = torch.randn(4, 6).double(), torch.randn(4, 5).double()
+        >>> to_left, to_right = narrow(left, right, 4)
+        >>> torch.allclose((to_left @ left).T @ (to_right @ right), left.T @ right)
+        True
+    """
+    left_core = torch.linalg.qr(left.T).R
+    right_core = torch.linalg.qr(right.T).R
+    u, values, vh = torch.linalg.svd(left_core @ right_core.T)
+    root = values[:channels].clamp(min=values[0] * 1e-12 + 1e-300).rsqrt()[:, None]
+    return root * (vh[:channels] @ right_core), root * (u[:, :channels].T @ left_core)
+
+
+def rotary_pairs(teacher: int, student: int) -> torch.Tensor:
+    """(student channels, teacher channels): each rotary pair of the smaller head at the larger one's nearest frequency.
+
+    The pair (i, i + k/2) of a head of k channels turns with frequency θ^(-2i/k).
+    """
+    small, large = sorted((teacher // 2, student // 2))
+    nearest = torch.round(torch.arange(small) * (large / small)).long().clamp(max=large - 1)
+    select = torch.zeros(2 * small, 2 * large, dtype=torch.float64)
+    rows = torch.arange(small)
+    select[rows, nearest] = 1.0
+    select[rows + small, nearest + large] = 1.0
+    return select if student <= teacher else select.T
+
+
+def widen(teacher: int, student: int) -> torch.Tensor:
+    """(student channels, teacher channels): the teacher's channels first."""
+    return torch.eye(student, teacher, dtype=torch.float64)
+
+
+def query_key_maps(
+    queries: Sequence[torch.Tensor], key: torch.Tensor, channels: int, *, rotary: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps (channels, k) of the queries and of the key of one key-value head.
+
+    Args:
+        queries: (k, d) each, of the heads that read from it.
+        key: (k, d).
+        channels: of a head of the student.
+        rotary: channels turn in pairs, and only whole pairs may be kept.
+    """
+    size = len(key)
+    if channels == size:
+        return torch.eye(size, dtype=torch.float64), torch.eye(size, dtype=torch.float64)
+    if rotary:
+        pairs = rotary_pairs(size, channels)
+        return pairs, pairs
+    if channels > size:
+        return widen(size, channels), widen(size, channels)
+    return narrow(torch.cat(list(queries), dim=1), key, channels)
+
+
+def value_output_maps(
+    outputs: Sequence[torch.Tensor], value: torch.Tensor, channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps (channels, k) of the outputs and of the value of one key-value head; the outputs are (d, k) each."""
+    size = len(value)
+    if channels >= size:
+        return widen(size, channels), widen(size, channels)
+    return narrow(torch.cat([output.T for output in outputs], dim=1), value, channels)

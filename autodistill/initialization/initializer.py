@@ -1,0 +1,180 @@
+"""Students of a search that start inside the teacher: its stream is decomposed once, every student written from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.layers import AUTO, INPUT, Tap
+from autodistill.distillation.matchers import ChannelMatcher
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.initialization.families import require_family
+from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
+from autodistill.initialization.least_squares import LeastSquares, Recorder, counted, student_recorder
+from autodistill.initialization.pairing import join
+from autodistill.initialization.settings import InitializationConfig
+from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
+from autodistill.initialization.weights import Affine, has, read, write
+from autodistill.structures import content_hash
+
+logger = logging.getLogger(__name__)
+
+LEAST_SQUARES_POSITIONS = 4096
+"""Tokens or patches of the flash set that least squares look at."""
+
+
+class TeacherInitializer:
+    """Starts the students of a search inside its teacher.
+
+    Args:
+        settings: how.
+        teacher: of a known family.
+        batches: the flash set.
+        cache: gives the teacher's stream.
+        directory: where the decomposition of the stream is kept; None for memory only.
+
+    Raises:
+        ConfigurationError: the teacher's residual stream is not known.
+    """
+
+    def __init__(
+        self,
+        settings: InitializationConfig,
+        teacher: nn.Module,
+        batches: Sequence[Batch],
+        cache: TeacherCache,
+        directory: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        self._teacher = teacher
+        self._batches = batches
+        self._cache = cache
+        self._directory = directory
+        self._path, self._base, self._family = require_family(teacher, settings.family, "teacher")
+        self._known: StreamDecomposition | None = None
+
+    @property
+    def boundaries(self) -> list[Tap]:
+        """The teacher's stream before its first block and behind each."""
+        blocks = join(self._path, self._family.blocks)
+        depth = len(list(self._base.get_submodule(self._family.blocks).children()))
+        return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
+
+    def subspace(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherSubspace:
+        """The subspace that a student lives in.
+
+        Args:
+            student: of the teacher's family.
+            also: what else will be asked of the teacher: computed in the same pass.
+
+        Raises:
+            ConfigurationError: the student is of another family, or wider than the teacher.
+        """
+        path, base, family = require_family(student, self._settings.family, "student")
+        table = next(spec for spec in family.embeddings if has(base, spec))
+        return self._decomposition(tuple(also)).subspace(len(read(student, join(path, str(table))).weight))
+
+    def start(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherStart:
+        """Write a student's first weights; the arguments are those of `subspace`.
+
+        Raises:
+            ConfigurationError: student and teacher do not fit.
+        """
+        settings = self._settings
+        start = initialize_from_teacher(
+            student,
+            self._teacher,
+            self.subspace(student, also),
+            embeddings_only=settings.weights == "embeddings",
+            family=settings.family,
+        )
+        if settings.least_squares != "none" and settings.weights == "all":
+            self._fit(student, start)
+        if settings.projection_head is not None:
+            write(student, settings.projection_head, start.matcher)
+        return start
+
+    def _fit(self, student: nn.Module, start: TeacherStart) -> None:
+        path, _, family = require_family(student, self._settings.family, "student")
+        batches = self._few()
+        taps = LeastSquares.teacher_taps(family, self._path, start.layers)
+        for batch in batches:
+            self._cache.features(batch, taps)
+        teacher = Recorder(self._teacher, batches, self._cache.features)
+        fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
+        fit.run(writers=self._settings.least_squares == "all")
+
+    def _few(self) -> list[Batch]:
+        """Batches of about `LEAST_SQUARES_POSITIONS` positions."""
+        chosen: list[Batch] = []
+        positions = 0
+        for batch in self._batches:
+            if positions >= LEAST_SQUARES_POSITIONS:
+                break
+            (stream,) = self._cache.features(batch, self.boundaries[:1]).values()
+            positions += len(counted(stream, batch))
+            chosen.append(batch)
+        return chosen
+
+    def start_matchers(
+        self, start: TeacherStart, student: nn.Module, criterion: IntermediateLayersKnowledgeDistillationLoss
+    ) -> None:
+        """Let the matchers of the stream begin as the way back from the subspace."""
+        path, _, family = require_family(student, self._settings.family, "student")
+        blocks = join(path, family.blocks)
+        lifts = {f"{blocks}.{index}": layer + 1 for index, layer in enumerate(start.layers)}
+        last_hidden_states = path
+        for mapping, matcher in zip(criterion.layer_mappings, criterion.feature_matchers, strict=True):
+            if not isinstance(matcher, ChannelMatcher) or matcher.linear.weight.shape != start.matcher.weight.shape:
+                continue
+            if mapping.student.path == last_hidden_states:
+                write(matcher, "linear", start.matcher)
+            elif mapping.student.path in lifts:
+                mean = start.subspace.mean(lifts[mapping.student.path])
+                write(matcher, "linear", Affine(start.subspace.up, mean))
+
+    def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:
+        if self._known is None:
+            path = self._file()
+            if path is not None and path.exists():
+                self._known = StreamDecomposition.load(path)
+            else:
+                before = self._family.norm_position == "before"
+                centring: Centring = "none" if before else self._settings.centring
+                self._known = decompose(
+                    self._streams(also),
+                    weighting=self._settings.weighting,
+                    centring=centring,
+                    keeps_constant=before and self._family.centred,
+                )
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._known.save(path)
+        return self._known
+
+    def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
+        taps = self.boundaries
+        for batch in self._batches:
+            features = self._cache.features(batch, taps, also)
+            streams = [features[tap] for tap in taps]
+            mask = batch.padding_mask
+            yield streams, mask if mask is not None and mask.shape == streams[0].shape[:-1] else None
+
+    def _file(self) -> Path | None:
+        if self._directory is None:
+            return None
+        settings = self._settings
+        made_of = (
+            self._cache.fingerprint,
+            [batch.hash for batch in self._batches],
+            settings.weighting,
+            settings.centring,
+            repr(self._family),
+        )
+        return self._directory / f"subspace-{content_hash(made_of)}.safetensors"

@@ -1,0 +1,194 @@
+"""Least squares after the first weights: norms, and maps that write to the stream, are fitted to the teacher.
+
+What `initialize_from_teacher` writes is the teacher's projection. It leaves errors: heads, neurons and layers that are
+missing, directions that the student does not have, norms that do not commute with a rotation. Block by block, the
+student is run on a part of the flash set, and of each of its parts
+
+1. the writer W, b is solved anew: ridge regression (towards the weights it has) of what the stream must gain there to
+   be the teacher's projection, on what the writer gets;
+2. where the norm stands behind the sum, its gain and bias are fitted channel by channel.
+
+The block gets what the blocks before it, already fitted, give it: later blocks make up for the errors of earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.layers import AUTO, INPUT, Tap, TapRecorder, find_module
+from autodistill.distillation.models import plain_forward
+from autodistill.initialization.families import Family
+from autodistill.initialization.from_teacher import TeacherStart
+from autodistill.initialization.pairing import join
+from autodistill.initialization.weights import Affine, norm_of, part, read, write, write_norm
+
+
+def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float) -> Affine:
+    """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not say.
+
+    Minimises ‖x Wᵀ + b - t‖² + λ ‖W - W₀‖², with λ `strength` times the mean power of an input; the bias is free.
+
+    Args:
+        inputs: (positions, inputs).
+        targets: (positions, outputs).
+        first: W₀ (outputs, inputs).
+        strength: of the pull to it, relative to the number of positions.
+
+    Examples:
+        >>> x, wanted = torch.randn(50, 3).double(), torch.randn(2, 3).double()
+        >>> found = ridge(x, x @ wanted.T + 1, Affine(torch.zeros(2, 3).double(), None), 1e-9)
+        >>> [bool((part - true).abs().max() < 1e-6) for part, true in ((found.weight, wanted), (found.bias, 1))]
+        [True, True]
+    """
+    inputs, targets = inputs.double(), targets.double()
+    mean_input, mean_target = inputs.mean(0), targets.mean(0)
+    centred = inputs - mean_input
+    gram = centred.T @ centred / len(inputs)
+    rest = (targets - mean_target) - centred @ first.weight.T
+    pull = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    change = torch.linalg.solve(gram + pull, centred.T @ rest / len(inputs)).T
+    weight = first.weight + change
+    return Affine(weight, mean_target - weight @ mean_input)
+
+
+def fit_channels(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gain and the bias, channel by channel, that bring inputs nearest to targets; (positions, channels) both."""
+    inputs, targets = inputs.double(), targets.double()
+    centred = inputs - inputs.mean(0)
+    gain = (centred * targets).mean(0) / centred.square().mean(0).clamp(min=1e-12)
+    return gain, targets.mean(0) - gain * inputs.mean(0)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Runs a model on a few batches and gives what its taps see, (positions, channels) each, without padding."""
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    features: Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
+
+    def __call__(self, *taps: Tap) -> list[torch.Tensor]:
+        seen: list[list[torch.Tensor]] = [[] for _ in taps]
+        for batch in self.batches:
+            features = self.features(batch, taps)
+            for rows, tap in zip(seen, taps, strict=True):
+                rows.append(counted(features[tap], batch))
+        return [torch.cat(rows) for rows in seen]
+
+
+def counted(feature: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(positions, channels): without padding."""
+    mask = batch.padding_mask
+    if mask is not None and mask.shape == feature.shape[:-1]:
+        return feature[mask]
+    return feature.flatten(0, -2)
+
+
+def student_recorder(student: nn.Module, batches: Sequence[Batch]) -> Recorder:
+    """Records a student; every forward ends at the last tap."""
+
+    def features(batch: Batch, taps: Sequence[Tap]) -> Mapping[Tap, torch.Tensor]:
+        with (
+            TapRecorder(student, taps, owner="student", stop=True) as recorder,
+            torch.no_grad(),
+            plain_forward(student),
+        ):
+            return recorder.run(lambda: batch.call(student))
+
+    return Recorder(student.eval(), batches, features)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Fits a student that `initialize_from_teacher` has written.
+
+    Args:
+        start: what that did.
+        family: of both models.
+        student: records the student, whose weights are set.
+        teacher: records the teacher.
+        bases: the paths of the two base models, the student's and the teacher's.
+        strength: of the pull of `ridge`.
+    """
+
+    start: TeacherStart
+    family: Family
+    student: Recorder
+    teacher: Recorder
+    bases: tuple[str, str]
+    strength: float = 0.01
+
+    @staticmethod
+    def teacher_taps(family: Family, base: str, layers: Iterable[int]) -> list[Tap]:
+        """All that is asked of the teacher, so that one pass can compute it."""
+        blocks = [join(base, f"{family.blocks}.{layer}") for layer in layers]
+        norms = [join(block, piece.norm) for block in blocks for piece in family.parts]
+        others = [join(base, norm) for norm in (family.embedding_norm, family.final_norm) if norm is not None]
+        behind = [Tap(norm) for norm in (*norms, *others)] if family.norm_position == "after" else []
+        return [*(Tap(norm, INPUT) for norm in (*norms, *others)), *behind, *(Tap(block, AUTO) for block in blocks)]
+
+    def run(self, *, writers: bool) -> None:
+        """Fit the norm behind the embeddings, then the blocks one after the other.
+
+        Args:
+            writers: fit the maps that write to the stream too, not the norms alone.
+        """
+        if self.family.embedding_norm is not None and not self._before:
+            ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
+            self._fit_norm_behind(ours, theirs, 0)
+        for index, layer in enumerate(self.start.layers):
+            ours = join(self.bases[0], f"{self.family.blocks}.{index}")
+            theirs = join(self.bases[1], f"{self.family.blocks}.{layer}")
+            for position, piece in enumerate(self.family.parts):
+                if self._before:
+                    self._fit_norm_before(join(ours, piece.norm), join(theirs, piece.norm))
+                if writers:
+                    self._fit_writer(position, ours, theirs)
+                if not self._before:
+                    self._fit_norm_behind(join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
+        if self._before and self.family.final_norm is not None:
+            self._fit_norm_before(*(join(base, self.family.final_norm) for base in self.bases))
+
+    @property
+    def _before(self) -> bool:
+        return self.family.norm_position == "before"
+
+    def _sum(self, position: int, block: str) -> Tap:
+        """The residual sum behind a part."""
+        if not self._before:
+            return Tap(join(block, self.family.parts[position].norm), INPUT)
+        following = self.family.parts[position + 1 :]
+        return Tap(join(block, following[0].norm), INPUT) if following else Tap(block, AUTO)
+
+    def _fit_writer(self, position: int, ours: str, theirs: str) -> None:
+        writer = join(ours, part(self.family.parts[position].output).path)
+        if isinstance(find_module(self.student.model, writer.rpartition(".")[0]), nn.MultiheadAttention):
+            return  # computes with the writer's weights, but never calls it
+        (wanted,) = self.teacher(self._sum(position, theirs))
+        inputs, written, total = self.student(Tap(writer, INPUT), Tap(writer), self._sum(position, ours))
+        targets = wanted @ self.start.subspace.down.to(wanted) - (total - written)
+        write(self.student.model, writer, ridge(inputs, targets, read(self.student.model, writer), self.strength))
+
+    def _fit_norm_behind(self, ours: str, theirs: str, boundary: int) -> None:
+        (wanted,), (total,) = self.teacher(Tap(theirs)), self.student(Tap(ours, INPUT))
+        inputs = nn.functional.layer_norm(total, total.shape[-1:])
+        write_norm(self.student.model, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
+
+    def _fit_norm_before(self, ours: str, theirs: str) -> None:
+        """One gain for all channels: c, as measured here."""
+        (wanted,), (given,) = self.teacher(Tap(theirs, INPUT)), self.student(Tap(ours, INPUT))
+        wanted, given = self._normalised(wanted), self._normalised(given)
+        wanted = wanted @ self.start.subspace.directions.to(wanted)
+        factor = float((wanted * given).mean() / given.square().mean())
+        gain, bias = norm_of(self.student.model, ours)
+        write_norm(self.student.model, ours, gain * (factor / self.start.correction), bias)
+
+    def _normalised(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.family.centred:
+            return nn.functional.layer_norm(rows, rows.shape[-1:])
+        return nn.functional.rms_norm(rows, rows.shape[-1:])

@@ -1,0 +1,257 @@
+"""Student and teacher side by side: where their weights are, and how the stream is read and written in the subspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from autodistill.distillation.layers import automatic_mapping
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.families import Family, HeadSizes, Weight, require_family
+from autodistill.initialization.subspace import TeacherSubspace
+from autodistill.initialization.weights import Affine, Part, has, norm_of, parameters, part, read, write, write_norm
+
+Importance = Mapping[str, torch.Tensor]
+"""For the path of a teacher's map that writes to the stream, how much each of its inputs matters, (inputs,)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One weight, in the teacher and in the student."""
+
+    teacher: Part
+    student: Part
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the stream is read in one place, where x is `offset` + `up` times what the student has.
+
+    Args:
+        up: (D, d).
+        offset: (D,).
+    """
+
+    up: torch.Tensor
+    offset: torch.Tensor
+
+    def __call__(self, affine: Affine) -> Affine:
+        """The student's form of a map that reads the stream."""
+        bias = affine.weight @ self.offset
+        return Affine(affine.weight @ self.up, bias if affine.bias is None else bias + affine.bias)
+
+
+@dataclass
+class Pairing:
+    """A student that is written from its teacher.
+
+    Args:
+        student: any model around a base model of the family.
+        teacher: the same.
+        bases: the paths of the two base models, the student's and the teacher's.
+        family: of both.
+        subspace: that the student lives in.
+        layers: for each block of the student the teacher's.
+        importance: of the inputs of maps that write to the stream; where there is none, the weights decide.
+        written: the student's parameters that are done.
+        approximations: where the student cannot be the teacher's projection, and why.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    bases: tuple[str, str]
+    family: Family
+    subspace: TeacherSubspace
+    layers: tuple[int, ...]
+    importance: Importance
+    written: set[nn.Parameter] = field(default_factory=set)
+    approximations: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        student: nn.Module,
+        teacher: nn.Module,
+        subspace: TeacherSubspace,
+        *,
+        layers: Sequence[int] | None = None,
+        importance: Importance | None = None,
+        family: Family | None = None,
+    ) -> Pairing:
+        """Find the base models; the arguments are those of `initialize_from_teacher`.
+
+        Raises:
+            ConfigurationError: the two do not fit; all mistakes at once.
+        """
+        teacher_path, teacher_base, table = require_family(teacher, family, "teacher")
+        student_path, student_base, student_table = require_family(student, family, "student")
+        if student_table is not table:
+            raise ConfigurationError(
+                "a student that starts inside its teacher must be of its family, but the student is a "
+                f"{type(student_base).__name__} and the teacher a {type(teacher_base).__name__}; leave init out."
+            )
+        own, depth = (len(list(base.get_submodule(table.blocks).children())) for base in (student_base, teacher_base))
+        mapped = tuple(layers) if layers is not None else tuple(automatic_mapping(own, depth))
+        pairing = cls(student, teacher, (student_path, teacher_path), table, subspace, mapped, importance or {})
+        problems = [*pairing._size_problems(own, depth), *pairing._embedding_problems()]
+        if problems:
+            raise ConfigurationError(problems)
+        return pairing
+
+    def _size_problems(self, own: int, depth: int) -> Iterable[str]:
+        if len(self.layers) != own or not all(0 <= layer < depth for layer in self.layers):
+            yield (
+                f"layers must name one of the teacher's {depth} blocks (0 to {depth - 1}) for each of the student's "
+                f"{own}, but is {list(self.layers)}."
+            )
+        _, student = self.head_sizes
+        if student.heads % student.key_value_heads:
+            yield (
+                "the number of heads must be a multiple of the key-value heads, but the student has "
+                f"{student.heads} and {student.key_value_heads}."
+            )
+        if student.channels % 2 and any(getattr(piece, "rotary", False) for piece in self.family.parts):
+            yield f"rotary heads need an even number of channels, but the student's have {student.channels}."
+
+    def _embedding_problems(self) -> Iterable[str]:
+        for spec in self.embeddings:
+            place = self.place(spec)
+            theirs, ours = read(self.teacher, place.teacher).weight, read(self.student, place.student).weight
+            if len(ours) != self.subspace.width or len(theirs) != self.subspace.teacher_width:
+                yield (
+                    f"the subspace must lead from the teacher's width to the student's, but it leads from "
+                    f"{self.subspace.teacher_width} to {self.subspace.width}, and {part(spec).path!r} is {len(theirs)} "
+                    f"wide in the teacher, {len(ours)} in the student."
+                )
+                continue
+            rows, given, fewer = ours.shape[1], theirs.shape[1], "position" in part(spec).path
+            if rows > given or (rows < given and not fewer):
+                yield (
+                    "embeddings are taken row by row, so both models must have as many (of positions, a student may "
+                    f"have fewer), but of {part(spec).path!r} the student has {rows}, the teacher {given}."
+                )
+
+    # Where weights are.
+
+    @property
+    def embeddings(self) -> list[Weight]:
+        """Those tables of the family that both models have."""
+        return [spec for spec in self.family.embeddings if self.in_both(self.place(spec))]
+
+    @property
+    def head_sizes(self) -> tuple[HeadSizes, HeadSizes]:
+        """The teacher's, and the student's."""
+        student, teacher = self.bases
+        return (
+            self.family.heads(self.teacher.get_submodule(teacher)),
+            self.family.heads(self.student.get_submodule(student)),
+        )
+
+    def place(self, spec: Weight, block: int | None = None) -> Place:
+        """A weight of the base models, or of the student's block number `block` and its partner."""
+        chosen, (student, teacher) = part(spec), self.bases
+        if block is not None:
+            student = join(student, f"{self.family.blocks}.{block}")
+            teacher = join(teacher, f"{self.family.blocks}.{self.layers[block]}")
+        return Place(
+            Part(join(teacher, chosen.path), chosen.index, chosen.of),
+            Part(join(student, chosen.path), chosen.index, chosen.of),
+        )
+
+    def in_both(self, place: Place) -> bool:
+        """Whether both models have this weight."""
+        return has(self.teacher, place.teacher) and has(self.student, place.student)
+
+    def write(self, spec: Weight, affine: Affine) -> None:
+        """Set a map of the student."""
+        write(self.student, spec, affine)
+        self.written.update(parameters(self.student, spec))
+
+    def write_norm(self, place: Place, gain: torch.Tensor, bias: torch.Tensor) -> None:
+        """Set a norm of the student."""
+        write_norm(self.student, place.student.path, gain, bias)
+        self.written.update(parameters(self.student, place.student))
+
+    # The stream.
+
+    @property
+    def norms_before(self) -> bool:
+        """Whether norms stand before what reads the stream, rather than behind the residual sum."""
+        return self.family.norm_position == "before"
+
+    @property
+    def correction(self) -> float:
+        """c: what the student's directions keep of a vector, the share r of its power, lies in d channels, not in D."""
+        return float((self.subspace.explained * self.subspace.teacher_width / self.subspace.width) ** 0.5)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """s, one number for all channels."""
+        return self.subspace.scale.square().mean().sqrt()
+
+    def rotated_gain(self, gain: torch.Tensor) -> torch.Tensor:
+        """diag(Pᵀ G P) c, (d,): the gain of a student's norm that no reader can take in."""
+        return self.correction * (self.subspace.directions.square() * gain[:, None]).sum(0)
+
+    def down(self) -> torch.Tensor:
+        """What writers are multiplied by, (D, d). A LayerNorm before the readers never sees the mean over channels."""
+        down = self.subspace.down
+        return down - down.mean(0) if self.norms_before and self.family.centred else down
+
+    def writer(self, affine: Affine, boundary: int) -> Affine:
+        """The student's form of a map that writes to the stream.
+
+        Where norms stand behind the sum, they need all of it: the writer adds the mean that the residual path lacks.
+        """
+        bias = affine.bias
+        if not self.norms_before:
+            mean = self.subspace.mean(boundary)
+            bias = mean if bias is None else bias + mean
+        return Affine(self.down().T @ affine.weight, bias @ self.down() if bias is not None else None)
+
+    def reader(self, norm: Place | None, boundary: int, readers: Iterable[Part]) -> Reader:
+        """How the stream is read behind a norm, which loses its gain to what reads it, and its bias where that has one.
+
+        Args:
+            norm: that stands before the readers.
+            boundary: of the teacher's blocks, where they read.
+            readers: of the student.
+        """
+        if not self.norms_before or norm is None:
+            return Reader(self.subspace.up, self.subspace.mean(boundary))
+        gain, bias = norm_of(self.teacher, norm.teacher.path)
+        up = gain[:, None] * self.subspace.directions
+        kept = torch.zeros(self.subspace.width, dtype=torch.float64)
+        if any(read(self.student, reader).bias is None for reader in readers):
+            kept = torch.linalg.lstsq(up, bias[:, None]).solution[:, 0]  # the norm's own bias stands in for theirs
+        self.write_norm(norm, torch.full_like(kept, self.correction), kept)
+        return Reader(up, bias - up @ kept)
+
+    def norm_behind(self, norm: Place, boundary: int) -> None:
+        """Write a norm that stands behind the residual sum."""
+        gain, bias = norm_of(self.teacher, norm.teacher.path)
+        shift = (bias - self.subspace.mean(boundary)) @ self.subspace.down
+        self.write_norm(norm, self.rotated_gain(gain) / self.scale, shift)
+
+    def seen_importance(self, source: Part, written: torch.Tensor) -> torch.Tensor | None:
+        """How much each input of a writer matters, (inputs,): its size, times that of what the student sees of it.
+
+        Args:
+            source: the writer, of the teacher.
+            written: its weight in the student's subspace, (d, inputs).
+        """
+        seen = self.importance.get(source.path)
+        return None if seen is None else seen.double().cpu() * written.norm(dim=0)
+
+
+def join(*names: str) -> str:
+    """A dotted path; empty names are left out.
+
+    Examples:
+        >>> join("", "encoder", "layer.0")
+        'encoder.layer.0'
+    """
+    return ".".join(name for name in names if name)

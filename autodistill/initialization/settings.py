@@ -1,0 +1,36 @@
+"""How students start inside their teacher, as configured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import PlainSerializer, PositiveInt
+
+from autodistill.distillation.settings import Section
+from autodistill.initialization.families import Family
+from autodistill.initialization.subspace import Weighting
+
+
+class InitializationConfig(Section):
+    """How students start inside the teacher.
+
+    Attributes:
+        weights: write `"all"` first weights from the teacher's, or those of the `"embeddings"` only.
+        batches: of the flash set; so many are looked at.
+        weighting: `"power"` lets every boundary of the teacher's blocks count alike, `"uniform"` as large as it is.
+        centring: one `"mean"` over all boundaries, or one for each `"boundary"`. Where norms stand before what reads
+            the stream, none is taken off.
+        least_squares: before any gradient step, fit the `"norms"` to the teacher, block by block; or `"all"`, which
+            are the maps that write to the stream as well; or `"none"`.
+        projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
+            width; it starts as the way back.
+        family: where the weights are, for models that are not in `families.FAMILIES`.
+    """
+
+    weights: Literal["all", "embeddings"] = "all"
+    batches: PositiveInt = 32
+    weighting: Weighting = "power"
+    centring: Literal["mean", "boundary"] = "mean"
+    least_squares: Literal["none", "norms", "all"] = "norms"
+    projection_head: str | None = None
+    family: Annotated[Family | None, PlainSerializer(repr)] = None

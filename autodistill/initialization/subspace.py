@@ -1,0 +1,258 @@
+"""The teacher's residual stream over the flash set: its mean and principal directions, and what a width keeps of it.
+
+A transformer's blocks pass a *residual stream* x (N, L, D) on to each other. A student of width d lives in a subspace
+of it: z = (x - μ) P / s, with P (D, d) of orthonormal columns, so that x is about μ + s z Pᵀ. There is one P for all
+boundaries of blocks, since the residual path carries z from one to the next unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.linalg import helmert
+
+from autodistill.errors import ConfigurationError
+
+Centring = Literal["mean", "boundary", "none"]
+Weighting = Literal["power", "uniform"]
+
+
+@dataclass(frozen=True)
+class TeacherSubspace:
+    """The subspace of a teacher's stream that a student of some width lives in; float64.
+
+    Args:
+        means: (B, D), what is taken from the stream at each of its B boundaries.
+        directions: P, (D, d), with orthonormal columns.
+        scale: s, (d,): the root mean square of (x - μ) P, the same for all directions unless they are whitened.
+        explained: the share of the stream's power about its mean that the directions keep, in [0, 1].
+
+    Examples:
+        >>> subspace = TeacherSubspace(torch.zeros(1, 3), torch.eye(3)[:, :2], torch.full((2,), 2.0), 0.9)
+        >>> subspace.project(torch.tensor([2.0, 4.0, 6.0]))
+        tensor([1., 2.])
+        >>> subspace.lift(torch.tensor([1.0, 2.0]))
+        tensor([2., 4., 0.])
+    """
+
+    means: torch.Tensor
+    directions: torch.Tensor
+    scale: torch.Tensor
+    explained: float
+
+    @property
+    def width(self) -> int:
+        """d, the student's width."""
+        return self.directions.shape[1]
+
+    @property
+    def teacher_width(self) -> int:
+        """D."""
+        return self.directions.shape[0]
+
+    @property
+    def down(self) -> torch.Tensor:
+        """P / s, (D, d): what maps that write to the stream are multiplied by."""
+        return self.directions / self.scale
+
+    @property
+    def up(self) -> torch.Tensor:
+        """P s, (D, d): what maps that read the stream are multiplied by."""
+        return self.directions * self.scale
+
+    def mean(self, boundary: int) -> torch.Tensor:
+        """μ, (D,), at a boundary of the teacher's blocks; -1 is behind the last."""
+        return self.means[boundary] if len(self.means) > 1 else self.means[0]
+
+    def project(self, stream: torch.Tensor, boundary: int = 0) -> torch.Tensor:
+        """(x - μ) P / s: (..., D) to (..., d), in the stream's own precision and on its device."""
+        mean, down = (part.to(stream) for part in (self.mean(boundary), self.down))
+        return (stream - mean) @ down
+
+    def lift(self, hidden: torch.Tensor, boundary: int = 0) -> torch.Tensor:
+        """μ + s z Pᵀ: (..., d) to (..., D)."""
+        mean, up = (part.to(hidden) for part in (self.mean(boundary), self.up))
+        return hidden @ up.T + mean
+
+
+class StreamMoments:
+    """Adds up means and second moments of the stream, batch by batch, in float64: never all activations at once.
+
+    Args:
+        boundaries: B, how many places of the stream are looked at.
+        width: D.
+        weighting: `"power"` gives every boundary the same say, whatever the size of the stream there (measured on the
+            first batch); `"uniform"` lets it count as it is.
+        centred_rows: take each vector's mean over its channels off, where the stream is only read through a
+            LayerNorm, which does the same.
+
+    Examples:
+        >>> moments = StreamMoments(1, 2)
+        >>> moments.add([torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])])
+        >>> moments.decomposition().subspace(1).directions.abs().flatten()
+        tensor([1., 0.], dtype=torch.float64)
+    """
+
+    def __init__(self, boundaries: int, width: int, weighting: Weighting = "power") -> None:
+        self._weighting = weighting
+        self._weights: torch.Tensor | None = None
+        self._count = 0
+        self._sums = torch.zeros(boundaries, width, dtype=torch.float64)
+        self._second = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, streams: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> None:
+        """Take in one batch.
+
+        Args:
+            streams: for each boundary (..., D).
+            mask: (...), True where a position counts: padding is left out.
+        """
+        rows = [stream.detach()[mask] if mask is not None else stream.detach().flatten(0, -2) for stream in streams]
+        # A batch's sums keep the precision of the stream, at least 32 bits; batches are added in 64.
+        parts = [part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in rows]
+        if self._weights is None:
+            powers = torch.stack([part.double().square().mean().cpu() for part in parts])
+            self._weights = powers.reciprocal() if self._weighting == "power" else torch.ones_like(powers)
+        self._count += len(parts[0])
+        self._sums += torch.stack([part.sum(0).double() for part in parts]).cpu()
+        for weight, part in zip(self._weights.tolist(), parts, strict=True):
+            self._second += weight * (part.T @ part).double().cpu()
+
+    def decomposition(self, *, centring: Centring = "mean", keeps_constant: bool = False) -> StreamDecomposition:
+        """The principal directions of what was added.
+
+        Args:
+            centring: what is taken for μ: `"mean"`, one mean over all boundaries; `"boundary"`, each its own;
+                `"none"`, zero, for streams that are read through a norm before they are centred.
+            keeps_constant: see `StreamDecomposition`.
+
+        Raises:
+            ConfigurationError: fewer positions than channels.
+        """
+        boundaries, width = self._sums.shape
+        if self._weights is None or self._count < width:
+            raise ConfigurationError(
+                f"the teacher's stream of {width} channels needs at least as many positions (tokens, patches) in the "
+                f"flash set, but it has {self._count}; raise init.batches, or the batch size."
+            )
+        weights = self._weights[:, None]
+        means = self._sums / self._count
+        if centring == "mean":
+            means = (weights * means).sum(0, keepdim=True) / weights.sum()
+        elif centring == "none":
+            means = torch.zeros(1, width, dtype=torch.float64)
+        # Σ w (x - μ)(x - μ)ᵀ, for every μ alike.
+        cross = (weights * self._sums).T @ means.expand(boundaries, -1)
+        own = (means.expand(boundaries, -1) * weights).T @ means.expand(boundaries, -1) * self._count
+        total = self._count * float(weights.sum())
+        covariance = (self._second - cross - cross.T + own) / total
+        return StreamDecomposition.of(covariance, means, keeps_constant=keeps_constant)
+
+
+@dataclass(frozen=True)
+class StreamDecomposition:
+    """The principal directions of a stream in falling order of power: one decomposition for students of every width.
+
+    Args:
+        means: (B or 1, D).
+        directions: (D, D) or (D, D - 1), orthonormal columns.
+        power: the mean square along each direction.
+        keeps_constant: the stream is read through LayerNorms, which take off the mean over channels. A student's do the
+            same over its own channels, and the two agree only if P maps the constant vector to the constant vector. So
+            the constant direction is set apart: P = V Qᵀ + 1 1ᵀ / √(D d), with V the d - 1 leading directions at right
+            angles to it, and Q (d, d - 1) an orthonormal basis of the student's vectors of mean zero.
+
+    Raises:
+        ConfigurationError: `subspace` is asked for more channels than the teacher has.
+    """
+
+    means: torch.Tensor
+    directions: torch.Tensor
+    power: torch.Tensor
+    keeps_constant: bool = False
+
+    @classmethod
+    def of(cls, covariance: torch.Tensor, means: torch.Tensor, *, keeps_constant: bool) -> StreamDecomposition:
+        """Decompose a covariance (D, D)."""
+        width = len(covariance)
+        basis = _without_constant(width) if keeps_constant else torch.eye(width, dtype=torch.float64)
+        power, vectors = torch.linalg.eigh(basis.T @ covariance @ basis)
+        directions = basis @ vectors.flip(-1)
+        # An eigenvector's sign is arbitrary: the largest entry is made positive.
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+        return cls(means, directions * largest.sign(), power.flip(-1).clamp(min=0), keeps_constant)
+
+    def subspace(self, width: int, *, whiten: bool = False) -> TeacherSubspace:
+        """The leading directions for a student of this width.
+
+        Args:
+            width: d.
+            whiten: bring every direction to unit power by a scale of its own. Norms of the student then weigh
+                directions otherwise than the teacher's do.
+        """
+        teacher_width = self.means.shape[-1]
+        if not 1 <= width <= teacher_width:
+            raise ConfigurationError(
+                f"a student that starts inside its teacher must not be wider than it, but the student's width is "
+                f"{width}, the teacher's {teacher_width}; search narrower students, or leave init out."
+            )
+        if not self.keeps_constant:
+            directions, power = self.directions[:, :width], self.power[:width]
+        else:
+            inner = _without_constant(width)
+            directions = self.directions[:, : width - 1] @ inner.T + (teacher_width * width) ** -0.5
+            power = self.power[: width - 1]
+        total, kept = float(self.power.sum()), float(power.sum())
+        scale = torch.full((width,), (kept / width) ** 0.5, dtype=torch.float64)
+        if whiten and not self.keeps_constant:
+            scale = power.sqrt()
+        return TeacherSubspace(self.means, directions, scale.clamp(min=1e-12), kept / total if total else 1.0)
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors."""
+        tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
+        save_file(tensors, path, {"keeps_constant": str(self.keeps_constant)})
+
+    @classmethod
+    def load(cls, path: Path) -> StreamDecomposition:
+        """Read what `save` wrote."""
+        tensors = load_file(path)
+        means, directions = tensors["means"], tensors["directions"]
+        return cls(means, directions, tensors["power"], directions.shape[0] > directions.shape[1])
+
+
+def _without_constant(width: int) -> torch.Tensor:
+    """(width, width - 1): an orthonormal basis of the vectors whose entries have mean zero."""
+    return torch.from_numpy(helmert(width).T.copy())
+
+
+def decompose(
+    batches: Iterable[tuple[Sequence[torch.Tensor], torch.Tensor | None]],
+    *,
+    weighting: Weighting = "power",
+    centring: Centring = "mean",
+    keeps_constant: bool = False,
+) -> StreamDecomposition:
+    """The decomposition of a stream in one pass.
+
+    Args:
+        batches: for each batch the stream at every boundary, (..., D) each, and a mask of the positions that count.
+        weighting: see `StreamMoments`.
+        centring: see `StreamMoments.decomposition`.
+        keeps_constant: see `StreamDecomposition`.
+
+    Raises:
+        ConfigurationError: fewer positions than channels.
+    """
+    moments: StreamMoments | None = None
+    for streams, mask in batches:
+        moments = moments or StreamMoments(len(streams), streams[0].shape[-1], weighting)
+        moments.add(streams, mask)
+    if moments is None:
+        raise ConfigurationError("the teacher's stream needs a flash set, but there is no batch.")
+    return moments.decomposition(centring=centring, keeps_constant=keeps_constant)

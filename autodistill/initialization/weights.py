@@ -1,0 +1,133 @@
+"""Weights by name, whatever kind of module holds them: as float64 matrices (outputs, inputs) to read and to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autodistill.errors import LayerNotFoundError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several linear maps that share a weight, stacked along the outputs.
+
+    Args:
+        path: of the module, or `"attention.in_proj"` for parameters `in_proj_weight` and `in_proj_bias`.
+        index: which of them.
+        of: how many there are.
+    """
+
+    path: str
+    index: int = 0
+    of: int = 1
+
+
+@dataclass
+class Affine:
+    """A linear map and its bias, float64.
+
+    Args:
+        weight: (outputs, inputs); of a table of vectors (channels, rows).
+        bias: (outputs,), or None.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def part(spec: str | Part) -> Part:
+    """A path alone means the whole weight."""
+    return spec if isinstance(spec, Part) else Part(spec)
+
+
+def has(model: nn.Module, spec: str | Part) -> bool:
+    """Whether a model has this weight."""
+    try:
+        return _parameters(model, part(spec).path)[0] is not None
+    except LayerNotFoundError:
+        return False
+
+
+def parameters(model: nn.Module, spec: str | Part) -> list[nn.Parameter]:
+    """The parameters that hold it: the weight, and the bias where there is one."""
+    weight, bias, _ = _parameters(model, part(spec).path)
+    return [parameter for parameter in (weight, bias) if parameter is not None]
+
+
+def read(model: nn.Module, spec: str | Part) -> Affine:
+    """The map at a path.
+
+    Raises:
+        LayerNotFoundError: there is none.
+    """
+    chosen = part(spec)
+    weight, bias, transposed = _parameters(model, chosen.path)
+    matrix = _matrix(weight.detach().double().cpu(), transposed)
+    vector = bias.detach().double().cpu() if bias is not None else None
+    size = len(matrix) // chosen.of
+    rows = slice(chosen.index * size, (chosen.index + 1) * size)
+    return Affine(matrix[rows], vector[rows] if vector is not None else None)
+
+
+@torch.no_grad()
+def write(model: nn.Module, spec: str | Part, affine: Affine) -> None:
+    """Set the map at a path; a bias that the module does not have is left out."""
+    chosen = part(spec)
+    weight, bias, transposed = _parameters(model, chosen.path)
+    matrix = _matrix(weight.detach().double().cpu(), transposed).clone()
+    size = len(matrix) // chosen.of
+    rows = slice(chosen.index * size, (chosen.index + 1) * size)
+    matrix[rows] = affine.weight
+    weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))
+    if bias is not None and affine.bias is not None:
+        bias[rows] = affine.bias.to(bias)
+
+
+def norm_of(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gain and the bias of a norm, (channels,) each; a bias that it does not have is zero."""
+    affine = _parameters(model, path)
+    gain = affine[0].detach().double().cpu()
+    return gain, affine[1].detach().double().cpu() if affine[1] is not None else torch.zeros_like(gain)
+
+
+@torch.no_grad()
+def write_norm(model: nn.Module, path: str, gain: torch.Tensor, bias: torch.Tensor) -> None:
+    """Set the gain and the bias of a norm."""
+    weight, own_bias, _ = _parameters(model, path)
+    weight.copy_(gain)
+    if own_bias is not None:
+        own_bias.copy_(bias)
+
+
+def _matrix(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+    if transposed:
+        return weight.flatten(0, -2).T
+    return weight.flatten(1) if weight.dim() > 1 else weight[None]
+
+
+def _parameters(model: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter | None, bool]:
+    """The weight and the bias at a path, and whether the weight is stored as (inputs, outputs), or (rows, channels)."""
+    owner, _, name = path.rpartition(".")
+    try:
+        parent = model.get_submodule(owner)
+    except AttributeError:
+        raise _not_found(path) from None
+    found = getattr(parent, name, None) if name else parent
+    if isinstance(found, nn.Parameter):
+        return found, None, True
+    if isinstance(found, nn.Module):
+        weight, bias = getattr(found, "weight", None), getattr(found, "bias", None)
+        transposed = isinstance(found, nn.Embedding | Conv1D)
+    else:
+        weight, bias, transposed = getattr(parent, name + "_weight", None), getattr(parent, name + "_bias", None), False
+    if not isinstance(weight, nn.Parameter):
+        raise _not_found(path)
+    return weight, bias if isinstance(bias, nn.Parameter) else None, transposed
+
+
+def _not_found(path: str) -> LayerNotFoundError:
+    return LayerNotFoundError(f"the model must have a weight at {path!r}, but has none; mend the table of its family.")

@@ -1,0 +1,232 @@
+"""Students that start inside their teacher, against the same students from random weights, at equal CPU time.
+
+    python benchmarks/teacher_start.py [--tasks minilm digits-128 digits-48 gpt2 llama] [--students 4x128]
+                                       [--budgets 40] [--seeds 5] [--variants ...]
+
+Every variant distils the same student for the same CPU time, a part of it (`share`) in flash distillation and the rest
+in regular distillation; the teacher's features are cached before (as from a search's second trial on), and what
+starting inside the teacher costs by itself is in the time. The number of steps follows from the cost of a step, which
+is measured first. Rows that the result file already has are kept, and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, machine, print_table, write_results
+from scipy.stats import t as student_t
+from start_tasks import TASKS, Task
+from torch import nn
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.distillation.schedule import Distiller
+
+STUDENTS = {"minilm": "4x128", "digits-128": "2x32", "digits-48": "2x32", "gpt2": "2x64", "llama": "2x64"}
+LEARNING_RATE = 2e-3
+FEW, MORE = 4, 12  # steps, whose difference gives the cost of one
+BATCHES = 200  # of the flash set at most: what is cached of the teacher's stream
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to begin, and then to train.
+
+    Attributes:
+        init: settings of the start inside the teacher; None for random weights.
+        flash: what blocks are fed in flash distillation, `"student"` or `"teacher"`; None for none.
+        share: of the CPU time that goes to flash distillation.
+    """
+
+    init: dict[str, Any] | None
+    flash: str | None = None
+    share: float = 0.0
+
+
+EMBEDDINGS = {"weights": "embeddings"}
+AS_WRITTEN, FITTED = {"least_squares": "none"}, {"least_squares": "all"}
+VARIANTS = {
+    "random, regular": Variant(None),
+    "random, flash, regular": Variant(None, "student", 0.4),
+    "embeddings, regular": Variant(EMBEDDINGS),
+    "embeddings, subspace, regular": Variant(EMBEDDINGS, "teacher", 0.4),
+    "all, regular": Variant(AS_WRITTEN),
+    "all, subspace, regular": Variant(AS_WRITTEN, "teacher", 0.4),
+    "all, flash, regular": Variant(AS_WRITTEN, "student", 0.4),
+    "all, norms fitted, regular": Variant({}),
+    "all, norms fitted, subspace, regular": Variant({}, "teacher", 0.4),
+    "all, norms and writers fitted, regular": Variant(FITTED),
+    "all, norms and writers fitted, subspace, regular": Variant(FITTED, "teacher", 0.4),
+}
+
+
+@dataclass
+class Bench:
+    """The runs of one task and one student.
+
+    Attributes:
+        task: the task.
+        depth: of the student.
+        width: of the student.
+        directory: of the teacher's features, which all runs share.
+    """
+
+    task: Task
+    depth: int
+    width: int
+    directory: Path
+
+    def distiller(self, variant: Variant, flash_steps: int, regular_steps: int, seed: int) -> Distiller:
+        """One for so many steps."""
+        config: dict[str, Any] = {
+            "search": {"search_space": {"width": [self.width]}, "metrics": ["score"], "seed": seed},
+            "regular_distillation": {
+                "train_steps": regular_steps,
+                "learning_rate": LEARNING_RATE,
+                **self.task.regular,
+            },
+        }
+        if variant.init is not None:
+            config["init"] = {**self.task.init, **variant.init}
+        if variant.flash is not None:
+            config["flash_distillation"] = {
+                "inputs": variant.flash,
+                "train_steps": flash_steps,
+                "learning_rate": LEARNING_RATE,
+            }
+        return Distiller(
+            self.task.teacher,
+            AutoDistillationConfig.load(config),
+            self.task.train,
+            torch.device("cpu"),
+            cache_directory=self.directory,
+            teacher_cache_gb=16,
+            activation_budget_gb=10,
+        )
+
+    def timed(
+        self, variant: Variant, steps: tuple[int, int], seed: int
+    ) -> tuple[nn.Module, float, list[dict[str, Any]]]:
+        """The distilled student, CPU seconds, and how the stages went."""
+        distiller = self.distiller(variant, *steps, seed)
+        self._fill_cache(distiller, variant, steps, seed)
+        student = self.task.student(self.depth, self.width, seed).eval()
+        start = time.process_time()
+        records = distiller(student, seed=seed)
+        return student.eval(), time.process_time() - start, records
+
+    def _fill_cache(self, distiller: Distiller, variant: Variant, steps: tuple[int, int], seed: int) -> None:
+        """Everything that is asked of the teacher."""
+        student = self.task.student(self.depth, self.width, seed).eval()
+        if variant.init is not None:
+            self.distiller(variant, 1, 1, seed)(student, seed=seed)
+        plan, _ = distiller.prepare(student)
+        for batch in distiller.flash_set if variant.flash is not None else ():
+            distiller.cache.features(batch, plan.teacher_taps)
+        read = distiller.stream.reader()
+        for number in range(min(steps[1], len(self.task.train))):
+            distiller.cache.features(read(number), plan.stages[-1].teacher_taps)
+
+    def run(self, name: str, budget: float, seed: int) -> dict[str, Any]:
+        """One row: a variant for so many CPU seconds."""
+        variant = VARIANTS[name]
+        _, least, _ = self.timed(variant, (FEW, FEW), seed)
+        _, more, _ = self.timed(variant, (FEW, MORE), seed)
+        regular = (more - least) / (MORE - FEW)
+        flash = fixed = 0.0
+        if variant.flash is not None:
+            _, more, _ = self.timed(variant, (MORE, FEW), seed)
+            flash = (more - least) / (MORE - FEW)
+        fixed = max(0.0, least - FEW * (regular + flash))
+        steps = (
+            min(BATCHES, int(variant.share * (budget - fixed) / flash)) if flash else FEW,
+            0,
+        )
+        rest = budget - fixed - (steps[0] * flash)
+        steps = steps[0], max(1, int(rest / regular))
+        student, cpu, records = self.timed(variant, steps, seed)
+        return {
+            "task": self.task.name,
+            "student": f"{self.depth}x{self.width}",
+            "variant": name,
+            "budget": budget,
+            "seed": seed,
+            "score": self.task.score(student),
+            "metric": self.task.metric,
+            "cpu_seconds": cpu,
+            "fixed_seconds": fixed,
+            "flash_steps": steps[0] if variant.flash else 0,
+            "regular_steps": steps[1],
+            "losses": {record["stage"]: [record["first_loss"], record["last_loss"]] for record in records},
+        }
+
+
+def report(rows: Sequence[dict[str, Any]], teachers: dict[str, float]) -> None:
+    """A table for each task and student: variants and budgets, mean and 95% interval over the seeds."""
+    for task, student in dict.fromkeys((row["task"], row["student"]) for row in rows):
+        chosen = [row for row in rows if (row["task"], row["student"]) == (task, student)]
+        budgets = sorted({row["budget"] for row in chosen})
+        lines = []
+        for variant in VARIANTS:
+            cells = []
+            for budget in budgets:
+                scores = [row["score"] for row in chosen if (row["variant"], row["budget"]) == (variant, budget)]
+                cells.append(interval(scores))
+            if any(cells):
+                lines.append([variant, *cells])
+        title = f"{task}, student {student}: {chosen[0]['metric']} (teacher {teachers.get(task, float('nan')):.3f})"
+        print_table(title, ["first weights, then", *(f"{budget:g} s" for budget in budgets)], lines)
+
+
+def interval(scores: Sequence[float]) -> str:
+    """Mean and half width of the 95% interval of the mean."""
+    if len(scores) < 2:
+        return f"{scores[0]:.3f}" if scores else ""
+    half = student_t.ppf(0.975, len(scores) - 1) * statistics.stdev(scores) / len(scores) ** 0.5
+    return f"{statistics.mean(scores):.3f} ± {half:.3f} ({len(scores)})"
+
+
+def main() -> None:
+    """Run what is missing, write after every row, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--students", nargs="+", help="depth x width, as 4x128; each task's own if not given")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--budgets", nargs="+", type=float, default=[40.0], help="CPU seconds")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--report", action="store_true", help="print the tables of the result file, run nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    path = RESULTS / "teacher_start.json"
+    known = json.loads(path.read_text()) if path.exists() else {"rows": [], "teachers": {}}
+    rows, teachers = known["rows"], known["teachers"]
+    for name in () if arguments.report else arguments.tasks:
+        task = TASKS[name]()
+        teachers[name] = task.score(task.teacher)
+        with tempfile.TemporaryDirectory() as directory:
+            for student in arguments.students or [STUDENTS[name]]:
+                depth, width = map(int, student.split("x"))
+                bench = Bench(task, depth, width, Path(directory))
+                for seed in range(arguments.seeds):
+                    for budget in arguments.budgets:
+                        for variant in arguments.variants:
+                            key = (name, student, variant, budget, seed)
+                            done = {(r["task"], r["student"], r["variant"], r["budget"], r["seed"]) for r in rows}
+                            if key in done:
+                                continue
+                            rows.append(bench.run(variant, budget, seed))
+                            print(json.dumps(rows[-1]), flush=True)
+                            write_results("teacher_start", {"machine": machine(), "teachers": teachers, "rows": rows})
+    report(rows, teachers)
+
+
+if __name__ == "__main__":
+    main()
