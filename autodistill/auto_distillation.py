@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from autodistill.students import load_student, remove_student, save_student
 from autodistill.trial import SEARCH_FILE, TEACHER_CACHE, SearchResult, Trial, student_directory
 from autodistill.trial_report import TrialReport
 from autodistill.trial_runner import EvalFunction, ModelBuilder, Outcome, TrainFunction, TrialRunner
+from autodistill.untrained_bounds import UntrainedBounds
 from search_spaces import Architecture, SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ class AutoDistillation:
         self._example_batch = example_batch
         self._history_from = list(history_from)
         self._queue: list[Architecture] = []
+        self._untrained_bounds = UntrainedBounds(self.config.search.metrics)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._checked = False
         self._stopped = False
@@ -280,6 +282,9 @@ class AutoDistillation:
     def model_arch_proposition(self) -> Architecture:
         """The architecture of the next trial: one that was enqueued, or what the advisor proposes.
 
+        With the built-in distillation, a proposal whose student breaks a bound on `parameters`, `flops` or `size_mb`
+        before it is trained is passed over: to the advisor it is one that failed.
+
         Raises:
             SpaceExhaustedError: every architecture of the space has had its trial.
             AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
@@ -290,7 +295,17 @@ class AutoDistillation:
         for queued in self._queue:
             if self.search_space.key(queued) not in taken:
                 return queued
-        suggested = self.advisor.suggest(self._history, seed=seed)
+        history = self._history
+        while True:
+            proposed = self._advised(history, seed, taken)
+            if self.train_func is not None or self._untrained_bounds.keeps(
+                self.search_space.key(proposed), partial(self._runner.build, proposed), self._example
+            ):
+                return proposed
+            history.append(Observation(proposed, "failed"))
+
+    def _advised(self, history: Sequence[Observation], seed: int, taken: Mapping[str, int]) -> Architecture:
+        suggested = self.advisor.suggest(history, seed=seed)
         advisor = type(self.advisor).__name__
         try:
             proposed = self.search_space.validate(suggested)
