@@ -4,7 +4,20 @@ from autodistill._siblings import check_siblings as _check_siblings
 
 _check_siblings()
 
-from advisors import Advisor, BayesianAdvisor, GridAdvisor, Observation, RandomAdvisor, TPEAdvisor  # noqa: E402
+from advisors import (  # noqa: E402
+    Advisor,
+    AdvisorSampler,
+    BayesianAdvisor,
+    EvolutionAdvisor,
+    GridAdvisor,
+    LocalSearchAdvisor,
+    Observation,
+    RandomAdvisor,
+    SamplerAdvisor,
+    TPEAdvisor,
+    advisor_names,
+    create_advisor,
+)
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
 from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
 from autodistill.depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableStudent  # noqa: E402
@@ -54,14 +67,23 @@ from autodistill.initialization.weights import Part  # noqa: E402
 from autodistill.measure import measure  # noqa: E402
 from autodistill.metrics import Metric  # noqa: E402
 from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
-from search_spaces import Choice, FloatRange, IntRange, SearchSpace, depthwise_separable_space  # noqa: E402
+from search_spaces import (  # noqa: E402
+    Architecture,
+    Choice,
+    FloatRange,
+    IntRange,
+    SearchSpace,
+    depthwise_separable_space,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advisor",
     "AdvisorError",
+    "AdvisorSampler",
     "AnnealedTemperature",
+    "Architecture",
     "Attention",
     "AttentionHiddenStatesCallback",
     "AttentionLoss",
@@ -76,6 +98,7 @@ __all__ = [
     "DistilRunner",
     "DistillationDataset",
     "Distiller",
+    "EvolutionAdvisor",
     "Family",
     "FeedForward",
     "FlashDistillationConfig",
@@ -92,6 +115,7 @@ __all__ = [
     "LabelLossCallback",
     "LayerMapping",
     "LayerNotFoundError",
+    "LocalSearchAdvisor",
     "LossCallback",
     "MSEHiddenStatesCallback",
     "MSEHiddenStatesLoss",
@@ -104,6 +128,7 @@ __all__ = [
     "RandomAdvisor",
     "RegularDistillationConfig",
     "RelationalLoss",
+    "SamplerAdvisor",
     "SearchConfig",
     "SearchDirectoryError",
     "SearchResult",
@@ -119,6 +144,8 @@ __all__ = [
     "Trial",
     "TrialError",
     "TrialState",
+    "advisor_names",
+    "create_advisor",
     "decompose",
     "depthwise_separable_space",
     "distillation_loss",

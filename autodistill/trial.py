@@ -279,6 +279,15 @@ class SearchResult(Sequence[Trial]):
         return [trial for trial, keep in zip(feasible, kept, strict=True) if keep]
 
     @property
+    def unchanged_for(self) -> int:
+        """How many trials have finished since the Pareto front last changed; an equal of a member changes nothing."""
+        entered: dict[tuple[float, ...], int] = {}
+        for trial in self.pareto_front:
+            entered.setdefault(losses(self.metrics, trial.metrics), trial.number)
+        last = max(entered.values(), default=-1)
+        return sum(trial.number > last for trial in self.finished)
+
+    @property
     def best(self) -> Trial | None:
         """The member of the Pareto front nearest to the ideal point, each metric scaled to the front's range.
 
