@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from autodistill.initialization.blocks import write_blocks
+from autodistill.initialization.channels import write_selected
 from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import Family
 from autodistill.initialization.outputs import matcher, write_outputs
@@ -92,10 +93,13 @@ def initialize_from_teacher(
     """
     pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family)
     require_fitting(pair)
-    write_embeddings(pair)
-    if not embeddings_only:
-        write_blocks(pair)
-        write_outputs(pair)
+    if pair.family.axes is not None:
+        write_selected(pair, embeddings_only=embeddings_only)
+    else:
+        write_embeddings(pair)
+        if not embeddings_only:
+            write_blocks(pair)
+            write_outputs(pair)
     untouched = tuple(name for name, parameter in student.named_parameters() if parameter not in pair.written)
     start = TeacherStart(subspace, pair.layers, pair.correction, matcher(pair), tuple(pair.approximations), untouched)
     for approximation in start.approximations:

@@ -172,6 +172,7 @@ class TeacherInitializer:
                     weighting=self._settings.weighting,
                     centring=centring,
                     keeps_constant=before and self._family.centred,
+                    selects=self._family.axes is not None,
                 )
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
