@@ -30,6 +30,7 @@ from autodistill.errors import (  # noqa: E402
 )
 from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
+from autodistill.initialization.importance import Importance, measure_importance  # noqa: E402
 from autodistill.initialization.settings import InitializationConfig  # noqa: E402
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
 from autodistill.initialization.weights import Part  # noqa: E402
@@ -59,6 +60,7 @@ __all__ = [
     "GridAdvisor",
     "HeadSizes",
     "Hidden",
+    "Importance",
     "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
@@ -89,5 +91,6 @@ __all__ = [
     "decompose",
     "initialize_from_teacher",
     "measure",
+    "measure_importance",
     "results_table",
 ]

@@ -22,8 +22,8 @@ import torch
 
 from autodistill.distillation.layers import automatic_mapping
 from autodistill.initialization.heads import strongest
-from autodistill.initialization.pairing import Pairing, join
-from autodistill.initialization.weights import norm_of, read
+from autodistill.initialization.pairing import Pairing
+from autodistill.initialization.weights import join, norm_of, read
 
 
 def write_selected(pair: Pairing, *, embeddings_only: bool) -> None:

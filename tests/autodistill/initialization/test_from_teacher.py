@@ -35,9 +35,8 @@ from autodistill.initialization.families import family_of
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.outputs import TIED
-from autodistill.initialization.pairing import join
 from autodistill.initialization.settings import InitializationConfig
-from autodistill.initialization.weights import Affine, has, part, read, write
+from autodistill.initialization.weights import Affine, has, join, part, read, write
 
 AFTER = [name for name, case in CASES.items() if case.directions == PERMUTATION]
 BEFORE = [name for name, case in CASES.items() if case.directions in (KEEPS_CONSTANT, ORTHOGONAL)]
