@@ -97,10 +97,18 @@ class Batch:
         labels = self.targets
         if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or labels.is_floating_point():
             return None
-        mask = labels != IGNORED_LABEL
-        if shift:
-            mask = torch.cat([mask[:, 1:], mask.new_zeros(len(mask), 1)], dim=1)
+        mask = (next_labels(labels) if shift else labels) != IGNORED_LABEL
         return None if bool(mask.all()) else mask
+
+
+def next_labels(labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
+    """(N, L) the label that each position of a causal language model predicts: the next one, and none at the end.
+
+    Examples:
+        >>> next_labels(torch.tensor([[5, 6, 7]]))
+        tensor([[   6,    7, -100]])
+    """
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=ignore_index)
 
 
 class DataStream:

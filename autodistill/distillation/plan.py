@@ -38,6 +38,8 @@ class Stage:
         settings: optimizer, temperature, precision.
         input: what the block is fed instead of the student's own stream: the place in the student, and the teacher's
             hidden state; None where it is the student's own.
+        on_predictions: the criterion is `KnowledgeDistillationLoss`, whose two loss types and weights are those of the
+            labels and of the teacher.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Stage:
     steps: int
     settings: PhaseConfig
     input: LayerMapping | None = None
+    on_predictions: bool = False
 
     @property
     def pairs(self) -> list[LayerMapping]:
@@ -138,8 +141,22 @@ def regular_stage(
     """
     mappings = config.layer_mappings_for_knowledge_transfer
     loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
+    predictions = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+    if config.on_predictions:
+        weights = config.loss_weights if isinstance(config.loss_weights, tuple) else (config.loss_weights,) * 2
+        return _stage(
+            name="regular distillation",
+            blocks=("",),
+            mappings=predictions if weights[1] > 0 else (),
+            loss_types=loss_types,
+            loss_weights=weights,
+            add_origin_loss=weights[0] > 0,
+            steps=config.train_steps,
+            settings=config,
+            on_predictions=True,
+        )
     if mappings is None:
-        mappings = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+        mappings = predictions
         loss_types = loss_types or ("KL" if _gives_logits(output, batch) else "NMSE")
         if add_origin_loss is None:
             add_origin_loss = batch.targets is not None

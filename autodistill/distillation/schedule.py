@@ -16,7 +16,11 @@ from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.boundaries import Projection, fitting_features, outside_stage, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import (
+    Criterion,
+    IntermediateLayersKnowledgeDistillationLoss,
+    KnowledgeDistillationLoss,
+)
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
@@ -95,9 +99,7 @@ class Distiller:
         if any(stage.input is not None for stage in plan.flash):
             flash = partial(TeacherFedDistillation, projection=self._projection(student, plan))
         else:
-            flash = partial(
-                FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
-            )
+            flash = partial(FlashDistillation, budget=self._budget(directory), exact=self._exact)
         records: list[dict[str, Any]] = []
         with self.processes.together():
             if self.processes.is_main:
@@ -122,7 +124,6 @@ class Distiller:
                 self.stream,
                 self.cache,
                 seed=seed,
-                loss_func=self.loss_func,
                 device=self.device,
                 report=report,
                 checkpoints=SharedCheckpoints(directory, self.processes),
@@ -142,9 +143,7 @@ class Distiller:
         flash = self.config.flash_distillation
         return flash is None or flash.exact
 
-    def _start(
-        self, student: nn.Module, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
-    ) -> None:
+    def _start(self, student: nn.Module, plan: Plan, criteria: Sequence[Criterion]) -> None:
         """Begin inside the teacher, where that is wished; process 0 gives its student to the others."""
         with self.processes.together():
             if self._initializer is not None and self.processes.is_main:
@@ -172,7 +171,7 @@ class Distiller:
             self.config.init, self.teacher, batches, self.cache, self.cache_directory, self.loss_func
         )
 
-    def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
+    def prepare(self, student: nn.Module) -> tuple[Plan, list[Criterion]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
 
         Runs the student once on the first batch; the teacher's features of it are kept.
@@ -192,10 +191,17 @@ class Distiller:
             features = recorder.run(lambda: self._look(student, batch))
         projection = self._projection(student, plan) if any(stage.input for stage in plan.flash) else None
         teacher = self.cache.features(batch, plan.teacher_taps)
-        criteria = []
+        criteria: list[Criterion] = []
         for index, stage in enumerate(plan.stages):
+            if stage.on_predictions:
+                criteria.append(KnowledgeDistillationLoss(1.0, stage.loss_types, stage.loss_weights))
+                continue
             criterion = IntermediateLayersKnowledgeDistillationLoss(
-                stage.mappings, stage.loss_types, stage.loss_weights
+                stage.mappings,
+                stage.loss_types,
+                stage.loss_weights,
+                stage.add_origin_loss,
+                loss_func=self.loss_func,
             )
             with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
                 try:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import Criterion
 from autodistill.distillation.layers import AUTO, INPUT, Tap
 from autodistill.distillation.matchers import ChannelMatcher
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -163,9 +163,7 @@ class TeacherInitializer:
             chosen.append(batch)
         return chosen
 
-    def start_matchers(
-        self, start: TeacherStart, student: nn.Module, criterion: IntermediateLayersKnowledgeDistillationLoss
-    ) -> None:
+    def start_matchers(self, start: TeacherStart, student: nn.Module, criterion: Criterion) -> None:
         """Let the matchers of the stream begin as the way back from the subspace."""
         path, _, family = require_family(student, self._settings.family, "student")
         blocks = join(path, family.blocks)
