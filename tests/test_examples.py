@@ -59,3 +59,13 @@ def test_the_runners_example_lowers_every_term_and_evaluates_the_student():
     assert all(float(last) < float(first) for _, first, last in terms)
     assert float(re.search(r"accuracy: ([\d.]+)", output)[1]) > 0.7
     assert float(re.search(r"model_size_reduction: ([\d.]+)", output)[1]) > 0.8
+
+
+def test_the_example_of_an_own_family_finds_a_student_and_resumes(tmp_path):
+    arguments = ("--search-dir", tmp_path / "own", "--steps", 6)
+    first = run("own_family.py", *arguments, "--trials", 1)
+    assert "The best student" in first
+    second = run("own_family.py", *arguments, "--trials", 2)
+    assert "The best student" in second
+    assert len(SearchResult.load(tmp_path / "own").completed) == 2
+    assert len([*(tmp_path / "own" / "teacher_cache").glob("subspace-*")]) == 1  # found again by another process

@@ -144,7 +144,7 @@ class Family:
     embedding_norm: str | None = None
     final_norm: str | None = None
     outputs: tuple[Output, ...] = ()
-    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads)
+    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
     axes: Axes | None = None
 
