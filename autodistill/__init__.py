@@ -61,6 +61,7 @@ from autodistill.errors import (  # noqa: E402
 from autodistill.evaluation import evaluate_distillation  # noqa: E402
 from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
+from autodistill.initialization.importance import Importance, measure_importance  # noqa: E402
 from autodistill.initialization.settings import InitializationConfig  # noqa: E402
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
 from autodistill.initialization.weights import Part  # noqa: E402
@@ -106,6 +107,7 @@ __all__ = [
     "GridAdvisor",
     "HeadSizes",
     "Hidden",
+    "Importance",
     "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
@@ -152,6 +154,7 @@ __all__ = [
     "evaluate_distillation",
     "initialize_from_teacher",
     "measure",
+    "measure_importance",
     "results_table",
     "save_predictions",
 ]

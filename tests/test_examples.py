@@ -90,3 +90,13 @@ def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypa
     assert len({space.key(observation.architecture) for observation in history}) == 40
     values = [observation.objectives[0] for observation in history]
     assert sum(values[10:30]) < 20 * 4  # the mean of the space
+
+
+def test_the_example_of_an_own_family_finds_a_student_and_resumes(tmp_path):
+    arguments = ("--search-dir", tmp_path / "own", "--steps", 6)
+    first = run("own_family.py", *arguments, "--trials", 1)
+    assert "The best student" in first
+    second = run("own_family.py", *arguments, "--trials", 2)
+    assert "The best student" in second
+    assert len(SearchResult.load(tmp_path / "own").completed) == 2
+    assert len([*(tmp_path / "own" / "teacher_cache").glob("subspace-*")]) == 1  # found again by another process

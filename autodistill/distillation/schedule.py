@@ -167,7 +167,9 @@ class Distiller:
         if self.config.init is None:
             return None
         batches = self._first_batches[: self.config.init.batches]
-        return TeacherInitializer(self.config.init, self.teacher, batches, self.cache, self.cache_directory)
+        return TeacherInitializer(
+            self.config.init, self.teacher, batches, self.cache, self.cache_directory, self.loss_func
+        )
 
     def prepare(self, student: nn.Module) -> tuple[Plan, list[Criterion]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.

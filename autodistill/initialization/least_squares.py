@@ -24,8 +24,7 @@ from autodistill.distillation.layers import AUTO, INPUT, Tap, TapRecorder, find_
 from autodistill.distillation.models import plain_forward
 from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
-from autodistill.initialization.pairing import join
-from autodistill.initialization.weights import Affine, norm_of, part, read, write, write_norm
+from autodistill.initialization.weights import Affine, join, norm_of, part, read, write, write_norm
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float) -> Affine:
