@@ -30,8 +30,8 @@ from autodistill.structures import content_hash
 
 logger = logging.getLogger(__name__)
 
-LEAST_SQUARES_POSITIONS = 4096
-"""Tokens or patches of the flash set that least squares look at."""
+POSITIONS = {"norms": 2048, "all": 4096}
+"""Tokens or patches of the flash set that least squares look at: two numbers a channel need fewer than a whole map."""
 
 
 class TeacherInitializer:
@@ -143,7 +143,7 @@ class TeacherInitializer:
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
         path, _, family = require_family(student, self._settings.family, "student")
-        batches = self._few()
+        batches = self._few(POSITIONS[self._settings.least_squares])
         taps = LeastSquares.teacher_taps(family, self._path, start.layers)
         for batch in batches:
             self._cache.features(batch, taps)
@@ -151,12 +151,12 @@ class TeacherInitializer:
         fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
         fit.run(writers=self._settings.least_squares == "all")
 
-    def _few(self) -> list[Batch]:
-        """Batches of about `LEAST_SQUARES_POSITIONS` positions."""
+    def _few(self, wanted: int = POSITIONS["all"]) -> list[Batch]:
+        """Batches of about so many positions."""
         chosen: list[Batch] = []
         positions = 0
         for batch in self._batches:
-            if positions >= LEAST_SQUARES_POSITIONS:
+            if positions >= wanted:
                 break
             (stream,) = self._cache.features(batch, self.boundaries[:1]).values()
             positions += len(counted(stream, batch))
