@@ -33,6 +33,7 @@ from autodistill.distillation.criteria import (  # noqa: E402
     IntermediateLayersKnowledgeDistillationLoss,
     KnowledgeDistillationLoss,
 )
+from autodistill.distillation.explain import MappingRow, explain_mapping  # noqa: E402
 from autodistill.distillation.layers import LayerMapping, Tap  # noqa: E402
 from autodistill.distillation.loss_modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss  # noqa: E402
 from autodistill.distillation.losses import distillation_loss  # noqa: E402
@@ -42,6 +43,7 @@ from autodistill.distillation.runner import DistilRunner  # noqa: E402
 from autodistill.distillation.schedule import Distiller  # noqa: E402
 from autodistill.distillation.settings import (  # noqa: E402
     AnnealedTemperature,
+    DistillationConfig,
     FlashDistillationConfig,
     PhaseConfig,
     RegularDistillationConfig,
@@ -97,6 +99,7 @@ __all__ = [
     "DepthwiseSeparableConv",
     "DepthwiseSeparableStudent",
     "DistilRunner",
+    "DistillationConfig",
     "DistillationDataset",
     "Distiller",
     "EvolutionAdvisor",
@@ -121,6 +124,7 @@ __all__ = [
     "LossCallback",
     "MSEHiddenStatesCallback",
     "MSEHiddenStatesLoss",
+    "MappingRow",
     "Metric",
     "NonFiniteError",
     "Observation",
@@ -152,6 +156,7 @@ __all__ = [
     "depthwise_separable_space",
     "distillation_loss",
     "evaluate_distillation",
+    "explain_mapping",
     "initialize_from_teacher",
     "measure",
     "measure_importance",

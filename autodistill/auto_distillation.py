@@ -143,8 +143,9 @@ class AutoDistillation:
             raise ConfigurationError(problems)
         self.model_builder = model_builder
         self.config = AutoDistillationConfig.load(config).starting_from(init)
-        self.search_space: SearchSpace = self.config.search.search_space
-        self.advisor: Advisor = as_advisor(advisor or self.config.search.search_algorithm, self.search_space)
+        self._search = self.config.the_search()
+        self.search_space: SearchSpace = self._search.search_space
+        self.advisor: Advisor = as_advisor(advisor or self._search.search_algorithm, self.search_space)
         self.train_func = train_func
         self.eval_func = eval_func
         self.search_dir = Path(search_dir)
@@ -164,7 +165,7 @@ class AutoDistillation:
         self._example_batch = example_batch
         self._history_from = list(history_from)
         self._queue: list[Architecture] = []
-        self._untrained_bounds = UntrainedBounds(self.config.search.metrics)
+        self._untrained_bounds = UntrainedBounds(self._search.metrics)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._checked = False
         self._stopped = False
@@ -236,7 +237,7 @@ class AutoDistillation:
         self, directory: SearchDirectory, progress: Progress, n_trials: int | None, deadline: float, patience: float
     ) -> None:
         done = len(self.search_result.finished)
-        total = self.config.search.max_trials if n_trials is None else done + n_trials
+        total = self._search.max_trials if n_trials is None else done + n_trials
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", directory.path, done)
         progress.search_started(total, done)
@@ -290,7 +291,7 @@ class AutoDistillation:
             AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
         """
         trials = self.search_result
-        seed = derive_seed(self.config.search.seed, "advisor", len(trials))
+        seed = derive_seed(self._search.seed, "advisor", len(trials))
         taken = {self.search_space.key(trial.architecture): trial.number for trial in trials}
         for queued in self._queue:
             if self.search_space.key(queued) not in taken:
@@ -321,7 +322,7 @@ class AutoDistillation:
 
     @property
     def _history(self) -> list[Observation]:
-        metrics = self.config.search.metrics
+        metrics = self._search.metrics
         own = [observation(trial, metrics) for trial in self.search_result]
         tried = [seen.architecture for seen in own]
         earlier = earlier_observations(self._history_from, self.search_space, metrics)
@@ -347,7 +348,7 @@ class AutoDistillation:
             SearchSpaceError: the architecture does not belong to the space.
             SearchDirectoryError: a trial has this architecture, or the directory cannot be used.
         """
-        values = measured_elsewhere(metrics, self.config.search.metrics)
+        values = measured_elsewhere(metrics, self._search.metrics)
         with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
             trial = directory.claim(self.search_space.validate(architecture)).complete(values, {"added": True})
             directory.record(trial)
@@ -361,7 +362,7 @@ class AutoDistillation:
         Raises:
             AdvisorError: fewer than two trials are complete.
         """
-        goals = [metric.name for metric in self.config.search.metrics if not metric.measured]
+        goals = [metric.name for metric in self._search.metrics if not metric.measured]
         return dict(zip(goals, importance(self.search_space, self._history), strict=True))
 
     def predict(self, architecture: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -371,7 +372,7 @@ class AutoDistillation:
             AdvisorError: fewer than two trials are complete.
             SearchSpaceError: the architecture does not belong to the space.
         """
-        goals = [metric for metric in self.config.search.metrics if not metric.measured]
+        goals = [metric for metric in self._search.metrics if not metric.measured]
         expected = predict(self.search_space, self._history, architecture)
         return {goal.name: (goal.loss(mean), std) for goal, (mean, std) in zip(goals, expected, strict=True)}
 
@@ -434,7 +435,7 @@ class AutoDistillation:
     def _complete(self, directory: SearchDirectory, trial: Trial, outcome: Outcome) -> Trial:
         """Save the student before its trial counts as complete, then remove those that are no longer wanted."""
         trial = trial.complete(outcome.metrics, outcome.details)
-        result = SearchResult([*directory.trials()[: trial.number], trial], self.config.search.metrics)
+        result = SearchResult([*directory.trials()[: trial.number], trial], self._search.metrics)
         wanted = {"all": result.completed, "pareto": result.pareto_front, "none": []}[self._keep]
         if trial in wanted:
             save_student(outcome.student, trial.architecture, directory.student_directory(trial.number))
@@ -448,7 +449,7 @@ class AutoDistillation:
     def search_result(self) -> SearchResult:
         """All trials of the search directory, in order."""
         if not (self.search_dir / SEARCH_FILE).exists():
-            return SearchResult([], self.config.search.metrics)
+            return SearchResult([], self._search.metrics)
         return SearchResult.load(self.search_dir)
 
     @property
@@ -492,7 +493,7 @@ class AutoDistillation:
 
     @property
     def _runner(self) -> TrialRunner:
-        search = self.config.search
+        search = self._search
         return TrialRunner(
             self.model_builder,
             self.train_func or self._distiller,
@@ -529,7 +530,7 @@ class AutoDistillation:
             return Batch(self._example_batch)
         if self._train_dataloader is None:
             return None
-        return DataStream(self._train_dataloader, self.config.search.seed).flash_set(1)[0]
+        return DataStream(self._train_dataloader, self._search.seed).flash_set(1)[0]
 
     def _check_setup(self, *, counts_trials: bool) -> None:
         """Everything that can be known to be wrong before a trial runs, at once."""

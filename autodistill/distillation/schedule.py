@@ -24,7 +24,15 @@ from autodistill.distillation.criteria import (
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
-from autodistill.distillation.plan import Plan, flash_stages, frozen_problems, path_problems, regular_stage
+from autodistill.distillation.plan import (
+    Plan,
+    Stage,
+    flash_stages,
+    frozen_problems,
+    path_problems,
+    regular_stage,
+)
+from autodistill.distillation.predictions import prediction_problems
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -117,21 +125,32 @@ class Distiller:
         matchers = criteria[-1].parameters() if criteria else ()
         self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
         if plan.regular is not None:
-            regular = RegularDistillation(
-                student,
-                plan.regular,
-                criteria[-1],
-                self.stream,
-                self.cache,
-                seed=seed,
-                device=self.device,
-                report=report,
-                checkpoints=SharedCheckpoints(directory, self.processes),
-                checkpoint_steps=self.config.checkpoint_steps,
-                processes=self.processes,
-            )
-            records.append(regular.run())
+            records.append(self.distil_whole(student, plan.regular, criteria[-1], seed, report, directory))
         return records
+
+    def distil_whole(
+        self,
+        student: nn.Module,
+        stage: Stage,
+        criterion: Criterion,
+        seed: int,
+        report: Report,
+        directory: Path | None,
+    ) -> dict[str, Any]:
+        """Regular distillation, in all processes together; returns how it went."""
+        return RegularDistillation(
+            student,
+            stage,
+            criterion,
+            self.stream,
+            self.cache,
+            seed=seed,
+            device=self.device,
+            report=report,
+            checkpoints=SharedCheckpoints(directory, self.processes),
+            checkpoint_steps=self.config.checkpoint_steps,
+            processes=self.processes,
+        ).run()
 
     def _budget(self, directory: Path | None) -> Budget:
         """The captured inputs get one half of the memory, the teacher's features the other."""
@@ -184,7 +203,7 @@ class Distiller:
         if problems:
             raise ConfigurationError(problems)
         problems = frozen_problems(plan, student)
-        if self._initializer is not None:
+        if self._initializer is not None and self.processes.is_main:  # the others hold one batch, and get its student
             self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
@@ -194,6 +213,10 @@ class Distiller:
         teacher = self.cache.features(batch, plan.teacher_taps)
         criteria: list[Criterion] = []
         for index, stage in enumerate(plan.stages):
+            different = list(prediction_problems(stage, student, self.teacher, features, teacher))
+            problems += different
+            if different:
+                continue
             if stage.on_predictions:
                 criteria.append(KnowledgeDistillationLoss(1.0, stage.loss_types, stage.loss_weights))
                 continue
@@ -204,7 +227,7 @@ class Distiller:
                 stage.add_origin_loss,
                 loss_func=self.loss_func,
             )
-            with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
+            with isolated_random_state(derive_seed(self.config.seed, "matchers", index)):
                 try:
                     fed = stage in plan.flash and plan.flash[0].input is not None
                     targets = fitting_features(stage, features, teacher, projection) if fed else teacher
@@ -218,7 +241,7 @@ class Distiller:
 
     def _plan(self, student: nn.Module) -> Plan:
         flash, regular = self.config.flash_distillation, self.config.regular_distillation
-        stages = () if flash is None else flash_stages(flash, student, self.teacher)
+        stages = () if flash is None else flash_stages(flash, student, self.teacher, self.flash_set[0])
         if flash is not None and flash.inputs == "teacher":
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
         last = None
@@ -237,7 +260,7 @@ class Distiller:
     @cached_property
     def stream(self) -> DataStream:
         """The training data, in the same order for every student."""
-        return DataStream(self.train_dataloader, self.config.search.seed)
+        return DataStream(self.train_dataloader, self.config.seed)
 
     @cached_property
     def flash_set(self) -> list[Batch]:

@@ -166,10 +166,15 @@ def _projection_name(value: Any) -> Any:
 
 
 def _mapping_names(value: Any) -> Any:
-    """Mappings as text, for the record that a resumed search is compared with."""
+    """Mappings as `parse_mapping` reads them, functions by their names."""
     if isinstance(value, tuple):
         return [_mapping_names(item) for item in value]
-    return str(value) if isinstance(value, LayerMapping) else _function_name(value)
+    if not isinstance(value, LayerMapping):
+        return _function_name(value)
+    student, teacher = value.student, value.teacher
+    if student.process == teacher.process == "":
+        return [student.path, teacher.path]
+    return [student.path, _function_name(student.process), teacher.path, _function_name(teacher.process)]
 
 
 def _one_of(name: str, known: Sequence[str], rule: str) -> str:
@@ -243,9 +248,11 @@ class FlashDistillationConfig(PhaseConfig):
             `student -> such a list`, or None for the student's repeated blocks.
         layer_mappings_for_knowledge_transfer: for each block a list of layer mappings (every form of
             `autodistill.distillation.layers.parse_mapping`); a function `(student, teacher) -> such a list`; or None
-            for the automatic mapping: block i of n matches the teacher's block `ceil((i + 1) * m / n) - 1` of m.
+            for the automatic mapping: block i of n matches the teacher's block `ceil((i + 1) * m / n) - 1` of m (see
+            `autodistill.distillation.automatic` for what else is mapped).
         loss_types: of each block, or a list for its mappings: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1',
-            'KL', 'CE' (soft cross-entropy), 'cosine'. 'NMSE' if not given.
+            'KL', 'CE' (soft cross-entropy), 'cosine'. 'NMSE' if not given. Without blocks and mappings, a pair that
+            begins with 'CE' is the loss of the labels and that of the teacher's predictions, for the whole student.
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
@@ -284,6 +291,14 @@ class FlashDistillationConfig(PhaseConfig):
             mappings = value if field == MAPPINGS else info.data.get(MAPPINGS)
             _raise(block_problems(field, value, len(blocks), mappings))
         return value
+
+    @property
+    def on_predictions(self) -> bool:
+        """Whether there is one stage, of the whole student, whose loss is the one on predictions: a pair of loss types
+        that begins with the labels' cross-entropy, and neither blocks nor mappings."""
+        kinds = self.loss_types
+        pair = isinstance(kinds, tuple) and len(kinds) == 2 and kinds[0] == "CE"
+        return pair and self.block_names is None and self.layer_mappings_for_knowledge_transfer is None
 
     @field_validator("projection")
     @classmethod
@@ -364,6 +379,10 @@ class RegularDistillationConfig(PhaseConfig):
             yield f"{MAPPINGS} must hold at least one mapping, but is empty."
         for field in PER_MAPPING:
             yield from count_problems(field, getattr(self, field), mappings)
+
+
+DistillationConfig = RegularDistillationConfig
+"""The specification's name for it; given for flash distillation, it is a stage of the whole student."""
 
 
 def _raise(problems: Iterator[str]) -> None:

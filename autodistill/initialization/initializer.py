@@ -175,7 +175,8 @@ class TeacherInitializer:
             if mapping.student.path == last_hidden_states:
                 write(matcher, "linear", start.matcher)
             elif mapping.student.path in lifts:
-                mean = start.subspace.mean(lifts[mapping.student.path])
+                boundary = lifts[mapping.student.path] if mapping.student.process != INPUT else 0
+                mean = start.subspace.mean(boundary)
                 write(matcher, "linear", Affine(start.subspace.up, mean))
 
     def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:
