@@ -295,6 +295,18 @@ class FlashDistillationConfig(PhaseConfig):
             _raise(block_problems(field, value, len(blocks), mappings))
         return value
 
+    @field_validator("automatic_mapping")
+    @classmethod
+    def _is_automatic(cls, value: str, info: ValidationInfo) -> str:
+        given = [MAPPINGS] if info.data.get(MAPPINGS) is not None else []
+        given += ["loss_types"] if info.data.get("loss_types", "NMSE") != "NMSE" else []
+        if value == "all" and given:
+            raise ValueError(
+                f"automatic_mapping='all' has mappings and losses of its own, but {' and '.join(given)} are given; "
+                "leave them or it out."
+            )
+        return value
+
     @property
     def on_predictions(self) -> bool:
         """Whether there is one stage, of the whole student, whose loss is the one on predictions: a pair of loss types

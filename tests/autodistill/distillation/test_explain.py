@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES, seeded
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from autodistill import explain_mapping
+from autodistill import ConfigurationError, explain_mapping
 
 SEARCH = {"search": {"search_space": {"depth": [1]}, "metrics": ["parameters"]}}
 ALL = {"flash_distillation": {"automatic_mapping": "all"}, "regular_distillation": "auto"}
@@ -94,10 +94,14 @@ def test_without_a_wish_for_more_the_blocks_outputs_are_mapped_alone():
     assert rows == [("bert.encoder.layer.0", "'bert.encoder.layer.0'[auto]", "'bert.encoder.layer.1'[auto]", "NMSE")]
 
 
-def test_a_loss_that_is_named_is_that_of_the_hidden_states_alone():
-    flash = ALL["flash_distillation"] | {"loss_types": "MSE"}
-    rows = table(bert(8, 1), bert(16, 2), flash_distillation=flash)
-    assert rows == [("bert.encoder.layer.0", "'bert.encoder.layer.0'[auto]", "'bert.encoder.layer.1'[auto]", "MSE")]
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("loss_types", "MSE"), ("layer_mappings_for_knowledge_transfer", lambda student, teacher: [])],
+)
+def test_losses_and_mappings_of_ones_own_beside_those_of_the_automatic_mapping_are_refused(field, value):
+    flash = ALL["flash_distillation"] | {field: value}
+    with pytest.raises(ConfigurationError, match=f"losses of its own, but {field} are given; leave them or it out"):
+        table(bert(8, 1), bert(16, 2), flash_distillation=flash)
 
 
 def test_models_of_other_libraries_map_hidden_states_alone():
