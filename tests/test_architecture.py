@@ -29,8 +29,10 @@ FILES = {
 FORBIDDEN = {
     "search_spaces": {"advisors", "autodistill", "torch", "transformers", "optuna", "skopt", "sklearn", "scipy"},
     "advisors": {"autodistill", "torch", "transformers"},
+    "autodistill.auto_distillation": {"autodistill.integrations"},
     "autodistill.distillation": {
         "autodistill.auto_distillation",
+        "autodistill.integrations",
         "autodistill.claims",
         "autodistill.description",
         "autodistill.display",

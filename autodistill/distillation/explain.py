@@ -65,8 +65,10 @@ def explain_mapping(
     """
     device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     content = batch.content if isinstance(batch, Batch) else batch
-    distiller = Distiller(teacher.to(device), AutoDistillationConfig.load(config), [content], device)
-    plan, _ = distiller.prepare(student)
+    config = AutoDistillationConfig.load(config)
+    distiller = Distiller(teacher.to(device), config, [content], device)
+    # A start inside the teacher looks at more than one batch: without it, the features are compared as well.
+    plan = distiller.plan(student) if config.init is not None else distiller.prepare(student)[0]
     rows = []
     for stage in plan.stages:
         rows += [

@@ -198,7 +198,7 @@ class Distiller:
         Raises:
             ConfigurationError: the settings do not fit; all mistakes at once.
         """
-        plan = self._plan(student)
+        plan = self.plan(student)
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
@@ -239,10 +239,15 @@ class Distiller:
             raise ConfigurationError(problems)
         return plan, criteria
 
-    def _plan(self, student: nn.Module) -> Plan:
+    def plan(self, student: nn.Module) -> Plan:
+        """The stages for a student, in their order.
+
+        Raises:
+            ConfigurationError: the lists of the configuration do not agree with the student's blocks.
+        """
         flash, regular = self.config.flash_distillation, self.config.regular_distillation
         stages = () if flash is None else flash_stages(flash, student, self.teacher, self.flash_set[0])
-        if flash is not None and flash.inputs == "teacher":
+        if flash is not None and flash.inputs == "teacher" and not flash.on_predictions:
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
         last = None
         if regular is not None:

@@ -170,6 +170,8 @@ class AutoDistillationMixin(_Base):
                 "every student needs an optimizer of its own, but the trainer was given one; leave `optimizers` "
                 "out, or give optimizer_cls_and_kwargs."
             )
+        if train_func is None and self.args.world_size > 1 and not has_length(self.train_dataset):
+            yield "several processes share a data set by its length, but train_dataset has none; use one process."
         own = [metric.name for metric in config.the_search().metrics if metric.name not in BUILT_IN]
         if own and eval_func is None and self.eval_dataset is None:
             yield (

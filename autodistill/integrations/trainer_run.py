@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import has_length
 
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.checkpoint import LoopCheckpoint
@@ -177,8 +178,9 @@ class TrainerRun:
             return None
         state = saved[1]["others"]["trainer"]["json"]
         (directory / TRAINER_STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
-        updates = math.ceil(len(self.loader) / self.trainer.args.gradient_accumulation_steps)
-        self.loader.set_epoch(state["global_step"] // updates)
+        if has_length(self.loader):
+            updates = math.ceil(len(self.loader) / self.trainer.args.gradient_accumulation_steps)
+            self.loader.set_epoch(state["global_step"] // updates)
         return str(directory)
 
     def save(self) -> None:

@@ -117,3 +117,13 @@ def test_a_mapping_given_as_a_function_is_asked_with_both_models_and_weights_are
     (row,) = explain_mapping(SEARCH | {"flash_distillation": flash}, bert(8, 1), bert(16, 5), BATCH)
     assert (row.student, row.teacher) == ("'bert.encoder.layer.0'", "'bert.encoder.layer.4'")
     assert (row.loss, row.weight, row.steps) == ("MSE", 0.25, 3)
+
+
+def test_students_that_start_inside_the_teacher_are_explained_from_one_batch():
+    rows = explain_mapping(SEARCH | {"flash_distillation": "auto", "init": "teacher"}, bert(8, 1), bert(16, 2), BATCH)
+    block, partner = "'bert.encoder.layer.0'", "'bert.encoder.layer.1'"
+    assert [(row.student, row.teacher, row.loss) for row in rows] == [
+        ("'bert.encoder.layer.0.attention.self'[1]", "'bert.encoder.layer.1.attention.self'[1]", "KL"),
+        (f"{block}[auto]", f"{partner}[auto]", "NMSE"),
+        (f"{block}[input]", f"{block}[input]", "NMSE"),  # what lies outside the blocks
+    ]

@@ -10,11 +10,13 @@ import torch
 from naive_distillation import distil_both_ways, make_distiller
 from small_models import ConvolutionalNetwork, Counted, Overwriting, Repeating, Sharing, Skipping, Transformer
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.flash import FlashDistillation
+from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.training import NoReport
 from autodistill.errors import NonFiniteError
 
@@ -316,3 +318,26 @@ def test_inexact_storage_gives_nearly_the_same_student():
     exact, rounded = (results[flag].state_dict()["layers.2.linear1.weight"] for flag in (True, False))
     moved = (exact - student.state_dict()["layers.2.linear1.weight"]).abs().mean()
     assert 0 < (exact - rounded).abs().mean() < 0.1 * moved
+
+
+@pytest.mark.parametrize("init", [None, "teacher"])
+def test_a_pair_of_losses_without_blocks_trains_the_whole_student_as_regular_distillation_does(init):
+    pair = {"loss_types": ["CE", "KL"], "loss_weights": [0.25, 0.75], "temperature": 2.0, "train_steps": [3]}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_attention_heads": 2}
+    sizes = {"num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 20, **still}
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        {"input_ids": (tokens := torch.randint(0, 20, (4, 5), generator=generator)), "labels": tokens[:, 0] % 2}
+        for _ in range(3)
+    ]
+    students = []
+    for phase in ("flash_distillation", "regular_distillation"):
+        torch.manual_seed(0)
+        teacher, student = (BertForSequenceClassification(BertConfig(hidden_size=width, **sizes)) for width in (16, 8))
+        config = {"search": {"search_space": {"width": [8]}, "metrics": ["loss"]}, phase: pair, "init": init}
+        config = AutoDistillationConfig.load({key: value for key, value in config.items() if value is not None})
+        (record,) = Distiller(teacher, config, batches, torch.device("cpu"))(student, seed=0)
+        students.append((student.state_dict(), record["first_loss"]))
+    (flash, first), (regular, same) = students
+    assert first == same
+    assert all(torch.equal(flash[name], regular[name]) for name in flash)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import (
     AutoModelForPreTraining,
     BertConfig,
@@ -346,6 +346,18 @@ def test_accumulated_batches_make_the_update_of_one_large_batch(tmp_path):
         torch.testing.assert_close(students[1][name], tensor, rtol=1e-4, atol=1e-6)
     untrained = bert(**dropless).state_dict()
     assert any(not torch.equal(tensor, untrained[name]) for (_, name), tensor in students[0].items())
+
+
+def test_data_without_a_length_is_trained_on_for_so_many_steps(tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return (Pairs()[index] for index in range(6))
+
+    trainer = make_trainer(tmp_path, bert(), data=Stream(), arguments={"max_steps": 5})
+    trainer.autodistillation_config = SMALL
+    trainer.autodistillation(bert(16, 2), n_trials=1)
+    (trial,) = trainer.autodistillation_search.search_result
+    assert trial.details["distillation"][-1]["steps"] == 5
 
 
 # --- what is told before a trial runs ---------------------------------------------------------------------------------
