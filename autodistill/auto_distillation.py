@@ -138,8 +138,9 @@ class AutoDistillation:
             raise ConfigurationError(problems)
         self.model_builder = model_builder
         self.config = AutoDistillationConfig.load(config).starting_from(init)
-        self.search_space: SearchSpace = self.config.search.search_space
-        self.advisor: Advisor = as_advisor(advisor or self.config.search.search_algorithm, self.search_space)
+        self._search = self.config.the_search()
+        self.search_space: SearchSpace = self._search.search_space
+        self.advisor: Advisor = as_advisor(advisor or self._search.search_algorithm, self.search_space)
         self.train_func = train_func
         self.eval_func = eval_func
         self.search_dir = Path(search_dir)
@@ -222,7 +223,7 @@ class AutoDistillation:
         self, directory: SearchDirectory, progress: Progress, n_trials: int | None, deadline: float
     ) -> None:
         done = len(self.search_result.finished)
-        total = self.config.search.max_trials if n_trials is None else done + n_trials
+        total = self._search.max_trials if n_trials is None else done + n_trials
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", directory.path, done)
         progress.search_started(total, done)
@@ -270,7 +271,7 @@ class AutoDistillation:
             AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
         """
         trials = self.search_result
-        seed = derive_seed(self.config.search.seed, "advisor", len(trials))
+        seed = derive_seed(self._search.seed, "advisor", len(trials))
         suggested = self.advisor.suggest([self._observation(trial) for trial in trials], seed=seed)
         advisor = type(self.advisor).__name__
         try:
@@ -289,7 +290,7 @@ class AutoDistillation:
     def _observation(self, trial: Trial) -> Observation:
         if trial.state is not TrialState.COMPLETE:
             return Observation(trial.architecture, trial.state.value)
-        metrics = self.config.search.metrics
+        metrics = self._search.metrics
         return Observation(
             trial.architecture,
             trial.state.value,
@@ -356,7 +357,7 @@ class AutoDistillation:
     def _complete(self, directory: SearchDirectory, trial: Trial, outcome: Outcome) -> Trial:
         """Save the student before its trial counts as complete, then remove those that are no longer wanted."""
         trial = trial.complete(outcome.metrics, outcome.details)
-        result = SearchResult([*directory.trials()[: trial.number], trial], self.config.search.metrics)
+        result = SearchResult([*directory.trials()[: trial.number], trial], self._search.metrics)
         wanted = {"all": result.completed, "pareto": result.pareto_front, "none": []}[self._keep]
         if trial in wanted:
             save_student(outcome.student, trial.architecture, directory.student_directory(trial.number))
@@ -370,7 +371,7 @@ class AutoDistillation:
     def search_result(self) -> SearchResult:
         """All trials of the search directory, in order."""
         if not (self.search_dir / SEARCH_FILE).exists():
-            return SearchResult([], self.config.search.metrics)
+            return SearchResult([], self._search.metrics)
         return SearchResult.load(self.search_dir)
 
     @property
@@ -414,7 +415,7 @@ class AutoDistillation:
 
     @property
     def _runner(self) -> TrialRunner:
-        search = self.config.search
+        search = self._search
         return TrialRunner(
             self.model_builder,
             self.train_func or self._distiller,
@@ -451,7 +452,7 @@ class AutoDistillation:
             return Batch(self._example_batch)
         if self._train_dataloader is None:
             return None
-        return DataStream(self._train_dataloader, self.config.search.seed).flash_set(1)[0]
+        return DataStream(self._train_dataloader, self._search.seed).flash_set(1)[0]
 
     def _check_setup(self, *, counts_trials: bool) -> None:
         """Everything that can be known to be wrong before a trial runs, at once."""

@@ -18,6 +18,8 @@ BUILT_IN: Mapping[str, bool] = {
 }
 """The metrics that are measured without the user's help, and whether greater is better."""
 
+_DIRECTIONS = {**BUILT_IN, "eval_loss": False}
+
 _BY_NAME: Any = None  # as `greater_is_better`: what the name tells; it never leaves `Metric.__post_init__`
 
 
@@ -27,7 +29,8 @@ class Metric:
 
     Args:
         name: a key of what `eval_func` returns, or a built-in one: latency, speedup, parameters, flops, size_mb.
-        greater_is_better: True unless given; the direction of a built-in metric is known and need not be.
+        greater_is_better: True unless given; the direction of a built-in metric is known and need not be, and less of
+            `eval_loss` is better unless it is given.
         at_most: a student above it is not feasible: it is never the best.
         at_least: a student below it is not feasible.
         measured: the metric is recorded and reported and its bounds hold, but it is no goal of the search and is
@@ -52,7 +55,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.greater_is_better is _BY_NAME:
-            object.__setattr__(self, "greater_is_better", BUILT_IN.get(self.name, True))
+            object.__setattr__(self, "greater_is_better", _DIRECTIONS.get(self.name, True))
         problems = self._problems()
         if problems:
             raise ConfigurationError(problems)

@@ -81,7 +81,7 @@ def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_tria
         given: what there is for it.
         counts_trials: `max_trials` decides when the search ends.
     """
-    search = config.search
+    search = config.the_search()
     names = [metric.name for metric in search.metrics]
     own = [name for name in names if name not in BUILT_IN]
     if given.eval_func is None and own:
@@ -137,7 +137,7 @@ def describe_search(
         device: where it runs.
         processes: how many train together.
     """
-    search = config.search
+    search = config.the_search()
     environment = describe_environment(device)
     training: Any = "train_func"
     if distiller is not None:

@@ -51,18 +51,20 @@ class Variant:
     share: float = 0.0
 
 
-ALL, EMBEDDINGS = {"weights": "all"}, {"weights": "embeddings"}
-LEAST_SQUARES = {"least_squares": True}
+EMBEDDINGS = {"weights": "embeddings"}
+AS_WRITTEN, FITTED = {"least_squares": "none"}, {"least_squares": "all"}
 VARIANTS = {
     "random, regular": Variant(None),
     "random, flash, regular": Variant(None, "student", 0.4),
     "embeddings, regular": Variant(EMBEDDINGS),
     "embeddings, subspace, regular": Variant(EMBEDDINGS, "teacher", 0.4),
-    "all, regular": Variant(ALL),
-    "all, least squares, regular": Variant(ALL | LEAST_SQUARES),
-    "all, subspace, regular": Variant(ALL, "teacher", 0.4),
-    "all, least squares, subspace, regular": Variant(ALL | LEAST_SQUARES, "teacher", 0.4),
-    "all, flash, regular": Variant(ALL, "student", 0.4),
+    "all, regular": Variant(AS_WRITTEN),
+    "all, subspace, regular": Variant(AS_WRITTEN, "teacher", 0.4),
+    "all, flash, regular": Variant(AS_WRITTEN, "student", 0.4),
+    "all, norms fitted, regular": Variant({}),
+    "all, norms fitted, subspace, regular": Variant({}, "teacher", 0.4),
+    "all, norms and writers fitted, regular": Variant(FITTED),
+    "all, norms and writers fitted, subspace, regular": Variant(FITTED, "teacher", 0.4),
 }
 
 

@@ -65,6 +65,55 @@ def teacher_fed_stages(
     )
 
 
+def outside_stage(blocks: Sequence[Stage], regular: Stage | None, student: nn.Module) -> Stage:
+    """What trains outside teacher-fed blocks beside them: the embeddings, and the head where there are logits.
+
+    The embeddings learn to give the first block what it is fed; the head, behind the teacher's last hidden state, the
+    teacher's logits.
+
+    Args:
+        blocks: the stages of the blocks.
+        regular: the stage of regular distillation, whose losses of logits the head learns from.
+        student: with something that is in none of the blocks.
+    """
+    first = blocks[0].input
+    assert first is not None
+    pairs = [(first, "NMSE", 1.0)]
+    if regular is not None:
+        losses = zip(regular.mappings, regular.loss_types, regular.loss_weights, strict=True)
+        pairs += [
+            (mapping, kind, weight) for mapping, kind, weight in losses if kind == "KL" and not mapping.student.path
+        ]
+    mappings, loss_types, loss_weights = zip(*pairs, strict=True)
+    return Stage(
+        name="outside the blocks",
+        blocks=tuple(outside_of(student, [path for stage in blocks for path in stage.blocks])),
+        mappings=mappings,
+        loss_types=loss_types,
+        loss_weights=loss_weights,
+        add_origin_loss=False,
+        steps=blocks[0].steps,
+        settings=blocks[0].settings,
+    )
+
+
+def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
+    """The largest modules that hold parameters, but none of these blocks.
+
+    Examples:
+        >>> inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> outside_of(nn.Sequential(nn.Linear(2, 2), inner), ["1.0"])
+        ['0', '1.2']
+    """
+    found: list[str] = []
+    for name, module in model.named_modules():
+        holds = any(block == name or block.startswith(name + ".") or not name for block in blocks)
+        below = any(name.startswith(other + ".") for other in (*found, *blocks))
+        if not holds and not below and any(True for _ in module.parameters()):
+            found.append(name)
+    return found
+
+
 def output_mapping(stage: Stage) -> LayerMapping | None:
     """The mapping of the block's own output, or None where the stage has none."""
     own = (Tap(stage.blocks[0], process) for process in ("", AUTO, "0"))
@@ -74,6 +123,7 @@ def output_mapping(stage: Stage) -> LayerMapping | None:
 def boundary_taps(stages: Sequence[Stage]) -> set[Tap]:
     """The teacher's hidden states that the blocks are fed or have for a target."""
     pairs = [pair for stage in stages for pair in (stage.input, output_mapping(stage))]
+    pairs += [pair for stage in stages for pair in stage.mappings if pair.student.process == INPUT]
     return {pair.teacher for pair in pairs if pair is not None}
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
-from autodistill.distillation.boundaries import Projection, fitting_features, teacher_fed_stages
+from autodistill.distillation.boundaries import Projection, fitting_features, outside_stage, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
 from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.flash import FlashDistillation
@@ -93,11 +93,7 @@ class Distiller:
         self._start(student, plan, criteria)
         flash: Callable[..., FlashDistillation | TeacherFedDistillation]
         if any(stage.input is not None for stage in plan.flash):
-            flash = partial(
-                TeacherFedDistillation,
-                projection=self._projection(student, plan),
-                outside=self._outside(plan, criteria),
-            )
+            flash = partial(TeacherFedDistillation, projection=self._projection(student, plan))
         else:
             flash = partial(
                 FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
@@ -167,27 +163,6 @@ class Distiller:
         subspace, boundaries = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundaries
         return lambda hidden, tap: subspace.project(hidden, boundaries.index(tap) if tap in boundaries else -1)
 
-    def _outside(
-        self, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
-    ) -> IntermediateLayersKnowledgeDistillationLoss | None:
-        """What the embeddings and the head learn from beside teacher-fed blocks, where students begin in a subspace."""
-        first = plan.flash[0].input
-        if self._initializer is None or first is None:
-            return None
-        mappings, kinds, matchers = [first], ["NMSE"], [nn.Identity()]
-        if plan.regular is not None:
-            for mapping, kind, matcher in zip(
-                plan.regular.mappings, plan.regular.loss_types, criteria[-1].feature_matchers, strict=True
-            ):
-                if mapping.student.path == "" and isinstance(matcher, nn.Identity):
-                    mappings.append(mapping)
-                    kinds.append(kind)
-                    matchers.append(matcher)
-        criterion = IntermediateLayersKnowledgeDistillationLoss(mappings, kinds)
-        criterion.feature_matchers = nn.ModuleList(matchers)
-        criterion._are_probabilities = [False] * len(mappings)
-        return criterion
-
     @cached_property
     def _initializer(self) -> TeacherInitializer | None:
         if self.config.init is None:
@@ -218,9 +193,9 @@ class Distiller:
             criterion = IntermediateLayersKnowledgeDistillationLoss(
                 stage.mappings, stage.loss_types, stage.loss_weights
             )
-            with isolated_random_state(derive_seed(self.config.search.seed, "matchers", index)):
+            with isolated_random_state(derive_seed(self.config.seed, "matchers", index)):
                 try:
-                    fed = stage.input is not None
+                    fed = stage in plan.flash and plan.flash[0].input is not None
                     targets = fitting_features(stage, features, teacher, projection) if fed else teacher
                     criterion.init_feature_matcher(features, targets)
                 except ConfigurationError as error:
@@ -235,11 +210,13 @@ class Distiller:
         stages = () if flash is None else flash_stages(flash, student, self.teacher)
         if flash is not None and flash.inputs == "teacher":
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
-        if regular is None:
-            return Plan(stages, None)
-        batch = self.flash_set[0]
-        output = self._look(student, batch)
-        return Plan(stages, regular_stage(regular, student, self.teacher, batch, output))
+        last = None
+        if regular is not None:
+            batch = self.flash_set[0]
+            last = regular_stage(regular, student, self.teacher, batch, self._look(student, batch))
+        if self._initializer is not None and stages and stages[0].input is not None:
+            stages = (*stages, outside_stage(stages, last, student))
+        return Plan(stages, last)
 
     @torch.no_grad()
     def _look(self, student: nn.Module, batch: Batch) -> Any:
@@ -249,7 +226,7 @@ class Distiller:
     @cached_property
     def stream(self) -> DataStream:
         """The training data, in the same order for every student."""
-        return DataStream(self.train_dataloader, self.config.search.seed)
+        return DataStream(self.train_dataloader, self.config.seed)
 
     @cached_property
     def flash_set(self) -> list[Batch]:

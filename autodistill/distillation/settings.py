@@ -157,10 +157,15 @@ def _projection_name(value: Any) -> Any:
 
 
 def _mapping_names(value: Any) -> Any:
-    """Mappings as text, for the record that a resumed search is compared with."""
+    """Mappings as `parse_mapping` reads them, functions by their names."""
     if isinstance(value, tuple):
         return [_mapping_names(item) for item in value]
-    return str(value) if isinstance(value, LayerMapping) else _function_name(value)
+    if not isinstance(value, LayerMapping):
+        return _function_name(value)
+    student, teacher = value.student, value.teacher
+    if student.process == teacher.process == "":
+        return [student.path, teacher.path]
+    return [student.path, _function_name(student.process), teacher.path, _function_name(teacher.process)]
 
 
 def _one_of(name: str, known: Sequence[str], rule: str) -> str:

@@ -29,7 +29,6 @@ from autodistill.structures import tensors_in
 logger = logging.getLogger(__name__)
 
 STAGE = "all blocks, teacher-fed"
-OUTSIDE = "outside the blocks"
 CHECKPOINT = "flash-teacher-fed"
 
 
@@ -42,7 +41,8 @@ class TeacherFedDistillation:
 
     Args:
         student: on the device of the batches.
-        stages: one for each block, as `boundaries.teacher_fed_stages` gives them.
+        stages: one for each block, as `boundaries.teacher_fed_stages` gives them; and perhaps, last, that of
+            `boundaries.outside_stage`, which is not fed.
         criteria: one for each stage; without matchers.
         batches: the flash set; step k uses batch k modulo its length.
         cache: gives the teacher's features.
@@ -50,8 +50,6 @@ class TeacherFedDistillation:
         seed: everything random in the training derives from it.
         report: tells a progress display, of one stage whose loss is the sum over the blocks.
         projection: brings the teacher's hidden states to the student's width; None where the widths agree.
-        outside: compares what the first block gets, and the student's output, with the teacher's: what lies outside the
-            blocks (embeddings, head) is then trained beside them. None leaves it as it is.
         checkpoints: where the trained blocks are written in the end, and read where that was done before.
     """
 
@@ -64,7 +62,6 @@ class TeacherFedDistillation:
     seed: int
     report: Report
     projection: Projection | None = None
-    outside: IntermediateLayersKnowledgeDistillationLoss | None = None
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
 
     def run(self) -> list[dict[str, Any]]:
@@ -74,9 +71,10 @@ class TeacherFedDistillation:
         if saved is None:
             with plain_forward(self.student):
                 totals, losses = self._train(self._arguments())
-            names = [*(stage.name for stage in self.stages), OUTSIDE]
-            records = [_record(name, curve) for name, curve in zip(names, zip(*losses, strict=True), strict=False)]
-            state = block_state(self.student, self._trained)
+            records = [
+                _record(stage, curve) for stage, curve in zip(self.stages, zip(*losses, strict=True), strict=True)
+            ]
+            state = block_state(self.student, self._blocks)
             self.checkpoints.save(CHECKPOINT, state, {"records": records, "losses": totals})
         else:
             load_block_state(self.student, saved[0])
@@ -89,54 +87,49 @@ class TeacherFedDistillation:
         return [block for stage in self.stages for block in stage.blocks]
 
     @property
-    def _trained(self) -> list[str]:
-        return [*self._blocks, *(outside_of(self.student, self._blocks) if self.outside is not None else ())]
+    def _fed(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.input is not None]
 
     def _features(self, number: int) -> Features:
         """The teacher's features of a batch of the flash set, at the blocks' boundaries in the student's width."""
-        wanted = [tap for stage in self.stages for tap in stage.teacher_taps]
-        wanted += self.outside.teacher_taps if self.outside is not None else []
-        taps = list(dict.fromkeys(wanted))
+        taps = list(dict.fromkeys(tap for stage in self.stages for tap in stage.teacher_taps))
         features = self.cache.features(self.batches[number % len(self.batches)], taps, self.later_taps)
         return project(features, boundary_taps(self.stages), self.projection)
 
     def _arguments(self) -> BlockArguments:
         precision = self.stages[0].settings.mixed_precision
         with frozen(self.student), autocast(self.batches[0].device, precision):
-            return BlockArguments(self.student, self.stages, self.batches, self._features(0))
+            return BlockArguments(self.student, self._fed, self.batches, self._features(0))
 
     def _train(self, arguments: BlockArguments) -> tuple[list[float], list[list[float]]]:
         """The sum of the blocks' losses at every step, and the losses of the blocks."""
         settings, steps = self.stages[0].settings, self.stages[0].steps
-        block_losses = [self._block_loss(index) for index in range(len(self.stages))]
-        outside = self._outside_loss(arguments)
+        block_losses = [self._block_loss(index) for index in range(len(self._fed))]
+        outside_losses = [self._outside_loss(index, arguments) for index in range(len(self._fed), len(self.stages))]
         seen: list[torch.Tensor] = []
 
         def loss_at(step: int, number: int) -> torch.Tensor:
             features = self._features(number)
             calls = arguments.of(number % len(self.batches), features)
             parts = [loss(call, features, step, number) for loss, call in zip(block_losses, calls, strict=True)]
-            parts += [outside(features, step, number)] if outside is not None else []
+            parts += [loss(features, step, number) for loss in outside_losses]
             losses = torch.stack(parts)
             seen.append(losses.detach())
             return losses.sum()
 
         loop = StepLoop(STAGE, settings, steps, derive_seed(self.seed, STAGE), self.batches[0].device, self.report.step)
-        with contextlib.ExitStack() as compiling, training_only(self.student, self._trained) as parameters:
-            for stage, criterion in zip(self.stages, self.criteria, strict=False):  # regular distillation has one more
+        with contextlib.ExitStack() as compiling, training_only(self.student, self._blocks) as parameters:
+            for stage, criterion in zip(self._fed, self.criteria, strict=False):  # regular distillation has one more
                 taps = criterion.student_taps
                 compiling.enter_context(compiled(self.student, stage.blocks[0], taps, settings.compile))
-            totals = loop.run(parameters, [], loss_at, clipped_apart=self._clipped_apart(parameters))
-        parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, -1)
+            totals = loop.run(parameters, [], loss_at, clipped_apart=self._parameters_of_each_stage())
+        parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, len(self.stages))
         return totals, parts.mean(dim=1).tolist()
 
-    def _clipped_apart(self, parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-        """Those of each block, then the rest."""
-        modules = [find_module(self.student, block) for block in self._blocks]
-        groups = [[parameter for parameter in module.parameters() if parameter.requires_grad] for module in modules]
-        inside = {parameter for group in groups for parameter in group}
-        rest = [parameter for parameter in parameters if parameter not in inside]
-        return [*groups, rest] if rest else groups
+    def _parameters_of_each_stage(self) -> list[list[nn.Parameter]]:
+        groups = [[find_module(self.student, block) for block in stage.blocks] for stage in self.stages]
+        parameters = [dict.fromkeys(p for module in modules for p in module.parameters()) for modules in groups]
+        return [[parameter for parameter in group if parameter.requires_grad] for group in parameters]
 
     def _block_loss(self, index: int) -> Callable[[Call, Features, int, int], torch.Tensor]:
         """What gives the loss of one block, called with its arguments."""
@@ -156,46 +149,27 @@ class TeacherFedDistillation:
 
         return loss
 
-    def _outside_loss(self, arguments: BlockArguments) -> Callable[[Features, int, int], torch.Tensor] | None:
+    def _outside_loss(self, index: int, arguments: BlockArguments) -> Callable[[Features, int, int], torch.Tensor]:
         """What gives the loss of what lies outside the blocks: a forward in which they return the teacher's states."""
-        if self.outside is None:
-            return None
-        criterion, settings = self.outside, self.stages[0].settings
+        stage, criterion = self.stages[index], self.criteria[index]
         recorder = TapRecorder(self.student, criterion.student_taps, owner="student")
         shift = predicts_next_token(self.student)
-        seed = derive_seed(self.seed, "flash", OUTSIDE)
+        seed = derive_seed(self.seed, "flash", stage.name)
 
         def loss(features: Features, step: int, number: int) -> torch.Tensor:
             batch = self.batches[number % len(self.batches)]
             seed_torch(derive_seed(seed, number), batch.device)
             with recorder, returning(arguments.standing_in(features)):
                 student = recorder.run(lambda: batch.call(self.student))
-            temperature = temperature_at(settings.temperature, step / self.stages[0].steps)
+            temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
 
         return loss
 
 
-def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
-    """The largest modules that hold parameters, but none of these blocks.
-
-    Examples:
-        >>> inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-        >>> outside_of(nn.Sequential(nn.Linear(2, 2), inner), ["1.0"])
-        ['0', '1.2']
-    """
-    found: list[str] = []
-    for name, module in model.named_modules():
-        holds = any(block == name or block.startswith(name + ".") or not name for block in blocks)
-        below = any(name.startswith(other + ".") for other in (*found, *blocks))
-        if not holds and not below and any(True for _ in module.parameters()):
-            found.append(name)
-    return found
-
-
-def _record(name: str, losses: Sequence[float]) -> dict[str, Any]:
+def _record(stage: Stage, losses: Sequence[float]) -> dict[str, Any]:
     return {
-        "stage": name,
+        "stage": stage.name,
         "mode": "teacher-fed",
         "reason": None,
         "first_loss": losses[0],

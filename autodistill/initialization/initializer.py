@@ -94,7 +94,7 @@ class TeacherInitializer:
             embeddings_only=settings.weights == "embeddings",
             family=settings.family,
         )
-        if settings.least_squares and settings.weights == "all":
+        if settings.least_squares != "none" and settings.weights == "all":
             self._fit(student, start)
         if settings.projection_head is not None:
             write(student, settings.projection_head, start.matcher)
@@ -107,7 +107,8 @@ class TeacherInitializer:
         for batch in batches:
             self._cache.features(batch, taps)
         teacher = Recorder(self._teacher, batches, self._cache.features)
-        LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path)).run()
+        fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
+        fit.run(writers=self._settings.least_squares == "all")
 
     def _few(self) -> list[Batch]:
         """Batches of about `LEAST_SQUARES_POSITIONS` positions."""

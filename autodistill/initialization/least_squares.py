@@ -1,4 +1,4 @@
-"""Least squares after the first weights: every map that writes to the stream, and every norm, is fitted to the teacher.
+"""Least squares after the first weights: norms, and maps that write to the stream, are fitted to the teacher.
 
 What `initialize_from_teacher` writes is the teacher's projection. It leaves errors: heads, neurons and layers that are
 missing, directions that the student does not have, norms that do not commute with a rotation. Block by block, the
@@ -132,21 +132,25 @@ class LeastSquares:
         behind = [Tap(norm) for norm in (*norms, *others)] if family.norm_position == "after" else []
         return [*(Tap(norm, INPUT) for norm in (*norms, *others)), *behind, *(Tap(block, AUTO) for block in blocks)]
 
-    def run(self) -> None:
-        """Fit the norm behind the embeddings, then the blocks one after the other."""
+    def run(self, *, writers: bool) -> None:
+        """Fit the norm behind the embeddings, then the blocks one after the other.
+
+        Args:
+            writers: fit the maps that write to the stream too, not the norms alone.
+        """
         if self.family.embedding_norm is not None and not self._before:
             ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
-            (total,) = self.student(Tap(ours, INPUT))
-            self._fit_norm_behind(total, ours, theirs, 0)
+            self._fit_norm_behind(ours, theirs, 0)
         for index, layer in enumerate(self.start.layers):
             ours = join(self.bases[0], f"{self.family.blocks}.{index}")
             theirs = join(self.bases[1], f"{self.family.blocks}.{layer}")
             for position, piece in enumerate(self.family.parts):
                 if self._before:
                     self._fit_norm_before(join(ours, piece.norm), join(theirs, piece.norm))
-                total = self._fit_writer(position, ours, theirs)
+                if writers:
+                    self._fit_writer(position, ours, theirs)
                 if not self._before:
-                    self._fit_norm_behind(total, join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
+                    self._fit_norm_behind(join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
         if self._before and self.family.final_norm is not None:
             self._fit_norm_before(*(join(base, self.family.final_norm) for base in self.bases))
 
@@ -161,24 +165,17 @@ class LeastSquares:
         following = self.family.parts[position + 1 :]
         return Tap(join(block, following[0].norm), INPUT) if following else Tap(block, AUTO)
 
-    def _fit_writer(self, position: int, ours: str, theirs: str) -> torch.Tensor:
-        """Solve the writer of a part; return the residual sum behind it, (positions, d)."""
+    def _fit_writer(self, position: int, ours: str, theirs: str) -> None:
         writer = join(ours, part(self.family.parts[position].output).path)
-        behind = self._sum(position, ours)
         if isinstance(find_module(self.student.model, writer.rpartition(".")[0]), nn.MultiheadAttention):
-            return self.student(behind)[0]  # computes with the writer's weights, but never calls it
+            return  # computes with the writer's weights, but never calls it
         (wanted,) = self.teacher(self._sum(position, theirs))
-        inputs, written, total = self.student(Tap(writer, INPUT), Tap(writer), behind)
-        residual = total - written
-        targets = wanted @ self.start.subspace.down.to(wanted) - residual
-        solved = ridge(inputs, targets, read(self.student.model, writer), self.strength)
-        write(self.student.model, writer, solved)
-        return (
-            residual + inputs @ solved.weight.T.to(inputs) + (solved.bias.to(inputs) if solved.bias is not None else 0)
-        )
+        inputs, written, total = self.student(Tap(writer, INPUT), Tap(writer), self._sum(position, ours))
+        targets = wanted @ self.start.subspace.down.to(wanted) - (total - written)
+        write(self.student.model, writer, ridge(inputs, targets, read(self.student.model, writer), self.strength))
 
-    def _fit_norm_behind(self, total: torch.Tensor, ours: str, theirs: str, boundary: int) -> None:
-        (wanted,) = self.teacher(Tap(theirs))
+    def _fit_norm_behind(self, ours: str, theirs: str, boundary: int) -> None:
+        (wanted,), (total,) = self.teacher(Tap(theirs)), self.student(Tap(ours, INPUT))
         inputs = nn.functional.layer_norm(total, total.shape[-1:])
         write_norm(self.student.model, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
 

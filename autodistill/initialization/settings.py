@@ -20,7 +20,8 @@ class InitializationConfig(Section):
         weighting: `"power"` lets every boundary of the teacher's blocks count alike, `"uniform"` as large as it is.
         centring: one `"mean"` over all boundaries, or one for each `"boundary"`. Where norms stand before what reads
             the stream, none is taken off.
-        least_squares: fit writers and norms to the teacher, block by block, before any gradient step.
+        least_squares: before any gradient step, fit the `"norms"` to the teacher, block by block; or `"all"`, which
+            are the maps that write to the stream as well; or `"none"`.
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
             width; it starts as the way back.
         family: where the weights are, for models that are not in `families.FAMILIES`.
@@ -30,6 +31,6 @@ class InitializationConfig(Section):
     batches: PositiveInt = 32
     weighting: Weighting = "power"
     centring: Literal["mean", "boundary"] = "mean"
-    least_squares: bool = False
+    least_squares: Literal["none", "norms", "all"] = "norms"
     projection_head: str | None = None
     family: Annotated[Family | None, PlainSerializer(repr)] = None

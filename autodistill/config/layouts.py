@@ -1,0 +1,96 @@
+"""The layouts in which the specification writes a configuration, brought to one.
+
+It knows five: `search`, `flash_distillation` and `regular_distillation` side by side; the last two as
+`knowledge_transfer` and `regular_distillation` inside `flash_distillation`; all of them under `auto_distillation`, with
+`model` beside it; a criterion alone, under `distillation: train: criterion:`; and, for objects, the keys of `search`
+beside `knowledge_transfer` and `regular_distillation`. What has no place in its layout stays where it is: the model
+refuses it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autodistill.distillation.settings import RegularDistillationConfig
+
+FLASH, REGULAR, TRANSFER = "flash_distillation", "regular_distillation", "knowledge_transfer"
+
+SEARCH_KEYS = (
+    "search_space",
+    "constraints",
+    "search_algorithm",
+    "metrics",
+    "higher_is_better",
+    "max_trials",
+    "seed",
+)
+
+CRITERIA = ("IntermediateLayersKnowledgeDistillationLoss", "KnowledgeDistillationLoss")
+
+HOOK_SECTIONS = ("train", "evaluation")
+"""What the specification's files leave open with `...` where a `train_func` and an `eval_func` are given."""
+
+
+def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its sections side by side; `search` is None where a criterion stands alone.
+
+    Raises:
+        ValueError: a layout is not filled in as it must be.
+
+    Examples:
+        >>> normalised({"auto_distillation": {"search": {}, "flash_distillation": {"regular_distillation": {}}}})
+        {'search': {}, 'flash_distillation': None, 'regular_distillation': {}}
+        >>> criterion = {"KnowledgeDistillationLoss": {"temperature": 2.0}}
+        >>> normalised({"distillation": {"train": {"criterion": criterion}}})["regular_distillation"]
+        {'temperature': 2.0}
+    """
+    data = _without_hooks(dict(given))
+    if isinstance(data.get("auto_distillation"), Mapping):
+        data |= _without_hooks(dict(data.pop("auto_distillation")))
+    if data.get("search", ...) is None:
+        del data["search"]
+    if isinstance(data.get("distillation"), Mapping):
+        data |= {REGULAR: _criterion_alone(dict(data.pop("distillation"))), "search": data.get("search")}
+    flat = {key: data.pop(key) for key in SEARCH_KEYS if key in data}
+    if flat:
+        data["search"] = {**data.get("search", {}), **flat}
+    if TRANSFER in data:
+        data[FLASH] = data.pop(TRANSFER)
+    if isinstance(data.get(FLASH), Mapping) and {TRANSFER, REGULAR} & set(data[FLASH]):
+        flash = dict(data[FLASH])
+        data |= {key: section for key in (REGULAR,) if (section := flash.pop(key, None)) is not None}
+        transfer = flash.pop(TRANSFER, None)
+        data[FLASH] = {**transfer, **flash} if isinstance(transfer, Mapping) else flash or transfer
+    if isinstance(data.get(FLASH), RegularDistillationConfig):
+        data[FLASH] = data[FLASH].model_dump(exclude_unset=True)
+    return data
+
+
+def _without_hooks(data: dict[str, Any]) -> dict[str, Any]:
+    """Without the sections that the specification leaves open; a mapping in one of them stays, and is refused."""
+    return {key: value for key, value in data.items() if key not in HOOK_SECTIONS or value not in (None, "...", ...)}
+
+
+def _criterion_alone(section: dict[str, Any]) -> dict[str, Any]:
+    """The settings of regular distillation from a criterion and an optimizer, each under its name."""
+    train = section.pop("train", None)
+    if section or not isinstance(train, Mapping) or not isinstance(train.get("criterion"), Mapping):
+        raise ValueError(
+            "distillation has one key, train, with the keys optimizer and criterion, but got "
+            f"{', '.join(map(str, section)) or 'no such train'}."
+        )
+    settings: dict[str, Any] = {}
+    for kind, named in train.items():
+        if not isinstance(named, Mapping) or len(named) != 1 or kind not in ("optimizer", "criterion"):
+            raise ValueError(f"distillation.train has an optimizer and a criterion, each by its name, but got {kind!r}.")
+        (name, arguments), *_ = named.items()
+        if kind == "optimizer":
+            arguments = dict(arguments or {})
+            settings |= {key: arguments.pop(key) for key in ("learning_rate", "weight_decay") if key in arguments}
+            settings |= {"optimizer": name} | ({"optimizer_arguments": arguments} if arguments else {})
+        elif name not in CRITERIA:
+            raise ValueError(f"a criterion is one of {', '.join(CRITERIA)}, but got {name!r}.")
+        else:
+            settings |= dict(arguments or {})
+    return settings

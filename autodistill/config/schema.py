@@ -1,0 +1,66 @@
+"""The JSON schema of a configuration file, for editors."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+from autodistill.config.layouts import FLASH, REGULAR, TRANSFER
+from autodistill.config.layouts import HOOK_SECTIONS as HOOKS
+from autodistill.config.model import AutoDistillationConfig
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_METRIC = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+
+_SEARCH: dict[str, Any] = {
+    "search_space": {"type": "object", "description": "dimensions: lists, or ranges {low, high, step, log}"},
+    "constraints": {"type": "array", "items": {"type": "string"}},
+    "metrics": {"anyOf": [*_METRIC["anyOf"], {"type": "array", "items": _METRIC}]},
+    "higher_is_better": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": ["boolean", "null"]}}]},
+}
+"""The forms in which a file gives a space and metrics."""
+
+
+class _FileSchema(GenerateJsonSchema):
+    """What a file can hold; objects and functions have other forms there, which the texts describe."""
+
+    ignored_warning_kinds: ClassVar[set[Any]] = {"skipped-choice", "non-serializable-default"}
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        return {}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a configuration file with its sections side by side or under
+    `auto_distillation`.
+
+    Examples:
+        >>> sorted(json_schema()["properties"])[:3]
+        ['auto_distillation', 'checkpoint_steps', 'flash_distillation']
+    """
+    schema = AutoDistillationConfig.model_json_schema(schema_generator=_FileSchema)
+    sections = schema["properties"]
+    definitions = schema.pop("$defs")
+    definitions["SearchConfig"]["properties"] |= _SEARCH
+    regular = definitions["RegularDistillationConfig"]["properties"]
+    for field in ("add_origin_loss", "train_steps"):
+        regular[field] = {"anyOf": [regular[field], {"type": "array", "items": regular[field]}]}
+    phases = {phase: {"anyOf": [*sections[phase]["anyOf"], {"const": "auto"}]} for phase in (FLASH, REGULAR)}
+    both = {"type": "object", "properties": {TRANSFER: phases[FLASH], REGULAR: phases[REGULAR]}}
+    sections |= phases
+    sections[FLASH] = {"anyOf": [*phases[FLASH]["anyOf"], both | {"additionalProperties": False}]}
+    sections["init"] = {"anyOf": [*sections["init"]["anyOf"], {"const": "teacher"}]}
+    sections |= {name: {"description": "for the reader: it is a function that trains or evaluates"} for name in HOOKS}
+    inside = {"type": "object", "properties": dict(sections), "required": ["search"], "additionalProperties": False}
+    return {
+        "$schema": DIALECT,
+        "$defs": definitions,
+        "title": schema["title"],
+        "description": schema["description"],
+        "type": "object",
+        "properties": {**sections, "auto_distillation": inside},
+        "anyOf": [{"required": ["search"]}, {"required": ["auto_distillation"]}],
+        "additionalProperties": False,
+    }

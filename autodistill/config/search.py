@@ -1,0 +1,158 @@
+"""What is searched, how, and for what: the section `search` of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pydantic import Field, field_validator, model_serializer, model_validator
+
+from advisors import AdvisorError, create_advisor
+from autodistill.distillation.settings import Section
+from autodistill.metrics import Metric, metric_problems
+from search_spaces import Choice, SearchSpace, domain_from_json
+
+
+class SearchConfig(Section):
+    """What is searched, how, and for what.
+
+    Attributes:
+        search_space: a mapping of dimension names to lists or domains, or a `SearchSpace`. In a file a range is written
+            `{low: 2, high: 12, step: 2}` or, with a decimal point, `{low: 0.0, high: 0.3}`.
+        constraints: of the space, as expressions; only where `search_space` is a mapping.
+        search_algorithm: 'BO', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
+        metrics: names or `Metric` objects; all that `eval_func` returns may be named, and the built-in ones.
+        higher_is_better: one flag for each metric that is given by name; built-in metrics know their direction.
+        max_trials: the number of trials of the search directory, over all runs.
+        seed: everything random in the search derives from it.
+    """
+
+    search_space: SearchSpace
+    search_algorithm: str = "BO"
+    metrics: tuple[Metric, ...]
+    max_trials: int = Field(default=10, ge=1)
+    seed: int = Field(default=42, ge=0)
+
+    @model_serializer(mode="plain")
+    def _plain(self) -> dict[str, Any]:
+        """As a file has it; a constraint given as a function by its name."""
+        space = self.search_space.to_json()
+        given = {name: getattr(self, name) for name in ("search_algorithm", "max_trials", "seed")}
+        return {
+            "search_space": {
+                name: list(domain.options) if isinstance(domain, Choice) else domain.to_json()
+                for name, domain in self.search_space.dimensions.items()
+            },
+            **({"constraints": space["constraints"]} if space["constraints"] else {}),
+            "metrics": [metric.name if metric == Metric(metric.name) else metric.to_json() for metric in self.metrics],
+            **{name: value for name, value in given.items() if name in self.model_fields_set},
+        }
+
+    @field_validator("search_algorithm")
+    @classmethod
+    def _known_algorithm(cls, name: str) -> str:
+        try:
+            create_advisor(name, SearchSpace({"any": [0]}))
+        except AdvisorError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        constraints = data.pop("constraints", None)
+        if constraints is not None:
+            data["search_space"] = _Constrained(data.get("search_space"), constraints)
+        directions = data.pop("higher_is_better", None)
+        if "metrics" in data:
+            data["metrics"] = _Directed(data["metrics"], directions)
+        return data
+
+    @field_validator("search_space", mode="before")
+    @classmethod
+    def _make_space(cls, space: Any) -> Any:
+        constraints: Any = ()
+        if isinstance(space, _Constrained):
+            space, constraints = space.dimensions, space.constraints
+            if not isinstance(space, Mapping):
+                raise ValueError("constraints belong to a search_space given as a mapping; a SearchSpace has its own.")
+        if not isinstance(space, Mapping):
+            return space
+        problems: list[str] = []
+        dimensions = {name: _collect(problems, partial(_dimension, given)) for name, given in space.items()}
+        made = None if problems else _collect(problems, partial(SearchSpace, dimensions, constraints))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return made
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _make_metrics(cls, given: _Directed) -> Any:
+        problems: list[str] = []
+        made = _metrics(given.metrics, given.directions, problems)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return made
+
+
+@dataclass(frozen=True)
+class _Constrained:
+    """The dimensions of a space as they were given, and the constraints beside them."""
+
+    dimensions: Any
+    constraints: Any
+
+
+def _dimension(given: Any) -> Any:
+    """A dimension; a mapping is a range, of floats where one of its bounds is one."""
+    if not isinstance(given, Mapping):
+        return given
+    if "type" in given:
+        return domain_from_json(given)
+    floats = any(isinstance(given.get(bound), float) for bound in ("low", "high"))
+    return domain_from_json({"type": "float_range" if floats else "int_range", **given})
+
+
+@dataclass(frozen=True)
+class _Directed:
+    """Metrics as they were given, and `higher_is_better` for them."""
+
+    metrics: Any
+    directions: Any
+
+
+def _metrics(metrics: Any, directions: Any, problems: list[str]) -> Any:
+    """The metrics with the direction that `higher_is_better` gives them."""
+    specs = [metrics] if isinstance(metrics, str | Metric | Mapping) else metrics
+    if not isinstance(specs, list | tuple):
+        problems.append(f"metrics must be a list of names, but got {metrics!r}.")
+        return metrics
+    flags = directions if isinstance(directions, list | tuple) else [directions] * len(specs)
+    if len(flags) != len(specs):
+        problems.append(
+            f"higher_is_better must have one entry for each metric, but has {len(flags)} for {len(specs)} metrics."
+        )
+        flags = [None] * len(specs)
+    parsed = [_collect(problems, partial(Metric.of, spec, flag)) for spec, flag in zip(specs, flags, strict=True)]
+    known = [metric for metric in parsed if metric is not None]
+    problems += [
+        f"higher_is_better must agree with a metric's own direction, but is {flag} for {metric}."
+        for metric, flag in zip(parsed, flags, strict=True)
+        if metric is not None and flag not in (None, metric.greater_is_better)
+    ]
+    if len(known) == len(parsed):
+        problems += metric_problems(known)
+    return tuple(parsed)
+
+
+def _collect(problems: list[str], make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except ValueError as error:
+        problems.extend(getattr(error, "problems", [str(error)]))
+        return None
