@@ -7,13 +7,30 @@ _check_siblings()
 from advisors import Advisor, BayesianAdvisor, GridAdvisor, Observation, RandomAdvisor, TPEAdvisor  # noqa: E402
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
 from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
+from autodistill.depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableStudent  # noqa: E402
 from autodistill.display import results_table  # noqa: E402
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss  # noqa: E402
+from autodistill.distillation.callbacks import (  # noqa: E402
+    AttentionHiddenStatesCallback,
+    KLDivCallback,
+    LabelLossCallback,
+    LossCallback,
+    MSEHiddenStatesCallback,
+)
+from autodistill.distillation.criteria import (  # noqa: E402
+    IntermediateLayersKnowledgeDistillationLoss,
+    KnowledgeDistillationLoss,
+)
 from autodistill.distillation.layers import LayerMapping, Tap  # noqa: E402
+from autodistill.distillation.loss_modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss  # noqa: E402
+from autodistill.distillation.losses import distillation_loss  # noqa: E402
+from autodistill.distillation.offline import DistillationDataset, save_predictions  # noqa: E402
+from autodistill.distillation.relational import RelationalLoss  # noqa: E402
+from autodistill.distillation.runner import DistilRunner  # noqa: E402
 from autodistill.distillation.schedule import Distiller  # noqa: E402
 from autodistill.distillation.settings import (  # noqa: E402
     AnnealedTemperature,
     FlashDistillationConfig,
+    PhaseConfig,
     RegularDistillationConfig,
 )
 from autodistill.errors import (  # noqa: E402
@@ -28,10 +45,16 @@ from autodistill.errors import (  # noqa: E402
     SpaceExhaustedError,
     TrialError,
 )
+from autodistill.evaluation import evaluate_distillation  # noqa: E402
+from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
+from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
+from autodistill.initialization.settings import InitializationConfig  # noqa: E402
+from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
+from autodistill.initialization.weights import Part  # noqa: E402
 from autodistill.measure import measure  # noqa: E402
 from autodistill.metrics import Metric  # noqa: E402
 from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
-from search_spaces import Choice, FloatRange, IntRange, SearchSpace  # noqa: E402
+from search_spaces import Choice, FloatRange, IntRange, SearchSpace, depthwise_separable_space  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -39,25 +62,48 @@ __all__ = [
     "Advisor",
     "AdvisorError",
     "AnnealedTemperature",
+    "Attention",
+    "AttentionHiddenStatesCallback",
+    "AttentionLoss",
     "AutoDistillation",
     "AutoDistillationConfig",
     "AutoDistillationError",
     "BayesianAdvisor",
     "Choice",
     "ConfigurationError",
+    "DepthwiseSeparableConv",
+    "DepthwiseSeparableStudent",
+    "DistilRunner",
+    "DistillationDataset",
     "Distiller",
+    "Family",
+    "FeedForward",
     "FlashDistillationConfig",
     "FloatRange",
     "GridAdvisor",
+    "HeadSizes",
+    "Hidden",
+    "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
+    "KLDivCallback",
+    "KLDivLoss",
+    "KnowledgeDistillationLoss",
+    "LabelLossCallback",
     "LayerMapping",
     "LayerNotFoundError",
+    "LossCallback",
+    "MSEHiddenStatesCallback",
+    "MSEHiddenStatesLoss",
     "Metric",
     "NonFiniteError",
     "Observation",
+    "Output",
+    "Part",
+    "PhaseConfig",
     "RandomAdvisor",
     "RegularDistillationConfig",
+    "RelationalLoss",
     "SearchConfig",
     "SearchDirectoryError",
     "SearchResult",
@@ -65,11 +111,20 @@ __all__ = [
     "SearchSpaceError",
     "SearchStoppedError",
     "SpaceExhaustedError",
+    "StreamDecomposition",
     "TPEAdvisor",
     "Tap",
+    "TeacherStart",
+    "TeacherSubspace",
     "Trial",
     "TrialError",
     "TrialState",
+    "decompose",
+    "depthwise_separable_space",
+    "distillation_loss",
+    "evaluate_distillation",
+    "initialize_from_teacher",
     "measure",
     "results_table",
+    "save_predictions",
 ]

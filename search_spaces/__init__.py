@@ -3,6 +3,7 @@
 from search_spaces.constraints import Architecture
 from search_spaces.domains import Choice, Domain, FloatRange, IntRange, Value, domain_from_json
 from search_spaces.errors import AutoDistillationError, SearchSpaceError
+from search_spaces.images import depthwise_separable_space
 from search_spaces.space import SearchSpace
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "SearchSpace",
     "SearchSpaceError",
     "Value",
+    "depthwise_separable_space",
     "domain_from_json",
 ]

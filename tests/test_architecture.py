@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import tomllib
 import types
 from collections.abc import Iterator
 from functools import cache
@@ -88,6 +89,11 @@ def test_every_package_is_walked() -> None:
     assert "autodistill.distillation.layers" in FILES
     assert "autodistill.errors" in IMPORTS["autodistill.distillation.layers"]
     assert all(is_within(name.split(".")[0], package) for package in PACKAGES for name in FORBIDDEN if name == package)
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(module for module, path in FILES.items() if path.name == "__init__.py")
 
 
 def test_no_arrow_points_upward() -> None:

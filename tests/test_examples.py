@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 
 from autodistill import SearchResult
@@ -41,3 +43,19 @@ def test_the_minilm_example_finds_a_student_and_resumes(tmp_path):
     second = run("minilm.py", "--search-dir", tmp_path / "minilm", "--trials", 1, "--steps", 4)
     assert "holds 1 trials of this search: resuming" in second
     assert "1 trials: 1 complete, 0 failed" in second
+
+
+@pytest.mark.parametrize("program", ["plain_loop.py", "offline_logits.py"])
+def test_a_small_example_distils_a_student_that_reads_most_digits(program):
+    accuracies = re.findall(r"accuracy of the (\w+): ([\d.]+)", run(program))
+    assert [name for name, _ in accuracies] == ["teacher", "student"]
+    assert all(float(value) > 0.7 for _, value in accuracies)
+
+
+def test_the_runners_example_lowers_every_term_and_evaluates_the_student():
+    output = run("three_callbacks.py")
+    terms = re.findall(r"(\w+): ([\d.]+) -> ([\d.]+)", output)
+    assert [name for name, _, _ in terms] == ["loss", "kl_div_loss", "mse_loss", "attention_loss"]
+    assert all(float(last) < float(first) for _, first, last in terms)
+    assert float(re.search(r"accuracy: ([\d.]+)", output)[1]) > 0.7
+    assert float(re.search(r"model_size_reduction: ([\d.]+)", output)[1]) > 0.8

@@ -28,6 +28,8 @@ SEARCH_KEYS = (
 
 CRITERIA = ("IntermediateLayersKnowledgeDistillationLoss", "KnowledgeDistillationLoss")
 
+OPTIMIZER_KEYS = ("learning_rate", "weight_decay")
+
 HOOK_SECTIONS = ("train", "evaluation")
 """What the specification's files leave open with `...` where a `train_func` and an `eval_func` are given."""
 
@@ -83,14 +85,33 @@ def _criterion_alone(section: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for kind, named in train.items():
         if not isinstance(named, Mapping) or len(named) != 1 or kind not in ("optimizer", "criterion"):
-            raise ValueError(f"distillation.train has an optimizer and a criterion, each by its name, but got {kind!r}.")
+            raise ValueError(
+                f"distillation.train has an optimizer and a criterion, each by its name, but got {kind!r}."
+            )
         (name, arguments), *_ = named.items()
         if kind == "optimizer":
             arguments = dict(arguments or {})
-            settings |= {key: arguments.pop(key) for key in ("learning_rate", "weight_decay") if key in arguments}
+            settings |= {key: arguments.pop(key) for key in OPTIMIZER_KEYS if key in arguments}
             settings |= {"optimizer": name} | ({"optimizer_arguments": arguments} if arguments else {})
         elif name not in CRITERIA:
             raise ValueError(f"a criterion is one of {', '.join(CRITERIA)}, but got {name!r}.")
         else:
             settings |= dict(arguments or {})
     return settings
+
+
+def criterion_alone(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout of a criterion alone, from the settings of regular distillation.
+
+    Examples:
+        >>> criterion_alone({"temperature": 2.0, "optimizer": "SGD", "learning_rate": 0.1})
+        {'distillation': {'train': {'optimizer': {'SGD': {'learning_rate': 0.1}}, 'criterion': \
+{'KnowledgeDistillationLoss': {'temperature': 2.0}}}}}
+    """
+    settings = dict(settings)
+    train: dict[str, Any] = {}
+    if "optimizer" in settings:
+        arguments = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
+        train["optimizer"] = {settings.pop("optimizer"): arguments | settings.pop("optimizer_arguments", {})}
+    kind = CRITERIA[0 if "layer_mappings_for_knowledge_transfer" in settings else 1]
+    return {"distillation": {"train": {**train, "criterion": {kind: settings}}}}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import PositiveInt, ValidationError, model_validator
 
-from autodistill.config.layouts import normalised
+from autodistill.config.layouts import criterion_alone, normalised
 from autodistill.config.reading import read_configuration, sentences
 from autodistill.config.search import SearchConfig
 from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig, Section
@@ -130,6 +130,8 @@ class AutoDistillationConfig(Section):
         """
         plain = self.model_dump(mode="json", exclude_unset=True)
         plain = {key: value for key, value in plain.items() if value is not None}
+        if self.search is None:
+            plain |= criterion_alone(plain.pop("regular_distillation"))
         try:
             same = AutoDistillationConfig.load(plain) == self
         except ConfigurationError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, JsonSchemaWarningKind
 
 from autodistill.config.layouts import FLASH, REGULAR, TRANSFER
 from autodistill.config.layouts import HOOK_SECTIONS as HOOKS
@@ -26,7 +26,7 @@ _SEARCH: dict[str, Any] = {
 class _FileSchema(GenerateJsonSchema):
     """What a file can hold; objects and functions have other forms there, which the texts describe."""
 
-    ignored_warning_kinds: ClassVar[set[Any]] = {"skipped-choice", "non-serializable-default"}
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
         return {}
@@ -38,7 +38,7 @@ def json_schema() -> dict[str, Any]:
 
     Examples:
         >>> sorted(json_schema()["properties"])[:3]
-        ['auto_distillation', 'checkpoint_steps', 'flash_distillation']
+        ['auto_distillation', 'checkpoint_steps', 'evaluation']
     """
     schema = AutoDistillationConfig.model_json_schema(schema_generator=_FileSchema)
     sections = schema["properties"]

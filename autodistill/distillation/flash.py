@@ -16,12 +16,11 @@ from torch import nn
 from autodistill.data import Batch
 from autodistill.distillation.activations import ActivationStore, Budget
 from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
-from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import Criterion, Features
 from autodistill.distillation.layers import Tap, TapRecorder, find_module, last_of_their_siblings
 from autodistill.distillation.models import (
     compiled,
     frozen,
-    origin_loss,
     plain_forward,
     predicts_next_token,
     training_only,
@@ -51,7 +50,6 @@ class FlashDistillation:
         cache: gives the teacher's features.
         later_taps: what else will be asked of the teacher: computed in the same pass.
         seed: everything random in the training derives from it.
-        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
         report: tells a progress display.
         replay: False runs every stage by the truncated forward.
         checkpoints: where an interrupted training goes on from.
@@ -61,12 +59,11 @@ class FlashDistillation:
 
     student: nn.Module
     stages: Sequence[Stage]
-    criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
+    criteria: Sequence[Criterion]
     batches: Sequence[Batch]
     cache: TeacherCache
     later_taps: Sequence[Tap]
     seed: int
-    loss_func: Callable[[Any, Any], torch.Tensor]
     report: Report
     replay: bool = True
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
@@ -179,8 +176,7 @@ class FlashDistillation:
             teacher = self.cache.features(batch, stage.teacher_taps, self.later_taps)
             student, output = forward(number % len(self.batches))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            loss = criterion.loss_cal(student, teacher, batch, temperature=temperature, label_shift=shift)
-            return loss + origin_loss(output, batch, self.loss_func) if stage.add_origin_loss else loss
+            return criterion.step_loss(student, teacher, output, batch, temperature=temperature, label_shift=shift)
 
         loop = StepLoop(
             stage.name,

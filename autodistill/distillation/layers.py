@@ -28,6 +28,9 @@ else its first element, which is what a block passes on."""
 INPUT = "input"
 """The output process of what goes into a module instead of what comes out: its first argument."""
 
+CHANNELS_LAST = "channels_last"
+"""The output process of image features that a module gives as (N, H, W, C): they are read as (N, C, H, W)."""
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -36,8 +39,8 @@ class Tap:
     Args:
         path: the module's dotted name as in `model.named_modules()`; `""` is the model itself.
         process: `""` takes the output as it is, a numeric string indexes a tuple, `"auto"` takes the main part (see
-            `AUTO`), `"input"` the module's first argument, any other string is a key or an attribute of the output, a
-            callable maps the output to a tensor.
+            `AUTO`), `"input"` the module's first argument, `"channels_last"` turns (N, H, W, C) into (N, C, H, W), any
+            other string is a key or an attribute of the output, a callable maps the output to a tensor.
     """
 
     path: str
@@ -75,7 +78,9 @@ class Tap:
         if self.process in ("", INPUT):
             return output
         if self.process == AUTO:
-            return _main_part(output)
+            return main_part(output)
+        if self.process == CHANNELS_LAST and isinstance(output, torch.Tensor) and output.dim() == 4:
+            return output.movedim(-1, 1)
         try:
             if self.process.isdigit():
                 if isinstance(output, torch.Tensor):
@@ -90,7 +95,13 @@ class Tap:
             ) from None
 
 
-def _main_part(output: Any) -> Any:
+def main_part(output: Any) -> Any:
+    """What a model's output is about: see `AUTO`.
+
+    Examples:
+        >>> main_part({"loss": 0.5, "logits": "these"}), main_part(("hidden states", None))
+        ('these', 'hidden states')
+    """
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, Mapping):
@@ -271,7 +282,8 @@ class TapRecorder:
         self._features: dict[Tap, torch.Tensor] = {}
         self._owner = owner
         self._taps: dict[str, list[Tap]] = {path: [] for path in also_run}
-        for tap in dict.fromkeys(taps):
+        self.taps = tuple(dict.fromkeys(taps))
+        for tap in self.taps:
             self._taps.setdefault(tap.path, []).append(tap)
         self._modules = {path: find_module(model, path, owner) for path in self._taps}
         self._hooks = contextlib.ExitStack()
@@ -312,7 +324,19 @@ class TapRecorder:
         self._features, self.calls = {}, {}
         with contextlib.suppress(StopForwardError):
             forward()
-        missing = [path for path in self._taps if path not in self.calls]
+        return self.collect()
+
+    def collect(self) -> dict[Tap, torch.Tensor]:
+        """The features of the last forward pass since they were collected; the recorder keeps none of them.
+
+        Raises:
+            ConfigurationError: some mapped layer has not run.
+        """
+        missing = [
+            path
+            for path, taps in self._taps.items()
+            if path not in self.calls or any(tap not in self._features for tap in taps)
+        ]
         if missing:
             raise ConfigurationError(
                 f"a mapped layer must run in the forward pass, but the {self._owner} never calls "

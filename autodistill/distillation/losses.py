@@ -12,7 +12,28 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-FeatureLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+from autodistill.data import IGNORED_LABEL
+from autodistill.distillation.checks import check_temperature
+from autodistill.errors import ConfigurationError
+
+FeatureLoss = Callable[..., torch.Tensor]
+
+
+def in_full(feature: torch.Tensor) -> torch.Tensor:
+    """The feature in 32 bits at least, whatever the model's own precision: losses need the digits.
+
+    Examples:
+        >>> in_full(torch.zeros(1, dtype=torch.bfloat16)).dtype, in_full(torch.zeros(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return feature if feature.dtype == torch.float64 else feature.float()
+
+
+def both_masks(left: torch.Tensor | None, right: torch.Tensor | None) -> torch.Tensor | None:
+    """The positions that count for both masks; None, where every position counts, is such a mask too."""
+    if left is None or right is None:
+        return left if right is None else right
+    return left & right
 
 
 def masked_mean(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -21,11 +42,12 @@ def masked_mean(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.
     Args:
         per_position: (N, ...), one loss a position.
         mask: (N, L), True where a position counts; used where `per_position` is (N, L, ...) or, for the query axis of
-            attention maps, (N, heads, L). None, or any other shape: every position counts.
+            attention maps, (N, heads, L). It may have fewer axes, (N,), or more. None, or any other shape: every
+            position counts.
     """
-    if mask is not None and per_position.dim() >= 2:
-        if per_position.shape[:2] == mask.shape:
-            return _weighted(per_position, mask.reshape(mask.shape + (1,) * (per_position.dim() - 2)))
+    if mask is not None:
+        if per_position.shape[: mask.dim()] == mask.shape:
+            return _weighted(per_position, mask.reshape(mask.shape + (1,) * (per_position.dim() - mask.dim())))
         if per_position.dim() == 3 and per_position.shape[::2] == mask.shape:
             return _weighted(per_position, mask[:, None, :])
     return per_position.mean()
@@ -104,6 +126,85 @@ def kl_divergence(
     return temperature**2 * masked_mean(per_position, mask)
 
 
+def soft_cross_entropy(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """`-T² · Σ softmax(teacher / T) · log softmax(student / T)`, summed over classes, averaged over the positions.
+
+    The same as `kl_divergence` up to T² times the teacher's entropy: equal gradients, but no zero at a perfect match.
+    Arguments and source are those of `kl_divergence`.
+
+    Examples:
+        >>> round(soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2)).item(), 4)
+        0.6931
+    """
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.softmax(teacher_logits / temperature, dim=-1)
+    return temperature**2 * masked_mean(-(teacher * student).sum(-1), mask)
+
+
+def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
+    """Cross-entropy with labels, averaged over the positions whose label is not `ignore_index`; 0 where none is left.
+
+    Args:
+        logits: (..., C), classes last.
+        labels: (...), class numbers.
+        ignore_index: the label of positions that do not count.
+
+    Examples:
+        >>> round(label_cross_entropy(torch.zeros(1, 3, 2), torch.tensor([[1, 0, -100]])).item(), 4)
+        0.6931
+    """
+    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="sum")
+    return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+) -> torch.Tensor:
+    """`(1 - α) · CE(student, labels) + α · T² · KL(teacher / T ‖ student / T)`, positions labelled -100 left out.
+
+    Args:
+        student_logits: (N, C), or (N, L, V) with the classes last.
+        teacher_logits: the same shape.
+        labels: (N,) or (N, L), class numbers.
+        temperature: T, positive.
+        alpha: α in [0, 1], the teacher's share.
+
+    Raises:
+        ConfigurationError: a temperature or α out of its range.
+
+    Examples:
+        >>> logits, labels = torch.zeros(1, 2), torch.tensor([1])
+        >>> distillation_loss(logits, logits, labels, temperature=2.0, alpha=1.0).item()
+        0.0
+    """
+    check_temperature(temperature)
+    if not 0 <= alpha <= 1:
+        raise ConfigurationError(f"alpha, the teacher's share of the loss, must lie in [0, 1], but got {alpha}.")
+    soft = kl_divergence(student_logits, teacher_logits, counted_labels(labels, student_logits), temperature)
+    return (1 - alpha) * label_cross_entropy(student_logits, labels) + alpha * soft
+
+
+def counted_labels(labels: object, logits: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor | None:
+    """(N, L) or (N,), True where a position's label counts; None where `labels` are not class numbers of `logits`.
+
+    Examples:
+        >>> counted_labels(torch.tensor([[2, -100]]), torch.zeros(1, 2, 5))
+        tensor([[ True, False]])
+    """
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.shape != logits.shape[:-1]:
+        return None
+    return labels != ignore_index
+
+
 def probability_kl_divergence(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -117,9 +218,28 @@ def probability_kl_divergence(
         >>> probability_kl_divergence(p, p).item()
         0.0
     """
+    return _mean_over_queries(F.kl_div(_log_of_rows(student), teacher, reduction="none").sum(-1), mask)
+
+
+def probability_cross_entropy(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`-Σ teacher · log student` of features that are probabilities already; else as `probability_kl_divergence`.
+
+    Examples:
+        >>> p = torch.tensor([[0.5, 0.5]])
+        >>> round(probability_cross_entropy(p, p).item(), 4)
+        0.6931
+    """
+    return _mean_over_queries(-(teacher * _log_of_rows(student)).sum(-1), mask)
+
+
+def _log_of_rows(student: torch.Tensor) -> torch.Tensor:
     tiny = torch.finfo(student.dtype).tiny
-    log_student = student.clamp(min=tiny).log() - student.sum(-1, keepdim=True).clamp(min=tiny).log()
-    per_position = F.kl_div(log_student, teacher, reduction="none").sum(-1)
+    return student.clamp(min=tiny).log() - student.sum(-1, keepdim=True).clamp(min=tiny).log()
+
+
+def _mean_over_queries(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     if per_position.dim() == 3:  # (N, heads, L): heads last, so that as many heads as positions are not mistaken
         per_position = per_position.movedim(1, -1)
     return masked_mean(per_position, mask)
@@ -137,3 +257,18 @@ def are_probabilities(feature: torch.Tensor) -> bool:
     sums = feature.sum(-1)
     tolerance = 1e-2 if feature.dtype in (torch.float16, torch.bfloat16) else 1e-4
     return bool((feature >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=tolerance))
+
+
+FEATURE_LOSSES: dict[str, FeatureLoss] = {
+    "MSE": mse_loss,
+    "NMSE": normalized_mse_loss,
+    "L1": l1_loss,
+    "KL": kl_divergence,
+    "CE": soft_cross_entropy,
+    "cosine": cosine_loss,
+}
+PROBABILITY_LOSSES: dict[str, FeatureLoss] = {
+    "KL": probability_kl_divergence,
+    "CE": probability_cross_entropy,
+}
+"""What takes the place of the losses between logits where both features are probabilities already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,28 @@ def frozen(model: nn.Module) -> Iterator[dict[nn.Parameter, bool]]:
         model.eval()
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within the context the models are in eval mode; every module gets back the mode it was in.
+
+    Examples:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, was in modes:
+            module.training = was
 
 
 @contextlib.contextmanager
@@ -137,6 +160,28 @@ def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch
         )
     predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
     return loss_func(predictions, batch.targets)
+
+
+def call_by_names(model: nn.Module, batch: Batch) -> Any:
+    """What the model returns for those parts of a batch that its forward takes by name; for a pair, for its inputs.
+
+    Raises:
+        ConfigurationError: none of a mapping's keys is the name of an argument.
+
+    Examples:
+        >>> call_by_names(nn.ReLU(), Batch({"input": torch.tensor([-1.0, 1.0]), "labels": torch.tensor([0, 1])}))
+        tensor([0., 1.])
+    """
+    if not isinstance(batch.content, Mapping):
+        return model(batch.inputs)
+    names = inspect.signature(model.forward).parameters
+    arguments = {key: value for key, value in batch.content.items() if key in names}
+    if not arguments:
+        raise ConfigurationError(
+            f"a batch's keys are the names of the model's arguments, but {type(model).__name__} takes "
+            f"{', '.join(names)} and the batch holds {', '.join(batch.content)}."
+        )
+    return model(**arguments)
 
 
 def predicts_next_token(model: nn.Module) -> bool:

@@ -10,17 +10,19 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
+from autodistill.distillation.automatic import automatic_stages
 from autodistill.distillation.layers import (
     AUTO,
     LayerMapping,
     Tap,
-    automatic_mapping,
     find_module,
     parse_mapping,
     repeated_blocks,
 )
 from autodistill.distillation.settings import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
 from autodistill.errors import ConfigurationError, LayerNotFoundError
+
+PREDICTIONS = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Stage:
         settings: optimizer, temperature, precision.
         input: what the block is fed instead of the student's own stream: the place in the student, and the teacher's
             hidden state; None where it is the student's own.
+        on_predictions: the criterion is `KnowledgeDistillationLoss`, whose two loss types and weights are those of the
+            labels and of the teacher.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Stage:
     steps: int
     settings: PhaseConfig
     input: LayerMapping | None = None
+    on_predictions: bool = False
 
     @property
     def pairs(self) -> list[LayerMapping]:
@@ -98,14 +103,34 @@ def path_problems(plan: Plan, student: nn.Module, teacher: nn.Module) -> list[st
     return list(problems)
 
 
-def flash_stages(config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module) -> tuple[Stage, ...]:
+def flash_stages(
+    config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module, batch: Batch | None = None
+) -> tuple[Stage, ...]:
     """The stages of flash distillation for one student.
+
+    Args:
+        config: its settings.
+        student: the student.
+        teacher: the teacher.
+        batch: any batch, to see with what the automatic mapping can compare; see `automatic_stages`.
 
     Raises:
         ConfigurationError: the lists do not agree with the student's blocks; all mistakes at once.
     """
+    if config.on_predictions:
+        return (_prediction_stage("flash distillation of predictions", config, _entry(config.train_steps, 0)),)
     blocks = _blocks(config, student)
-    mappings = _flash_mappings(config, student, teacher, blocks)
+    given = config.layer_mappings_for_knowledge_transfer
+    losses: tuple[tuple[str, ...] | None, ...] = (None,) * len(blocks)
+    if given is None:
+        automatic = automatic_stages(config, blocks, student, teacher, batch)
+        blocks = [stage.blocks for stage in automatic]
+        mappings = tuple(stage.mappings for stage in automatic)
+        losses = tuple(stage.loss_types for stage in automatic)
+    elif callable(given):
+        mappings = tuple(_parse_all(block) for block in given(student, teacher))
+    else:
+        mappings = given
     problems = list(config.length_problems(len(blocks), mappings))
     if problems:
         raise ConfigurationError(problems)
@@ -114,7 +139,7 @@ def flash_stages(config: FlashDistillationConfig, student: nn.Module, teacher: n
             name=" + ".join(paths),
             blocks=paths,
             mappings=mappings[index],
-            loss_types=_entry(config.loss_types, index),
+            loss_types=losses[index] or _entry(config.loss_types, index),
             loss_weights=_entry(config.loss_weights, index),
             add_origin_loss=_entry(config.add_origin_loss, index),
             steps=_entry(config.train_steps, index),
@@ -138,8 +163,10 @@ def regular_stage(
     """
     mappings = config.layer_mappings_for_knowledge_transfer
     loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
+    if config.on_predictions:
+        return _prediction_stage("regular distillation", config, config.train_steps)
     if mappings is None:
-        mappings = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+        mappings = PREDICTIONS
         loss_types = loss_types or ("KL" if _gives_logits(output, batch) else "NMSE")
         if add_origin_loss is None:
             add_origin_loss = batch.targets is not None
@@ -157,6 +184,22 @@ def regular_stage(
         add_origin_loss=bool(add_origin_loss),
         steps=config.train_steps,
         settings=config,
+    )
+
+
+def _prediction_stage(name: str, config: Any, steps: int) -> Stage:
+    """The stage whose criterion is that on predictions; the teacher does not run where its loss has no weight."""
+    weights = config.loss_weights if isinstance(config.loss_weights, tuple) else (config.loss_weights,) * 2
+    return _stage(
+        name=name,
+        blocks=("",),
+        mappings=PREDICTIONS if weights[1] > 0 else (),
+        loss_types=config.loss_types,
+        loss_weights=weights,
+        add_origin_loss=weights[0] > 0,
+        steps=steps,
+        settings=config,
+        on_predictions=True,
     )
 
 
@@ -185,28 +228,12 @@ def _blocks(config: FlashDistillationConfig, student: nn.Module) -> list[tuple[s
     return [(name,) if isinstance(name, str) else tuple(name) for name in names]
 
 
-def _flash_mappings(
-    config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module, blocks: Sequence[tuple[str, ...]]
-) -> tuple[tuple[LayerMapping, ...], ...]:
-    mappings = config.layer_mappings_for_knowledge_transfer
-    if mappings is None:
-        targets = repeated_blocks(teacher)
-        partners = automatic_mapping(len(blocks), len(targets))
-        return tuple(
-            (LayerMapping(Tap(paths[-1], AUTO), Tap(targets[partner], AUTO)),)
-            for paths, partner in zip(blocks, partners, strict=True)
-        )
-    if callable(mappings):
-        return tuple(_parse_all(block) for block in mappings(student, teacher))
-    return mappings
-
-
 def _parse_all(specs: Iterable[Any]) -> tuple[LayerMapping, ...]:
     return tuple(parse_mapping(spec) for spec in specs)
 
 
 def _gives_logits(output: Any, batch: Batch) -> bool:
     if isinstance(output, Mapping):
-        return "logits" in output
+        return "logits" in output or next((key for key in output if key != "loss"), "").endswith("logits")
     targets = batch.targets
     return isinstance(output, torch.Tensor) and isinstance(targets, torch.Tensor) and not targets.is_floating_point()

@@ -12,9 +12,9 @@ from torch import nn
 
 from autodistill.data import DataStream
 from autodistill.distillation.checkpoint import Checkpoints, LoopCheckpoint
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import Criterion
 from autodistill.distillation.layers import TapRecorder
-from autodistill.distillation.models import compiled, origin_loss, plain_forward, predicts_next_token, training_only
+from autodistill.distillation.models import compiled, plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.settings import temperature_at
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -34,7 +34,6 @@ class RegularDistillation:
         stream: the training data; its order is the same in every trial, so that the teacher's outputs recur.
         cache: gives the teacher's features.
         seed: everything random in the training derives from it.
-        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
         device: where the student is.
         report: tells a progress display.
         checkpoints: where an interrupted training goes on from.
@@ -44,11 +43,10 @@ class RegularDistillation:
 
     student: nn.Module
     stage: Stage
-    criterion: IntermediateLayersKnowledgeDistillationLoss
+    criterion: Criterion
     stream: DataStream
     cache: TeacherCache
     seed: int
-    loss_func: Callable[[Any, Any], torch.Tensor]
     device: torch.device
     report: Report
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
@@ -99,7 +97,8 @@ class RegularDistillation:
             output: list[Any] = []
             student = recorder.run(lambda: output.append(batch.call(self.student)))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            loss = self.criterion.loss_cal(student, teacher, batch, temperature=temperature, label_shift=shift)
-            return loss + origin_loss(output[0], batch, self.loss_func) if stage.add_origin_loss else loss
+            return self.criterion.step_loss(
+                student, teacher, output[0], batch, temperature=temperature, label_shift=shift
+            )
 
         return loss_at

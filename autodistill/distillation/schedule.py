@@ -16,11 +16,15 @@ from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.boundaries import Projection, fitting_features, outside_stage, teacher_fed_stages
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import (
+    Criterion,
+    IntermediateLayersKnowledgeDistillationLoss,
+    KnowledgeDistillationLoss,
+)
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
-from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
+from autodistill.distillation.plan import Plan, Stage, flash_stages, path_problems, regular_stage
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -95,9 +99,7 @@ class Distiller:
         if any(stage.input is not None for stage in plan.flash):
             flash = partial(TeacherFedDistillation, projection=self._projection(student, plan))
         else:
-            flash = partial(
-                FlashDistillation, loss_func=self.loss_func, budget=self._budget(directory), exact=self._exact
-            )
+            flash = partial(FlashDistillation, budget=self._budget(directory), exact=self._exact)
         records: list[dict[str, Any]] = []
         with self.processes.together():
             if self.processes.is_main:
@@ -115,22 +117,32 @@ class Distiller:
         matchers = criteria[-1].parameters() if criteria else ()
         self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
         if plan.regular is not None:
-            regular = RegularDistillation(
-                student,
-                plan.regular,
-                criteria[-1],
-                self.stream,
-                self.cache,
-                seed=seed,
-                loss_func=self.loss_func,
-                device=self.device,
-                report=report,
-                checkpoints=SharedCheckpoints(directory, self.processes),
-                checkpoint_steps=self.config.checkpoint_steps,
-                processes=self.processes,
-            )
-            records.append(regular.run())
+            records.append(self.distil_whole(student, plan.regular, criteria[-1], seed, report, directory))
         return records
+
+    def distil_whole(
+        self,
+        student: nn.Module,
+        stage: Stage,
+        criterion: Criterion,
+        seed: int,
+        report: Report,
+        directory: Path | None,
+    ) -> dict[str, Any]:
+        """Regular distillation, in all processes together; returns how it went."""
+        return RegularDistillation(
+            student,
+            stage,
+            criterion,
+            self.stream,
+            self.cache,
+            seed=seed,
+            device=self.device,
+            report=report,
+            checkpoints=SharedCheckpoints(directory, self.processes),
+            checkpoint_steps=self.config.checkpoint_steps,
+            processes=self.processes,
+        ).run()
 
     def _budget(self, directory: Path | None) -> Budget:
         """The captured inputs get one half of the memory, the teacher's features the other."""
@@ -142,9 +154,7 @@ class Distiller:
         flash = self.config.flash_distillation
         return flash is None or flash.exact
 
-    def _start(
-        self, student: nn.Module, plan: Plan, criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
-    ) -> None:
+    def _start(self, student: nn.Module, plan: Plan, criteria: Sequence[Criterion]) -> None:
         """Begin inside the teacher, where that is wished; process 0 gives its student to the others."""
         with self.processes.together():
             if self._initializer is not None and self.processes.is_main:
@@ -170,7 +180,7 @@ class Distiller:
         batches = self._first_batches[: self.config.init.batches]
         return TeacherInitializer(self.config.init, self.teacher, batches, self.cache, self.cache_directory)
 
-    def prepare(self, student: nn.Module) -> tuple[Plan, list[IntermediateLayersKnowledgeDistillationLoss]]:
+    def prepare(self, student: nn.Module) -> tuple[Plan, list[Criterion]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
 
         Runs the student once on the first batch; the teacher's features of it are kept.
@@ -182,16 +192,25 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
+        if self._initializer is not None:
+            self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
         with TapRecorder(student, student_taps, owner="student") as recorder:
             features = recorder.run(lambda: self._look(student, batch))
         projection = self._projection(student, plan) if any(stage.input for stage in plan.flash) else None
         teacher = self.cache.features(batch, plan.teacher_taps)
-        criteria = []
+        criteria: list[Criterion] = []
         for index, stage in enumerate(plan.stages):
+            if stage.on_predictions:
+                criteria.append(KnowledgeDistillationLoss(1.0, stage.loss_types, stage.loss_weights))
+                continue
             criterion = IntermediateLayersKnowledgeDistillationLoss(
-                stage.mappings, stage.loss_types, stage.loss_weights
+                stage.mappings,
+                stage.loss_types,
+                stage.loss_weights,
+                stage.add_origin_loss,
+                loss_func=self.loss_func,
             )
             with isolated_random_state(derive_seed(self.config.seed, "matchers", index)):
                 try:
@@ -207,7 +226,7 @@ class Distiller:
 
     def _plan(self, student: nn.Module) -> Plan:
         flash, regular = self.config.flash_distillation, self.config.regular_distillation
-        stages = () if flash is None else flash_stages(flash, student, self.teacher)
+        stages = () if flash is None else flash_stages(flash, student, self.teacher, self.flash_set[0])
         if flash is not None and flash.inputs == "teacher":
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
         last = None

@@ -22,7 +22,14 @@ from pydantic import (
 from torch import nn
 
 from autodistill.distillation.layers import LayerMapping, parse_mapping, process_name
-from autodistill.distillation.lengths import MAPPINGS, PER_BLOCK, PER_MAPPING, block_problems, count_problems
+from autodistill.distillation.lengths import (
+    MAPPINGS,
+    PER_BLOCK,
+    PER_MAPPING,
+    block_problems,
+    count_problems,
+    pair_problems,
+)
 from autodistill.errors import ConfigurationError
 from autodistill.structures import content_hash
 
@@ -83,7 +90,7 @@ def temperature_at(temperature: Temperature, progress: float) -> float:
     return float(value)
 
 
-LossType = Literal["MSE", "NMSE", "L1", "KL", "cosine"]
+LossType = Literal["MSE", "NMSE", "L1", "KL", "CE", "cosine"]
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BlockLossTypes = LossType | tuple[LossType | tuple[LossType, ...], ...]
 BlockLossWeights = LossWeight | tuple[LossWeight | tuple[LossWeight, ...], ...]
@@ -239,9 +246,11 @@ class FlashDistillationConfig(PhaseConfig):
             `student -> such a list`, or None for the student's repeated blocks.
         layer_mappings_for_knowledge_transfer: for each block a list of layer mappings (every form of
             `autodistill.distillation.layers.parse_mapping`); a function `(student, teacher) -> such a list`; or None
-            for the automatic mapping: block i of n matches the teacher's block `ceil((i + 1) * m / n) - 1` of m.
+            for the automatic mapping: block i of n matches the teacher's block `ceil((i + 1) * m / n) - 1` of m (see
+            `autodistill.distillation.automatic` for what else is mapped).
         loss_types: of each block, or a list for its mappings: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1',
-            'KL', 'cosine'. 'NMSE' if not given.
+            'KL', 'CE' (soft cross-entropy), 'cosine'. 'NMSE' if not given. Without blocks and mappings, a pair that
+            begins with 'CE' is the loss of the labels and that of the teacher's predictions, for the whole student.
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
@@ -281,6 +290,14 @@ class FlashDistillationConfig(PhaseConfig):
             _raise(block_problems(field, value, len(blocks), mappings))
         return value
 
+    @property
+    def on_predictions(self) -> bool:
+        """Whether there is one stage, of the whole student, whose loss is the one on predictions: a pair of loss types
+        that begins with the labels' cross-entropy, and neither blocks nor mappings."""
+        kinds = self.loss_types
+        pair = isinstance(kinds, tuple) and len(kinds) == 2 and kinds[0] == "CE"
+        return pair and self.block_names is None and self.layer_mappings_for_knowledge_transfer is None
+
     @field_validator("projection")
     @classmethod
     def _has_a_use(cls, value: Any, info: ValidationInfo) -> Any:
@@ -306,10 +323,13 @@ class RegularDistillationConfig(PhaseConfig):
     Attributes:
         layer_mappings_for_knowledge_transfer: a list of layer mappings; a function `(student, teacher) -> such a list`;
             or None for the predictions (logits) of both.
-        loss_types: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1', 'KL' or 'cosine'. If not given, 'KL' for
-            logits and 'NMSE' for other predictions where the mapping is automatic, else 'MSE'.
-        loss_weights: 1 if not given.
+        loss_types: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1', 'KL', 'CE' (soft cross-entropy) or
+            'cosine'. If not given, 'KL' for logits and 'NMSE' for other predictions where the mapping is automatic,
+            else 'MSE'. Without mappings, a pair such as `['CE', 'KL']` gives the loss of the labels and that of the
+            teacher's logits: see `KnowledgeDistillationLoss`.
+        loss_weights: 1 if not given. Those of such a pair are the labels' and the teacher's.
         add_origin_loss: add the student's own loss. If not given: where the mapping is automatic and there are labels.
+            A pair of loss types has it as its first.
         train_steps: optimizer updates.
     """
 
@@ -332,7 +352,24 @@ class RegularDistillationConfig(PhaseConfig):
             raise ValueError(f"{MAPPINGS} must hold at least one mapping, but is empty.")
         if isinstance(mappings, tuple):
             _raise(count_problems(field, value, len(mappings)))
+        elif field != MAPPINGS and MAPPINGS in info.data and mappings is None and isinstance(value, tuple):
+            _raise(pair_problems(field, value, info.data.get("loss_types", value)))
         return value
+
+    @field_validator("add_origin_loss")
+    @classmethod
+    def _is_not_in_a_pair(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value is not None and info.data.get(MAPPINGS) is None and isinstance(info.data.get("loss_types"), tuple):
+            raise ValueError(
+                "add_origin_loss belongs to a single loss type or to mappings; in a pair the student's own loss is the "
+                "first, with its weight."
+            )
+        return value
+
+    @property
+    def on_predictions(self) -> bool:
+        """Whether the loss is the one on predictions, `KnowledgeDistillationLoss`."""
+        return self.layer_mappings_for_knowledge_transfer is None and isinstance(self.loss_types, tuple)
 
     def length_problems(self, mappings: int) -> Iterator[str]:
         """What is wrong with the lengths of the lists, for so many mappings."""

@@ -15,7 +15,7 @@ from torch import nn
 from autodistill.data import Batch
 from autodistill.distillation.boundaries import Projection, boundary_taps, output_mapping, project
 from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
-from autodistill.distillation.criteria import Features, IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import Criterion, Features
 from autodistill.distillation.layers import Tap, TapRecorder, find_module, first_keyword
 from autodistill.distillation.models import compiled, frozen, plain_forward, predicts_next_token, training_only
 from autodistill.distillation.plan import Stage
@@ -55,7 +55,7 @@ class TeacherFedDistillation:
 
     student: nn.Module
     stages: Sequence[Stage]
-    criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss]
+    criteria: Sequence[Criterion]
     batches: Sequence[Batch]
     cache: TeacherCache
     later_taps: Sequence[Tap]
@@ -145,7 +145,7 @@ class TeacherFedDistillation:
             with recorder:
                 student = recorder.run(lambda: call(module))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
+            return criterion.step_loss(student, features, None, batch, temperature=temperature, label_shift=shift)
 
         return loss
 
@@ -162,7 +162,7 @@ class TeacherFedDistillation:
             with recorder, returning(arguments.standing_in(features)):
                 student = recorder.run(lambda: batch.call(self.student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.loss_cal(student, features, batch, temperature=temperature, label_shift=shift)
+            return criterion.step_loss(student, features, None, batch, temperature=temperature, label_shift=shift)
 
         return loss
 

@@ -183,6 +183,8 @@ class _AttentionWriter:
         if self.piece.position_table is None:
             return
         place = self.pair.place(self.piece.position_table, self.block)
+        if not self.pair.in_both(place):
+            place = Place(self.pair.teacher_place(self.piece.position_table, 0), place.student)
         if self.pair.in_both(place):
             heads = [head for slot in slots for head in slot.heads]
             own = read(self.pair.student, place.student)

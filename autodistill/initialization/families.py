@@ -42,7 +42,8 @@ class Attention:
         head_norms: norms of each head's queries and keys.
         rotary: queries and keys are turned by rotary position embeddings: channels come in pairs of one frequency.
         scaled: scores are divided by the square root of a head's channels.
-        position_table: a table (buckets, heads) of relative position biases, where the block has one.
+        position_table: a table (buckets, heads) of relative position biases; those of the first block stand for the
+            blocks that have none.
     """
 
     query: Weight
@@ -138,6 +139,10 @@ class Family:
     outputs: tuple[Output, ...] = ()
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads)
     heads_agree: bool = False
+
+    def depth(self, base: nn.Module) -> int:
+        """The number of blocks of a base model."""
+        return len(list(base.get_submodule(self.blocks).children()))
 
 
 _TEXT = ("embeddings.word_embeddings", "embeddings.position_embeddings")
@@ -298,7 +303,7 @@ def family_of(model: nn.Module, family: Family | None = None) -> tuple[str, nn.M
 
 def _has_blocks(module: nn.Module, family: Family) -> bool:
     try:
-        return len(list(module.get_submodule(family.blocks).children())) > 0
+        return family.depth(module) > 0
     except AttributeError:
         return False
 

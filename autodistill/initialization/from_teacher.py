@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from autodistill.initialization.blocks import write_blocks
+from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import Family
 from autodistill.initialization.outputs import matcher, write_outputs
 from autodistill.initialization.pairing import Importance, Pairing
@@ -90,6 +91,7 @@ def initialize_from_teacher(
         True
     """
     pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family)
+    require_fitting(pair)
     write_embeddings(pair)
     if not embeddings_only:
         write_blocks(pair)

@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.criteria import Criterion
 from autodistill.distillation.layers import AUTO, INPUT, Tap
 from autodistill.distillation.matchers import ChannelMatcher
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.least_squares import LeastSquares, Recorder, counted, student_recorder
-from autodistill.initialization.pairing import join
+from autodistill.initialization.pairing import Pairing, join
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
 from autodistill.initialization.weights import Affine, has, read, write
@@ -63,7 +65,7 @@ class TeacherInitializer:
     def boundaries(self) -> list[Tap]:
         """The teacher's stream before its first block and behind each."""
         blocks = join(self._path, self._family.blocks)
-        depth = len(list(self._base.get_submodule(self._family.blocks).children()))
+        depth = self._family.depth(self._base)
         return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
 
     def subspace(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherSubspace:
@@ -79,6 +81,24 @@ class TeacherInitializer:
         path, base, family = require_family(student, self._settings.family, "student")
         table = next(spec for spec in family.embeddings if has(base, spec))
         return self._decomposition(tuple(also)).subspace(len(read(student, join(path, str(table))).weight))
+
+    def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
+        """See that a student can begin inside the teacher; the arguments are those of `subspace`.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        subspace = self.subspace(student, also)
+        require_fitting(Pairing.of(student, self._teacher, subspace, family=self._settings.family))
+        head = self._settings.projection_head
+        wanted = (subspace.teacher_width, subspace.width)
+        found = tuple(read(student, head).weight.shape) if head is not None and has(student, head) else None
+        if head is not None and found != wanted:
+            raise ConfigurationError(
+                f"init.projection_head must be the path of a linear layer of the student from its width {wanted[1]} to "
+                f"the teacher's {wanted[0]}, but {head!r} "
+                + ("is none." if found is None else f"leads from {found[1]} to {found[0]}.")
+            )
 
     def start(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherStart:
         """Write a student's first weights; the arguments are those of `subspace`.
@@ -122,9 +142,7 @@ class TeacherInitializer:
             chosen.append(batch)
         return chosen
 
-    def start_matchers(
-        self, start: TeacherStart, student: nn.Module, criterion: IntermediateLayersKnowledgeDistillationLoss
-    ) -> None:
+    def start_matchers(self, start: TeacherStart, student: nn.Module, criterion: Criterion) -> None:
         """Let the matchers of the stream begin as the way back from the subspace."""
         path, _, family = require_family(student, self._settings.family, "student")
         blocks = join(path, family.blocks)
@@ -136,7 +154,8 @@ class TeacherInitializer:
             if mapping.student.path == last_hidden_states:
                 write(matcher, "linear", start.matcher)
             elif mapping.student.path in lifts:
-                mean = start.subspace.mean(lifts[mapping.student.path])
+                boundary = lifts[mapping.student.path] if mapping.student.process != INPUT else 0
+                mean = start.subspace.mean(boundary)
                 write(matcher, "linear", Affine(start.subspace.up, mean))
 
     def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from autodistill.errors import ConfigurationError
 from autodistill.initialization.families import Hidden, Output, Weight
 from autodistill.initialization.heads import strongest
 from autodistill.initialization.pairing import Pairing, Place, Reader, join
@@ -17,12 +16,8 @@ TIED = (
 
 
 def write_outputs(pair: Pairing) -> None:
-    """Write the last norm and everything behind it.
-
-    Raises:
-        ConfigurationError: the two models do not have as many outputs.
-    """
-    outputs = [output for output in pair.family.outputs if _present(pair, output)]
+    """Write the last norm and everything behind it."""
+    outputs = outputs_of(pair)
     reader = _final_reader(pair, outputs)
     kept: dict[str, torch.Tensor] = {}
     for output in outputs:
@@ -49,11 +44,11 @@ def _final_reader(pair: Pairing, outputs: list[Output]) -> Reader:
         pair.approximations.append(TIED)
         return Reader(pair.subspace.down, torch.zeros_like(bias))
     specs = [output.hidden.reader if output.hidden else output.last for output in outputs]
-    readers = [_place(pair, spec).student for spec in specs if spec is not None]
+    readers = [output_place(pair, spec).student for spec in specs if spec is not None]
     return pair.reader(pair.place(norm) if norm is not None else None, boundary, readers)
 
 
-def _place(pair: Pairing, spec: Weight) -> Place:
+def output_place(pair: Pairing, spec: Weight) -> Place:
     """Outputs lie beside the base model, or inside it where their path begins with {base}."""
     chosen = part(spec)
     paths = []
@@ -63,15 +58,20 @@ def _place(pair: Pairing, spec: Weight) -> Place:
     return Place(Part(paths[1], chosen.index, chosen.of), Part(paths[0], chosen.index, chosen.of))
 
 
+def outputs_of(pair: Pairing) -> list[Output]:
+    """Those of the family that both models have."""
+    return [output for output in pair.family.outputs if _present(pair, output)]
+
+
 def _present(pair: Pairing, output: Output) -> bool:
     specs = [output.last, output.hidden.reader if output.hidden else None]
-    return all(pair.in_both(_place(pair, spec)) for spec in specs if spec is not None)
+    return all(pair.in_both(output_place(pair, spec)) for spec in specs if spec is not None)
 
 
 def _tied(pair: Pairing, outputs: list[Output]) -> bool:
     tables = {parameters(pair.student, pair.place(spec).student)[0] for spec in pair.embeddings}
     lasts = [output.last for output in outputs if output.last is not None and output.hidden is None]
-    return any(parameters(pair.student, _place(pair, last).student)[0] in tables for last in lasts)
+    return any(parameters(pair.student, output_place(pair, last).student)[0] in tables for last in lasts)
 
 
 def _write_output(pair: Pairing, output: Output, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
@@ -79,27 +79,22 @@ def _write_output(pair: Pairing, output: Output, reader: Reader, kept: dict[str,
         _write_hidden(pair, output.hidden, reader, kept)
     if output.last is None:
         return
-    place = _place(pair, output.last)
+    place = output_place(pair, output.last)
     if pair.written.issuperset(parameters(pair.student, place.student)):
         return  # tied to the embeddings, or written by an entry of the table that says more
-    given, own = read(pair.teacher, place.teacher), read(pair.student, place.student)
-    if len(given.weight) != len(own.weight):
-        raise ConfigurationError(
-            f"outputs are taken from the teacher, so both models must have as many, but {place.student.path!r} has "
-            f"{len(own.weight)} in the student, {len(given.weight)} in the teacher; leave init out."
-        )
+    given = read(pair.teacher, place.teacher)
     if output.hidden is None:
         given = reader(given)
     elif output.hidden.spans_stream:
         given = Affine(given.weight @ pair.subspace.down, given.bias)
     else:
-        given = Affine(given.weight[:, kept[_place(pair, output.hidden.reader).student.path]], given.bias)
+        given = Affine(given.weight[:, kept[output_place(pair, output.hidden.reader).student.path]], given.bias)
     pair.write(place.student, given)
 
 
 def _write_hidden(pair: Pairing, hidden: Hidden, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
     """The strongest neurons; or, where a table of embeddings reads them, their projection."""
-    place = _place(pair, hidden.reader)
+    place = output_place(pair, hidden.reader)
     if place.student.path in kept:
         return
     given = reader(read(pair.teacher, place.teacher))
@@ -112,6 +107,6 @@ def _write_hidden(pair: Pairing, hidden: Hidden, reader: Reader, kept: dict[str,
     bias = given.bias @ directions if given.bias is not None else None
     pair.write(place.student, Affine(directions.T @ given.weight, bias))
     if hidden.norm is not None:
-        norm = _place(pair, hidden.norm)
+        norm = output_place(pair, hidden.norm)
         gain, shift = norm_of(pair.teacher, norm.teacher.path)
         pair.write_norm(norm, pair.rotated_gain(gain) * pair.scale, shift @ pair.subspace.up)

@@ -84,7 +84,7 @@ class Pairing:
         """Find the base models; the arguments are those of `initialize_from_teacher`.
 
         Raises:
-            ConfigurationError: the two do not fit; all mistakes at once.
+            ConfigurationError: one of them is of no known family, or they are of two.
         """
         teacher_path, teacher_base, table = require_family(teacher, family, "teacher")
         student_path, student_base, student_table = require_family(student, family, "student")
@@ -93,46 +93,11 @@ class Pairing:
                 "a student that starts inside its teacher must be of its family, but the student is a "
                 f"{type(student_base).__name__} and the teacher a {type(teacher_base).__name__}; leave init out."
             )
-        own, depth = (len(list(base.get_submodule(table.blocks).children())) for base in (student_base, teacher_base))
-        mapped = tuple(layers) if layers is not None else tuple(automatic_mapping(own, depth))
-        pairing = cls(student, teacher, (student_path, teacher_path), table, subspace, mapped, importance or {})
-        problems = [*pairing._size_problems(own, depth), *pairing._embedding_problems()]
-        if problems:
-            raise ConfigurationError(problems)
-        return pairing
-
-    def _size_problems(self, own: int, depth: int) -> Iterable[str]:
-        if len(self.layers) != own or not all(0 <= layer < depth for layer in self.layers):
-            yield (
-                f"layers must name one of the teacher's {depth} blocks (0 to {depth - 1}) for each of the student's "
-                f"{own}, but is {list(self.layers)}."
-            )
-        _, student = self.head_sizes
-        if student.heads % student.key_value_heads:
-            yield (
-                "the number of heads must be a multiple of the key-value heads, but the student has "
-                f"{student.heads} and {student.key_value_heads}."
-            )
-        if student.channels % 2 and any(getattr(piece, "rotary", False) for piece in self.family.parts):
-            yield f"rotary heads need an even number of channels, but the student's have {student.channels}."
-
-    def _embedding_problems(self) -> Iterable[str]:
-        for spec in self.embeddings:
-            place = self.place(spec)
-            theirs, ours = read(self.teacher, place.teacher).weight, read(self.student, place.student).weight
-            if len(ours) != self.subspace.width or len(theirs) != self.subspace.teacher_width:
-                yield (
-                    f"the subspace must lead from the teacher's width to the student's, but it leads from "
-                    f"{self.subspace.teacher_width} to {self.subspace.width}, and {part(spec).path!r} is {len(theirs)} "
-                    f"wide in the teacher, {len(ours)} in the student."
-                )
-                continue
-            rows, given, fewer = ours.shape[1], theirs.shape[1], "position" in part(spec).path
-            if rows > given or (rows < given and not fewer):
-                yield (
-                    "embeddings are taken row by row, so both models must have as many (of positions, a student may "
-                    f"have fewer), but of {part(spec).path!r} the student has {rows}, the teacher {given}."
-                )
+        mapped = (
+            layers if layers is not None else automatic_mapping(table.depth(student_base), table.depth(teacher_base))
+        )
+        bases = (student_path, teacher_path)
+        return cls(student, teacher, bases, table, subspace, tuple(mapped), importance or {})
 
     # Where weights are.
 
@@ -150,16 +115,29 @@ class Pairing:
             self.family.heads(self.student.get_submodule(student)),
         )
 
+    @property
+    def depths(self) -> tuple[int, int]:
+        """The teacher's number of blocks, and the student's."""
+        student, teacher = self.bases
+        return (
+            self.family.depth(self.teacher.get_submodule(teacher)),
+            self.family.depth(self.student.get_submodule(student)),
+        )
+
     def place(self, spec: Weight, block: int | None = None) -> Place:
         """A weight of the base models, or of the student's block number `block` and its partner."""
-        chosen, (student, teacher) = part(spec), self.bases
-        if block is not None:
-            student = join(student, f"{self.family.blocks}.{block}")
-            teacher = join(teacher, f"{self.family.blocks}.{self.layers[block]}")
-        return Place(
-            Part(join(teacher, chosen.path), chosen.index, chosen.of),
-            Part(join(student, chosen.path), chosen.index, chosen.of),
-        )
+        student, teacher = self.bases
+        layer = self.layers[block] if block is not None else None
+        return Place(self._within(teacher, spec, layer), self._within(student, spec, block))
+
+    def teacher_place(self, spec: Weight, layer: int) -> Part:
+        """A weight of the teacher's block number `layer`."""
+        return self._within(self.bases[1], spec, layer)
+
+    def _within(self, base: str, spec: Weight, block: int | None) -> Part:
+        chosen = part(spec)
+        owner = base if block is None else join(base, f"{self.family.blocks}.{block}")
+        return Part(join(owner, chosen.path), chosen.index, chosen.of)
 
     def in_both(self, place: Place) -> bool:
         """Whether both models have this weight."""
@@ -227,6 +205,11 @@ class Pairing:
         kept = torch.zeros(self.subspace.width, dtype=torch.float64)
         if any(read(self.student, reader).bias is None for reader in readers):
             kept = torch.linalg.lstsq(up, bias[:, None]).solution[:, 0]  # the norm's own bias stands in for theirs
+            if (up @ kept - bias).norm() > 1e-6 * bias.norm():
+                self.approximations.append(
+                    f"what reads the stream behind {norm.student.path!r} has no bias, and the norm's own has fewer "
+                    "channels than the teacher's: a part of that bias is lost."
+                )
         self.write_norm(norm, torch.full_like(kept, self.correction), kept)
         return Reader(up, bias - up @ kept)
 

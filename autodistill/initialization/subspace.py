@@ -247,10 +247,16 @@ def decompose(
         keeps_constant: see `StreamDecomposition`.
 
     Raises:
-        ConfigurationError: fewer positions than channels.
+        ConfigurationError: fewer positions than channels, or boundaries of several widths.
     """
     moments: StreamMoments | None = None
     for streams, mask in batches:
+        widths = sorted({stream.shape[-1] for stream in streams})
+        if len(widths) > 1:
+            raise ConfigurationError(
+                "the teacher's stream must have one width, since one subspace serves all blocks, but its blocks have "
+                f"{', '.join(map(str, widths))} channels; leave init out."
+            )
         moments = moments or StreamMoments(len(streams), streams[0].shape[-1], weighting)
         moments.add(streams, mask)
     if moments is None:

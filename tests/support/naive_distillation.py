@@ -117,7 +117,6 @@ def distil(student, distiller, *, replay=True):
         distiller.cache,
         later_taps=plan.teacher_taps,
         seed=7,
-        loss_func=nn.functional.cross_entropy,
         report=NoReport(),
         replay=replay,
     ).run()

@@ -197,7 +197,7 @@ def test_every_stage_changes_its_own_block_and_its_matchers():
     _, fresh = distiller.prepare(student)
     before = copy.deepcopy(student.state_dict())
     FlashDistillation(
-        student, plan.flash, criteria, distiller.flash_set, distiller.cache, plan.teacher_taps, 0, None, NoReport()
+        student, plan.flash, criteria, distiller.flash_set, distiller.cache, plan.teacher_taps, 0, NoReport()
     ).run()
     for block in ("layers.0", "layers.1", "layers.2"):
         names = [name for name in before if name.startswith(block + ".")]
@@ -265,7 +265,6 @@ def test_inputs_beyond_the_budget_go_to_disk_or_are_computed_and_the_weights_sta
                 distiller.cache,
                 plan.teacher_taps,
                 7,
-                None,
                 NoReport(),
                 budget=given,
             )

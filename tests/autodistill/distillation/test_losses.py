@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autodistill.distillation import losses
+from autodistill.errors import ConfigurationError
 
 SHAPES = [(6, 5), (4, 3, 5), (2, 3, 4, 5)]
 
@@ -51,12 +52,25 @@ def cosine(student: np.ndarray, teacher: np.ndarray) -> float:
     return 1 - float(student @ teacher) / math.sqrt(float(student @ student) * float(teacher @ teacher))
 
 
+def cross_entropy_row(temperature: float) -> Callable[[np.ndarray, np.ndarray], float]:
+    def cross_entropy(student: np.ndarray, teacher: np.ndarray) -> float:
+        p, q = softmax(teacher / temperature), softmax(student / temperature)
+        return -(temperature**2) * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
+
+    return cross_entropy
+
+
 REFERENCES = {
     "mse": (losses.mse_loss, squared),
     "l1": (losses.l1_loss, absolute),
     "cosine": (losses.cosine_loss, cosine),
     "kl": (losses.kl_divergence, kl_row(1.0)),
     "kl, T = 4": (lambda s, t, m=None: losses.kl_divergence(s, t, m, temperature=4.0), kl_row(4.0)),
+    "soft cross-entropy": (losses.soft_cross_entropy, cross_entropy_row(1.0)),
+    "soft cross-entropy, T = 3": (
+        lambda s, t, m=None: losses.soft_cross_entropy(s, t, m, temperature=3.0),
+        cross_entropy_row(3.0),
+    ),
     "kl, T = 0.5": (lambda s, t, m=None: losses.kl_divergence(s, t, m, temperature=0.5), kl_row(0.5)),
 }
 
@@ -182,10 +196,12 @@ def test_size_of_the_divergences_gradient_hardly_depends_on_a_high_temperature()
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
 
-@pytest.mark.parametrize("loss", ALL)
-def test_equal_features_have_no_loss(loss) -> None:
+@pytest.mark.parametrize("name", [name for name in REFERENCES if "entropy" not in name])
+def test_equal_features_have_no_loss(name: str) -> None:
+    loss, _ = REFERENCES[name]
     _, teacher = features((4, 3, 5))
     assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert losses.normalized_mse_loss(teacher, teacher).item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -202,3 +218,68 @@ def test_rows_that_sum_to_one_are_probabilities_in_every_precision(dtype: torch.
 )
 def test_other_features_are_no_probabilities(feature: torch.Tensor) -> None:
     assert not losses.are_probabilities(feature)
+
+
+def test_soft_cross_entropy_is_the_divergence_plus_the_teachers_entropy() -> None:
+    student, teacher = features((4, 3, 5))
+    p = teacher.softmax(-1)
+    entropy = -(p * p.log()).sum(-1).mean()
+    expected = losses.kl_divergence(student, teacher) + entropy
+    torch.testing.assert_close(losses.soft_cross_entropy(student, teacher), expected)
+    probabilities = losses.probability_kl_divergence(student.softmax(-1), p) + entropy
+    torch.testing.assert_close(losses.probability_cross_entropy(7 * student.softmax(-1), p), probabilities)
+
+
+def test_a_mask_may_cover_samples_or_every_axis() -> None:
+    student, teacher = features((4, 5))
+    mask = torch.tensor([True, False, True, False])
+    torch.testing.assert_close(losses.mse_loss(student, teacher, mask), losses.mse_loss(student[mask], teacher[mask]))
+    student, teacher = features((2, 3, 4, 5))
+    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    torch.testing.assert_close(losses.mse_loss(student, teacher, mask), losses.mse_loss(student[mask], teacher[mask]))
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 3, 2)], ids=str)
+def test_label_loss_is_the_mean_negative_log_probability_of_labels_that_count(shape: tuple[int, ...]) -> None:
+    logits = features((*shape, 5))[0]
+    labels = torch.randint(0, 5, shape, generator=torch.Generator().manual_seed(0))
+    labels.view(-1)[::3] = -100
+    terms = [
+        -math.log(softmax(row.numpy())[label])
+        for row, label in zip(logits.reshape(-1, 5), labels.flatten().tolist(), strict=True)
+        if label != -100
+    ]
+    assert losses.label_cross_entropy(logits, labels).item() == pytest.approx(sum(terms) / len(terms), rel=1e-10)
+    assert torch.autograd.gradcheck(lambda s: losses.label_cross_entropy(s, labels), logits.requires_grad_())
+
+
+def test_label_loss_without_a_label_that_counts_is_zero() -> None:
+    assert losses.label_cross_entropy(torch.randn(2, 3), torch.tensor([7, 7]), ignore_index=7).item() == 0
+
+
+def test_combined_loss_is_the_guides_formula() -> None:
+    student, teacher = features((6, 5))
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    hard = torch.nn.functional.cross_entropy(student, labels)
+    soft = torch.nn.functional.kl_div(
+        torch.log_softmax(student / 2, dim=1), torch.softmax(teacher / 2, dim=1), reduction="batchmean"
+    )
+    expected = 0.7 * hard + 0.3 * 4 * soft
+    value = losses.distillation_loss(student, teacher, labels, temperature=2.0, alpha=0.3)
+    torch.testing.assert_close(value, expected)
+
+
+def test_combined_loss_leaves_ignored_labels_out_of_both_terms() -> None:
+    student, teacher = features((2, 3, 5))
+    labels = torch.tensor([[0, -100, 2], [-100, -100, 4]])
+    kept = labels != -100
+    value = losses.distillation_loss(student, teacher, labels, temperature=2.0, alpha=0.3)
+    torch.testing.assert_close(
+        value, losses.distillation_loss(student[kept], teacher[kept], labels[kept], temperature=2.0, alpha=0.3)
+    )
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
+def test_share_of_the_teacher_outside_its_range_is_refused(alpha: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"alpha, the teacher's share of the loss, must lie in \[0, 1\], but"):
+        losses.distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), alpha=alpha)

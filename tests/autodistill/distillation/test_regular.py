@@ -82,6 +82,36 @@ def test_the_weights_agree_with_a_plain_loop_over_three_epochs(temperature, at, 
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0]])
+def test_a_pair_of_losses_is_that_of_the_labels_and_that_of_the_teacher(weights):
+    teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
+    twin = copy.deepcopy(student)
+    pair = {"loss_types": ["CE", "KL"]} | ({} if weights is None else {"loss_weights": weights})
+    (record,) = make_distiller(teacher, temperature=2.0, **pair)(student, seed=7)
+    assert record["stage"] == "regular distillation"
+    with torch.random.fork_rng():
+        naive_regular(twin, teacher, iter(DataStream(make_loader(), SEED)), 14, 7, lambda progress: 2.0, 1.0)
+    for (name, a), (_, b) in zip(student.state_dict().items(), twin.state_dict().items(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
+
+
+def test_soft_cross_entropy_trains_as_the_divergence_does():
+    teacher = seeded(lambda: Transformer(16, 4))
+    students = {kind: seeded(lambda: Transformer(12, 2), 1) for kind in ("CE", "KL")}
+    for kind, student in students.items():
+        make_distiller(teacher, temperature=2.0, loss_types=["CE", kind], loss_weights=[0.5, 0.5])(student, seed=7)
+    for (name, a), (_, b) in zip(*(student.state_dict().items() for student in students.values()), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
+
+
+def test_a_teacher_of_no_weight_never_runs():
+    teacher = Counted(seeded(lambda: Transformer(16, 4)))
+    student = seeded(lambda: Transformer(12, 2), 1)
+    (record,) = make_distiller(teacher, loss_types=["CE", "CE"], loss_weights=[1.0, 0.0])(student, seed=0)
+    assert teacher.forwards == 0
+    assert record["last_loss"] < record["first_loss"]
+
+
 def test_every_parameter_trains_and_the_teacher_does_not():
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
     before, teacher_before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())

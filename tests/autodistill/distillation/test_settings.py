@@ -166,7 +166,7 @@ def test_argument_that_the_optimizer_does_not_take_is_refused(argument: str) -> 
         {"mixed_precision": "fp8"},
         {"train_steps": 0},
         {"train_steps": [5, 0]},
-        {"loss_types": "CE"},
+        {"loss_types": "MAE"},
         {"loss_weights": -1},
         {"loss_weights": math.inf},
         {"block_names": "layer.0"},
@@ -227,3 +227,39 @@ def test_flash_distillation_of_no_block_is_refused() -> None:
     assert "block_names must name at least one block, but is empty." in sentences(
         lambda: FlashDistillationConfig(block_names=[])
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"loss_types": ["CE", "KL", "MSE"]},
+            "loss_types without layer_mappings_for_knowledge_transfer is one value, or a pair for the labels and the "
+            "teacher (loss_types and loss_weights alike), but got ['CE', 'KL', 'MSE'].",
+        ),
+        (
+            {"loss_types": "KL", "loss_weights": [0.5, 0.5]},
+            "loss_weights without layer_mappings_for_knowledge_transfer is one value, or a pair for the labels and the "
+            "teacher (loss_types and loss_weights alike), but got [0.5, 0.5].",
+        ),
+        (
+            {"loss_types": ["KL", "KL"]},
+            "the loss between student and labels is one of CE, MSE, but got 'KL'.",
+        ),
+        (
+            {"loss_types": ["CE", "CE"], "add_origin_loss": True},
+            "add_origin_loss belongs to a single loss type or to mappings; in a pair the student's own loss is the "
+            "first, with its weight.",
+        ),
+    ],
+)
+def test_pair_of_losses_that_is_none_is_refused(given, sentence) -> None:
+    assert sentence in sentences(lambda: RegularDistillationConfig(**given))
+
+
+def test_pair_of_losses_without_mappings_is_on_predictions() -> None:
+    given = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5]}
+    assert RegularDistillationConfig(**given).on_predictions
+    assert not RegularDistillationConfig().on_predictions
+    mapped = {"layer_mappings_for_knowledge_transfer": [("a", "b"), ("c", "d")], "loss_types": ["CE", "CE"]}
+    assert not RegularDistillationConfig(**mapped).on_predictions

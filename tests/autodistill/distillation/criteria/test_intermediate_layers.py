@@ -10,7 +10,8 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation import losses
-from autodistill.distillation.criteria import LOSS_TYPES, IntermediateLayersKnowledgeDistillationLoss
+from autodistill.distillation.checks import LOSS_TYPES
+from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.distillation.layers import Tap
 from autodistill.distillation.matchers import ChannelMatcher, HeadMixer
 from autodistill.distillation.settings import LossType
@@ -37,11 +38,11 @@ def test_mappings_may_have_every_form(form) -> None:
 
 def test_every_mistake_of_the_lists_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        IntermediateLayersKnowledgeDistillationLoss([("s", "t")], ["MSE", "CE"], [])
+        IntermediateLayersKnowledgeDistillationLoss([("s", "t")], ["MSE", "MAE"], [])
     assert caught.value.problems == [
         "loss_types must have one entry for each mapping, but has 2 for 1 mappings.",
         "loss_weights must have one entry for each mapping, but has 0 for 1 mappings.",
-        "a loss type is one of MSE, NMSE, L1, KL, cosine, but got 'CE'.",
+        "a loss type is one of MSE, NMSE, L1, KL, CE, cosine, but got 'MAE'.",
     ]
 
 
@@ -50,6 +51,7 @@ FUNCTIONS = {
     "NMSE": losses.normalized_mse_loss,
     "L1": losses.l1_loss,
     "KL": losses.kl_divergence,
+    "CE": losses.soft_cross_entropy,
     "cosine": losses.cosine_loss,
 }
 

@@ -1,0 +1,86 @@
+"""What must fit before a student is written from its teacher, a sentence for each mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.families import Attention
+from autodistill.initialization.outputs import output_place, outputs_of
+from autodistill.initialization.pairing import Pairing
+from autodistill.initialization.weights import part, read
+
+
+def require_fitting(pair: Pairing) -> None:
+    """See that a student can be written from its teacher.
+
+    Raises:
+        ConfigurationError: it cannot; all mistakes at once.
+    """
+    problems = [*_layer_problems(pair)] or [*_head_problems(pair)]
+    problems += [*_embedding_problems(pair), *_output_problems(pair)]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _layer_problems(pair: Pairing) -> Iterator[str]:
+    depth, own = pair.depths
+    if len(pair.layers) != own or not all(0 <= layer < depth for layer in pair.layers):
+        yield (
+            f"layers must name one of the teacher's {depth} blocks (0 to {depth - 1}) for each of the student's {own}, "
+            f"but is {list(pair.layers)}."
+        )
+
+
+def _head_problems(pair: Pairing) -> Iterator[str]:
+    for owner, model, sizes in zip(("teacher", "student"), (pair.teacher, pair.student), pair.head_sizes, strict=True):
+        if sizes.heads % sizes.key_value_heads:
+            yield (
+                f"the number of heads must be a multiple of the key-value heads, but the {owner} has {sizes.heads} and "
+                f"{sizes.key_value_heads}."
+            )
+        for piece in pair.family.parts:
+            if not isinstance(piece, Attention):
+                continue
+            if piece.rotary and sizes.channels % 2:
+                yield f"rotary heads need an even number of channels, but the {owner}'s have {sizes.channels}."
+            place = pair.place(piece.query, 0)
+            rows = len(read(model, getattr(place, owner)).weight)
+            if rows != sizes.heads * sizes.channels:
+                yield (
+                    f"queries must be divided evenly into heads, but {getattr(place, owner).path!r} of the {owner} has "
+                    f"{rows} channels for {sizes.heads} heads of {sizes.channels}; choose a number of heads that "
+                    "divides the width, or mend `heads` in the table of its family."
+                )
+
+
+def _embedding_problems(pair: Pairing) -> Iterator[str]:
+    for spec in pair.embeddings:
+        place = pair.place(spec)
+        theirs, ours = read(pair.teacher, place.teacher).weight, read(pair.student, place.student).weight
+        if len(ours) != pair.subspace.width or len(theirs) != pair.subspace.teacher_width:
+            yield (
+                f"the subspace must lead from the teacher's width to the student's, but it leads from "
+                f"{pair.subspace.teacher_width} to {pair.subspace.width}, and {part(spec).path!r} is {len(theirs)} "
+                f"wide in the teacher, {len(ours)} in the student."
+            )
+            continue
+        rows, given, fewer = ours.shape[1], theirs.shape[1], "position" in part(spec).path
+        if rows > given or (rows < given and not fewer):
+            yield (
+                "embeddings are taken row by row, so both models must have as many (of positions, a student may have "
+                f"fewer), but of {part(spec).path!r} the student has {rows}, the teacher {given}; build the student "
+                "with the teacher's vocabulary (or patches), or leave init out."
+            )
+
+
+def _output_problems(pair: Pairing) -> Iterator[str]:
+    lasts = [output.last for output in outputs_of(pair) if output.last is not None]
+    for place in dict.fromkeys(output_place(pair, last) for last in lasts):
+        theirs, ours = len(read(pair.teacher, place.teacher).weight), len(read(pair.student, place.student).weight)
+        if theirs != ours:
+            yield (
+                f"outputs are taken from the teacher, so both models must have as many, but {place.student.path!r} has "
+                f"{ours} in the student, {theirs} in the teacher; build the student with the teacher's, or leave init "
+                "out."
+            )

@@ -1,0 +1,1 @@
+"""AutoDistillation inside other libraries; the core imports none of this."""

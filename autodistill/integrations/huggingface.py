@@ -1,0 +1,459 @@
+"""Searches in transformers' `Trainer`: a model, data and arguments that are there already are all that is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from autodistill.auto_distillation import AutoDistillation
+from autodistill.config import AutoDistillationConfig
+from autodistill.config.layouts import normalised
+from autodistill.config.reading import read_yaml
+from autodistill.data import Batch, DataStream
+from autodistill.distillation.checkpoint import LoopCheckpoint, SharedCheckpoints
+from autodistill.distillation.criteria import Criterion
+from autodistill.distillation.plan import Stage
+from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.settings import PhaseConfig
+from autodistill.distillation.training import Report
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.settings import InitializationConfig
+from autodistill.integrations.model_builder import TransformersBuilder
+from autodistill.integrations.trainer_run import EpochLoader, TrainerRun
+from autodistill.metrics import BUILT_IN
+from autodistill.processes import current_processes
+from autodistill.randomness import derive_seed, isolated_random_state
+from autodistill.trial_runner import EvalFunction, ModelBuilder, TrainFunction
+from search_spaces import Architecture
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_METRICS = ("eval_loss", "parameters")
+
+OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
+"""Settings of regular distillation for which the trainer's arguments stand."""
+
+RECORDED_ARGUMENTS = (
+    "learning_rate",
+    "optim",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+)
+"""What makes the results of one trainer comparable with another's."""
+
+SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class AutoDistillationMixin(_Base):
+    """What a subclass of `Trainer` needs to search for students: `class MyTrainer(AutoDistillationMixin, Trainer)`.
+
+    Attributes:
+        autodistillation_config: a mapping, the path of a YAML file or an `AutoDistillationConfig`. Metrics are those of
+            `compute_metrics`, with or without `eval_` before their names, `eval_loss`, and the built-in ones; if none
+            are given, `eval_loss` and `parameters`.
+        autodistillation_search: the `AutoDistillation` of the last call, for `search_result` and `best_model()`.
+    """
+
+    autodistillation_config: AutoDistillationConfig | Mapping[str, Any] | str | Path | None = None
+    autodistillation_search: AutoDistillation | None = None
+    _run: TrainerRun | None = None
+
+    def autodistillation(
+        self,
+        teacher_model: nn.Module,
+        model_builder: ModelBuilder | None = None,
+        model_cls: Any = None,
+        train_func: TrainFunction | None = None,
+        eval_func: EvalFunction | None = None,
+        *,
+        search_dir: str | Path | None = None,
+        init: Any = "auto",
+        n_trials: int | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Architecture | None:
+        """Search for students of a teacher, and resume a search that was interrupted.
+
+        Flash distillation reads the trainer's training data; regular distillation is a run of the trainer, with its
+        learning rate, precision, callbacks and integrations, for `train_steps` updates where the configuration says
+        so, else for as long as the trainer's arguments say. The trainer's model is as it was when this returns.
+
+        Args:
+            teacher_model: the teacher.
+            model_builder: `architecture -> student`; if not given, `TransformersBuilder` changes the configuration of
+                the trainer's model.
+            model_cls: what that makes students of; the class of the trainer's model if not given.
+            train_func: `student -> trained student`, in place of the built-in distillation.
+            eval_func: `student -> metrics`, in place of the trainer's evaluation.
+            search_dir: the search directory; `autodistillation` in the trainer's `output_dir` if not given.
+            init: `"teacher"` starts students inside the teacher; `"auto"` does where the built-in model builder makes
+                students of the teacher's family that are no wider, and where the configuration says nothing else;
+                None leaves them as they are built.
+            n_trials: run so many more, whatever `max_trials` says.
+            timeout: begin no trial after so many seconds.
+            options: further keyword arguments of `AutoDistillation`.
+
+        Returns:
+            The best architecture; None where no trial is feasible.
+
+        Raises:
+            ConfigurationError: the set-up is wrong.
+            SearchDirectoryError: the directory holds another search, or cannot be used.
+            SearchStoppedError: too many trials failed in a row.
+        """
+        config = self._configuration(train_func, eval_func)
+        builder = model_builder
+        if builder is None:
+            # The configuration as the user left it: a trainer turns `use_cache` off in its own.
+            builder = TransformersBuilder(model_cls or type(self.model), cast(Any, self.model).config)
+            search = config.the_search()
+            space = builder.feasible(search.search_space)
+            config = config.model_copy(update={"search": search.model_copy(update={"search_space": space})})
+        source = self._stream_source(config.seed)
+        if init == "auto":
+            wished = isinstance(builder, TransformersBuilder) and train_func is None and config.init is None
+            init = self._automatic_start(cast(TransformersBuilder, builder), teacher_model, config, source, wished)
+        self.autodistillation_search = TrainerSearch(
+            builder,
+            config,
+            teacher_model=teacher_model,
+            train_dataloader=source,
+            train_func=train_func if train_func is None or eval_func is not None else self._then_evaluate(train_func),
+            eval_func=eval_func or (self._last_metrics if self._evaluates(config) else None),
+            search_dir=search_dir or Path(cast(str, self.args.output_dir)) / "autodistillation",
+            init=init,
+            **{"device": self.args.device, "show_progress_bar": not self.args.disable_tqdm, **options},
+            trainer=self,
+        )
+        with self._as_it_is():
+            return self.autodistillation_search.search_loop(n_trials, timeout)
+
+    # --- the set-up ---
+
+    def _configuration(self, train_func: Any, eval_func: Any) -> AutoDistillationConfig:
+        given = self.autodistillation_config
+        if given is None:
+            raise ConfigurationError("autodistillation needs a configuration: set trainer.autodistillation_config.")
+        if isinstance(given, str | Path):
+            given = read_yaml(Path(given))
+        if isinstance(given, Mapping):
+            data = normalised(given)
+            if isinstance(data.get("search"), Mapping):
+                data["search"] = {"metrics": list(DEFAULT_METRICS), **data["search"]}
+            given = data
+        config = AutoDistillationConfig.load(given)
+        problems = list(self._problems(config, train_func, eval_func))
+        if problems:
+            raise ConfigurationError(problems)
+        precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
+        flash = config.flash_distillation
+        if flash is not None and "mixed_precision" not in flash.model_fields_set:
+            config = config.model_copy(
+                update={"flash_distillation": flash.model_copy(update={"mixed_precision": precision})}
+            )
+        regular = config.regular_distillation
+        if regular is not None:
+            config = config.model_copy(
+                update={"regular_distillation": regular.model_copy(update={"mixed_precision": precision})}
+            )
+        return config
+
+    def _problems(self, config: AutoDistillationConfig, train_func: Any, eval_func: Any) -> Iterator[str]:
+        regular = config.regular_distillation
+        if regular is not None and train_func is None:
+            for name in OF_THE_TRAINER:
+                if name in regular.model_fields_set:
+                    yield (
+                        f"regular distillation is a run of the trainer, so its {name} is that of TrainingArguments, "
+                        f"but regular_distillation has {name}={getattr(regular, name)!r}; set it there."
+                    )
+        if train_func is None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            yield "the built-in distillation trains whole models, but FSDP or DeepSpeed splits them; use DDP."
+        if train_func is None and (self.optimizer is not None or self.lr_scheduler is not None):
+            yield (
+                "every student needs an optimizer of its own, but the trainer was given one; leave `optimizers` out, or "
+                "give optimizer_cls_and_kwargs."
+            )
+        own = [metric.name for metric in config.the_search().metrics if metric.name not in BUILT_IN]
+        if own and eval_func is None and self.eval_dataset is None:
+            yield (
+                f"the trainer's evaluation gives {', '.join(map(repr, own))}, but there is no eval_dataset; give one, "
+                f"an eval_func, or search for built-in metrics only ({', '.join(BUILT_IN)})."
+            )
+
+    def _evaluates(self, config: AutoDistillationConfig) -> bool:
+        return self.eval_dataset is not None
+
+    def _stream_source(self, seed: int) -> Any:
+        """The training data as batches on the CPU: this process's share of them, where there are several."""
+        if self.train_dataset is None:
+            return None
+        with isolated_random_state(derive_seed(seed, "trainer", "data")):
+            loader = super().get_train_dataloader()
+        return getattr(loader, "base_dataloader", loader)
+
+    def _automatic_start(
+        self,
+        builder: TransformersBuilder,
+        teacher: nn.Module,
+        config: AutoDistillationConfig,
+        source: Any,
+        wished: bool,
+    ) -> str | None:
+        """`"teacher"` where it is wished and can be; what process 0 finds holds for all."""
+        if not wished or source is None:
+            return None
+        reason = builder.why_not_inside(teacher, config.the_search().search_space)
+        first = DataStream(source, config.seed).flash_set(1)[0]
+        batches = InitializationConfig().batches
+        positions = min(len(source), batches) * _positions(first) if has_length(source) else math.inf
+        width = getattr(getattr(teacher, "config", None), "hidden_size", 0)
+        if reason is None and positions < width:
+            reason = (
+                f"the first {batches} batches hold fewer tokens ({positions}) than the teacher has channels ({width})"
+            )
+        reason = current_processes().broadcast(reason)
+        logger.info("students start %s", "inside the teacher" if reason is None else f"as they are built: {reason}")
+        return "teacher" if reason is None else None
+
+    @contextlib.contextmanager
+    def _as_it_is(self) -> Iterator[None]:
+        """Afterwards the trainer's model, arguments and state are as they were."""
+        names = ("model", "model_wrapped", "model_init", "args", "state", "control", "optimizer", "lr_scheduler")
+        before = {name: getattr(self, name) for name in names}
+        scaled = self.loss_is_scaled_for_ga
+        try:
+            yield
+        finally:
+            self._run = None
+            for name, value in before.items():
+                setattr(self, name, value)
+            self.loss_is_scaled_for_ga = scaled
+            self.callback_handler.model = self.model
+
+    # --- one student ---
+
+    def _then_evaluate(self, train_func: TrainFunction) -> TrainFunction:
+        """Evaluation by the trainer needs all processes, as training does."""
+
+        def train(student: nn.Module) -> nn.Module:
+            trained = train_func(student)
+            self._evaluate_student(trained)
+            return trained
+
+        return train
+
+    def _evaluate_student(self, student: nn.Module) -> None:
+        self._measured: dict[str, float] = {}
+        if self.eval_dataset is None:
+            return
+        assert self.autodistillation_search is not None
+        wanted = {metric.name for metric in self.autodistillation_search.config.the_search().metrics}
+        self.model = self.model_wrapped = student
+        for name, value in self.evaluate().items():
+            short = name.removeprefix("eval_")
+            if name.startswith("eval_") and not short.endswith(SPEEDS):
+                self._measured[short if short in wanted else name] = float(value)
+
+    def _last_metrics(self, student: nn.Module) -> dict[str, float]:
+        return self._measured
+
+    def _train_student(self, run: TrainerRun) -> dict[str, Any]:
+        self._run = run
+        given = self.args
+        try:
+            return run.run()
+        finally:
+            self._run, self.args, self.model_init = None, given, None
+            if self.model_wrapped is not None:
+                self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+            self.accelerator.free_memory()
+
+    # --- what a trainer does, while it distils ---
+
+    def get_train_dataloader(self) -> Any:
+        """The trainer's own, or the stream that every student is trained on."""
+        return super().get_train_dataloader() if self._run is None else self._run.loader
+
+    def num_examples(self, dataloader: Any) -> int:
+        """The number of samples of a loader."""
+        samples = getattr(dataloader, "samples", None)
+        return super().num_examples(dataloader) if samples is None else samples
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The trainer's own, which trains feature matchers too."""
+        optimizer = super().create_optimizer(model)
+        if self._run is not None and self._run.matchers:
+            optimizer.add_param_group({"params": self._run.matchers, "weight_decay": 0.0})
+        return optimizer
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The trainer's own."""
+        if self._run is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        return self._run.step(lambda: super(AutoDistillationMixin, self).training_step(model, inputs, None))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The trainer's own loss; while a student is distilled, the criterion."""
+        if self._run is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        def own() -> tuple[torch.Tensor, Any]:
+            loss, outputs = super(AutoDistillationMixin, self).compute_loss(model, dict(inputs), True, None)
+            return loss, outputs
+
+        loss, outputs = self._run.loss(inputs, own)
+        return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The trainer's own are pickles; those of a student are safetensors and JSON."""
+        if self._run is None:
+            super()._save_checkpoint(model, trial)
+        else:
+            self._run.save()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._run is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._run is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            self._run.restore()
+
+
+class AutoDistillationTrainer(AutoDistillationMixin, Trainer):
+    """A `Trainer` that searches for students of a teacher.
+
+    Examples:
+        >>> import tempfile
+        >>> from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, TrainingArguments
+        >>> sizes = dict(num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+        >>> student, teacher = (BertForSequenceClassification(BertConfig(hidden_size=n, **sizes)) for n in (4, 8))
+        >>> data = [{"input_ids": [1, 2, 3], "labels": 0}, {"input_ids": [3, 2, 1], "labels": 1}]
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     arguments = TrainingArguments(directory, max_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
+        ...     trainer = AutoDistillationTrainer(student, arguments, train_dataset=data, eval_dataset=data)
+        ...     trainer.remove_callback(PrinterCallback)
+        ...     trainer.autodistillation_config = {
+        ...         "search": {"search_space": {"hidden_size": [4, 8]}, "metrics": ["parameters"], "max_trials": 2},
+        ...         "regular_distillation": "auto",
+        ...     }
+        ...     trainer.autodistillation(teacher)
+        {'hidden_size': 4}
+    """
+
+
+@dataclass
+class TrainerDistiller(Distiller):
+    """The built-in training with regular distillation in a trainer, and its evaluation afterwards, in all processes."""
+
+    trainer: AutoDistillationMixin | None = None
+
+    def __call__(
+        self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
+    ) -> list[dict[str, Any]]:
+        """As `Distiller` does."""
+        records = super().__call__(student, seed=seed, report=report, directory=directory)
+        assert self.trainer is not None
+        self.trainer._evaluate_student(student)
+        return records
+
+    def distil_whole(
+        self,
+        student: nn.Module,
+        stage: Stage,
+        criterion: Criterion,
+        seed: int,
+        report: Report,
+        directory: Path | None,
+    ) -> dict[str, Any]:
+        assert self.trainer is not None
+        assert self.config.regular_distillation is not None
+        chosen = "train_steps" in self.config.regular_distillation.model_fields_set
+        length = len(cast(Any, self.train_dataloader)) if has_length(self.train_dataloader) else None
+        dataset = getattr(self.train_dataloader, "dataset", None)
+        run = TrainerRun(
+            self.trainer,
+            student,
+            stage,
+            criterion,
+            EpochLoader(self.stream, length, len(cast(Any, dataset)) if has_length(dataset) else None),
+            self.cache,
+            seed,
+            report,
+            LoopCheckpoint(
+                SharedCheckpoints(directory, self.processes),
+                "regular",
+                {"student": student, "matchers": criterion},
+                self.config.checkpoint_steps,
+            ),
+            self.processes,
+            directory.parent if directory is not None else None,
+            stage.steps if chosen else None,
+        )
+        return self.trainer._train_student(run)
+
+
+class TrainerSearch(AutoDistillation):
+    """A search whose students are trained by a trainer."""
+
+    def __init__(self, *arguments: Any, trainer: AutoDistillationMixin, **options: Any) -> None:
+        self._trainer = trainer
+        super().__init__(*arguments, **options)
+
+    @cached_property
+    def _distiller(self) -> Distiller:
+        made = super()._distiller
+        return TrainerDistiller(
+            **{name: getattr(made, name) for name in made.__dataclass_fields__}, trainer=self._trainer
+        )
+
+    def _description(self) -> dict[str, Any]:
+        description = super()._description()
+        description["trainer"] = {name: _plain(getattr(self._trainer.args, name)) for name in RECORDED_ARGUMENTS}
+        if isinstance(self.model_builder, TransformersBuilder):
+            description["student"] = self.model_builder.to_json()
+        return description
+
+
+def _positions(batch: Batch) -> float:
+    """The tokens in a batch that are no padding; infinite for other inputs, such as images, which hold many patches."""
+    tokens = batch.content.get("input_ids") if isinstance(batch.content, Mapping) else None
+    if not isinstance(tokens, torch.Tensor):
+        return math.inf
+    return int(batch.padding_mask.sum()) if batch.padding_mask is not None else tokens.numel()
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)

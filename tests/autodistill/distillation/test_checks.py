@@ -1,0 +1,30 @@
+"""What is wrong with a temperature, a weight or a loss type is told in a sentence."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from autodistill.distillation import checks
+from autodistill.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
+def test_temperature_that_is_not_positive_and_finite_is_refused(temperature: float) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        checks.check_temperature(temperature)
+    assert str(caught.value) == f"a temperature must be positive and finite, but got {temperature}."
+
+
+def test_every_wrong_weight_is_told_and_zero_is_right() -> None:
+    assert list(checks.weight_problems([0.0, 2.0])) == []
+    assert len(list(checks.weight_problems([-1.0, math.nan, math.inf, 1.0]))) == 3
+
+
+def test_the_labels_loss_and_the_teachers_are_known_by_their_place() -> None:
+    assert list(checks.pair_type_problems(["CE", "KL"])) == []
+    assert list(checks.pair_type_problems(["KL", "cosine"])) == [
+        "the loss between student and labels is one of CE, MSE, but got 'KL'.",
+        "the loss between student and teacher is one of CE, KL, MSE, but got 'cosine'.",
+    ]

@@ -1,0 +1,196 @@
+"""What does not fit is refused before anything is written, every mistake by its sentence."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from families import BERT_LIKE, LLAMA_LIKE, VOCABULARY, hugging_face
+from identity_cases import CASES, DEPTH, ORTHOGONAL, PERMUTATION, WIDTH, square_subspace, token_batch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.distillation.schedule import Distiller
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.families import FAMILIES, HeadSizes, family_of
+from autodistill.initialization.from_teacher import initialize_from_teacher
+from autodistill.initialization.subspace import TeacherSubspace, decompose
+
+bert = hugging_face("BertForSequenceClassification", **BERT_LIKE)
+
+
+def refusal(student, teacher, subspace=None, **arguments):
+    """The sentences, after seeing that the student is as it was."""
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(ConfigurationError) as error:
+        initialize_from_teacher(student, teacher, subspace or square_subspace(PERMUTATION), **arguments)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    return error.value.problems
+
+
+def test_all_mistakes_are_told_at_once():
+    settings = BERT_LIKE | {"vocab_size": 50, "num_labels": 3}
+    student = hugging_face("BertForSequenceClassification", **settings)(8, 2)
+    assert refusal(student, bert(WIDTH, DEPTH), layers=[0, 3]) == [
+        "layers must name one of the teacher's 3 blocks (0 to 2) for each of the student's 2, but is [0, 3].",
+        *(
+            "the subspace must lead from the teacher's width to the student's, but it leads from 16 to 16, and "
+            f"'embeddings.{table}_embeddings' is 16 wide in the teacher, 8 in the student."
+            for table in ("word", "position", "token_type")
+        ),
+        "outputs are taken from the teacher, so both models must have as many, but 'classifier' has 3 in the student, "
+        "2 in the teacher; build the student with the teacher's, or leave init out.",
+    ]
+
+
+def test_another_vocabulary():
+    student = hugging_face("BertForSequenceClassification", **BERT_LIKE | {"vocab_size": 50})(WIDTH, DEPTH)
+    assert refusal(student, bert(WIDTH, DEPTH)) == [
+        "embeddings are taken row by row, so both models must have as many (of positions, a student may have fewer), "
+        "but of 'embeddings.word_embeddings' the student has 50, the teacher 40; build the student with the teacher's "
+        "vocabulary (or patches), or leave init out."
+    ]
+
+
+def test_fewer_positions_are_welcome():
+    student = hugging_face("BertForSequenceClassification", **BERT_LIKE | {"max_position_embeddings": 10})
+    teacher, student = bert(WIDTH, DEPTH), student(WIDTH, DEPTH)
+    initialize_from_teacher(student, teacher, square_subspace(PERMUTATION))
+    expected = teacher.bert.embeddings.position_embeddings.weight[:10] @ square_subspace(PERMUTATION).directions.float()
+    torch.testing.assert_close(student.bert.embeddings.position_embeddings.weight, expected)
+
+
+def test_another_family():
+    student = CASES["DistilBERT, words"].make(WIDTH, DEPTH)
+    assert refusal(student, bert(WIDTH, DEPTH)) == [
+        "a student that starts inside its teacher must be of its family, but the student is a DistilBertModel and the "
+        "teacher a BertModel; leave init out."
+    ]
+
+
+def test_no_residual_stream():
+    (sentence,) = refusal(nn.Linear(2, 2), bert(WIDTH, DEPTH))
+    assert sentence == (
+        "init='teacher' needs to know which weights of the student read and write its residual stream; it knows the "
+        f"families {', '.join(FAMILIES)}, but Linear holds none of them; give a table (autodistill.Family), or leave "
+        "init out."
+    )
+
+
+def test_a_table_whose_blocks_are_elsewhere():
+    table = dataclasses.replace(FAMILIES["bert"], blocks="encoder.blocks")
+    (sentence,) = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
+    assert "(its blocks are not where the given table says)" in sentence
+
+
+def test_heads_that_do_not_divide_the_width():
+    table = dataclasses.replace(FAMILIES["bert"], heads=lambda model: HeadSizes(3, 3, model.config.hidden_size // 3))
+    problems = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
+    assert problems == [
+        f"queries must be divided evenly into heads, but 'bert.encoder.layer.0.attention.self.query' of the {owner} "
+        "has 16 channels for 3 heads of 5; choose a number of heads that divides the width, or mend `heads` in the "
+        "table of its family."
+        for owner in ("teacher", "student")
+    ]
+
+
+def test_rotary_heads_of_an_odd_number_of_channels():
+    student = hugging_face("LlamaForCausalLM", **LLAMA_LIKE | {"head_dim": 3})(WIDTH, DEPTH)
+    teacher = hugging_face("LlamaForCausalLM", **LLAMA_LIKE)(WIDTH, DEPTH)
+    assert refusal(student, teacher, square_subspace(ORTHOGONAL)) == [
+        "rotary heads need an even number of channels, but the student's have 3."
+    ]
+
+
+def test_key_value_heads_that_do_not_divide_the_heads():
+    settings = LLAMA_LIKE | {"num_key_value_heads": 3}
+    student = hugging_face("LlamaForCausalLM", **settings)(WIDTH, DEPTH)
+    teacher = hugging_face("LlamaForCausalLM", **LLAMA_LIKE)(WIDTH, DEPTH)
+    assert refusal(student, teacher, square_subspace(ORTHOGONAL)) == [
+        "the number of heads must be a multiple of the key-value heads, but the student has 4 and 3."
+    ]
+
+
+def test_a_teacher_whose_blocks_differ_in_width():
+    with pytest.raises(ConfigurationError) as error:
+        decompose([([torch.randn(9, 4), torch.randn(9, 6)], None)])
+    assert str(error.value) == (
+        "the teacher's stream must have one width, since one subspace serves all blocks, but its blocks have 4, 6 "
+        "channels; leave init out."
+    )
+
+
+def test_a_student_of_two_families_is_found_by_the_first_base_model():
+    model = nn.ModuleDict({"head": nn.Linear(2, 2), "body": bert(WIDTH, DEPTH)})
+    path, base, family = family_of(model)
+    assert (path, type(base), family) == ("body.bert", BertModel, FAMILIES["bert"])
+
+
+class Projected(nn.Module):
+    def __init__(self, width, out=WIDTH) -> None:
+        super().__init__()
+        sizes = {"intermediate_size": 8, "vocab_size": VOCABULARY, "num_attention_heads": 2}
+        self.body = BertModel(BertConfig(hidden_size=width, num_hidden_layers=2, **sizes), add_pooling_layer=False)
+        self.projection = nn.Linear(width, out)
+
+    def forward(self, input_ids, attention_mask):
+        return self.projection(self.body(input_ids, attention_mask).last_hidden_state)
+
+
+def distiller(batch=None, **init):
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"any": [0]}, "metrics": ["loss"]},
+            "flash_distillation": {"train_steps": 2},
+            "init": init,
+        }
+    )
+    return Distiller(Projected(WIDTH), config, [batch or token_batch()], torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("student", "init", "sentence"),
+    [
+        (
+            lambda: Projected(24),
+            {},
+            "a student that starts inside its teacher must not be wider than it, but the student's width is 24, the "
+            "teacher's 16; search narrower students, or leave init out.",
+        ),
+        (
+            lambda: Projected(8, out=12),
+            {"projection_head": "projection"},
+            "init.projection_head must be the path of a linear layer of the student from its width 8 to the teacher's "
+            "16, but 'projection' leads from 8 to 12.",
+        ),
+        (
+            lambda: Projected(8),
+            {"projection_head": "head"},
+            "init.projection_head must be the path of a linear layer of the student from its width 8 to the teacher's "
+            "16, but 'head' is none.",
+        ),
+    ],
+)
+def test_a_search_refuses_before_anything_is_trained(student, init, sentence):
+    with pytest.raises(ConfigurationError) as error:
+        distiller(**init).prepare(student())
+    assert error.value.problems == [sentence]
+
+
+def test_a_flash_set_of_fewer_tokens_than_the_teacher_is_wide():
+    batch = {name: value[1:3, :4] for name, value in token_batch().items()}
+    with pytest.raises(ConfigurationError) as error:
+        distiller(batch).prepare(Projected(8))
+    assert str(error.value) == (
+        "the teacher's stream of 16 channels needs at least as many positions (tokens, patches) in the flash set, but "
+        "it has 8; raise init.batches, or the batch size."
+    )
+
+
+def test_a_subspace_of_another_teacher_is_refused():
+    subspace = TeacherSubspace(torch.zeros(1, 12), torch.eye(12, 8), torch.ones(8), 1.0)
+    (first, *_) = refusal(bert(8, 2), bert(WIDTH, DEPTH), subspace)
+    assert "it leads from 12 to 8, and 'embeddings.word_embeddings' is 16 wide in the teacher, 8 in" in first

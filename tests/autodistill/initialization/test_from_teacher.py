@@ -1,0 +1,249 @@
+"""At full width and depth a student is its teacher; narrow ones are nearer to it than random ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from families import LLAMA_LIKE, VOCABULARY, hugging_face
+from identity_cases import (
+    CASES,
+    DEPTH,
+    GPT2_LIKE,
+    KEEPS_CONSTANT,
+    ORTHOGONAL,
+    PERMUTATION,
+    SINGLE,
+    UNTIED,
+    WIDTH,
+    IdentityCase,
+    compare,
+    errors,
+    identity_errors,
+    randomised,
+    square_subspace,
+    token_batch,
+)
+from scipy.linalg import helmert
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.initialization.families import family_of
+from autodistill.initialization.from_teacher import initialize_from_teacher
+from autodistill.initialization.initializer import TeacherInitializer
+from autodistill.initialization.outputs import TIED
+from autodistill.initialization.pairing import join
+from autodistill.initialization.settings import InitializationConfig
+from autodistill.initialization.weights import Affine, has, part, read, write
+
+AFTER = [name for name, case in CASES.items() if case.directions == PERMUTATION]
+BEFORE = [name for name in CASES if name not in AFTER]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_student_of_full_width_and_depth_computes_what_its_teacher_does(name):
+    case = CASES[name]
+    errors, start = identity_errors(case)
+    assert errors.outputs < case.error
+    assert errors.matched < case.error
+    assert start.approximations == ()
+    assert start.untouched == ()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_may_be_taken_in_any_order(name):
+    case = CASES[name]
+    errors, start = identity_errors(case, layers=[2, 0, 2])
+    assert start.layers == (2, 0, 2)
+    assert errors.outputs < case.error
+    assert errors.matched < case.error
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_scale_of_the_subspace_leaves_outputs_as_they_are_up_to_the_epsilon_of_the_norms(name):
+    """Norms add ε to the variance, which is 1/s² of the teacher's."""
+    case = CASES[name]
+    errors, _ = compare(case, square_subspace(case.directions, scale=2.0), None)
+    assert errors.outputs < max(case.error, 1e-3)
+    assert errors.matched < max(case.error, 1e-3)
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_gains_behind_the_residual_sum_do_not_commute_with_a_rotation(name):
+    errors, _ = identity_errors(CASES[name], kind=ORTHOGONAL)
+    assert errors.matched > 1e-3
+
+
+@pytest.mark.parametrize("name", ["GPT-2, words", "ViT, classes"])
+def test_layer_norms_before_the_readers_do_not_commute_with_a_rotation_of_the_constant_vector(name):
+    errors, _ = identity_errors(CASES[name], kind=ORTHOGONAL)
+    assert errors.outputs > 1e-3
+
+
+def llama(**sizes):
+    return hugging_face("LlamaForCausalLM", **LLAMA_LIKE | UNTIED | sizes)
+
+
+def t5(**sizes):
+    settings = {"vocab_size": VOCABULARY, "d_kv": 4, "d_ff": 24, "num_heads": 4} | sizes
+    return hugging_face("T5EncoderModel", "d_model", "num_layers", **settings)
+
+
+def error_of_other_sizes(teacher, make, batch=token_batch):
+    """How far a student at full width and depth, but of other inner sizes, is from its teacher."""
+    student = randomised(make(WIDTH, DEPTH), 2)
+    start = initialize_from_teacher(student, teacher, square_subspace(ORTHOGONAL))
+    found = errors(teacher, student, start, batch())
+    return max(found.outputs, found.matched)
+
+
+@pytest.mark.parametrize(
+    ("base", "wider"),
+    [
+        (llama(num_key_value_heads=2), llama(num_attention_heads=8, num_key_value_heads=4)),
+        (llama(num_key_value_heads=2), llama(num_attention_heads=8, num_key_value_heads=2)),
+        (llama(), llama(intermediate_size=50)),
+        (llama(head_dim=4), llama(head_dim=8)),
+        (t5(), t5(num_heads=5)),
+        (t5(), t5(d_kv=7)),
+        (t5(), t5(d_ff=30)),
+    ],
+    ids=["groups", "heads of a group", "neurons", "rotary channels", "heads", "channels", "ReLU neurons"],
+)
+def test_what_the_teacher_lacks_changes_nothing(base, wider):
+    assert error_of_other_sizes(randomised(base(WIDTH, DEPTH), 1), wider) < SINGLE
+
+
+@torch.no_grad()
+def test_what_the_teacher_does_not_use_is_not_missed():
+    """Neurons and heads that nothing reads, and heads that use two of their four channels' dimensions."""
+    teacher = randomised(t5()(WIDTH, DEPTH), 1)
+    for block in teacher.encoder.block:
+        attention, feed_forward = block.layer[0].SelfAttention, block.layer[1].DenseReluDense
+        feed_forward.wo.weight[:, ::3] = 0  # 8 of 24
+        attention.o.weight[:, :4] = 0  # the first of 4 heads
+        for reader in (attention.q, attention.v):
+            heads = reader.weight.view(4, 4, WIDTH)
+            heads[:, 2:] = heads[:, :2] * 0.5
+    assert error_of_other_sizes(teacher, t5(num_heads=3, d_kv=2, d_ff=16)) < SINGLE
+    assert error_of_other_sizes(teacher, t5(num_heads=2, d_kv=2, d_ff=16)) > SINGLE
+
+
+@torch.no_grad()
+def test_narrower_rotary_heads_keep_the_pairs_of_the_nearest_frequencies():
+    teacher = randomised(llama(head_dim=8)(WIDTH, DEPTH), 1)
+    for layer in teacher.model.layers:
+        for reader in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            reader.weight.view(-1, 2, 4, WIDTH)[:, :, 1::2] = 0  # four pairs of channels, of which two are used
+        layer.self_attn.v_proj.weight.view(-1, 8, WIDTH)[:, 4:] = 0
+    assert error_of_other_sizes(teacher, llama(head_dim=4)) < SINGLE
+
+
+def test_tied_heads_cannot_take_in_the_gain_and_say_so():
+    for make in (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), llama(tie_word_embeddings=True)):
+        _, start = identity_errors(IdentityCase(make, KEEPS_CONSTANT))
+        assert start.approximations == (TIED,)
+
+
+@torch.no_grad()
+def test_tied_heads_are_exact_where_all_channels_have_one_gain():
+    case = IdentityCase(llama(tie_word_embeddings=True), ORTHOGONAL)
+    teacher = case.teacher()
+    teacher.model.norm.weight.fill_(1.5)
+    assert error_of_other_sizes(teacher, case.make) < SINGLE
+
+
+@torch.no_grad()
+def concentrated(teacher, spectrum):
+    """The teacher with what is written to its stream in a few directions, by the second half of heads and neurons."""
+    path, _, family = family_of(teacher)
+    mean_free = torch.from_numpy(helmert(WIDTH).T.copy())[:, : len(spectrum)]
+    down = mean_free * spectrum @ mean_free.T
+    writers = [f"{family.blocks}.{index}.{part(piece.output).path}" for index in range(DEPTH) for piece in family.parts]
+    for spec in (*family.embeddings, *writers):
+        name = join(path, spec)
+        if has(teacher, name):
+            given = read(teacher, name)
+            if spec in writers:
+                given.weight[:, : given.weight.shape[1] // 2] = 0
+            write(teacher, name, Affine(down @ given.weight, None if given.bias is None else down @ given.bias))
+    if family.norm_position == "after":  # a norm's own gain and bias would fill all directions again
+        for name, parameter in teacher.named_parameters():
+            if "norm" in name.lower():
+                parameter.copy_(torch.ones_like(parameter) if name.endswith("weight") else down @ parameter)
+    return teacher
+
+
+@pytest.mark.parametrize("name", [name for name in BEFORE if "pooled" not in name])
+def test_a_narrow_student_is_exact_where_the_teachers_stream_lies_in_its_directions(name):
+    case = CASES[name]
+    teacher = concentrated(case.teacher(), torch.ones(WIDTH // 2 - 1, dtype=torch.float64))
+    if name.startswith("GPT-2"):
+        nn.init.zeros_(teacher.transformer.ln_f.bias)  # its head has no bias that could take in all of this one
+    student = randomised(case.make(WIDTH // 2, DEPTH), 2)
+    start = begin(teacher, student, [Batch(case.batch())])
+    assert start.subspace.explained == pytest.approx(1)
+    found = errors(teacher, student, start, case.batch())
+    assert found.outputs < 1e-3  # norms add ε to the variance, which is not the teacher's
+    assert found.matched < 1e-3
+    assert start.approximations == ()
+
+
+def test_a_norms_bias_that_no_reader_can_take_in_is_reported():
+    case = CASES["GPT-2, words"]
+    teacher, student = case.teacher(), randomised(case.make(WIDTH // 2, DEPTH), 2)
+    (said,) = begin(teacher, student, [Batch(case.batch())]).approximations
+    assert said == (
+        "what reads the stream behind 'transformer.ln_f' has no bias, and the norm's own has fewer channels than the "
+        "teacher's: a part of that bias is lost."
+    )
+
+
+def narrow_pair(name):
+    """A teacher, a student of half its width and fewer blocks, and the flash set."""
+    case = CASES[name]
+    spectrum = torch.logspace(0, -3, WIDTH - 1, dtype=torch.float64)
+    teacher, student = concentrated(case.teacher(), spectrum), randomised(case.make(WIDTH // 2, 2), 2)
+    return teacher, student, [Batch(case.batch())]
+
+
+def begin(teacher, student, batches, **settings):
+    return TeacherInitializer(InitializationConfig(**settings), teacher, batches, TeacherCache(teacher)).start(student)
+
+
+@torch.no_grad()
+def distance(teacher, student, start, batch):
+    """From the teacher's last hidden states to the student's, matched."""
+    theirs, ours = (family_of(model)[1](**batch.content)[0] for model in (teacher, student))
+    return float((ours @ start.matcher.weight.T + start.matcher.bias - theirs).square().mean())
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_a_narrow_student_begins_nearer_to_its_teacher_than_a_random_one(name):
+    teacher, student, batches = narrow_pair(name)
+    random = copy.deepcopy(student)
+    start = begin(teacher, student, batches)
+    assert start.untouched == ()
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+    begun, built = (distance(teacher, model, start, batches[0]) for model in (student, random))
+    assert begun < 0.7 * built
+
+
+def test_the_same_student_begins_the_same_bit_for_bit():
+    first, second = ([], [])
+    for found in (first, second):
+        teacher, student, batches = narrow_pair("BERT, classes")
+        begin(teacher, student, batches, least_squares="all")
+        found.extend(student.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_embeddings_alone_leave_the_rest_as_built():
+    teacher, student, batches = narrow_pair("BERT, spans")
+    before = copy.deepcopy(student.state_dict())
+    start = begin(teacher, student, batches, weights="embeddings")
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if ".embeddings." in name}
+    assert {*start.untouched} == {*dict(student.named_parameters())} - changed

@@ -1,0 +1,222 @@
+"""Students at full width and depth, written from their teacher in float64: what they compute must be what it does.
+
+Every gain and bias is random, since fresh ones (one and zero) hide mistakes. How much P may turn depends on the norms:
+LayerNorms behind the residual sum commute with permutations of channels only; before the readers, with rotations that
+keep the constant vector; RMSNorms before the readers with every rotation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from families import BERT_LIKE, CLASSES, LLAMA_LIKE, VOCABULARY, hugging_face, pictures, texts
+from scipy.linalg import helmert
+from torch import nn
+
+from autodistill.initialization.families import family_of
+from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
+from autodistill.initialization.subspace import TeacherSubspace
+
+WIDTH, DEPTH = 16, 3
+PERMUTATION, KEEPS_CONSTANT, ORTHOGONAL = "permutation", "orthogonal, P·1 = 1", "orthogonal"
+
+EXACT = 1e-10
+"""What float64 leaves."""
+SINGLE = 1e-4
+"""What it leaves where the model itself computes its norms in float32."""
+
+
+def token_batch(**more: Any) -> dict[str, Any]:
+    """Tokens with padding."""
+    return texts()[0] | more
+
+
+def sentence_pair_batch() -> dict[str, Any]:
+    """Tokens with padding, of two kinds."""
+    batch = token_batch()
+    return batch | {"token_type_ids": (torch.arange(batch["input_ids"].shape[1]) > 3).long().expand(4, -1)}
+
+
+def picture_batch() -> dict[str, Any]:
+    return {"pixel_values": pictures()[0]["pixel_values"].double()}
+
+
+@dataclass(frozen=True)
+class IdentityCase:
+    """One row of the table.
+
+    Attributes:
+        make: `(width, depth) -> model`.
+        directions: the most that P may turn.
+        batch: makes what the models are called with.
+        error: the most that outputs may differ.
+    """
+
+    make: Callable[[int, int], nn.Module]
+    directions: str
+    batch: Callable[[], dict[str, Any]] = field(default=token_batch)
+    error: float = EXACT
+
+    def teacher(self) -> nn.Module:
+        return randomised(self.make(WIDTH, DEPTH), 1)
+
+
+def randomised(model: nn.Module, seed: int) -> nn.Module:
+    """The model in float64 and eval mode, with every weight, gain and bias random."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.double().eval().named_parameters():
+        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        gain = parameter.dim() == 1 and name.endswith("weight")
+        parameter.data = 1 + values / 2 if gain else values * (0.3 if parameter.dim() > 1 else 0.5)
+    if getattr(model, "config", None) is not None and getattr(model.config, "tie_word_embeddings", False):
+        model.tie_weights()
+    return model
+
+
+def square_directions(kind: str, width: int = WIDTH, seed: int = 0) -> torch.Tensor:
+    """P, (width, width), float64."""
+    generator = torch.Generator().manual_seed(seed)
+    if kind == PERMUTATION:
+        return torch.eye(width, dtype=torch.float64)[:, torch.randperm(width, generator=generator)]
+    if kind == ORTHOGONAL:
+        return torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
+    mean_free = torch.from_numpy(helmert(width).T.copy())
+    return mean_free @ square_directions(ORTHOGONAL, width - 1, seed) @ mean_free.T + 1 / width
+
+
+def square_subspace(kind: str, scale: float = 1.0) -> TeacherSubspace:
+    """A subspace that is the whole space, with a mean for every boundary where the family takes one off."""
+    generator = torch.Generator().manual_seed(1)
+    means = torch.zeros(1, WIDTH, dtype=torch.float64)
+    if kind == PERMUTATION:
+        means = torch.randn(DEPTH + 1, WIDTH, generator=generator, dtype=torch.float64)
+    return TeacherSubspace(
+        means, square_directions(kind), torch.full((WIDTH,), scale, dtype=torch.float64), explained=1.0
+    )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The largest absolute differences from the teacher: of all outputs, and of the matched last hidden states."""
+
+    outputs: float
+    matched: float
+
+
+def identity_errors(
+    case: IdentityCase, *, kind: str | None = None, layers: Sequence[int] | None = None
+) -> tuple[Errors, TeacherStart]:
+    """Write a student from its teacher at full width and depth, and compare the two."""
+    return compare(case, square_subspace(kind or case.directions), layers)
+
+
+def compare(case: IdentityCase, subspace: TeacherSubspace, layers: Sequence[int] | None) -> tuple[Errors, TeacherStart]:
+    teacher, student = case.teacher(), randomised(case.make(WIDTH, DEPTH), 2)
+    start = initialize_from_teacher(student, teacher, subspace, layers=layers)
+    return errors(reordered(teacher, layers) if layers is not None else teacher, student, start, case.batch()), start
+
+
+def reordered(teacher: nn.Module, layers: Sequence[int]) -> nn.Module:
+    """A copy whose blocks have the weights of these blocks; what one block has for all stays in its place."""
+    model = copy.deepcopy(teacher)
+    (_, own, family), (_, base, _) = family_of(model), family_of(teacher)
+    given = list(base.get_submodule(family.blocks).children())
+    for block, layer in zip(own.get_submodule(family.blocks).children(), layers, strict=True):
+        block.load_state_dict(given[layer].state_dict(), strict=False)
+    return model
+
+
+@torch.no_grad()
+def errors(teacher: nn.Module, student: nn.Module, start: TeacherStart, batch: dict[str, Any]) -> Errors:
+    theirs, ours = (floats(model(**batch)) for model in (teacher, student))
+    hidden_states = [family_of(model)[1](**batch)[0] for model in (teacher, student)]
+    matched = hidden_states[1] @ start.matcher.weight.T + start.matcher.bias
+    if theirs[0].shape == hidden_states[0].shape and torch.equal(theirs[0], hidden_states[0]):
+        ours[0] = matched  # a base model, whose hidden states are in the student's own directions
+    return Errors(
+        max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)),
+        float((matched - hidden_states[0]).abs().max()),
+    )
+
+
+def floats(output: Any) -> list[torch.Tensor]:
+    """The tensors of an output, caches left out."""
+    return [value for value in output.to_tuple() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+
+
+def quarter(width: int) -> int:
+    return width // 4
+
+
+UNTIED = {"tie_word_embeddings": False, "use_cache": False}
+DISTILBERT_LIKE = {
+    "width_name": "dim",
+    "depth_name": "n_layers",
+    "vocab_size": VOCABULARY,
+    "n_heads": quarter,
+    "hidden_dim": 24,
+    "max_position_embeddings": 16,
+}
+GPT2_LIKE = {
+    "width_name": "n_embd",
+    "depth_name": "n_layer",
+    "vocab_size": VOCABULARY,
+    "n_head": quarter,
+    "n_positions": 16,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+VIT_LIKE = {
+    "image_size": 16,
+    "patch_size": 8,
+    "num_attention_heads": quarter,
+    "intermediate_size": 24,
+    "num_labels": CLASSES,
+}
+
+CASES = {
+    "BERT, pre-training": IdentityCase(
+        hugging_face("BertForPreTraining", **BERT_LIKE), PERMUTATION, sentence_pair_batch
+    ),
+    "BERT, classes": IdentityCase(
+        hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3), PERMUTATION, sentence_pair_batch
+    ),
+    "BERT, spans": IdentityCase(hugging_face("BertForQuestionAnswering", **BERT_LIKE), PERMUTATION),
+    "BERT, pooled": IdentityCase(hugging_face("BertModel", **BERT_LIKE), PERMUTATION),
+    "RoBERTa, words": IdentityCase(hugging_face("RobertaForMaskedLM", **BERT_LIKE), PERMUTATION),
+    "RoBERTa, classes": IdentityCase(
+        hugging_face("RobertaForSequenceClassification", **BERT_LIKE, num_labels=3), PERMUTATION
+    ),
+    "XLM-RoBERTa, tokens": IdentityCase(
+        hugging_face("XLMRobertaForTokenClassification", **BERT_LIKE, num_labels=3), PERMUTATION
+    ),
+    "DistilBERT, words": IdentityCase(hugging_face("DistilBertForMaskedLM", **DISTILBERT_LIKE), PERMUTATION),
+    "DistilBERT, classes": IdentityCase(
+        hugging_face("DistilBertForSequenceClassification", **DISTILBERT_LIKE, num_labels=3), PERMUTATION
+    ),
+    "GPT-2, words": IdentityCase(hugging_face("GPT2LMHeadModel", **GPT2_LIKE, **UNTIED), KEEPS_CONSTANT),
+    "GPT-2, classes": IdentityCase(
+        hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE, use_cache=False, num_labels=3), KEEPS_CONSTANT
+    ),
+    "ViT, classes": IdentityCase(hugging_face("ViTForImageClassification", **VIT_LIKE), KEEPS_CONSTANT, picture_batch),
+    "ViT, pooled": IdentityCase(hugging_face("ViTModel", **VIT_LIKE), KEEPS_CONSTANT, picture_batch),
+    "Llama, words": IdentityCase(hugging_face("LlamaForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
+    "Llama, classes": IdentityCase(
+        hugging_face("LlamaForSequenceClassification", **LLAMA_LIKE, **UNTIED, num_labels=3), ORTHOGONAL, error=SINGLE
+    ),
+    "Mistral, words": IdentityCase(
+        hugging_face("MistralForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE
+    ),
+    "Qwen2, words": IdentityCase(hugging_face("Qwen2ForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
+    "Qwen3, words": IdentityCase(hugging_face("Qwen3ForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
+    "T5 encoder": IdentityCase(
+        hugging_face("T5EncoderModel", "d_model", "num_layers", vocab_size=VOCABULARY, d_kv=4, d_ff=24, num_heads=4),
+        ORTHOGONAL,
+        error=SINGLE,
+    ),
+}
