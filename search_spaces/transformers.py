@@ -47,7 +47,9 @@ class _Family:
     def sizes(self, config: Mapping[str, Any]) -> _Sizes:
         missing = [field for field in self.fields if field not in config]
         if missing:
-            raise SearchSpaceError(f"a teacher's configuration must tell its sizes, but {', '.join(missing)} is missing")
+            raise SearchSpaceError(
+                f"a teacher's configuration must tell its sizes, but {', '.join(missing)} is missing"
+            )
         return _Sizes(*(config[field] for field in self.fields))
 
 
@@ -170,7 +172,6 @@ def _used(space: SearchSpace) -> SearchSpace:
     """The space without the values that no architecture has: the constraints exclude them."""
     space.ensure_feasible()
     values: dict[str, Sequence[Any]] = {
-        name: sorted({architecture[name] for architecture in space.enumerate()})  # type: ignore[type-var]
-        for name in space.names
+        name: sorted({architecture[name] for architecture in space.enumerate()}) for name in space.names
     }
     return SearchSpace(values, space.constraints)

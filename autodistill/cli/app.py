@@ -29,7 +29,7 @@ from autodistill.errors import (
     SearchDirectoryError,
     SearchSpaceError,
 )
-from autodistill.trial import SearchResult, TrialState
+from autodistill.trial import SearchResult, Trial, TrialState
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 _WIDE = 300  # characters
@@ -77,9 +77,7 @@ def init(
     """Write a commented configuration for a task, its space cut to the teacher's size."""
     if output.exists():
         raise ConfigurationError(f"init writes a new file, but {output} is there; name another with --output.")
-    text = configuration_text(
-        task, file=output, teacher=teacher, student=student, train=train, validation=validation
-    )
+    text = configuration_text(task, file=output, teacher=teacher, student=student, train=train, validation=validation)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     _say(f"{output} is written: look it over, then `autodistill search {output} --search-dir runs/{task}`.")
@@ -112,7 +110,13 @@ def search(
 def explain(config: ConfigFile) -> None:
     """Show what would be distilled into what, for the first architecture of the space."""
     _quiet_libraries()
-    _print_table(Workplace(CommandConfig.load(config)).explain())
+    architecture, rows = Workplace(CommandConfig.load(config)).example()
+    table = Table(title=Text(describe_architecture(Trial(0, architecture))), title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("stage", "student", "teacher", "loss", "weight", "steps"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, (row.stage, row.student, row.teacher, row.loss, f"{row.weight:g}", str(row.steps))))
+    _print_table(table)
 
 
 @app.command()
@@ -186,5 +190,5 @@ def _print_table(table: Table) -> None:
 
 def _quiet_libraries() -> None:
     """Leave the terminal to the search: models tell of weights that a task has no use for, and of their loading."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

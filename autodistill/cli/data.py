@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from search_spaces.checks import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedConfig
 
 _READERS = {
     ".csv": ("csv", {}),
@@ -131,10 +130,16 @@ def _named(table: Dataset, config: DataConfig, columns: Sequence[str], optional:
     return table.rename_columns({name: role for role, name in used.items() if name != role})
 
 
-def label_numbers(table: Dataset, column: str, config: PreTrainedConfig, source: str) -> dict[Any, int]:
+def label_numbers(table: Dataset, column: str, teacher: Mapping[str, int], source: str) -> dict[Any, int]:
     """The teacher's number of every label in a column; of lists, every label in them.
 
-    A name counts as the teacher's `label2id` has it; a whole number is the number itself.
+    A name counts as the teacher has it; a whole number is the number itself.
+
+    Args:
+        table: the data.
+        column: of labels, or of lists of them.
+        teacher: its labels, `config.label2id`.
+        source: where the data are from.
 
     Raises:
         ConfigurationError: labels that the teacher does not know.
@@ -143,21 +148,21 @@ def label_numbers(table: Dataset, column: str, config: PreTrainedConfig, source:
     items = getattr(feature, "feature", None)  # of a column of lists
     values = table.unique(column) if items is None else dict.fromkeys(value for row in table[column] for value in row)
     names = getattr(items or feature, "names", None)  # of numbered classes, as the folders of images are
-    unnamed = all(label.startswith("LABEL_") for label in config.label2id)  # as transformers numbers them
+    unnamed = all(label.startswith("LABEL_") for label in teacher)  # as transformers numbers them
     numbers, unknown = {}, []
     for value in values:
         name = names[value] if names and isinstance(value, int) else value
         counted = value if isinstance(value, int) and (unnamed or not names) else None
-        number = config.label2id.get(str(name), counted)
-        if number is None or not 0 <= int(number) < config.num_labels:
+        number = teacher.get(str(name), counted)
+        if number is None or not 0 <= int(number) < len(teacher):
             unknown.append(name)
         else:
             numbers[value] = int(number)
     if unknown:
         shown = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
-        known = ", ".join(map(repr, list(config.label2id)[:5])) + (", …" if config.num_labels > 5 else "")
+        known = ", ".join(map(repr, list(teacher)[:5])) + (", …" if len(teacher) > 5 else "")
         raise ConfigurationError(
-            f"the labels must be those of the teacher, which has {config.num_labels} ({known}, or numbers from 0), but "
+            f"the labels must be those of the teacher, which has {len(teacher)} ({known}, or numbers from 0), but "
             f"{source} has {shown} in column {column!r}; rename them, or train the teacher on them."
         )
     return numbers

@@ -34,8 +34,8 @@ def find_trial(search_dir: Path, number: int | None) -> Trial:
 def export_student(search_dir: Path, number: int | None, out: Path) -> Trial:
     """Write a trained student, its configuration and its tokenizer or image processor into a new folder.
 
-    `AutoModel.from_pretrained(out)`, or the task's own class, loads it. Of a sentence encoder that is the model with its
-    own width; `1_Pooling` and `2_Dense` beside it, which `SentenceTransformer(out)` reads, make the embeddings.
+    `AutoModel.from_pretrained(out)`, or the task's own class, loads it. Of a sentence encoder that is the model with
+    its own width; with `1_Pooling` and `2_Dense` beside it, `SentenceTransformer(out)` gives the embeddings.
 
     Args:
         search_dir: of the search.
@@ -52,7 +52,11 @@ def export_student(search_dir: Path, number: int | None, out: Path) -> Trial:
     trial = find_trial(search_dir, number)
     student = student_directory(search_dir, trial.number)
     if not student.exists():
-        kept = [other.number for other in SearchResult.load(search_dir) if student_directory(search_dir, other.number).exists()]
+        kept = [
+            other.number
+            for other in SearchResult.load(search_dir)
+            if student_directory(search_dir, other.number).exists()
+        ]
         raise ConfigurationError(
             f"students of the Pareto front are kept, and that of trial {trial.number} is not of them; "
             f"there are {', '.join(map(str, kept)) or 'none'}."

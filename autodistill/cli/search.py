@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -23,7 +24,9 @@ from autodistill.cli.data import label_numbers, load_data
 from autodistill.cli.sentence_encoder import SentenceEncoder
 from autodistill.cli.settings import CommandConfig
 from autodistill.cli.tasks import TASKS, Encoder, Scores, Task
+from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
+from autodistill.distillation.explain import MappingRow, explain_mapping
 from autodistill.errors import ConfigurationError
 from autodistill.integrations.model_builder import TransformersBuilder
 from autodistill.json_files import TEMPORARY_SUFFIX
@@ -60,6 +63,25 @@ class HeldOut:
     def __iter__(self) -> Iterator[Batch]:
         return DataStream(self.loader, seed=0).epoch(0)
 
+    def describe(self) -> list[Any]:
+        """What tells them from others: how many batches there are, and what is in the first."""
+        return [len(self.loader), next(iter(self)).hash]
+
+
+class TaskSearch(AutoDistillation):
+    """A search that is one only with the same task, data and student.
+
+    Args:
+        described: what is recorded of them.
+    """
+
+    def __init__(self, *arguments: Any, described: dict[str, Any], **options: Any) -> None:
+        self._described = described
+        super().__init__(*arguments, **options)
+
+    def _description(self) -> dict[str, Any]:
+        return super()._description() | self._described
+
 
 class Workplace:
     """What a configuration stands for, made when it is asked for.
@@ -81,9 +103,11 @@ class Workplace:
     @cached_property
     def teacher(self) -> nn.Module:
         """The teacher, in eval mode."""
-        if self._embeds:
-            return self._load(SentenceEncoder, "teacher", self.config.teacher).eval()
-        return self._load(self._auto, "teacher", self.config.teacher, use_safetensors=True).eval()
+        options = {} if self._embeds else {"use_safetensors": True}  # anything else would be a pickle
+        teacher: nn.Module = self._load(
+            SentenceEncoder if self._embeds else self._auto, "teacher", self.config.teacher, **options
+        )
+        return teacher.eval()
 
     @cached_property
     def preprocessor(self) -> Any:
@@ -116,9 +140,9 @@ class Workplace:
 
     def build(self, architecture: Architecture) -> nn.Module:
         """A student; one that embeds sentences is projected to the width of the teacher's embeddings."""
-        student = self._builder(architecture)
+        student: Any = self._builder(architecture)
         if not self._embeds:
-            return student
+            return cast(nn.Module, student)
         teacher: Any = self.teacher
         projection = nn.Linear(student.config.hidden_size, teacher.width)
         return SentenceEncoder(student, pooling=teacher.pooling, projection=projection, normalize=teacher.normalize)
@@ -128,10 +152,10 @@ class Workplace:
         """Shuffled batches to learn from, and held-out ones."""
         data, task = self.config.data, self.task
         train, validation = load_data(data, task.columns, task.optional)
-        labels = {}
+        labels: dict[Any, int] = {}
         if task.label_column:
             for source, table in ((data.train, train), (str(data.validation), validation)):
-                labels |= label_numbers(table, task.label_column, self.teacher_config, source)
+                labels |= label_numbers(table, task.label_column, cast(Any, self.teacher_config).label2id, source)
         encoder = Encoder(self.preprocessor, self._inputs, self._max_length, labels)
 
         def loader(table: Any, shuffle: bool) -> DataLoader[Any]:
@@ -145,11 +169,31 @@ class Workplace:
         """`model -> metrics` on the held-out data."""
         return self.task.scores(self.teacher, self.loaders[1])
 
+    @cached_property
+    def settings(self) -> AutoDistillationConfig:
+        """The search and the distillation, the space without what cannot be built."""
+        given = self.config.auto_distillation
+        search = given.the_search()
+        space = self._builder.feasible(search.search_space)
+        reason = self._builder.why_not_inside(self._transformer(self.teacher), space) if given.init else None
+        if reason is not None:
+            raise ConfigurationError(
+                f"auto_distillation.init: students cannot start inside the teacher, since {reason}; leave init out."
+            )
+        return given.model_copy(update={"search": search.model_copy(update={"search_space": space})})
+
+    def example(self) -> tuple[Architecture, list[MappingRow]]:
+        """An architecture of the space, and what would be distilled into what in its student."""
+        space = self.settings.the_search().search_space
+        architecture = next(space.enumerate()) if space.is_finite else space.sample(np.random.default_rng(0))
+        batch = next(DataStream(self.loaders[0], self.settings.seed).epoch(0))
+        return architecture, explain_mapping(self.settings, self.build(architecture).eval(), self.teacher, batch)
+
     def search(self, search_dir: Path, *, show_progress_bar: bool = True) -> AutoDistillation:
         """The search in a directory, where it also leaves what an exported student is used with."""
-        return AutoDistillation(
+        return TaskSearch(
             self.build,
-            self.config.auto_distillation,
+            self.settings,
             teacher_model=self.teacher,
             train_dataloader=self.loaders[0],
             eval_func=self.scores,
@@ -157,6 +201,11 @@ class Workplace:
             device=self.config.device,
             show_progress_bar=show_progress_bar,
             callbacks=[self.keep_preprocessor],
+            described={
+                "task": self.config.task,
+                "student": self._builder.to_json(),
+                "held_out": self.loaders[1].describe(),
+            },
         )
 
     def keep_preprocessor(self, search: AutoDistillation, trial: Trial | None = None) -> None:
@@ -212,24 +261,17 @@ class Workplace:
         except ConfigurationError:
             raise
         except (OSError, ValueError) as error:
-            line = str(error).splitlines()[0]
             raise ConfigurationError(
-                f"{role}: {kind.__name__} must be able to load it, from a folder or the hub, but of {source!r} it says: "
-                f"{line}"
+                f"{role}: {kind.__name__} must be able to load {source!r}, from a folder or the hub, but says: "
+                f"{str(error).splitlines()[0]}"
             ) from error
 
 
 def _metric_problems(config: CommandConfig, task: Task) -> Iterator[str]:
-    """Metrics that nobody measures, or that the search would drive the wrong way."""
-    for metric in config.auto_distillation.search.metrics:
-        if metric.name not in {*task.metrics, *BUILT_IN}:
+    known = [task.metric, *BUILT_IN]
+    for metric in config.auto_distillation.the_search().metrics:
+        if metric.name not in known:
             yield (
                 f"auto_distillation.search.metrics: {metric.name!r} is not measured in {config.task}; "
-                f"{did_you_mean(metric.name, [*task.metrics, *BUILT_IN])}"
-            )
-        elif task.metrics.get(metric.name, metric.greater_is_better) != metric.greater_is_better:
-            better = "greater" if task.metrics[metric.name] else "less"
-            yield (
-                f"auto_distillation.search.metrics: for {metric.name!r} {better} is better; write "
-                f"{{name: {metric.name}, greater_is_better: {str(task.metrics[metric.name]).lower()}}}."
+                f"{did_you_mean(metric.name, known)}"
             )

@@ -1,7 +1,7 @@
 """Sentence embeddings: a transformers model, the pooling of its last hidden states, and a projection.
 
-On disk it is what sentence-transformers reads: the model and its tokenizer in the folder itself, `1_Pooling`, and, where
-there are such, `2_Dense` and a normalisation.
+On disk it is what sentence-transformers reads: the model and its tokenizer in the folder itself, `1_Pooling`, and,
+where there are such, `2_Dense` and `3_Normalize`.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ def _read_pooling(directory: Path) -> Pooling:
         return "mean"
     if modes == {"cls"}:
         return "cls"
-    raise ConfigurationError(f"the pooling of a sentence encoder is 'mean' or 'cls', but {directory} has {sorted(modes)}.")
+    raise ConfigurationError(
+        f"the pooling of a sentence encoder is 'mean' or 'cls', but {directory} has {sorted(modes)}."
+    )
 
 
 def _read_projection(directory: Path) -> nn.Linear:

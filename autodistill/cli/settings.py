@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from autodistill.config import AutoDistillationConfig, read_configuration
+from autodistill.config import AutoDistillationConfig, ModelConfig, read_configuration
 from autodistill.distillation.settings import Section
 
 TaskName = Literal[
@@ -41,7 +41,7 @@ class DataConfig(Section):
     name: str | None = None
     train_split: str = "train"
     validation_split: str = "validation"
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     max_length: PositiveInt = 128
     batch_size: PositiveInt = 32
 
@@ -57,6 +57,7 @@ class CommandConfig(Section):
         data: what students learn from.
         auto_distillation: the search and the distillation, as everywhere.
         device: `auto` is a GPU where there is one.
+        model: what the specification's files have beside `auto_distillation`.
 
     Examples:
         >>> config = CommandConfig.load({
@@ -75,6 +76,7 @@ class CommandConfig(Section):
     data: DataConfig
     auto_distillation: AutoDistillationConfig
     device: str = "auto"
+    model: ModelConfig | None = None
 
     @classmethod
     def load(cls, source: Mapping[str, Any] | str | Path) -> CommandConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -61,7 +60,10 @@ def encode_words(encoder: Encoder, rows: Rows) -> Features:
     labels = []
     for row, tags in enumerate(rows["tags"]):
         words = tokens.word_ids(row)
-        firsts = [word if word is not None and word != before else None for before, word in zip([None, *words], words, strict=False)]
+        firsts = [
+            word if word is not None and word != before else None
+            for before, word in zip([None, *words], words, strict=False)
+        ]
         labels.append([IGNORED_LABEL if word is None else encoder.labels[tags[word]] for word in firsts])
     return encoder.chosen(tokens) | {"labels": labels}
 
@@ -88,7 +90,7 @@ def accuracy(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
 
 
 def language_modelling(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
-    """The cross-entropy of a token (`eval_loss`, in nats) and its exponential (`perplexity`)."""
+    """The cross-entropy of a token, in nats; its exponential is the perplexity."""
 
     def score(student: nn.Module) -> dict[str, float]:
         total = counted = 0.0
@@ -98,7 +100,7 @@ def language_modelling(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
             if tokens:  # the mean over no token is no number
                 total += float(output.loss) * tokens
                 counted += tokens
-        return {"eval_loss": total / counted, "perplexity": math.exp(total / counted)}
+        return {"eval_loss": total / counted}
 
     return score
 
@@ -143,7 +145,7 @@ class Task:
         encode: rows to features.
         collator: from the preprocessor, what makes a batch of features.
         scores: from the teacher and held-out batches, `student -> metrics`.
-        metrics: those that it gives, and whether greater is better.
+        metric: the one that it gives.
         family: the usual one of its models.
     """
 
@@ -152,7 +154,7 @@ class Task:
     encode: Callable[[Encoder, Rows], Features]
     collator: Callable[[Any], Callable[[Any], Mapping[str, Any]]]
     scores: Callable[[nn.Module, Iterable[Batch]], Scores]
-    metrics: Mapping[str, bool]
+    metric: str
     optional: tuple[str, ...] = ()
     label_column: str | None = None
     family: str = "bert"
@@ -165,7 +167,7 @@ TASKS: Mapping[str, Task] = {
         encode_texts,
         transformers.DataCollatorWithPadding,
         accuracy,
-        {"accuracy": True},
+        "accuracy",
         optional=("text_pair",),
         label_column="label",
     ),
@@ -175,7 +177,7 @@ TASKS: Mapping[str, Task] = {
         encode_words,
         transformers.DataCollatorForTokenClassification,
         accuracy,
-        {"accuracy": True},
+        "accuracy",
         label_column="tags",
     ),
     "masked-lm": Task(
@@ -184,7 +186,7 @@ TASKS: Mapping[str, Task] = {
         encode_texts,
         transformers.DataCollatorForLanguageModeling,
         language_modelling,
-        {"eval_loss": False, "perplexity": False},
+        "eval_loss",
     ),
     "causal-lm": Task(
         "AutoModelForCausalLM",
@@ -192,7 +194,7 @@ TASKS: Mapping[str, Task] = {
         encode_texts,
         lambda tokenizer: transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False),
         language_modelling,
-        {"eval_loss": False, "perplexity": False},
+        "eval_loss",
         family="gpt2",
     ),
     "sentence-embedding": Task(
@@ -201,7 +203,7 @@ TASKS: Mapping[str, Task] = {
         encode_texts,
         transformers.DataCollatorWithPadding,
         similarity,
-        {"spearman": True},
+        "spearman",
     ),
     "image-classification": Task(
         "AutoModelForImageClassification",
@@ -209,7 +211,7 @@ TASKS: Mapping[str, Task] = {
         encode_images,
         lambda processor: _collate_images,
         accuracy,
-        {"accuracy": True},
+        "accuracy",
         label_column="label",
         family="vit",
     ),

@@ -63,8 +63,7 @@ def configuration_text(
         validation=_scalar(validation or 0.1),
         columns=_columns(chosen),
         init=_init(task, family, own_family),
-        measured=", ".join(chosen.metrics),
-        metrics=_metrics(chosen),
+        metric=chosen.metric,
         regular=_EMBEDDINGS if task == "sentence-embedding" else _PREDICTIONS,
         **_space(transformers_space(family, config)),
     )
@@ -104,9 +103,3 @@ def _space(space: SearchSpace) -> dict[str, str]:
         "space": "\n".join(values),
         "constraints": "\n".join(f"      - {constraint}" for constraint in space.constraints),
     }
-
-
-def _metrics(task: Task) -> str:
-    name, greater = next(iter(task.metrics.items()))
-    quality = name if greater else f"{{name: {name}, greater_is_better: false}}"
-    return "\n".join(f"      - {metric}" for metric in (quality, "latency", "parameters"))

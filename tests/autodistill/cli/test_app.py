@@ -12,7 +12,18 @@ import pytest
 import torch
 import transformers
 import yaml
-from saved_teachers import BERT, GPT2, NAMED, VIT, save_teacher, sentences, write_csv, write_images, write_lines, write_tagged
+from saved_teachers import (
+    BERT,
+    GPT2,
+    NAMED,
+    VIT,
+    save_teacher,
+    sentences,
+    write_csv,
+    write_images,
+    write_lines,
+    write_tagged,
+)
 from typer.testing import CliRunner
 
 from autodistill.cli.app import app
@@ -206,6 +217,15 @@ def test_missing_column_is_told_with_those_there_are(classifier):
     assert "data.columns.label: the task needs a column 'label', but train.csv has sentence, target" in told
 
 
+def test_search_dir_of_other_held_out_data_is_refused(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    run("search", "search.yaml", "--search-dir", "runs", "--trials", 1, "--no-progress")
+    config["data"]["validation"] = 0.25
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    told = run("search", "search.yaml", "--search-dir", "runs", code=2)
+    assert "held_out[0] was 3, but is now 2" in told
+
+
 def test_search_dir_of_another_teacher_is_refused(classifier):
     configure("text-classification", classifier, write_csv(Path("train.csv")))
     run("search", "search.yaml", "--search-dir", "runs", "--trials", 1, "--no-progress")
@@ -217,22 +237,37 @@ def test_search_dir_of_another_teacher_is_refused(classifier):
     assert "teacher" in told
 
 
-def test_metric_that_nobody_measures_or_that_points_the_wrong_way_is_told():
+def test_metric_that_nobody_measures_is_told():
     teacher = save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
     config = configure("masked-lm", teacher, write_lines(Path("texts.txt")))
     config["auto_distillation"]["search"]["metrics"] = ["eval_loss", "acuracy"]
     Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     told = run("search", "search.yaml", "--search-dir", "runs", code=2)
-    assert "for 'eval_loss' less is better; write {name: eval_loss, greater_is_better: false}" in told
-    assert "'acuracy' is not measured in masked-lm; known: 'eval_loss', 'perplexity', 'latency'" in told
+    assert "'acuracy' is not measured in masked-lm; known: 'eval_loss', 'latency'" in told
+
+
+def test_students_wider_than_the_teacher_cannot_start_inside_it(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    config["auto_distillation"]["search"]["search_space"]["hidden_size"] = [8, 32]
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    told = run("search", "search.yaml", "--search-dir", "runs", code=2)
+    assert "auto_distillation.init: students cannot start inside the teacher" in told
+    assert "leave init out" in told
+
+
+def test_dimension_that_is_no_field_of_the_configuration_is_told(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    config["auto_distillation"]["search"]["search_space"]["hiden_size"] = [8]
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    told = run("search", "search.yaml", "--search-dir", "runs", code=2)
+    assert "'hiden_size' is not; did you mean 'hidden_size'" in told
 
 
 def test_teacher_that_is_not_there_is_told(classifier):
     config = configure("text-classification", classifier, write_csv(Path("train.csv")))
     Path("search.yaml").write_text(yaml.safe_dump(config | {"teacher": "no/such/teacher"}), encoding="utf-8")
     told = run("search", "search.yaml", "--search-dir", "runs", code=2)
-    assert "teacher: AutoModelForSequenceClassification must be able to load it" in told
-    assert "'no/such/teacher'" in told
+    assert "teacher: AutoModelForSequenceClassification must be able to load 'no/such/teacher'" in told
 
 
 @pytest.mark.parametrize("command", [("status",), ("trials",), ("show", "0"), ("export", "out")])
