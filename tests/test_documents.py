@@ -35,7 +35,7 @@ def test_the_python_of_a_document_runs(document, workplace, monkeypatch, capsys)
         assert not namespace["student"].training
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/command_line.md", "CONTRIBUTING.md"])
 def test_the_files_that_a_document_links_to_exist(document):
     folder = (ROOT / document).parent
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8")):

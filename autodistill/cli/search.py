@@ -238,8 +238,9 @@ class Workplace:
     @property
     def _inputs(self) -> list[str]:
         """The features of the preprocessor that teacher and student take."""
+        config = self.student_config
         with torch.device("meta"):
-            student = self._auto.from_config(self.student_config)
+            student = self._auto.from_config(config)
         accepted = [inspect.signature(model.forward).parameters for model in (self._transformer(self.teacher), student)]
         names: list[str] = self.preprocessor.model_input_names
         return [name for name in names if all(name in parameters for parameters in accepted)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from autodistill.config import AutoDistillationConfig, ModelConfig, read_configuration
 from autodistill.distillation.settings import Section
@@ -37,13 +37,22 @@ class DataConfig(Section):
     """
 
     train: str
-    validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
+    validation: str | float = 0.1
     name: str | None = None
     train_split: str = "train"
     validation_split: str = "validation"
     columns: dict[str, str] = Field(default_factory=dict)
     max_length: PositiveInt = 128
     batch_size: PositiveInt = 32
+
+    @field_validator("validation")
+    @classmethod
+    def _is_a_share(cls, value: str | float) -> str | float:
+        if not isinstance(value, str) and not 0 < value < 1:
+            raise ValueError(
+                f"must be data, or the share of `train` that is held out, between 0 and 1, but got {value}."
+            )
+        return value
 
 
 class CommandConfig(Section):

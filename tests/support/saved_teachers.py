@@ -32,7 +32,7 @@ def save_teacher(folder: Path, model: str, **settings) -> Path:
     model_class = getattr(transformers, model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if "vision" in model_class.main_input_name or model_class.main_input_name == "pixel_values":
+        if model_class.main_input_name == "pixel_values":
             preprocessor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8})
         else:
             preprocessor = make_tokenizer()
@@ -43,7 +43,8 @@ def save_teacher(folder: Path, model: str, **settings) -> Path:
 
 
 def make_tokenizer() -> transformers.BertTokenizer:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    """Words are tokens; `w1s` is two, `w1` and `##s`."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
     return transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=12)
 
 

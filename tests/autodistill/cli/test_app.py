@@ -32,16 +32,6 @@ from autodistill.cli.sentence_encoder import SentenceEncoder
 TEXTS = [" ".join(words) for words in sentences(4)]
 
 
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    """A directory of its own, and no hub: what is not here cannot be fetched."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return tmp_path
-
-
 def run(*arguments, code=0):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
@@ -181,7 +171,7 @@ def test_student_of_another_family_takes_vocabulary_and_labels_from_the_teacher(
     run("export", "runs", "out")
     student = transformers.AutoModelForSequenceClassification.from_pretrained("out")
     assert type(student).__name__ == "DistilBertForSequenceClassification"
-    assert student.config.vocab_size == 25
+    assert student.config.vocab_size == 26
     assert student.config.id2label == {0: "bad", 1: "good"}
 
 
@@ -326,9 +316,11 @@ def test_interrupted_search_ends_with_130_and_goes_on_when_called_again(classifi
     assert "2 trials: 2 complete" in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
 
 
-def test_module_runs_as_a_program():
-    command = [sys.executable, "-m", "autodistill", "--help"]
+def test_module_runs_as_a_program_and_needs_the_library_of_data_only_for_data():
+    program = "import runpy, sys; sys.argv = ['autodistill', 'status', '.']\n"
+    program += "try: runpy.run_module('autodistill', run_name='__main__')\n"
+    program += "except SystemExit as end: print(end.code, 'datasets' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "Find small, fast students of a large teacher" in result.stdout
+    assert result.stdout.split() == ["2", "False"], result.stderr
