@@ -20,6 +20,7 @@ from autodistill.distillation.criteria import (  # noqa: E402
     IntermediateLayersKnowledgeDistillationLoss,
     KnowledgeDistillationLoss,
 )
+from autodistill.distillation.explain import MappingRow, explain_mapping  # noqa: E402
 from autodistill.distillation.layers import LayerMapping, Tap  # noqa: E402
 from autodistill.distillation.loss_modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss  # noqa: E402
 from autodistill.distillation.losses import distillation_loss  # noqa: E402
@@ -29,6 +30,7 @@ from autodistill.distillation.runner import DistilRunner  # noqa: E402
 from autodistill.distillation.schedule import Distiller  # noqa: E402
 from autodistill.distillation.settings import (  # noqa: E402
     AnnealedTemperature,
+    DistillationConfig,
     FlashDistillationConfig,
     PhaseConfig,
     RegularDistillationConfig,
@@ -74,6 +76,7 @@ __all__ = [
     "DepthwiseSeparableConv",
     "DepthwiseSeparableStudent",
     "DistilRunner",
+    "DistillationConfig",
     "DistillationDataset",
     "Distiller",
     "Family",
@@ -95,6 +98,7 @@ __all__ = [
     "LossCallback",
     "MSEHiddenStatesCallback",
     "MSEHiddenStatesLoss",
+    "MappingRow",
     "Metric",
     "NonFiniteError",
     "Observation",
@@ -123,6 +127,7 @@ __all__ = [
     "depthwise_separable_space",
     "distillation_loss",
     "evaluate_distillation",
+    "explain_mapping",
     "initialize_from_teacher",
     "measure",
     "results_table",

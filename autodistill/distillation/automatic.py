@@ -1,4 +1,4 @@
-"""What is mapped where nothing is said: hidden states, and in models of the transformers library attention and embeddings.
+"""What is mapped where nothing is said: hidden states and, in transformers' models, attention and embeddings.
 
 Student block i of n meets teacher block `ceil((i + 1) * m / n) - 1` of m, hidden states by normalised squared error.
 Where both models compute attention probabilities, with as many heads, those of a pair of blocks are compared by

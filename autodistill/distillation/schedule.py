@@ -25,6 +25,7 @@ from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
 from autodistill.distillation.plan import Plan, Stage, flash_stages, path_problems, regular_stage
+from autodistill.distillation.predictions import prediction_problems
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -192,7 +193,7 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
-        if self._initializer is not None:
+        if self._initializer is not None and self.processes.is_main:  # the others hold one batch, and get its student
             self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]
         student_taps = {tap for stage in plan.stages for tap in stage.student_taps}
@@ -202,6 +203,10 @@ class Distiller:
         teacher = self.cache.features(batch, plan.teacher_taps)
         criteria: list[Criterion] = []
         for index, stage in enumerate(plan.stages):
+            different = list(prediction_problems(stage, student, self.teacher, features, teacher))
+            problems += different
+            if different:
+                continue
             if stage.on_predictions:
                 criteria.append(KnowledgeDistillationLoss(1.0, stage.loss_types, stage.loss_weights))
                 continue

@@ -379,6 +379,10 @@ class RegularDistillationConfig(PhaseConfig):
             yield from count_problems(field, getattr(self, field), mappings)
 
 
+DistillationConfig = RegularDistillationConfig
+"""The specification's name for it; given for flash distillation, it is a stage of the whole student."""
+
+
 def _raise(problems: Iterator[str]) -> None:
     found = list(problems)
     if found:

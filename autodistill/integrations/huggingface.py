@@ -198,8 +198,8 @@ class AutoDistillationMixin(_Base):
             yield "the built-in distillation trains whole models, but FSDP or DeepSpeed splits them; use DDP."
         if train_func is None and (self.optimizer is not None or self.lr_scheduler is not None):
             yield (
-                "every student needs an optimizer of its own, but the trainer was given one; leave `optimizers` out, or "
-                "give optimizer_cls_and_kwargs."
+                "every student needs an optimizer of its own, but the trainer was given one; leave `optimizers` "
+                "out, or give optimizer_cls_and_kwargs."
             )
         own = [metric.name for metric in config.the_search().metrics if metric.name not in BUILT_IN]
         if own and eval_func is None and self.eval_dataset is None:
@@ -291,7 +291,7 @@ class AutoDistillationMixin(_Base):
         try:
             return run.run()
         finally:
-            self._run, self.args, self.model_init = None, given, None
+            self._run, self.args, self.__dict__["model_init"] = None, given, None
             if self.model_wrapped is not None:
                 self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
             self.accelerator.free_memory()

@@ -20,6 +20,9 @@ from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
 
+FIELDS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "embedding_size")
+"""What the constraints of the families are about, besides MobileBERT's bottleneck."""
+
 
 class TransformersBuilder:
     """Builds the student of an architecture: `model_cls` from a copy of a configuration with the architecture's keys.
@@ -37,7 +40,7 @@ class TransformersBuilder:
 
     Examples:
         >>> from transformers import AutoModel, BertConfig
-        >>> base = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+        >>> base = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
         >>> builder = TransformersBuilder(AutoModel, base)
         >>> builder({"hidden_size": 4}).config.hidden_size, base.hidden_size
         (4, 8)
@@ -135,13 +138,15 @@ class TransformersBuilder:
         if not hasattr(base, width) or not hasattr(base, heads) or hasattr(base, "d_kv"):
             return []
         rules: list[str] = []
+        if hasattr(base, "trigram_input"):  # MobileBERT's prediction head is as much wider than the embeddings
+            rules.append("{hidden_size} >= {embedding_size}")
         if not _has_own_head_size(base):
             rules.append(f"{{{width}}} % {{{heads}}} == 0")
             if hasattr(base, "rope_parameters"):
                 rules.append(f"({{{width}}} // {{{heads}}}) % 2 == 0")
         if _key_value_heads(base) != getattr(base, heads) or "num_key_value_heads" in space.names:
             rules.append(f"{{{heads}}} % {{num_key_value_heads}} == 0")
-        terms = {name: self._term(name, space) for name in (width, heads, "num_key_value_heads")}
+        terms = {name: self._term(name, space) for name in (*FIELDS, width)}
         searched = set(space.names)
         return [
             rule.format(**terms) for rule in rules if any(terms[n] in searched for n in terms if f"{{{n}}}" in rule)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -132,7 +132,7 @@ class TrainerRun:
         """Train the student; return how it went."""
         trainer = self.trainer
         trainer.args = self._arguments(trainer.args)
-        trainer.model_init = lambda: self.student
+        trainer.model_init = lambda: cast(Any, self.student)
         trainer.loss_is_scaled_for_ga = False
         with (
             tempfile.TemporaryDirectory() as directory,
