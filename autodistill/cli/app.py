@@ -18,7 +18,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from autodistill.cli.export import export_student, find_trial
-from autodistill.cli.search import Workplace
+from autodistill.cli.search import SearchSetup
 from autodistill.cli.settings import CommandConfig, TaskName
 from autodistill.cli.template import configuration_text
 from autodistill.display import describe_architecture, describe_outcome, describe_result, format_number, results_table
@@ -29,6 +29,7 @@ from autodistill.errors import (
     SearchDirectoryError,
     SearchSpaceError,
 )
+from autodistill.processes import current_processes
 from autodistill.trial import SearchResult, Trial, TrialState
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -93,14 +94,16 @@ def search(
 ) -> None:
     """Search, or go on with a search that was interrupted."""
     _quiet_libraries()
-    workplace = Workplace(CommandConfig.load(config))
-    agent = workplace.search(search_dir, show_progress_bar=progress)
+    setup = SearchSetup(CommandConfig.load(config))
+    agent = setup.search(search_dir, show_progress_bar=progress)
     before = len(agent.search_result)
     if before:
         _say(f"{search_dir} holds {before} trials of this search: resuming.")
     best = agent.search_loop(n_trials=trials, timeout=timeout)
-    workplace.keep_preprocessor(agent)
-    _print_table(results_table(agent.search_result, workplace.scores(workplace.teacher)))
+    if not current_processes().is_main:  # under `accelerate launch` one of them tells the result
+        return
+    setup.keep_preprocessor(agent)
+    _print_table(results_table(agent.search_result, setup.scores(setup.teacher)))
     if best is None:
         _say("autodistill: no trial is feasible; `autodistill trials` tells why.", stderr=True)
         raise typer.Exit(FAILED)
@@ -110,7 +113,7 @@ def search(
 def explain(config: ConfigFile) -> None:
     """Show what would be distilled into what, for the first architecture of the space."""
     _quiet_libraries()
-    architecture, rows = Workplace(CommandConfig.load(config)).example()
+    architecture, rows = SearchSetup(CommandConfig.load(config)).example()
     table = Table(title=Text(describe_architecture(Trial(0, architecture))), title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("stage", "student", "teacher", "loss", "weight", "steps"):
         table.add_column(heading, overflow="fold")

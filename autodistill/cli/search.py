@@ -83,7 +83,7 @@ class TaskSearch(AutoDistillation):
         return super()._description() | self._described
 
 
-class Workplace:
+class SearchSetup:
     """What a configuration stands for, made when it is asked for.
 
     Args:

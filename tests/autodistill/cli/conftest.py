@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def own_directory(tmp_path, monkeypatch):
     """What is not here cannot be fetched."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -291,7 +291,7 @@ def test_search_whose_trials_all_fail_ends_with_1(classifier, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("autodistill.cli.search.Workplace.build", broken)
+    monkeypatch.setattr("autodistill.cli.search.SearchSetup.build", broken)
     config = yaml.safe_load(Path("search.yaml").read_text(encoding="utf-8"))
     config["auto_distillation"]["search"]["max_trials"] = 5
     Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -309,7 +309,7 @@ def test_interrupted_search_ends_with_130_and_goes_on_when_called_again(classifi
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("autodistill.cli.search.Workplace.scores", property(lambda self: interrupted))
+        patched.setattr("autodistill.cli.search.SearchSetup.scores", property(lambda self: interrupted))
         told = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=130)
     assert "interrupted; the same command goes on from here" in told
     assert "trial 0 has been running since" in run("status", "runs")

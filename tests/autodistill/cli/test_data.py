@@ -96,6 +96,7 @@ def test_all_missing_and_unknown_columns_are_told_at_once():
     [
         ("rows.xlsx", "x", "a file of data ends in .csv, .tsv, .json, .jsonl, .txt, .parquet, but got rows.xlsx"),
         ("no/such/rows.csv", None, "must exist, but no/such/rows.csv does not"),
+        ("no-such-data", None, "the data in no-such-data must be readable, but: "),  # taken for one of the hub
         ("rows.jsonl", "{", "the data in rows.jsonl must be readable, but: "),
         ("rows.parquet", "x", "the data in rows.parquet must be readable, but: "),
     ],

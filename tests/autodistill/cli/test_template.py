@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 from saved_teachers import BERT, save_teacher
 
@@ -12,6 +13,7 @@ from autodistill.cli.settings import CommandConfig
 from autodistill.cli.tasks import TASKS
 from autodistill.cli.template import configuration_text
 from autodistill.errors import ConfigurationError
+from autodistill.integrations.model_builder import TransformersBuilder
 from search_spaces import SearchSpaceError
 from search_spaces.transformers import FAMILIES, transformers_space
 
@@ -37,6 +39,13 @@ def test_space_is_that_of_the_family(family):
     assert config.student == family
     assert config.auto_distillation.search.search_space == transformers_space(family)
     assert (config.auto_distillation.init is not None) == (family == "bert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_of_the_space_can_be_built(family):
+    space = transformers_space(family)
+    builder = TransformersBuilder(transformers.AutoModel, transformers.AutoConfig.for_model(family))
+    assert builder.feasible(space).size == space.size
 
 
 def test_space_is_cut_to_the_teacher_and_what_was_given_is_written_down():
