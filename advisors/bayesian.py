@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from advisors.acquisition import log_expected_improvement, log_probability_kept
 from advisors.base import Advisor, Observation
 from advisors.candidates import CandidatePool
 from advisors.errors import AdvisorError
-from advisors.objectives import Finished, FloatArray, read_history, scalarise
+from advisors.objectives import Finished, FloatArray, best_first, read_history, scalarise
 from advisors.surrogate import Surrogate
 from advisors.unseen import Seen, random_unseen, seen_in
 from search_spaces import Architecture, SearchSpace
 
 _STARTS = 64  # random architectures from which a proposal is chosen before there is a model
 _CENTRES = 5  # the best trials whose neighbours are candidates in a space too large to be scored whole
+_LEARNT = 300  # trials a model is fitted to: beyond, its cost grows with their cube
 _CLIMBS = 20  # steps of local search from the best candidate there
 
 
 class BayesianAdvisor(Advisor):
     """Proposes the unseen architecture with the largest expected improvement under a Gaussian process.
 
-    The process (scikit-optimize's) is fitted from scratch to the whole history at each call: architectures as the
-    space encodes them (choices one-hot), a length scale for each dimension. Spaces of up to 50,000 architectures are
-    scored whole; larger ones by 5,000 random candidates, the neighbours of the best trials, and a local search from
-    the best of these.
+    Processes (scikit-optimize's) are fitted from scratch at each call: architectures as the space encodes them (choices
+    one-hot), a length scale for each dimension, the improvement averaged over eight settings of the hyper-parameters.
+    Of more than 300 complete trials, the best 150 and 150 of the others are learnt. Spaces of up to 50,000
+    architectures are scored whole; larger ones by 5,000 random candidates, the neighbours of the best trials, and a
+    local search from the best of these.
 
     Several objectives are joined by random augmented Chebyshev weights, drawn anew for each proposal. A candidate
     counts by the probability that it keeps the bounds on outcomes. Running trials enter with the mean of the finished
@@ -46,7 +51,7 @@ class BayesianAdvisor(Advisor):
     {'layers': 8}
     """
 
-    def __init__(self, space: SearchSpace, *, initial: int = 10) -> None:
+    def __init__(self, space: SearchSpace, *, initial: int = 5) -> None:
         super().__init__(space)
         if initial < 1:
             raise AdvisorError(f"`initial >= 1` must hold, but got {initial}")
@@ -60,9 +65,8 @@ class BayesianAdvisor(Advisor):
         if len(finished.architectures) < self.initial:
             return self._start(history, seen, rng)
         losses = scalarise(finished.objectives, rng)
-        model = _Model.fit(self.space, finished, losses)
-        order = np.lexsort((losses, ~finished.feasible))
-        good = [finished.architectures[i] for i in order[:_CENTRES]]
+        model = _Model.fit(self.space, finished, losses, rng)
+        good = [finished.architectures[i] for i in best_first(finished, losses)[:_CENTRES]]
         candidates = self._pool.draw(seen, good, rng)
         scores = model.score(candidates.features)
         top = _argmax(scores, rng)
@@ -103,14 +107,16 @@ class _Model:
     best: float | None  # None: no trial has kept every bound yet
 
     @classmethod
-    def fit(cls, space: SearchSpace, finished: Finished, losses: FloatArray) -> _Model:
-        features = space.encode([*map(space.validate, finished.architectures + finished.running)])
+    def fit(cls, space: SearchSpace, finished: Finished, losses: FloatArray, rng: np.random.Generator) -> _Model:
+        rows = _worth_learning(finished, losses, rng)
+        learnt = [finished.architectures[i] for i in rows]
+        features = space.encode([*map(space.validate, learnt + finished.running)])
         widths = [domain.width for domain in space.dimensions.values()]
         running = len(finished.running)
 
         def surrogate(targets: FloatArray) -> Surrogate:
             believed = np.full(running, np.mean(targets))
-            return Surrogate(features, np.concatenate([targets, believed]), widths)
+            return Surrogate(features, np.concatenate([targets[rows], believed]), widths, rng)
 
         kept = losses[finished.feasible]
         return cls(
@@ -126,10 +132,24 @@ class _Model:
         """
         score = np.zeros(len(features))
         for bound in self.bounds:
-            score += log_probability_kept(*bound.predict(features))
+            score += _log_mean(log_probability_kept(*bound.predict(features)))
         if self.best is not None:
-            score += log_expected_improvement(*self.loss.predict(features), self.best)
+            score += _log_mean(log_expected_improvement(*self.loss.predict(features), self.best))
         return score
+
+
+def _worth_learning(finished: Finished, losses: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """The positions of the trials that are learnt: all, or the best half of what is affordable and some of the rest."""
+    if len(losses) <= _LEARNT:
+        return np.arange(len(losses))
+    order = best_first(finished, losses)
+    rest = rng.choice(order[_LEARNT // 2 :], _LEARNT - _LEARNT // 2, replace=False)
+    return np.sort(np.concatenate([order[: _LEARNT // 2], rest]))
+
+
+def _log_mean(logarithms: FloatArray) -> FloatArray:
+    """The logarithm of the mean over the processes, of shape (n,)."""
+    return np.asarray(logsumexp(logarithms, axis=0) - math.log(len(logarithms)))
 
 
 def _argmax(scores: FloatArray, rng: np.random.Generator) -> int:

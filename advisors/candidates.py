@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from advisors.objectives import FloatArray
-from advisors.unseen import Identity, Seen, ensure_any_left, identity, random_unseen
+from advisors.unseen import Identity, Seen, ensure_any_left, identity, random_unseen, unseen_neighbours
 from search_spaces import Architecture, SearchSpace
 
 SCORE_ALL_LIMIT = 50_000
@@ -61,8 +61,7 @@ class CandidatePool:
 
     def around(self, centre: Architecture, seen: Seen) -> Candidates:
         """The unseen neighbours of an architecture; there may be none."""
-        new = [other for other in self._space.neighbours(centre) if identity(other) not in seen]
-        return self._encoded(new)
+        return self._encoded(unseen_neighbours(self._space, centre, seen))
 
     def _encoded(self, architectures: Sequence[Architecture]) -> Candidates:
         return Candidates(architectures, self._space.encode(architectures))

@@ -73,6 +73,18 @@ def scalarise(objectives: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.asarray(weighted.max(axis=1) + CHEBYSHEV_AUGMENTATION * weighted.sum(axis=1))
 
 
+def best_first(finished: Finished, losses: FloatArray) -> npt.NDArray[np.intp]:
+    """The positions of the complete observations, the best first.
+
+    Those that keep every bound come first, by their losses; then the others, those that break the bounds least before
+    those that break them most, each bound in proportion to the worst that it was broken.
+    """
+    broken = np.maximum(finished.violations, 0.0)
+    worst = broken.max(axis=0, initial=0.0)
+    excess = (broken / np.where(worst > 0, worst, 1.0)).sum(axis=1)
+    return np.lexsort((losses, excess))
+
+
 def scale_to_range(objectives: FloatArray) -> FloatArray:
     """Each column moved and scaled to [0, 1]; a constant column becomes 0."""
     low, high = objectives.min(axis=0), objectives.max(axis=0)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from optuna.samplers import BaseSampler
 
 from advisors.base import Advisor
 from advisors.bayesian import BayesianAdvisor
 from advisors.errors import AdvisorError
+from advisors.evolution import EvolutionAdvisor
 from advisors.function import FunctionAdvisor, SuggestFunction
 from advisors.grid import GridAdvisor
+from advisors.local_search import LocalSearchAdvisor
 from advisors.random_search import RandomAdvisor
-from advisors.tpe import TPEAdvisor
+from advisors.sampler import SamplerAdvisor, SamplerFactory, TPEAdvisor
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
 
-AdvisorSpec = str | Advisor | type[Advisor] | SuggestFunction
+AdvisorSpec = str | Advisor | type[Advisor] | SuggestFunction | SamplerFactory
 
 ENTRY_POINT_GROUP = "autodistill.advisors"
 
@@ -26,14 +31,16 @@ _BUILT_IN: dict[str, type[Advisor]] = {
     "Random": RandomAdvisor,
     "Grid": GridAdvisor,
     "TPE": TPEAdvisor,
+    "LocalSearch": LocalSearchAdvisor,
+    "Evolution": EvolutionAdvisor,
 }
 
 
 def advisor_names() -> list[str]:
     """The names that `create_advisor` knows: the built-in ones, then those of the entry-point group.
 
-    >>> advisor_names()[:4]
-    ['BO', 'Random', 'Grid', 'TPE']
+    >>> advisor_names()[:6]
+    ['BO', 'Random', 'Grid', 'TPE', 'LocalSearch', 'Evolution']
     """
     return list(dict.fromkeys([*_BUILT_IN, *sorted(_plug_ins())]))
 
@@ -42,7 +49,7 @@ def create_advisor(name: str, space: SearchSpace) -> Advisor:
     """The advisor of that name (upper or lower case alike) for a space.
 
     Besides the built-in ones it knows the names under the entry-point group `autodistill.advisors`; each stands for a
-    subclass of `Advisor` or a function `f(history, *, seed)`. Raises `AdvisorError` for an unknown name.
+    subclass of `Advisor` or one of the functions that `as_advisor` takes. Raises `AdvisorError` for an unknown name.
 
     >>> from search_spaces import SearchSpace
     >>> type(create_advisor("bo", SearchSpace({"layers": [2, 4]}))).__name__
@@ -61,9 +68,16 @@ def create_advisor(name: str, space: SearchSpace) -> Advisor:
 
 
 def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:
-    """The advisor that `spec` stands for: a name, an instance, a subclass, or a function `f(history, *, seed)`.
+    """The advisor that `spec` stands for.
 
-    Raises `AdvisorError` for an unknown name, an instance made for another space, or anything else.
+    A name, an instance, a subclass, a function `f(history, *, seed) -> architecture`, or a function `f(seed)` that
+    makes an Optuna sampler. Raises `AdvisorError` for an unknown name, an instance made for another space, or anything
+    else.
+
+    >>> from optuna.samplers import GPSampler
+    >>> from search_spaces import SearchSpace
+    >>> type(as_advisor(lambda seed: GPSampler(seed=seed), SearchSpace({"layers": [2, 4]}))).__name__
+    'SamplerAdvisor'
     """
     if isinstance(spec, str):
         return create_advisor(spec, space)
@@ -77,12 +91,24 @@ def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:
     if isinstance(spec, type):
         if issubclass(spec, Advisor):
             return spec(space)
-    elif callable(spec):
-        return FunctionAdvisor(space, spec)
+    elif isinstance(spec, BaseSampler) or _can_be_called(spec, 0):
+        return SamplerAdvisor(space, cast(SamplerFactory, spec))
+    elif _can_be_called(spec, (), seed=0):
+        return FunctionAdvisor(space, cast(SuggestFunction, spec))
     raise AdvisorError(
-        "an advisor must be a name, an instance or subclass of Advisor, or a function f(history, *, seed), "
-        f"but got {spec!r}"
+        "an advisor must be a name, an instance or subclass of Advisor, a function f(history, *, seed) that proposes, "
+        f"or a function f(seed) that makes an Optuna sampler, but got {spec!r}"
     )
+
+
+def _can_be_called(function: object, *arguments: object, **named: object) -> bool:
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except (TypeError, ValueError):  # ValueError: a builtin without a signature
+        return False
+    return True
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

@@ -1,108 +1,96 @@
-"""The Gaussian process that the Bayesian advisor learns a history with."""
+"""The Gaussian processes that the Bayesian advisor learns a history with."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.linalg import cho_solve, cholesky
 from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessRegressor as ScikitLearnRegressor
-from sklearn.gaussian_process.kernels import Hyperparameter, NormalizedKernelMixin, StationaryKernelMixin
 from skopt.learning.gaussian_process import GaussianProcessRegressor
-from skopt.learning.gaussian_process.kernels import ConstantKernel, Kernel, WhiteKernel
+from skopt.learning.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from advisors.objectives import FloatArray
 
+_SAMPLES = 8  # settings of the hyper-parameters that are averaged over
+_STEPS = 4  # of the Markov chain, from one of them to the next
 _CHUNK = 4096  # candidates predicted at once: bounds the memory to a few MB per hundred trials
 _MIN_STD = 1e-4  # in units of the targets' standard deviation
+_JITTER = 1e-8
 _FAR_OUT = 3.0  # Tukey's fence for values that are far out, in interquartile ranges
 
 # Normal priors on the logarithms of the hyper-parameters (targets have variance 1, features lie in [0, 1]). They decide
-# where the trials do not yet: with ten trials and eight dimensions, the likelihood alone overfits.
+# where the trials do not yet.
 _PRIOR_SIGNAL = (0.0, 1.0)
 _PRIOR_LENGTH = (0.5, 1.0)
 _PRIOR_NOISE = (math.log(1e-3), 3.0)
+_NOISE_BOUNDS = (1e-6, 1.0)
 
 
-class DimensionKernel(StationaryKernelMixin, NormalizedKernelMixin, Kernel):  # type: ignore[misc]
-    """exp(-½ Σ_d |x_d - y_d|² / ℓ_d²) with one length scale ℓ_d for each dimension of the space.
+@dataclass(frozen=True)
+class Setting:
+    """The hyper-parameters of a Gaussian process: variances of signal and noise, a length scale for each dimension.
 
-    `widths` are the numbers of columns that encode each dimension. On a one-hot choice, |x_d - y_d|² is 2 where the
-    options differ and 0 where they agree, so that the kernel decays with the weighted number of differences.
+    The covariance is signal · exp(-½ Σ_d |x_d - y_d|² / ℓ_d²). On a one-hot choice |x_d - y_d|² is 2 where the options
+    differ and 0 where they agree, so that it decays with the weighted number of differences.
     """
 
-    def __init__(self, log_lengths: FloatArray, widths: Sequence[int]) -> None:
-        self.log_lengths = log_lengths
-        self.widths = widths
+    signal: float
+    lengths: FloatArray
+    noise: float
 
-    @property
-    def hyperparameter_log_lengths(self) -> Hyperparameter:
-        return Hyperparameter("log_lengths", "numeric", (1e-2, 1e2), len(self.widths))
-
-    @property
-    def theta(self) -> FloatArray:
-        return np.asarray(self.log_lengths, dtype=np.float64)
-
-    @theta.setter
-    def theta(self, theta: FloatArray) -> None:
-        self.log_lengths = np.asarray(theta, dtype=np.float64)
-
-    @property
-    def bounds(self) -> FloatArray:
-        return np.tile(np.log([[1e-2, 1e2]]), (len(self.widths), 1))
-
-    def __call__(self, X: FloatArray, Y: FloatArray | None = None, eval_gradient: bool = False) -> Any:  # noqa: N803
-        scaled = X / np.repeat(np.exp(self.theta), self.widths)
-        if not eval_gradient:
-            other = scaled if Y is None else Y / np.repeat(np.exp(self.theta), self.widths)
-            return np.exp(-0.5 * cdist(scaled, other, "sqeuclidean"))
-        parts = np.split(scaled, np.cumsum(self.widths)[:-1], axis=1)
-        squares = np.stack([cdist(part, part, "sqeuclidean") for part in parts], axis=-1)
-        kernel = np.exp(-0.5 * squares.sum(axis=-1))
-        return kernel, kernel[..., None] * squares  # (n, n), (n, n, dimensions)
+    @classmethod
+    def from_normal(cls, z: FloatArray) -> Setting:
+        """The setting that lies `z` standard deviations from the mean of the prior, of shape (dimensions + 2,)."""
+        priors = [_PRIOR_SIGNAL, *[_PRIOR_LENGTH] * (len(z) - 2), _PRIOR_NOISE]
+        centre, width = (np.array(column) for column in zip(*priors, strict=True))
+        signal, *lengths, noise = np.exp(centre + width * z)
+        return cls(float(signal), np.array(lengths), float(np.clip(noise, *_NOISE_BOUNDS)))
 
 
 class Surrogate:
-    """A Gaussian process fitted to features of shape (n, width) and targets of shape (n,), n ≥ 1.
+    """Gaussian processes fitted to features of shape (n, width) and targets of shape (n,), n ≥ 1.
+
+    `widths` are the numbers of columns that encode each dimension. With few trials many settings of the
+    hyper-parameters explain them equally well, and the most probable one is too sure of itself. So there are several
+    processes, whose settings are drawn from the posterior distribution by a Markov chain that always begins at the mean
+    of the prior: the fit depends on nothing but its arguments.
 
     The targets are standardised, and values far out on the bad (upper) side drawn in, so that one diverged trial does
-    not make all others look alike. The hyper-parameters are the most probable ones under the priors, sought from the
-    same starts every time: the fit depends on nothing but its arguments.
+    not make all others look alike.
+
+    Snoek, Larochelle and Adams, 2012, "Practical Bayesian optimization of machine learning algorithms".
     """
 
-    def __init__(self, features: FloatArray, targets: FloatArray, widths: Sequence[int]) -> None:
+    def __init__(
+        self, features: FloatArray, targets: FloatArray, widths: Sequence[int], rng: np.random.Generator
+    ) -> None:
         # By the largest first: the square of a large number may overflow.
         self._unit = float(np.abs(targets).max()) or 1.0
         moderate = draw_in(targets / self._unit)
         self._offset = float(moderate.mean())
         self._scale = float(moderate.std()) or 1.0
-        kernel = ConstantKernel(1.0, (1e-2, 1e2)) * DimensionKernel(np.zeros(len(widths)), tuple(widths))
-        kernel += WhiteKernel(1e-3, (1e-6, 1.0))
-        self._process = GaussianProcessRegressor(
-            kernel, alpha=1e-8, optimizer=_most_probable, random_state=0, noise="gaussian"
+        standardised = (moderate - self._offset) / self._scale
+        squares = squared_distances(features, widths)
+        drawn = slice_samples(
+            lambda z: log_likelihood(Setting.from_normal(z), squares, standardised), len(widths) + 2, rng
         )
-        with warnings.catch_warnings():
-            # A hyper-parameter at its bound is no news: a dimension without influence is just that.
-            warnings.simplefilter("ignore")
-            self._process.fit(features, (moderate - self._offset) / self._scale)
+        self._processes = [_process(Setting.from_normal(z), widths).fit(features, standardised) for z in drawn]
 
     def predict(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation (> 0) of the noiseless value, each of shape (n,), in the targets' unit."""
-        means, stds = [], []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for start in range(0, len(features), _CHUNK):
-                # scikit-learn's own: the override of scikit-optimize sums three factors naively, many times slower.
-                mean, std = ScikitLearnRegressor.predict(
-                    self._process, features[start : start + _CHUNK], return_std=True
-                )
-                means.append(mean)
-                stds.append(np.maximum(std, _MIN_STD))
-        mean, std = np.concatenate(means), np.concatenate(stds)
+        """Mean and standard deviation (> 0) of the noiseless value by each process, in the targets' unit.
+
+        Both of shape (processes, n).
+        """
+        parts = [
+            np.stack([_predict(process, features[start : start + _CHUNK]) for process in self._processes], axis=1)
+            for start in range(0, len(features), _CHUNK)
+        ]
+        mean, std = np.concatenate(parts, axis=-1)
         return self._unit * (self._offset + self._scale * mean), self._unit * self._scale * std
 
 
@@ -116,32 +104,65 @@ def draw_in(targets: FloatArray) -> FloatArray:
     return np.minimum(targets, upper + _FAR_OUT * (upper - lower)) if upper > lower else targets
 
 
-def _most_probable(
-    negative_log_likelihood: Callable[[FloatArray], tuple[float, FloatArray]],
-    initial: FloatArray,
-    bounds: FloatArray,
-) -> tuple[FloatArray, float]:
-    # The order of theta is that of the kernel's terms: signal, length scales, noise.
-    count = len(initial) - 2
-    priors = [_PRIOR_SIGNAL, *[_PRIOR_LENGTH] * count, _PRIOR_NOISE]
-    centre, width = (np.array(column) for column in zip(*priors, strict=True))
+def squared_distances(features: FloatArray, widths: Sequence[int]) -> FloatArray:
+    """|x_d - y_d|² between all rows, of shape (dimensions, n, n)."""
+    parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
+    return np.stack([cdist(part, part, "sqeuclidean") for part in parts])
 
-    def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = negative_log_likelihood(theta)
-        z = (theta - centre) / width
-        return value + 0.5 * float(z @ z), gradient + z / width
 
-    noisy_and_local = centre + np.array([0.0, *[-0.7] * count, 2.0])
-    fits = [
-        minimize(
-            objective,
-            np.clip(start, bounds[:, 0], bounds[:, 1]),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": 50},
-        )
-        for start in (centre, noisy_and_local)
-    ]
-    best = min(fits, key=lambda fit: float(fit.fun))
-    return best.x, float(best.fun)
+def log_likelihood(setting: Setting, squares: FloatArray, targets: FloatArray) -> float:
+    """The logarithm of the marginal likelihood of a setting, but for a constant.
+
+    Written out, since a chain needs hundreds of them and a regressor's bookkeeping takes many times longer. Rasmussen
+    and Williams, 2006, "Gaussian processes for machine learning", algorithm 2.1.
+    """
+    gram = setting.signal * np.exp(-0.5 * np.tensordot(setting.lengths**-2.0, squares, axes=1))
+    gram.flat[:: len(targets) + 1] += setting.noise + _JITTER
+    try:
+        factor = cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return -math.inf
+    fit = targets @ cho_solve((factor, True), targets, check_finite=False)
+    return float(-0.5 * fit - np.log(np.diag(factor)).sum())
+
+
+def slice_samples(
+    log_density: Callable[[FloatArray], float], dimensions: int, rng: np.random.Generator
+) -> list[FloatArray]:
+    """Draws from a density times that of a standard normal distribution, by elliptical slice sampling.
+
+    From each point to one on the ellipse through it and a draw of the normal distribution, from an arc that shrinks
+    until the density is above a random level. Murray, Adams and MacKay, 2010, "Elliptical slice sampling".
+    """
+    current = np.zeros(dimensions)
+    log_current = log_density(current)
+    drawn = []
+    for step in range(1, _SAMPLES * _STEPS + 1):
+        other = rng.standard_normal(dimensions)
+        level = log_current - rng.exponential()
+        angle = rng.uniform(0.0, 2 * math.pi)
+        low, high = angle - 2 * math.pi, angle
+        while True:
+            proposal = current * math.cos(angle) + other * math.sin(angle)
+            log_proposal = log_density(proposal)
+            if log_proposal >= level:
+                break
+            low, high = (angle, high) if angle < 0 else (low, angle)
+            angle = rng.uniform(low, high)
+        current, log_current = proposal, log_proposal
+        if step % _STEPS == 0:
+            drawn.append(current)
+    return drawn
+
+
+def _process(setting: Setting, widths: Sequence[int]) -> GaussianProcessRegressor:
+    kernel = ConstantKernel(setting.signal) * RBF(np.repeat(setting.lengths, widths)) + WhiteKernel(setting.noise)
+    return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=None, noise="gaussian")
+
+
+def _predict(process: GaussianProcessRegressor, features: FloatArray) -> tuple[FloatArray, FloatArray]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a variance that rounding makes negative is raised to _MIN_STD below
+        # scikit-learn's own: the override of scikit-optimize sums three factors naively, many times slower.
+        mean, std = ScikitLearnRegressor.predict(process, features, return_std=True)
+    return mean, np.maximum(std, _MIN_STD)

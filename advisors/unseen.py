@@ -51,6 +51,11 @@ def unseen(space: SearchSpace, seen: Seen) -> Iterator[Architecture]:
     return (architecture for architecture in space.enumerate() if identity(architecture) not in seen)
 
 
+def unseen_neighbours(space: SearchSpace, centre: Architecture, seen: Seen) -> list[Architecture]:
+    """The neighbours of an architecture that are not seen; there may be none."""
+    return [neighbour for neighbour in space.neighbours(centre) if identity(neighbour) not in seen]
+
+
 def random_unseen(space: SearchSpace, seen: Seen, rng: np.random.Generator) -> Architecture:
     """A random architecture that is not seen: drawn, or picked from a list where most are seen already.
 

@@ -4,7 +4,20 @@ from autodistill._siblings import check_siblings as _check_siblings
 
 _check_siblings()
 
-from advisors import Advisor, BayesianAdvisor, GridAdvisor, Observation, RandomAdvisor, TPEAdvisor  # noqa: E402
+from advisors import (  # noqa: E402
+    Advisor,
+    AdvisorSampler,
+    BayesianAdvisor,
+    EvolutionAdvisor,
+    GridAdvisor,
+    LocalSearchAdvisor,
+    Observation,
+    RandomAdvisor,
+    SamplerAdvisor,
+    TPEAdvisor,
+    advisor_names,
+    create_advisor,
+)
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
 from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
 from autodistill.depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableStudent  # noqa: E402
@@ -50,20 +63,30 @@ from autodistill.errors import (  # noqa: E402
 from autodistill.evaluation import evaluate_distillation  # noqa: E402
 from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
+from autodistill.initialization.importance import Importance, measure_importance  # noqa: E402
 from autodistill.initialization.settings import InitializationConfig  # noqa: E402
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
 from autodistill.initialization.weights import Part  # noqa: E402
 from autodistill.measure import measure  # noqa: E402
 from autodistill.metrics import Metric  # noqa: E402
 from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
-from search_spaces import Choice, FloatRange, IntRange, SearchSpace, depthwise_separable_space  # noqa: E402
+from search_spaces import (  # noqa: E402
+    Architecture,
+    Choice,
+    FloatRange,
+    IntRange,
+    SearchSpace,
+    depthwise_separable_space,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advisor",
     "AdvisorError",
+    "AdvisorSampler",
     "AnnealedTemperature",
+    "Architecture",
     "Attention",
     "AttentionHiddenStatesCallback",
     "AttentionLoss",
@@ -79,6 +102,7 @@ __all__ = [
     "DistillationConfig",
     "DistillationDataset",
     "Distiller",
+    "EvolutionAdvisor",
     "Family",
     "FeedForward",
     "FlashDistillationConfig",
@@ -86,6 +110,7 @@ __all__ = [
     "GridAdvisor",
     "HeadSizes",
     "Hidden",
+    "Importance",
     "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
@@ -95,6 +120,7 @@ __all__ = [
     "LabelLossCallback",
     "LayerMapping",
     "LayerNotFoundError",
+    "LocalSearchAdvisor",
     "LossCallback",
     "MSEHiddenStatesCallback",
     "MSEHiddenStatesLoss",
@@ -108,6 +134,7 @@ __all__ = [
     "RandomAdvisor",
     "RegularDistillationConfig",
     "RelationalLoss",
+    "SamplerAdvisor",
     "SearchConfig",
     "SearchDirectoryError",
     "SearchResult",
@@ -123,6 +150,8 @@ __all__ = [
     "Trial",
     "TrialError",
     "TrialState",
+    "advisor_names",
+    "create_advisor",
     "decompose",
     "depthwise_separable_space",
     "distillation_loss",
@@ -130,6 +159,7 @@ __all__ = [
     "explain_mapping",
     "initialize_from_teacher",
     "measure",
+    "measure_importance",
     "results_table",
     "save_predictions",
 ]

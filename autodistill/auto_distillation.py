@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from advisors import Advisor, AdvisorError, Observation, SpaceExhaustedError, as_advisor
+from advisors.insight import importance, predict
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.display import Progress, make_progress
@@ -26,15 +27,16 @@ from autodistill.distillation.schedule import Distiller
 from autodistill.environment import resolve_device
 from autodistill.errors import ConfigurationError, SearchStoppedError
 from autodistill.initialization.settings import InitializationConfig
-from autodistill.metrics import losses, violations
+from autodistill.observations import earlier_observations, measured_elsewhere, observation
 from autodistill.processes import current_processes
 from autodistill.randomness import derive_seed
 from autodistill.search_directory import SearchDirectory
 from autodistill.set_up import Given, argument_problems, describe_search, set_up_problems
 from autodistill.students import load_student, remove_student, save_student
-from autodistill.trial import SEARCH_FILE, TEACHER_CACHE, SearchResult, Trial, TrialState, student_directory
+from autodistill.trial import SEARCH_FILE, TEACHER_CACHE, SearchResult, Trial, student_directory
 from autodistill.trial_report import TrialReport
 from autodistill.trial_runner import EvalFunction, ModelBuilder, Outcome, TrainFunction, TrialRunner
+from autodistill.untrained_bounds import UntrainedBounds
 from search_spaces import Architecture, SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
@@ -62,8 +64,8 @@ class AutoDistillation:
             measured: latency, speedup, parameters, flops, size_mb.
         loss_func: `(outputs, targets) -> loss`, for students that return no loss of their own.
         search_dir: the search directory; made where it does not exist.
-        advisor: an `Advisor`, a subclass, a function `(history, *, seed) -> architecture`, or a registered name;
-            overrides `search_algorithm`.
+        advisor: an `Advisor`, a subclass, a function `(history, *, seed) -> architecture`, a function
+            `seed -> sampler` that makes an Optuna sampler, or a registered name; overrides `search_algorithm`.
         device: "auto" is a GPU where there is one.
         callbacks: functions `(search, trial)`, called after each trial; `search.stop()` ends the search there.
         show_progress_bar: bars on a terminal, plain lines elsewhere.
@@ -75,6 +77,8 @@ class AutoDistillation:
             goes to disk.
         activation_disk_gb: the most disk for captured inputs, in GiB; what does not fit is computed when needed.
         example_batch: what latency and FLOPs are measured with; the first training batch if not given.
+        history_from: directories of earlier searches from which the advisor learns: complete trials in this search's
+            space, with all its metrics. None of their architectures is proposed again, and none is ever the best.
         init: `"teacher"` lets students begin inside the teacher instead of with the weights that `model_builder` gives
             them; settings of it as in the configuration, which it overrides.
 
@@ -121,6 +125,7 @@ class AutoDistillation:
         activation_budget_gb: float = 4.0,
         activation_disk_gb: float = 50.0,
         example_batch: Any = None,
+        history_from: Sequence[str | Path] = (),
         init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
     ) -> None:
         problems = argument_problems(
@@ -158,11 +163,16 @@ class AutoDistillation:
         self._activation_budget_gb = activation_budget_gb
         self._activation_disk_gb = activation_disk_gb
         self._example_batch = example_batch
+        self._history_from = list(history_from)
+        self._queue: list[Architecture] = []
+        self._untrained_bounds = UntrainedBounds(self._search.metrics)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._checked = False
         self._stopped = False
 
-    def search_loop(self, n_trials: int | None = None, timeout: float | None = None) -> Architecture | None:
+    def search_loop(
+        self, n_trials: int | None = None, timeout: float | None = None, patience: int | None = None
+    ) -> Architecture | None:
         """Run trials until the directory holds `max_trials`; resume if it holds this search already.
 
         Where `accelerate launch` started several processes, each calls this; process 0 leads, and alone works on the
@@ -171,6 +181,8 @@ class AutoDistillation:
         Args:
             n_trials: run so many more instead, whatever `max_trials` says.
             timeout: begin no trial after so many seconds.
+            patience: begin no trial when the Pareto front (the best, where there is one goal) has not changed for so
+                many.
 
         Returns:
             The best architecture; None where no trial is feasible.
@@ -183,10 +195,12 @@ class AutoDistillation:
         """
         with self._processes.together():
             self._check_setup(counts_trials=n_trials is None)
+            if patience is not None and patience < 1:
+                raise ConfigurationError(f"patience must be at least 1 trial, but got {patience!r}.")
         if not self._processes.is_main:
             return self._follow()
         try:
-            self._lead(n_trials, timeout)
+            self._lead(n_trials, timeout, patience)
         except Exception as error:
             self._processes.broadcast({"stopped": f"{type(error).__name__}: {error}"})
             raise
@@ -204,14 +218,14 @@ class AutoDistillation:
         best: Architecture | None = message["best"]
         return best
 
-    def _lead(self, n_trials: int | None, timeout: float | None) -> None:
+    def _lead(self, n_trials: int | None, timeout: float | None, patience: int | None) -> None:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         self._stopped = False
         with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
             self._checked = bool(self.search_result.completed)
             progress = make_progress(self._show_progress_bar)
             try:
-                self._run_trials(directory, progress, n_trials, deadline)
+                self._run_trials(directory, progress, n_trials, deadline, math.inf if patience is None else patience)
             finally:
                 progress.close()
 
@@ -220,7 +234,7 @@ class AutoDistillation:
         self._stopped = True
 
     def _run_trials(
-        self, directory: SearchDirectory, progress: Progress, n_trials: int | None, deadline: float
+        self, directory: SearchDirectory, progress: Progress, n_trials: int | None, deadline: float, patience: float
     ) -> None:
         done = len(self.search_result.finished)
         total = self._search.max_trials if n_trials is None else done + n_trials
@@ -229,6 +243,9 @@ class AutoDistillation:
         progress.search_started(total, done)
         failures = 0
         while len(self.search_result.finished) < total and time.monotonic() < deadline and not self._stopped:
+            if self.search_result.unchanged_for >= patience:
+                logger.info("the search ends: the front has not changed for %d trials (patience)", patience)
+                break
             try:
                 trial = self._next_trial(directory)
             except SpaceExhaustedError as exhausted:
@@ -264,7 +281,10 @@ class AutoDistillation:
         self._checked = self._checked or self._runner.check(architecture)
 
     def model_arch_proposition(self) -> Architecture:
-        """The architecture that the advisor proposes for the next trial.
+        """The architecture of the next trial: one that was enqueued, or what the advisor proposes.
+
+        With the built-in distillation, a proposal whose student breaks a bound on `parameters`, `flops` or `size_mb`
+        before it is trained is passed over: to the advisor it is one that failed.
 
         Raises:
             SpaceExhaustedError: every architecture of the space has had its trial.
@@ -272,13 +292,26 @@ class AutoDistillation:
         """
         trials = self.search_result
         seed = derive_seed(self._search.seed, "advisor", len(trials))
-        suggested = self.advisor.suggest([self._observation(trial) for trial in trials], seed=seed)
+        taken = {self.search_space.key(trial.architecture): trial.number for trial in trials}
+        for queued in self._queue:
+            if self.search_space.key(queued) not in taken:
+                return queued
+        history = self._history
+        while True:
+            proposed = self._advised(history, seed, taken)
+            if self.train_func is not None or self._untrained_bounds.keeps(
+                self.search_space.key(proposed), partial(self._runner.build, proposed), self._example
+            ):
+                return proposed
+            history.append(Observation(proposed, "failed"))
+
+    def _advised(self, history: Sequence[Observation], seed: int, taken: Mapping[str, int]) -> Architecture:
+        suggested = self.advisor.suggest(history, seed=seed)
         advisor = type(self.advisor).__name__
         try:
             proposed = self.search_space.validate(suggested)
         except SearchSpaceError as error:
             raise AdvisorError(f"an advisor must propose from the space, but {advisor} did not: {error}") from error
-        taken = {self.search_space.key(trial.architecture): trial.number for trial in trials}
         number = taken.get(self.search_space.key(proposed))
         if number is not None:
             raise AdvisorError(
@@ -287,16 +320,61 @@ class AutoDistillation:
             )
         return proposed
 
-    def _observation(self, trial: Trial) -> Observation:
-        if trial.state is not TrialState.COMPLETE:
-            return Observation(trial.architecture, trial.state.value)
+    @property
+    def _history(self) -> list[Observation]:
         metrics = self._search.metrics
-        return Observation(
-            trial.architecture,
-            trial.state.value,
-            objectives=losses(metrics, trial.metrics),
-            violations=violations(metrics, trial.metrics),
-        )
+        own = [observation(trial, metrics) for trial in self.search_result]
+        tried = [seen.architecture for seen in own]
+        earlier = earlier_observations(self._history_from, self.search_space, metrics)
+        return [*(seen for seen in earlier if seen.architecture not in tried), *own]
+
+    def enqueue_trial(self, architecture: Mapping[str, Any]) -> None:
+        """Have an architecture tried before any that the advisor proposes.
+
+        The queue lives in this object. A resumed program may fill it again: what has had its trial is passed over.
+
+        Raises:
+            SearchSpaceError: the architecture does not belong to the space.
+        """
+        self._queue.append(self.search_space.validate(architecture))
+
+    def add_trial(self, architecture: Mapping[str, Any], metrics: Mapping[str, float]) -> Trial:
+        """Record a trial that was run elsewhere, as complete; it has no student.
+
+        It counts towards `max_trials`, and may be the best.
+
+        Raises:
+            ConfigurationError: a metric of the search is missing, or not finite.
+            SearchSpaceError: the architecture does not belong to the space.
+            SearchDirectoryError: a trial has this architecture, or the directory cannot be used.
+        """
+        values = measured_elsewhere(metrics, self._search.metrics)
+        with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
+            trial = directory.claim(self.search_space.validate(architecture)).complete(values, {"added": True})
+            directory.record(trial)
+        return trial
+
+    def importance(self) -> dict[str, dict[str, float]]:
+        """For each goal of the search, the part of its variance that each dimension explains; the largest first.
+
+        By Optuna's functional analysis of variance.
+
+        Raises:
+            AdvisorError: fewer than two trials are complete.
+        """
+        goals = [metric.name for metric in self._search.metrics if not metric.measured]
+        return dict(zip(goals, importance(self.search_space, self._history), strict=True))
+
+    def predict(self, architecture: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of each goal of the search that a Gaussian process expects.
+
+        Raises:
+            AdvisorError: fewer than two trials are complete.
+            SearchSpaceError: the architecture does not belong to the space.
+        """
+        goals = [metric for metric in self._search.metrics if not metric.measured]
+        expected = predict(self.search_space, self._history, architecture)
+        return {goal.name: (goal.loss(mean), std) for goal, (mean, std) in zip(goals, expected, strict=True)}
 
     def train_evaluate(self, architecture: Architecture) -> dict[str, float]:
         """Build, train and measure one student, as a trial does, without recording it; every process calls it.

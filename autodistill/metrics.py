@@ -74,7 +74,7 @@ class Metric:
             problems.append(f"for the built-in metric {self.name!r} {better} is better; leave greater_is_better out.")
         bounds = {"at_most": self.at_most, "at_least": self.at_least}
         for bound, value in bounds.items():
-            if value is not None and not _is_finite_number(value):
+            if value is not None and not is_finite_number(value):
                 problems.append(f"{bound} of metric {self.name!r} must be a finite number, but got {value!r}.")
         if not problems and self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
             problems.append(
@@ -164,5 +164,5 @@ def metric_problems(metrics: Sequence[Metric]) -> list[str]:
     return problems
 
 
-def _is_finite_number(value: object) -> bool:
+def is_finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -138,6 +138,17 @@ class Processes:
                 tensor.copy_(part.view_as(tensor))
         return loss
 
+    def leave(self) -> None:
+        """Wait for the threads of the group, and end them; no exchange is possible any more.
+
+        A thread may still have to give back the tensor of the last exchange, for which it needs the interpreter. If it
+        asks while the interpreter ends, the process aborts ("terminate called without an active exception").
+        """
+        group, self._group = self._group, None
+        if group is not None and dist.is_initialized():
+            dist.destroy_process_group(group)
+        # Here the last reference to the group goes, and its destructor joins the threads; destroying alone does not.
+
     def _group_of(self, tensor: torch.Tensor) -> dist.ProcessGroup | None:
         return self._group if tensor.device.type == "cpu" else None
 
@@ -163,16 +174,16 @@ def _join() -> Processes:
         from accelerate.utils import parse_flag_from_env
 
         PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
-        atexit.register(_leave)
-    group = dist.new_group(timeout=PATIENCE, backend="gloo")
-    atexit.register(_leave, group)
-    return Processes(dist.get_rank(), dist.get_world_size(), group)
+        atexit.register(_leave_default_group)
+    processes = Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(timeout=PATIENCE, backend="gloo"))
+    atexit.register(processes.leave)
+    return processes
 
 
-def _leave(group: dist.ProcessGroup | None = None) -> None:
-    """A process group that is still there when the interpreter ends may abort it."""
+def _leave_default_group() -> None:
+    """The process group that was made here is not left to the end of the interpreter, which it may abort."""
     if dist.is_initialized():
-        dist.destroy_process_group(group)
+        dist.destroy_process_group()
 
 
 def _by(key: Any, tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.json_files import read_json
-from autodistill.metrics import Metric, losses, metric_problems, violations
+from autodistill.metrics import Metric, is_finite_number, losses, metric_problems, violations
 from autodistill.pareto import nearest_to_ideal, non_dominated
 from search_spaces import Architecture
 
@@ -279,6 +279,15 @@ class SearchResult(Sequence[Trial]):
         return [trial for trial, keep in zip(feasible, kept, strict=True) if keep]
 
     @property
+    def unchanged_for(self) -> int:
+        """How many trials have finished since the Pareto front last changed; an equal of a member changes nothing."""
+        entered: dict[tuple[float, ...], int] = {}
+        for trial in self.pareto_front:
+            entered.setdefault(losses(self.metrics, trial.metrics), trial.number)
+        last = max(entered.values(), default=-1)
+        return sum(trial.number > last for trial in self.finished)
+
+    @property
     def best(self) -> Trial | None:
         """The member of the Pareto front nearest to the ideal point, each metric scaled to the front's range.
 
@@ -290,12 +299,12 @@ class SearchResult(Sequence[Trial]):
         """Like `best`, with a weight on some metrics' distance to the ideal; a metric not named weighs 1.
 
         Raises:
-            ConfigurationError: a weight is negative, or for a metric that is no goal of the search.
+            ConfigurationError: a weight is negative or no number, or for a metric that is no goal of the search.
         """
         weights = weights or {}
         goals = [metric.name for metric in self.metrics if not metric.measured]
         for name, weight in weights.items():
-            if name not in goals or not 0 <= weight < float("inf"):
+            if name not in goals or not is_finite_number(weight) or weight < 0:
                 raise ConfigurationError(
                     f"weights are non-negative numbers for {', '.join(goals)}, but got {weight!r} for {name!r}."
                 )

@@ -141,6 +141,13 @@ def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
+def read_results(name: str) -> dict[str, Any]:
+    """What `write_results` wrote last; nothing where there is none."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
 def write_results(name: str, results: Mapping[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)

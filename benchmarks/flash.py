@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Timing, in_turns, machine, print_table, write_results
+from common import Timing, in_turns, machine, print_table, read_results, write_results
 from text import minilm_directory, token_batches
 from torch import nn
 from transformers import BertConfig, BertModel, get_scheduler
@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from naive_distillation import naive_flash
 
 SEED = 0
-GOALS = {  # DESIGN section 11: (blocks, width) -> (cold, warm)
+GOALS = {  # (blocks, width) -> (cold, warm): how many times as fast as the naive loop
     (6, 256): (3.5, 5.0),
     (6, 128): (4.5, 9.0),
     (24, 256): (11.0, 15.0),
@@ -319,16 +319,18 @@ def main() -> None:
         arguments.depths, arguments.widths, lengths, repetitions = [6], [128], {6: (8, 2)}, {6: 1}
     name = "flash-peers" if arguments.peer else "flash-quick" if arguments.quick else "flash"
     data = token_batches(max(lengths[depth][0] for depth in arguments.depths))
-    results = []
+    results = {(case["depth"], case["width"]): case for case in read_results(name).get("cases", [])}
     for depth in arguments.depths:
         teacher = load_teacher(depth)
         for width in arguments.widths:
             case = Case(depth, width, *lengths[depth])
             rounds = arguments.repetitions or repetitions[depth]
-            results.append(run_case(case, teacher, data, rounds, arguments.peer))
-            report_case(results[-1])
-            write_results(name, {"machine": description, "cases": results})  # a long run that is cut keeps its cases
-    report_ratios(results)
+            result = {"machine": description} | run_case(case, teacher, data, rounds, arguments.peer)
+            report_case(result)
+            results[depth, width] = result
+            # After every case: a long run that is cut keeps its cases, and those of earlier runs are kept too.
+            write_results(name, {"cases": [results[key] for key in sorted(results)]})
+    report_ratios([results[key] for key in sorted(results)])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from autodistill import SearchResult
+from autodistill import Observation, SearchResult, SearchSpace, advisor_names, create_advisor
 from autodistill.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,3 +93,43 @@ def test_the_commands_of_the_guide_to_the_command_line_run(tmp_path, monkeypatch
     for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         exec(compile(code, "docs/command_line.md", "exec"), namespace)
     assert namespace["student"].config.num_labels == 10
+
+
+def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypatch):
+    plugin = ROOT / "examples" / "advisor_plugin"
+    project = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]
+    # What installing it would leave: the module and the metadata on the path.
+    name, version = project["name"], project["version"]
+    metadata = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
+    entries = [
+        f"[{group}]\n{advisor} = {target}\n"
+        for group, advisors in project["entry-points"].items()
+        for advisor, target in advisors.items()
+    ]
+    (metadata / "entry_points.txt").write_text("".join(entries))
+    monkeypatch.syspath_prepend(str(plugin))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    space = SearchSpace({f"d{i}": [0, 1, 2] for i in range(4)})
+    assert "Crossover" in advisor_names()
+    advisor = create_advisor("crossover", space)
+    history = []
+    for number in range(40):
+        proposal = advisor.suggest(history, seed=number)
+        assert proposal in space
+        history.append(Observation(proposal, "complete", (float(sum(proposal.values())),)))
+    assert len({space.key(observation.architecture) for observation in history}) == 40
+    values = [observation.objectives[0] for observation in history]
+    assert sum(values[10:30]) < 20 * 4  # the mean of the space
+
+
+def test_the_example_of_an_own_family_finds_a_student_and_resumes(tmp_path):
+    arguments = ("--search-dir", tmp_path / "own", "--steps", 6)
+    first = run("own_family.py", *arguments, "--trials", 1)
+    assert "The best student" in first
+    second = run("own_family.py", *arguments, "--trials", 2)
+    assert "The best student" in second
+    assert len(SearchResult.load(tmp_path / "own").completed) == 2
+    assert len([*(tmp_path / "own" / "teacher_cache").glob("subspace-*")]) == 1  # found again by another process

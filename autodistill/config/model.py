@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from autodistill.config.layouts import criterion_alone, normalised
 from autodistill.config.reading import read_configuration, sentences
 from autodistill.config.search import SearchConfig
-from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig, Section
+from autodistill.distillation.settings import Count, FlashDistillationConfig, RegularDistillationConfig, Section
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.settings import InitializationConfig
+
+_FEEDING = {"inputs", "block_names", "layer_mappings_for_knowledge_transfer"}
+"""The settings of flash distillation that say, or may say by what they name, what blocks are fed."""
 
 
 class ModelConfig(Section):
@@ -40,7 +43,8 @@ class AutoDistillationConfig(Section):
         flash_distillation: block by block; `"auto"` for the defaults.
         regular_distillation: the whole student, after flash distillation; `"auto"` for the defaults.
         init: `"teacher"`, or settings of it: students begin with weights from the teacher instead of those that
-            `model_builder` gives them.
+            `model_builder` gives them. Flash distillation then feeds blocks from the teacher, unless it says otherwise
+            or names blocks and layers of its own: they live in the teacher's subspace already.
         model: a name and the framework, as the specification's files have them.
 
     Examples:
@@ -53,7 +57,7 @@ class AutoDistillationConfig(Section):
     """
 
     search: SearchConfig | None
-    checkpoint_steps: PositiveInt = 200
+    checkpoint_steps: Count = 200
     flash_distillation: FlashDistillationConfig | None = None
     regular_distillation: RegularDistillationConfig | None = None
     init: InitializationConfig | None = None
@@ -72,6 +76,9 @@ class AutoDistillationConfig(Section):
                 data[phase] = {}
         if data.get("init") == "teacher":
             data["init"] = {}
+        flash = data.get("flash_distillation")
+        if data.get("init") is not None and isinstance(flash, Mapping) and not _FEEDING & {*flash}:
+            data["flash_distillation"] = {**flash, "inputs": "teacher"}
         return data
 
     @classmethod
@@ -111,7 +118,10 @@ class AutoDistillationConfig(Section):
         except ValidationError as error:
             mistakes = [f"init.{sentence}" for sentence in sentences(InitializationConfig, error)]
             raise ConfigurationError(mistakes) from None
-        return self.model_copy(update={"init": settings})
+        flash = self.flash_distillation
+        if flash is not None and not _FEEDING & flash.model_fields_set:
+            flash = flash.model_copy(update={"inputs": "teacher"})
+        return self.model_copy(update={"init": settings, "flash_distillation": flash})
 
     def to_dict(self) -> dict[str, Any]:
         """What was configured, as plain values in one layout: `load` makes an equal configuration of it.

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from advisors import AdvisorError, create_advisor
-from autodistill.distillation.settings import Section
+from autodistill.distillation.settings import Count, Section
 from autodistill.metrics import Metric, metric_problems
 from search_spaces import Choice, SearchSpace, domain_from_json
 
@@ -32,8 +32,8 @@ class SearchConfig(Section):
     search_space: SearchSpace
     search_algorithm: str = "BO"
     metrics: tuple[Metric, ...]
-    max_trials: int = Field(default=10, ge=1)
-    seed: int = Field(default=42, ge=0)
+    max_trials: Count = 10
+    seed: int = Field(default=42, ge=0, strict=True)
 
     @model_serializer(mode="plain")
     def _plain(self) -> dict[str, Any]:

@@ -187,7 +187,12 @@ class FlashDistillation:
             self.report.step,
         )
         with training_only(self.student, stage.blocks) as parameters:
-            return loop.run(parameters, list(criterion.parameters()), loss_at)
+            return loop.run(
+                parameters,
+                list(criterion.parameters()),
+                loss_at,
+                given_at=lambda number: self.cache.given(self.batches[number % len(self.batches)], stage.teacher_taps),
+            )
 
     def _replayed_block(self, stage: Stage) -> StudentForward:
         module = find_module(self.student, stage.blocks[0])

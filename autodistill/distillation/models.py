@@ -86,15 +86,18 @@ def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.P
     with frozen(model) as required:
         trained = [p for p in dict.fromkeys(p for module in modules for p in module.parameters()) if required[p]]
         if not trained:
-            raise ConfigurationError(
-                f"a stage must have parameters to train, but {', '.join(map(repr, blocks))} has none "
-                "that requires gradients."
-            )
+            raise ConfigurationError(nothing_to_train(blocks))
         for module in modules:
             module.train()
         for parameter in trained:
             parameter.requires_grad_(True)
         yield trained
+
+
+def nothing_to_train(blocks: Sequence[str]) -> str:
+    """The sentence that refuses a stage whose blocks have no parameters, or only frozen ones."""
+    names = ", ".join(map(repr, blocks))
+    return f"a stage must have parameters to train, but {names} has none that requires gradients."
 
 
 @contextlib.contextmanager

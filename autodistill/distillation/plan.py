@@ -19,6 +19,7 @@ from autodistill.distillation.layers import (
     parse_mapping,
     repeated_blocks,
 )
+from autodistill.distillation.models import nothing_to_train
 from autodistill.distillation.settings import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
 from autodistill.errors import ConfigurationError, LayerNotFoundError
 
@@ -101,6 +102,15 @@ def path_problems(plan: Plan, student: nn.Module, teacher: nn.Module) -> list[st
         except LayerNotFoundError as error:
             problems[str(error)] = None
     return list(problems)
+
+
+def frozen_problems(plan: Plan, student: nn.Module) -> list[str]:
+    """A sentence for each stage that has nothing to train, in a student that has all its layers."""
+    return [
+        nothing_to_train(stage.blocks)
+        for stage in plan.stages
+        if not any(p.requires_grad for block in stage.blocks for p in find_module(student, block).parameters())
+    ]
 
 
 def flash_stages(

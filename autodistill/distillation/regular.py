@@ -79,6 +79,9 @@ class RegularDistillation:
                 self._losses(recorder),
                 self._checkpoint(),
                 buffers=list(self.student.buffers()),
+                given_at=lambda number: self.cache.given(
+                    self.stream.reader()(number).to(self.device), stage.teacher_taps
+                ),
             )
         self.report.finished(stage.name, losses)
         return {"stage": stage.name, "first_loss": losses[0], "last_loss": losses[-1]}

@@ -213,14 +213,14 @@ class CapturedInputs:
         blocks = [block] if following is None else [block, following]
         seen = calls_of(self._student, blocks, self._batches[-1])
         self._expected = seen[-1]
-        if not self._agrees(seen[0]):
+        if not self._agrees(len(self._batches) - 1, seen[0]):
             raise VerificationError(f"replay and a full forward differ in what {block!r} sees of the last batch")
 
     def move_on(self, block: str, following: str) -> None:
         """Move the captured inputs from a finished and verified block to the following one.
 
         Raises:
-            VerificationError: for the last batch they differ from what a full forward gives.
+            VerificationError: for the first batch or the last they differ from what a full forward gives.
         """
         module = find_module(self._student, block)
         forms = self._finished.setdefault(block, [])
@@ -236,13 +236,14 @@ class CapturedInputs:
                 self._kept = index
                 break
         self._block = following
-        if self._expected is None or not self._agrees(self._expected):
+        if not self._agrees(0, calls_of(self._student, [following], self._batches[0])[0]):
+            raise VerificationError(f"replay and a full forward differ in what {following!r} sees of the first batch")
+        if self._expected is None or not self._agrees(len(self._batches) - 1, self._expected):
             raise VerificationError(f"replay and a full forward differ in what {following!r} sees of the last batch")
 
-    def _agrees(self, seen: Call) -> bool:
-        """Whether what is kept of the last batch is what a full forward showed; rounded inputs cannot tell."""
-        last = len(self._batches) - 1
-        return not self._store.exact or self._kept <= last or self.call(last).same_as(seen)
+    def _agrees(self, index: int, seen: Call) -> bool:
+        """Whether what is kept of a batch is what a full forward showed; rounded inputs cannot tell."""
+        return not self._store.exact or self._kept <= index or self.call(index).same_as(seen)
 
     def _announce(self, need: int) -> None:
         logger.info(

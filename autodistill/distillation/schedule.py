@@ -24,7 +24,14 @@ from autodistill.distillation.criteria import (
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
 from autodistill.distillation.models import plain_forward
-from autodistill.distillation.plan import Plan, Stage, flash_stages, path_problems, regular_stage
+from autodistill.distillation.plan import (
+    Plan,
+    Stage,
+    flash_stages,
+    frozen_problems,
+    path_problems,
+    regular_stage,
+)
 from autodistill.distillation.predictions import prediction_problems
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -179,7 +186,9 @@ class Distiller:
         if self.config.init is None:
             return None
         batches = self._first_batches[: self.config.init.batches]
-        return TeacherInitializer(self.config.init, self.teacher, batches, self.cache, self.cache_directory)
+        return TeacherInitializer(
+            self.config.init, self.teacher, batches, self.cache, self.cache_directory, self.loss_func
+        )
 
     def prepare(self, student: nn.Module) -> tuple[Plan, list[Criterion]]:
         """Resolve the stages for a student, and create their criteria with the matchers that the features ask for.
@@ -193,6 +202,7 @@ class Distiller:
         problems = path_problems(plan, student, self.teacher)
         if problems:
             raise ConfigurationError(problems)
+        problems = frozen_problems(plan, student)
         if self._initializer is not None and self.processes.is_main:  # the others hold one batch, and get its student
             self._initializer.check(student, plan.teacher_taps)
         batch = self.flash_set[0]

@@ -15,7 +15,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    PositiveInt,
     ValidationInfo,
     field_validator,
 )
@@ -32,6 +31,9 @@ from autodistill.distillation.lengths import (
 )
 from autodistill.errors import ConfigurationError
 from autodistill.structures import content_hash
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+"""A number of steps or trials; strict, since True would pass for 1."""
 
 
 class Section(BaseModel):
@@ -209,7 +211,7 @@ class PhaseConfig(Section):
     scheduler: str = "linear"
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    gradient_accumulation_steps: Count = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
 
@@ -274,7 +276,7 @@ class FlashDistillationConfig(PhaseConfig):
     loss_types: Annotated[BlockLossTypes, BeforeValidator(_tuples)] = "NMSE"
     loss_weights: Annotated[BlockLossWeights, BeforeValidator(_tuples)] = 1.0
     add_origin_loss: Annotated[bool | tuple[bool, ...], BeforeValidator(_tuples)] = False
-    train_steps: Annotated[PositiveInt | tuple[PositiveInt, ...], BeforeValidator(_tuples)] = 500
+    train_steps: Annotated[Count | tuple[Count, ...], BeforeValidator(_tuples)] = 500
     exact: bool = True
     inputs: Literal["student", "teacher"] = "student"
     projection: Annotated[Callable[[torch.Tensor], torch.Tensor] | None, PlainSerializer(_projection_name)] = None
@@ -342,7 +344,7 @@ class RegularDistillationConfig(PhaseConfig):
     loss_types: Annotated[LossType | tuple[LossType, ...] | None, BeforeValidator(_only_entry)] = None
     loss_weights: Annotated[LossWeight | tuple[LossWeight, ...], BeforeValidator(_only_entry)] = 1.0
     add_origin_loss: Annotated[bool | None, BeforeValidator(_only_entry)] = None
-    train_steps: Annotated[PositiveInt, BeforeValidator(_only_entry)] = 1000
+    train_steps: Annotated[Count, BeforeValidator(_only_entry)] = 1000
 
     @field_validator(MAPPINGS, *PER_MAPPING)
     @classmethod

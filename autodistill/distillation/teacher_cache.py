@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autodistill.data import Batch
@@ -24,6 +24,13 @@ from autodistill.structures import content_hash, nbytes
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+
+HEADER = 128
+"""Bytes that a file takes beyond its one feature, at the most."""
+
+
+UNIMPORTANT_SETTINGS = ("_name_or_path", "transformers_version", "problem_type")
+"""Entries of a configuration that no feature depends on; a forward with labels writes the last one itself."""
 
 
 class TeacherCache:
@@ -105,6 +112,10 @@ class TeacherCache:
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: self._unpacked(found[tap]) for tap in taps}
 
+    def given(self, batch: Batch, taps: Sequence[Tap]) -> dict[str, Any]:
+        """What a loss is made from beside the student, by the names that messages call it."""
+        return {"the inputs": batch.content, "the teacher's features": self.features(batch, taps)}
+
     def _packed(self, feature: torch.Tensor) -> torch.Tensor:
         round_off = not self._exact and feature.dtype == torch.float32
         return feature.detach().bfloat16() if round_off else feature.detach()
@@ -147,16 +158,13 @@ class TeacherCache:
 
     def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
         path = self._path(batch, tap)
-        if path is None or nbytes(feature) > self._disk_left:
-            return
-        content = save({"feature": feature.cpu().contiguous()})
-        if len(content) > self._disk_left:
+        if path is None or nbytes(feature) + HEADER > self._disk_left:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        temporary.write_bytes(content)
+        save_file({"feature": feature.cpu().contiguous()}, temporary)
+        self._disk_left -= temporary.stat().st_size
         os.replace(temporary, path)
-        self._disk_left -= len(content)
 
     def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
         size = nbytes(feature)
@@ -168,7 +176,7 @@ class TeacherCache:
         if self._directory is None or callable(tap.process):
             return None
         key = content_hash((self.fingerprint, batch.hash, tap.path, tap.process))
-        return self._directory / key[:2] / f"{key}.safetensors"
+        return self._directory / f"{key}.safetensors"
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -184,7 +192,7 @@ def model_fingerprint(model: nn.Module) -> str:
     """
     config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    settings = {key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")}
+    settings = {key: value for key, value in settings.items() if key not in UNIMPORTANT_SETTINGS}
     attention = getattr(config, "_attn_implementation", None)
     tensors = [(name, tensor.detach()) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
     return content_hash((type(model).__module__, str(model), settings, attention, tensors))

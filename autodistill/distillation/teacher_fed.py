@@ -122,7 +122,16 @@ class TeacherFedDistillation:
             for stage, criterion in zip(self._fed, self.criteria, strict=False):  # regular distillation has one more
                 taps = criterion.student_taps
                 compiling.enter_context(compiled(self.student, stage.blocks[0], taps, settings.compile))
-            totals = loop.run(parameters, [], loss_at, clipped_apart=self._parameters_of_each_stage())
+            totals = loop.run(
+                parameters,
+                [],
+                loss_at,
+                clipped_apart=self._parameters_of_each_stage(),
+                given_at=lambda number: {
+                    "the inputs": self.batches[number % len(self.batches)].content,
+                    "the teacher's features": self._features(number),
+                },
+            )
         parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, len(self.stages))
         return totals, parts.mean(dim=1).tolist()
 
@@ -198,12 +207,16 @@ class BlockArguments:
         self._stages = stages
         self._batches = batches
         self._modules = [find_module(student, stage.blocks[0]) for stage in stages]
-        self._forms: dict[nn.Module, Any] = {}
+        self._forms: dict[nn.Module, Callable[[torch.Tensor], Any]] = {}
+        self._alone = True  # blocks return a hidden state, and no other tensor
         self._kept: list[list[Call]] | None = None
         handles = [module.register_forward_hook(self._note_form) for module in self._modules]
         with removing(*handles):
             first = self._run_student(0)
-        if None in self._forms.values() or not _same(first, self._without_blocks(0, features)):
+            last, module = self._stages[-1].input, self._modules[-1]  # the forward has ended before it
+            if last is not None:
+                _with_first(first[-1], module, features[last.teacher].clone())(module)
+        if not self._alone or not _same(first, self._without_blocks(0, features)):
             logger.info("what the student gives its blocks depends on the blocks: it is captured once, and kept")
             self._kept = [self._run_student(index) for index in range(len(batches))]
 
@@ -217,6 +230,8 @@ class BlockArguments:
 
     def _note_form(self, module: nn.Module, args: Any, output: Any) -> None:
         self._forms[module] = _form(output)
+        rest = output[1:] if isinstance(output, tuple | list) else ()
+        self._alone = self._alone and not any(True for _ in tensors_in(rest))
 
     def _without_blocks(self, index: int, features: Features) -> list[Call]:
         """A forward of the student in which blocks return the teacher's hidden states, and compute nothing."""
@@ -239,16 +254,10 @@ class BlockArguments:
         return [_with_first(call, module, None) for call, module in zip(calls, self._modules, strict=True)]
 
 
-def _form(output: Any) -> Callable[[torch.Tensor], Any] | None:
-    """What makes a hidden state an output of this form; None where the output holds more tensors than its first."""
-    if isinstance(output, torch.Tensor):
+def _form(output: Any) -> Callable[[torch.Tensor], Any]:
+    """What makes a hidden state an output of this form; whatever else the output holds is as it was."""
+    if not isinstance(output, tuple | list):
         return lambda hidden: hidden
-    if (
-        type(output) not in (tuple, list)
-        or not isinstance(output[0], torch.Tensor)
-        or any(True for _ in tensors_in(output[1:]))
-    ):
-        return None
     kind, rest = type(output), output[1:]
     return lambda hidden: kind((hidden, *rest))
 

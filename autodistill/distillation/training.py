@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,9 +15,14 @@ from autodistill.distillation.settings import PhaseConfig
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
+from autodistill.structures import tensors_in
 
 CHECK_EVERY = 20
 """Steps between two looks at the losses: each look waits for the device."""
+
+
+Given = Callable[[int], Mapping[str, Any]]
+"""What the loss of a batch, by its number, is made from: names for messages, and the tensors."""
 
 
 class Report(Protocol):
@@ -75,6 +80,7 @@ class StepLoop:
         checkpoint: LoopCheckpoint | None = None,
         clipped_apart: Sequence[Sequence[nn.Parameter]] | None = None,
         buffers: Sequence[torch.Tensor] = (),
+        given_at: Given = lambda number: {},
     ) -> list[float]:
         """Take the steps and return the loss of each.
 
@@ -86,6 +92,7 @@ class StepLoop:
             clipped_apart: groups of parameters whose gradients are clipped each to a norm of its own; None for one
                 norm over all.
             buffers: of the student: those of process 0 are given to all.
+            given_at: looked at when a loss is not finite.
 
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
@@ -114,7 +121,7 @@ class StepLoop:
                 if len(pending) == CHECK_EVERY or saves or step + 1 == self.steps:
                     losses.extend(torch.stack(pending).tolist())
                     pending.clear()
-                    self._check_finite(losses)
+                    self._check_finite(losses, given_at)
                     self.report(step + 1, losses[-1])
                 if checkpoint is not None and (saves or step + 1 == self.steps):
                     checkpoint.save(losses, optimizer, others)
@@ -123,10 +130,9 @@ class StepLoop:
     def _accumulate(
         self, step: int, loss_at: Callable[[int, int], torch.Tensor], scaler: torch.amp.GradScaler
     ) -> torch.Tensor:
-        parts, others = self.settings.gradient_accumulation_steps, self.processes
-        taken = parts * others.count
+        parts = self.settings.gradient_accumulation_steps
         losses: list[torch.Tensor] = []
-        for number in range(step * taken + others.rank, (step + 1) * taken, others.count):
+        for number in self._numbers(step):
             seed_torch(derive_seed(self.seed, number), self.device)
             with autocast(self.device, self.settings.mixed_precision):
                 loss = loss_at(step, number) / parts
@@ -134,6 +140,11 @@ class StepLoop:
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return losses[0] if parts == 1 else torch.stack(losses).sum()
+
+    def _numbers(self, step: int) -> range:
+        """The batches that this process takes in a step."""
+        taken = self.settings.gradient_accumulation_steps * self.processes.count
+        return range(step * taken + self.processes.rank, (step + 1) * taken, self.processes.count)
 
     def _update(
         self,
@@ -178,13 +189,20 @@ class StepLoop:
                 "map a layer inside the block or after it."
             )
 
-    def _check_finite(self, losses: list[float]) -> None:
+    def _check_finite(self, losses: list[float], given_at: Given) -> None:
         for step, loss in enumerate(losses[-CHECK_EVERY:], start=max(0, len(losses) - CHECK_EVERY)):
             if not math.isfinite(loss):
+                remedy = self._holding_nan(step, given_at) or "lower learning_rate, or set max_grad_norm"
                 raise NonFiniteError(
-                    f"the loss must stay finite, but became {loss} at step {step} of {self.name}; "
-                    "lower learning_rate, or set max_grad_norm."
+                    f"the loss must stay finite, but became {loss} at step {step} of {self.name}; {remedy}."
                 )
+
+    def _holding_nan(self, step: int, given_at: Given) -> str | None:
+        for number in self._numbers(step):
+            for name, given in given_at(number).items():
+                if any(bool(tensor.isnan().any()) for tensor in tensors_in(given)):
+                    return f"{name} already hold NaN for batch {number}: look for it there"
+        return None
 
 
 def seed_torch(seed: int, device: torch.device) -> None:

@@ -39,7 +39,7 @@ def _write_feed_forward(pair: Pairing, places: Sequence[Place], output: Place, r
     """The strongest neurons; those that the teacher lacks stay as built, and write nothing yet."""
     readers = [reader(read(pair.teacher, place.teacher)) for place in places]
     writer = pair.writer(read(pair.teacher, output.teacher), boundary)
-    importance = pair.seen_importance(output.teacher, writer.weight)
+    importance = pair.importance.of(output.teacher.path, writer.weight) if pair.importance is not None else None
     if importance is None:
         importance = writer.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
     weight = torch.zeros_like(read(pair.student, output.student).weight)
@@ -125,7 +125,8 @@ class _AttentionWriter:
 
     def choose(self) -> list[Slot]:
         """The heads that are kept: by what reaches the stream, or the norm of the product of output and value."""
-        seen = self.pair.seen_importance(self.output.teacher, self.writer.weight)
+        measured = self.pair.importance
+        seen = measured.of(self.output.teacher.path, self.writer.weight) if measured is not None else None
         if seen is not None:
             importance = seen.square().reshape(self.teacher.heads, self.teacher.channels).sum(1)
         else:

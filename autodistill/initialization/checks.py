@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.channels import selection_problems
 from autodistill.initialization.families import Attention
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
@@ -19,6 +20,8 @@ def require_fitting(pair: Pairing) -> None:
     """
     problems = [*_layer_problems(pair)] or [*_head_problems(pair)]
     problems += [*_embedding_problems(pair), *_output_problems(pair)]
+    if pair.family.axes is not None and not problems:
+        problems += selection_problems(pair)
     if problems:
         raise ConfigurationError(problems)
 

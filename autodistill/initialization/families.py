@@ -100,11 +100,16 @@ class Output:
     hidden: Hidden | None = None
 
 
+Axes = Mapping[str, tuple[str, ...]]
+"""For the path of a module (numbers of blocks left out) the roles of its weight's axes, as PyTorch stores them."""
+
+
 def config_heads(model: nn.Module) -> HeadSizes:
     """The head sizes in a transformers configuration."""
     config: Any = model.config
     heads = config.num_attention_heads
-    channels = getattr(config, "d_kv", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = getattr(config, "true_hidden_size", None) or config.hidden_size
+    channels = getattr(config, "d_kv", None) or getattr(config, "head_dim", None) or width // heads
     return HeadSizes(heads, getattr(config, "num_key_value_heads", None) or heads, channels)
 
 
@@ -123,6 +128,8 @@ class Family:
         outputs: what comes behind it; those that a model lacks are left out.
         heads: the head sizes of a base model.
         heads_agree: head i means the same in all blocks (they share a table of position biases).
+        axes: for families whose norms are gains and biases of single channels, the roles of the axes of every weight:
+            students are then selections of channels (see `channels`), and `parts` and `outputs` are empty.
 
     Examples:
         >>> FAMILIES["bert"].parts[1]
@@ -137,8 +144,9 @@ class Family:
     embedding_norm: str | None = None
     final_norm: str | None = None
     outputs: tuple[Output, ...] = ()
-    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads)
+    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
+    axes: Axes | None = None
 
     def depth(self, base: nn.Module) -> int:
         """The number of blocks of a base model."""
@@ -197,6 +205,40 @@ _LLAMA = Family(
     outputs=(Output("lm_head"), Output("score"), Output("classifier"), Output("qa_outputs")),
 )
 
+_MOBILEBERT_AXES: Axes = {
+    "embeddings.word_embeddings": ("row", "embedding"),
+    "embeddings.position_embeddings": ("position", "stream"),
+    "embeddings.token_type_embeddings": ("row", "stream"),
+    "embeddings.embedding_transformation": ("stream", "trigram"),
+    "embeddings.LayerNorm": ("stream",),
+    "bottleneck.input.dense": ("inner", "stream"),
+    "bottleneck.input.LayerNorm": ("inner",),
+    "bottleneck.attention.dense": ("shared", "stream"),
+    "bottleneck.attention.LayerNorm": ("shared",),
+    "attention.self.query": ("query", "shared"),
+    "attention.self.key": ("query", "shared"),
+    "attention.self.value": ("value", "stream"),
+    "attention.output.dense": ("inner", "value"),
+    "attention.output.LayerNorm": ("inner",),
+    "ffn.intermediate.dense": ("neuron", "inner"),
+    "ffn.output.dense": ("inner", "neuron"),
+    "ffn.output.LayerNorm": ("inner",),
+    "intermediate.dense": ("neuron", "inner"),
+    "output.dense": ("inner", "neuron"),
+    "output.LayerNorm": ("inner",),
+    "output.bottleneck.dense": ("stream", "inner"),
+    "output.bottleneck.LayerNorm": ("stream",),
+    "pooler.dense": ("pooled", "stream"),
+    "cls.predictions": ("row",),
+    "cls.predictions.transform.dense": ("word", "stream"),
+    "cls.predictions.transform.LayerNorm": ("word",),
+    "cls.predictions.dense": ("other word", "row"),
+    "cls.predictions.decoder": ("row", "embedding"),
+    "cls.seq_relationship": ("row", "pooled"),
+    "classifier": ("row", "pooled"),
+    "qa_outputs": ("row", "stream"),
+}
+
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -216,6 +258,13 @@ FAMILIES: Mapping[str, Family] = {
             Output("classifier"),
             Output("qa_outputs"),
         ),
+    ),
+    "mobilebert": Family(
+        blocks="encoder.layer",
+        parts=(),
+        embeddings=("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
+        norm_position="after",
+        axes=_MOBILEBERT_AXES,
     ),
     "gpt2": Family(
         blocks="h",

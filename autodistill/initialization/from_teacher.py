@@ -18,10 +18,12 @@ import torch
 from torch import nn
 
 from autodistill.initialization.blocks import write_blocks
+from autodistill.initialization.channels import write_selected
 from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import Family
+from autodistill.initialization.importance import Importance
 from autodistill.initialization.outputs import matcher, write_outputs
-from autodistill.initialization.pairing import Importance, Pairing
+from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.initialization.weights import Affine, read
 
@@ -71,8 +73,7 @@ def initialize_from_teacher(
         subspace: that leads to the student's width; where norms stand before the readers, of mean zero.
         layers: for each block of the student a block of the teacher; evenly spread if not given.
         embeddings_only: leave everything behind the embeddings as it was built.
-        importance: for the paths of the teacher's maps that write to the stream, how much each input matters (see
-            `importance.measure_importance`); if not given, the weights decide.
+        importance: of heads and neurons, as `measure_importance` gives it; if not given, the weights decide.
         family: where the weights are, for models that are not in `families.FAMILIES`.
 
     Raises:
@@ -92,10 +93,13 @@ def initialize_from_teacher(
     """
     pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family)
     require_fitting(pair)
-    write_embeddings(pair)
-    if not embeddings_only:
-        write_blocks(pair)
-        write_outputs(pair)
+    if pair.family.axes is not None:
+        write_selected(pair, embeddings_only=embeddings_only)
+    else:
+        write_embeddings(pair)
+        if not embeddings_only:
+            write_blocks(pair)
+            write_outputs(pair)
     untouched = tuple(name for name, parameter in student.named_parameters() if parameter not in pair.written)
     start = TeacherStart(subspace, pair.layers, pair.correction, matcher(pair), tuple(pair.approximations), untouched)
     for approximation in start.approximations:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,17 +20,18 @@ from autodistill.errors import ConfigurationError
 from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
+from autodistill.initialization.importance import Importance, measure_importance
 from autodistill.initialization.least_squares import LeastSquares, Recorder, counted, student_recorder
-from autodistill.initialization.pairing import Pairing, join
+from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
-from autodistill.initialization.weights import Affine, has, read, write
+from autodistill.initialization.weights import Affine, has, join, read, write
 from autodistill.structures import content_hash
 
 logger = logging.getLogger(__name__)
 
-LEAST_SQUARES_POSITIONS = 4096
-"""Tokens or patches of the flash set that least squares look at."""
+POSITIONS = {"norms": 2048, "all": 4096}
+"""Tokens or patches of the flash set that least squares look at: two numbers a channel need fewer than a whole map."""
 
 
 class TeacherInitializer:
@@ -40,6 +43,7 @@ class TeacherInitializer:
         batches: the flash set.
         cache: gives the teacher's stream.
         directory: where the decomposition of the stream is kept; None for memory only.
+        loss_func: `(outputs, targets) -> loss`, for importance by gradients where a teacher gives no loss of its own.
 
     Raises:
         ConfigurationError: the teacher's residual stream is not known.
@@ -52,12 +56,14 @@ class TeacherInitializer:
         batches: Sequence[Batch],
         cache: TeacherCache,
         directory: Path | None = None,
+        loss_func: Callable[[Any, Any], torch.Tensor] | None = None,
     ) -> None:
         self._settings = settings
         self._teacher = teacher
         self._batches = batches
         self._cache = cache
         self._directory = directory
+        self._loss_func = loss_func
         self._path, self._base, self._family = require_family(teacher, settings.family, "teacher")
         self._known: StreamDecomposition | None = None
 
@@ -89,6 +95,11 @@ class TeacherInitializer:
             ConfigurationError: it cannot.
         """
         subspace = self.subspace(student, also)
+        if self._family.axes is not None and self._settings.importance != "weights":
+            raise ConfigurationError(
+                f"init.importance must be 'weights' for a {type(self._base).__name__}, whose students are selections "
+                f"of channels, but is {self._settings.importance!r}."
+            )
         require_fitting(Pairing.of(student, self._teacher, subspace, family=self._settings.family))
         head = self._settings.projection_head
         wanted = (subspace.teacher_width, subspace.width)
@@ -112,6 +123,7 @@ class TeacherInitializer:
             self._teacher,
             self.subspace(student, also),
             embeddings_only=settings.weights == "embeddings",
+            importance=self._importance,
             family=settings.family,
         )
         if settings.least_squares != "none" and settings.weights == "all":
@@ -120,9 +132,18 @@ class TeacherInitializer:
             write(student, settings.projection_head, start.matcher)
         return start
 
+    @cached_property
+    def _importance(self) -> Importance | None:
+        kind = self._settings.importance
+        if kind == "weights":
+            return None
+        return measure_importance(
+            self._teacher, self._few(), kind, loss_func=self._loss_func, family=self._settings.family
+        )
+
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
         path, _, family = require_family(student, self._settings.family, "student")
-        batches = self._few()
+        batches = self._few(POSITIONS[self._settings.least_squares])
         taps = LeastSquares.teacher_taps(family, self._path, start.layers)
         for batch in batches:
             self._cache.features(batch, taps)
@@ -130,12 +151,12 @@ class TeacherInitializer:
         fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
         fit.run(writers=self._settings.least_squares == "all")
 
-    def _few(self) -> list[Batch]:
-        """Batches of about `LEAST_SQUARES_POSITIONS` positions."""
+    def _few(self, wanted: int = POSITIONS["all"]) -> list[Batch]:
+        """Batches of about so many positions."""
         chosen: list[Batch] = []
         positions = 0
         for batch in self._batches:
-            if positions >= LEAST_SQUARES_POSITIONS:
+            if positions >= wanted:
                 break
             (stream,) = self._cache.features(batch, self.boundaries[:1]).values()
             positions += len(counted(stream, batch))
@@ -171,6 +192,7 @@ class TeacherInitializer:
                     weighting=self._settings.weighting,
                     centring=centring,
                     keeps_constant=before and self._family.centred,
+                    selects=self._family.axes is not None,
                 )
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)

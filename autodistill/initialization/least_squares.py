@@ -24,8 +24,7 @@ from autodistill.distillation.layers import AUTO, INPUT, Tap, TapRecorder, find_
 from autodistill.distillation.models import plain_forward
 from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
-from autodistill.initialization.pairing import join
-from autodistill.initialization.weights import Affine, norm_of, part, read, write, write_norm
+from autodistill.initialization.weights import Affine, join, norm_of, part, read, write, write_norm
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float) -> Affine:
@@ -176,19 +175,22 @@ class LeastSquares:
 
     def _fit_norm_behind(self, ours: str, theirs: str, boundary: int) -> None:
         (wanted,), (total,) = self.teacher(Tap(theirs)), self.student(Tap(ours, INPUT))
-        inputs = nn.functional.layer_norm(total, total.shape[-1:])
+        inputs = self._normalised(total, find_module(self.student.model, ours))
         write_norm(self.student.model, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
 
     def _fit_norm_before(self, ours: str, theirs: str) -> None:
         """One gain for all channels: c, as measured here."""
         (wanted,), (given,) = self.teacher(Tap(theirs, INPUT)), self.student(Tap(ours, INPUT))
-        wanted, given = self._normalised(wanted), self._normalised(given)
+        norm = find_module(self.student.model, ours)
+        wanted, given = self._normalised(wanted, norm), self._normalised(given, norm)
         wanted = wanted @ self.start.subspace.directions.to(wanted)
         factor = float((wanted * given).mean() / given.square().mean())
         gain, bias = norm_of(self.student.model, ours)
         write_norm(self.student.model, ours, gain * (factor / self.start.correction), bias)
 
-    def _normalised(self, rows: torch.Tensor) -> torch.Tensor:
+    def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        """What the norm makes of rows, but for its gain and bias."""
+        epsilon = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5)))
         if self.family.centred:
-            return nn.functional.layer_norm(rows, rows.shape[-1:])
-        return nn.functional.rms_norm(rows, rows.shape[-1:])
+            return nn.functional.layer_norm(rows, rows.shape[-1:], eps=epsilon)
+        return nn.functional.rms_norm(rows, rows.shape[-1:], eps=epsilon)

@@ -6,8 +6,8 @@ import torch
 
 from autodistill.initialization.families import Hidden, Output, Weight
 from autodistill.initialization.heads import strongest
-from autodistill.initialization.pairing import Pairing, Place, Reader, join
-from autodistill.initialization.weights import Affine, Part, norm_of, parameters, part, read
+from autodistill.initialization.pairing import Pairing, Place, Reader
+from autodistill.initialization.weights import Affine, Part, join, norm_of, parameters, part, read
 
 TIED = (
     "the student's output table is its embedding table, which cannot take in the gain of the last norm; set "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,11 +11,20 @@ from torch import nn
 from autodistill.distillation.layers import automatic_mapping
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.families import Family, HeadSizes, Weight, require_family
+from autodistill.initialization.importance import Importance
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import Affine, Part, has, norm_of, parameters, part, read, write, write_norm
-
-Importance = Mapping[str, torch.Tensor]
-"""For the path of a teacher's map that writes to the stream, how much each of its inputs matters, (inputs,)."""
+from autodistill.initialization.weights import (
+    Affine,
+    Part,
+    has,
+    join,
+    norm_of,
+    parameters,
+    part,
+    read,
+    write,
+    write_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Pairing:
         family: of both.
         subspace: that the student lives in.
         layers: for each block of the student the teacher's.
-        importance: of the inputs of maps that write to the stream; where there is none, the weights decide.
+        importance: of heads and neurons, as measured; where there is none, the weights decide.
         written: the student's parameters that are done.
         approximations: where the student cannot be the teacher's projection, and why.
     """
@@ -66,7 +75,7 @@ class Pairing:
     family: Family
     subspace: TeacherSubspace
     layers: tuple[int, ...]
-    importance: Importance
+    importance: Importance | None = None
     written: set[nn.Parameter] = field(default_factory=set)
     approximations: list[str] = field(default_factory=list)
 
@@ -97,7 +106,7 @@ class Pairing:
             layers if layers is not None else automatic_mapping(table.depth(student_base), table.depth(teacher_base))
         )
         bases = (student_path, teacher_path)
-        return cls(student, teacher, bases, table, subspace, tuple(mapped), importance or {})
+        return cls(student, teacher, bases, table, subspace, tuple(mapped), importance)
 
     # Where weights are.
 
@@ -218,23 +227,3 @@ class Pairing:
         gain, bias = norm_of(self.teacher, norm.teacher.path)
         shift = (bias - self.subspace.mean(boundary)) @ self.subspace.down
         self.write_norm(norm, self.rotated_gain(gain) / self.scale, shift)
-
-    def seen_importance(self, source: Part, written: torch.Tensor) -> torch.Tensor | None:
-        """How much each input of a writer matters, (inputs,): its size, times that of what the student sees of it.
-
-        Args:
-            source: the writer, of the teacher.
-            written: its weight in the student's subspace, (d, inputs).
-        """
-        seen = self.importance.get(source.path)
-        return None if seen is None else seen.double().cpu() * written.norm(dim=0)
-
-
-def join(*names: str) -> str:
-    """A dotted path; empty names are left out.
-
-    Examples:
-        >>> join("", "encoder", "layer.0")
-        'encoder.layer.0'
-    """
-    return ".".join(name for name in names if name)

@@ -22,6 +22,8 @@ class InitializationConfig(Section):
             the stream, none is taken off.
         least_squares: before any gradient step, fit the `"norms"` to the teacher, block by block; or `"all"`, which
             are the maps that write to the stream as well; or `"none"`.
+        importance: which heads and neurons a student keeps: those with the largest `"weights"`, the largest
+            `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
             width; it starts as the way back.
         family: where the weights are, for models that are not in `families.FAMILIES`.
@@ -32,5 +34,6 @@ class InitializationConfig(Section):
     weighting: Weighting = "power"
     centring: Literal["mean", "boundary"] = "mean"
     least_squares: Literal["none", "norms", "all"] = "norms"
+    importance: Literal["weights", "activations", "gradients"] = "weights"
     projection_head: str | None = None
     family: Annotated[Family | None, PlainSerializer(repr)] = None

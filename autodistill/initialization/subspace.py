@@ -123,13 +123,16 @@ class StreamMoments:
         for weight, part in zip(self._weights.tolist(), parts, strict=True):
             self._second += weight * (part.T @ part).double().cpu()
 
-    def decomposition(self, *, centring: Centring = "mean", keeps_constant: bool = False) -> StreamDecomposition:
+    def decomposition(
+        self, *, centring: Centring = "mean", keeps_constant: bool = False, selects: bool = False
+    ) -> StreamDecomposition:
         """The principal directions of what was added.
 
         Args:
             centring: what is taken for μ: `"mean"`, one mean over all boundaries; `"boundary"`, each its own;
                 `"none"`, zero, for streams that are read through a norm before they are centred.
             keeps_constant: see `StreamDecomposition`.
+            selects: see there.
 
         Raises:
             ConfigurationError: fewer positions than channels.
@@ -151,7 +154,7 @@ class StreamMoments:
         own = (means.expand(boundaries, -1) * weights).T @ means.expand(boundaries, -1) * self._count
         total = self._count * float(weights.sum())
         covariance = (self._second - cross - cross.T + own) / total
-        return StreamDecomposition.of(covariance, means, keeps_constant=keeps_constant)
+        return StreamDecomposition.of(covariance, means, keeps_constant=keeps_constant, selects=selects)
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class StreamDecomposition:
             same over its own channels, and the two agree only if P maps the constant vector to the constant vector. So
             the constant direction is set apart: P = V Qᵀ + 1 1ᵀ / √(D d), with V the d - 1 leading directions at right
             angles to it, and Q (d, d - 1) an orthonormal basis of the student's vectors of mean zero.
+        selects: the directions are whole channels, which a student has as they are: not centred, and unscaled.
 
     Raises:
         ConfigurationError: `subspace` is asked for more channels than the teacher has.
@@ -175,11 +179,18 @@ class StreamDecomposition:
     directions: torch.Tensor
     power: torch.Tensor
     keeps_constant: bool = False
+    selects: bool = False
 
     @classmethod
-    def of(cls, covariance: torch.Tensor, means: torch.Tensor, *, keeps_constant: bool) -> StreamDecomposition:
+    def of(
+        cls, covariance: torch.Tensor, means: torch.Tensor, *, keeps_constant: bool, selects: bool = False
+    ) -> StreamDecomposition:
         """Decompose a covariance (D, D)."""
         width = len(covariance)
+        if selects:
+            order = covariance.diagonal().argsort(descending=True, stable=True)
+            directions = torch.eye(width, dtype=torch.float64)[:, order]
+            return cls(means, directions, covariance.diagonal()[order].clamp(min=0), selects=True)
         basis = _without_constant(width) if keeps_constant else torch.eye(width, dtype=torch.float64)
         power, vectors = torch.linalg.eigh(basis.T @ covariance @ basis)
         directions = basis @ vectors.flip(-1)
@@ -208,6 +219,9 @@ class StreamDecomposition:
             directions = self.directions[:, : width - 1] @ inner.T + (teacher_width * width) ** -0.5
             power = self.power[: width - 1]
         total, kept = float(self.power.sum()), float(power.sum())
+        if self.selects:
+            means = self.means * (1 - directions.sum(1))
+            return TeacherSubspace(means, directions, torch.ones(width, dtype=torch.float64), kept / (total or 1.0))
         scale = torch.full((width,), (kept / width) ** 0.5, dtype=torch.float64)
         if whiten and not self.keeps_constant:
             scale = power.sqrt()
@@ -216,14 +230,15 @@ class StreamDecomposition:
     def save(self, path: Path) -> None:
         """Write it as safetensors."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
-        save_file(tensors, path, {"keeps_constant": str(self.keeps_constant)})
+        save_file(tensors, path)
 
     @classmethod
     def load(cls, path: Path) -> StreamDecomposition:
         """Read what `save` wrote."""
         tensors = load_file(path)
         means, directions = tensors["means"], tensors["directions"]
-        return cls(means, directions, tensors["power"], directions.shape[0] > directions.shape[1])
+        keeps_constant, selects = directions.shape[0] > directions.shape[1], bool((directions.max(0).values == 1).all())
+        return cls(means, directions, tensors["power"], keeps_constant, selects)
 
 
 def _without_constant(width: int) -> torch.Tensor:
@@ -237,6 +252,7 @@ def decompose(
     weighting: Weighting = "power",
     centring: Centring = "mean",
     keeps_constant: bool = False,
+    selects: bool = False,
 ) -> StreamDecomposition:
     """The decomposition of a stream in one pass.
 
@@ -245,6 +261,7 @@ def decompose(
         weighting: see `StreamMoments`.
         centring: see `StreamMoments.decomposition`.
         keeps_constant: see `StreamDecomposition`.
+        selects: see there.
 
     Raises:
         ConfigurationError: fewer positions than channels, or boundaries of several widths.
@@ -261,4 +278,4 @@ def decompose(
         moments.add(streams, mask)
     if moments is None:
         raise ConfigurationError("the teacher's stream needs a flash set, but there is no batch.")
-    return moments.decomposition(centring=centring, keeps_constant=keeps_constant)
+    return moments.decomposition(centring=centring, keeps_constant=keeps_constant, selects=selects)

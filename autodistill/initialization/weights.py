@@ -39,6 +39,16 @@ class Affine:
     bias: torch.Tensor | None
 
 
+def join(*names: str) -> str:
+    """A dotted path; empty names are left out.
+
+    Examples:
+        >>> join("", "encoder", "layer.0")
+        'encoder.layer.0'
+    """
+    return ".".join(name for name in names if name)
+
+
 def part(spec: str | Part) -> Part:
     """A path alone means the whole weight."""
     return spec if isinstance(spec, Part) else Part(spec)

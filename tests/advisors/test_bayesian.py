@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from advisors import Advisor, AdvisorError, BayesianAdvisor, Observation, RandomAdvisor
+from advisors.bayesian import _worth_learning
+from advisors.objectives import Finished
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace
 
 
@@ -126,6 +128,25 @@ def test_only_complete_trials_count_towards_the_initial_ones() -> None:
     by_model = BayesianAdvisor(space, initial=4).suggest([*complete, *others], seed=3)
     assert 600 < int(by_distance["x"] or 0) < 700
     assert 200 < int(by_model["x"] or 0) < 400
+
+
+def test_of_a_long_history_the_best_and_some_of_the_others_are_learnt() -> None:
+    losses = np.random.default_rng(1).permutation(1000).astype(float)
+    architectures = [{"x": x} for x in range(1000)]
+    finished = Finished(architectures, losses[:, None], np.zeros((1000, 0)), [])
+    rows = _worth_learning(finished, losses, np.random.default_rng(0))
+    assert len(set(rows)) == 300
+    assert set(range(150)) <= set(losses[rows])
+    assert np.median(losses[rows][losses[rows] >= 150]) == pytest.approx(575, abs=75)
+    short = Finished(architectures[:300], losses[:300, None], np.zeros((300, 0)), [])
+    np.testing.assert_array_equal(_worth_learning(short, losses[:300], np.random.default_rng(0)), range(300))
+
+
+def test_a_long_history_leads_to_the_best_of_what_is_left() -> None:
+    space = SearchSpace({"x": IntRange(0, 999)})
+    taken = [x for x in range(1000) if x % 2 and x != 601]
+    history = [Observation({"x": x}, "complete", (abs(x - 600) / 1000,)) for x in taken]
+    assert abs(int(BayesianAdvisor(space).suggest(history, seed=0)["x"] or 0) - 600) <= 2
 
 
 def test_a_number_of_initial_trials_below_one_is_refused() -> None:

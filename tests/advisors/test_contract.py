@@ -13,15 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
 
 from advisors import (
     Advisor,
     AdvisorError,
     BayesianAdvisor,
+    EvolutionAdvisor,
     FunctionAdvisor,
     GridAdvisor,
+    LocalSearchAdvisor,
     Observation,
     RandomAdvisor,
+    SamplerAdvisor,
+    SamplerFactory,
     SpaceExhaustedError,
     TPEAdvisor,
 )
@@ -66,6 +71,10 @@ def function_advisor(space: SearchSpace) -> Advisor:
     return FunctionAdvisor(space, propose)
 
 
+def sampler_advisor(make: SamplerFactory) -> Callable[[SearchSpace], Advisor]:
+    return lambda space: SamplerAdvisor(space, make)
+
+
 SPACES: dict[str, Callable[[], SearchSpace]] = {"choices": choices_with_a_constraint, "mixed": mixed, "tiny": tiny}
 ADVISORS: dict[str, Callable[[SearchSpace], Advisor]] = {
     "random": RandomAdvisor,
@@ -73,6 +82,11 @@ ADVISORS: dict[str, Callable[[SearchSpace], Advisor]] = {
     "bayesian": lambda space: BayesianAdvisor(space, initial=4),
     "tpe": TPEAdvisor,
     "function": function_advisor,
+    "local search": lambda space: LocalSearchAdvisor(space, initial=4),
+    "evolution": lambda space: EvolutionAdvisor(space, population=4, tournament=2),
+    "Optuna's TPE": sampler_advisor(lambda seed: TPESampler(seed=seed, n_startup_trials=4, constant_liar=True)),
+    "Optuna's GP": sampler_advisor(lambda seed: GPSampler(seed=seed, n_startup_trials=6)),
+    "Optuna's NSGA-II": sampler_advisor(lambda seed: NSGAIISampler(seed=seed, population_size=4)),
 }
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
-import optuna
 import pytest
 
 from advisors import (
@@ -14,7 +12,6 @@ from advisors import (
     Observation,
     RandomAdvisor,
     SpaceExhaustedError,
-    TPEAdvisor,
 )
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace
 
@@ -55,44 +52,6 @@ def test_the_number_of_points_of_a_float_range_can_be_chosen() -> None:
     assert GridAdvisor(space, float_points=2).suggest(history, seed=0) == {"b": 1.0}
     with pytest.raises(AdvisorError, match="`float_points >= 2` must hold, but got 1"):
         GridAdvisor(space, float_points=1)
-
-
-def bowl(architecture: Architecture) -> float:
-    return sum((float(value or 0) - 2) ** 2 for value in architecture.values())
-
-
-def test_tpe_proposes_near_the_good_trials() -> None:
-    space = SearchSpace({f"d{i}": IntRange(0, 20) for i in range(3)})
-    rng = np.random.default_rng(0)
-    history = [Observation(a, "complete", (bowl(a),)) for a in (space.sample(rng) for _ in range(60))]
-    proposed = [bowl(TPEAdvisor(space).suggest(history, seed=seed)) for seed in range(15)]
-    assert np.mean(proposed) < 0.4 * np.mean([observation.objectives[0] for observation in history])
-
-
-def test_tpe_keeps_away_from_what_violates_a_bound() -> None:
-    space = SearchSpace({f"d{i}": IntRange(0, 20) for i in range(2)})
-    rng = np.random.default_rng(0)
-    architectures = [space.sample(rng) for _ in range(60)]
-    free = [Observation(a, "complete", (bowl(a),)) for a in architectures]
-    bounded = [Observation(a, "complete", (bowl(a),), (10.0 - float(a["d0"] or 0),)) for a in architectures]
-    first = [
-        np.mean([float(TPEAdvisor(space).suggest(h, seed=s)["d0"] or 0) for s in range(15)]) for h in (free, bounded)
-    ]
-    assert first[0] < 6
-    assert first[1] > 9
-
-
-def test_tpe_leaves_the_verbosity_of_optuna_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    optuna.logging.set_verbosity(optuna.logging.DEBUG)
-    try:
-        optuna.logging.enable_propagation()
-        TPEAdvisor(SearchSpace({"a": [1, 2]})).suggest([], seed=0)
-        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
-        assert caplog.records == []
-    finally:
-        optuna.logging.disable_propagation()
-        optuna.logging.set_verbosity(optuna.logging.INFO)
-    assert logging.getLogger("optuna").level == logging.INFO
 
 
 def test_a_function_that_repeats_an_architecture_is_an_error() -> None:

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import check_grad
-from scipy.stats import spearmanr
+from scipy.stats import multivariate_normal, spearmanr
 
-from advisors.surrogate import DimensionKernel, Surrogate, draw_in
+from advisors.surrogate import Setting, Surrogate, draw_in, log_likelihood, slice_samples, squared_distances
 from search_spaces import IntRange, SearchSpace
 
 SPACE = SearchSpace({"act": ["gelu", "relu", "silu"], "width": [1, 2, 3, 4], "depth": IntRange(1, 9)})
@@ -14,59 +13,88 @@ EVERYTHING = list(SPACE.enumerate())
 FEATURES = SPACE.encode(EVERYTHING)
 
 
+def surrogate(features: np.ndarray, targets: np.ndarray) -> Surrogate:
+    return Surrogate(features, targets, WIDTHS, np.random.default_rng(0))
+
+
 def smooth(features: np.ndarray) -> np.ndarray:
     return np.asarray(((features - 0.3) ** 2 * np.linspace(1, 3, features.shape[1])).sum(axis=1))
 
 
-def test_the_kernel_on_choices_decays_with_the_dimensions_that_differ() -> None:
-    lengths = np.array([0.5, 2.0, 1.0])
-    kernel = DimensionKernel(np.log(lengths), tuple(WIDTHS))
+def test_the_covariance_on_choices_decays_with_the_dimensions_that_differ() -> None:
     first = {"act": "gelu", "width": 1, "depth": 1}
     others = [{**first, "act": "relu"}, {**first, "act": "silu", "width": 4}, {**first, "depth": 5}]
-    expected = [np.exp(-1 / 0.25), np.exp(-1 / 0.25 - 1 / 4), np.exp(-0.5 * 0.5**2)]
-    np.testing.assert_allclose(kernel(SPACE.encode([first]), SPACE.encode(others))[0], expected, rtol=1e-12)
+    squares = squared_distances(SPACE.encode([first, *others]), WIDTHS)
+    np.testing.assert_allclose(squares[:, 0, 1:].T, [[2, 0, 0], [2, 2, 0], [0, 0, 0.25]], atol=1e-12)
 
 
-def test_the_gradient_of_the_kernel_is_that_of_finite_differences() -> None:
-    rows = FEATURES[::17]
-    kernel, weights = DimensionKernel(np.zeros(3), tuple(WIDTHS)), np.random.default_rng(0).normal(size=(7, 7))
-    assert len(rows) == 7
-
-    def value(theta: np.ndarray) -> float:
-        return float((weights * kernel.clone_with_theta(theta)(rows)).sum())
-
-    def gradient(theta: np.ndarray) -> np.ndarray:
-        _, slope = kernel.clone_with_theta(theta)(rows, eval_gradient=True)
-        return np.asarray(np.einsum("ij,ijk->k", weights, slope))
-
-    assert check_grad(value, gradient, np.array([0.1, -0.4, 0.3])) < 1e-6
+def gram(setting: Setting, features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    lengths = np.repeat(setting.lengths, WIDTHS)
+    squares = (((features[:, None] - others[None]) / lengths) ** 2).sum(axis=-1)
+    return np.asarray(setting.signal * np.exp(-0.5 * squares))
 
 
-def test_predictions_agree_with_the_posterior_written_out() -> None:
+def test_the_likelihood_differs_from_scipys_by_a_constant() -> None:
+    seen = FEATURES[::9]
+    targets = smooth(seen) - smooth(seen).mean()
+    settings = [Setting(1.3, np.array([0.5, 2.0, 0.8]), 1e-2), Setting(0.4, np.array([3.0, 0.7, 1.5]), 0.3)]
+    ours = [log_likelihood(setting, squared_distances(seen, WIDTHS), targets) for setting in settings]
+    scipys = [
+        multivariate_normal(cov=gram(setting, seen, seen) + (setting.noise + 1e-8) * np.eye(len(seen))).logpdf(targets)
+        for setting in settings
+    ]
+    assert ours[0] - ours[1] == pytest.approx(scipys[0] - scipys[1], rel=1e-9)
+
+
+def test_a_covariance_that_cannot_be_factored_is_impossible() -> None:
+    squares, targets = np.zeros((1, 3, 3)), np.array([0.0, 1.0, -1.0])
+    assert log_likelihood(Setting(1e12, np.ones(1), 0.0), squares, targets) == -np.inf
+
+
+def test_settings_are_spread_as_their_prior() -> None:
+    settings = [Setting.from_normal(z) for z in np.random.default_rng(0).standard_normal((4000, 5))]
+    lengths = np.log([setting.lengths for setting in settings])
+    assert lengths.shape == (4000, 3)
+    np.testing.assert_allclose([lengths.mean(), lengths.std()], [0.5, 1.0], atol=0.03)
+    np.testing.assert_allclose(np.mean([np.log(setting.signal) for setting in settings]), 0.0, atol=0.05)
+    assert min(setting.noise for setting in settings) == 1e-6
+    assert max(setting.noise for setting in settings) == 1.0
+
+
+def test_a_slice_chain_has_the_mean_and_spread_of_the_posterior() -> None:
+    """Prior N(0, 1), one observation 1.5 with variance 1/4 of the first coordinate: posterior N(1.2, 0.2)."""
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([slice_samples(lambda z: -2 * (1.5 - z[0]) ** 2, 2, rng)[2:] for _ in range(500)])
+    assert drawn.shape == (3000, 2)
+    np.testing.assert_allclose(drawn.mean(axis=0), [1.2, 0.0], atol=0.06)
+    np.testing.assert_allclose(drawn.std(axis=0), [np.sqrt(0.2), 1.0], atol=0.05)
+
+
+def test_predictions_agree_with_the_posteriors_written_out() -> None:
     seen = FEATURES[::5]
     targets = 100 + 7 * smooth(seen)
-    surrogate = Surrogate(seen, targets, WIDTHS)
-    theta = surrogate._process.kernel_.k1.theta  # signal and lengths; the noise stands apart
-    noise = surrogate._process.noise_
-    signal, lengths = np.exp(theta[0]), np.repeat(np.exp(theta[1:4]), WIDTHS)
-
-    def covariance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.asarray(signal * np.exp(-0.5 * (((a[:, None] - b[None]) / lengths) ** 2).sum(axis=-1)))
-
-    gram = covariance(seen, seen) + (noise + 1e-8) * np.eye(len(seen))
-    cross = covariance(FEATURES, seen)
-    mean = targets.mean() + cross @ np.linalg.solve(gram, targets - targets.mean())
-    variance = targets.std() ** 2 * (signal - np.einsum("ij,ji->i", cross, np.linalg.solve(gram, cross.T)))
-    predicted_mean, predicted_std = surrogate.predict(FEATURES)
-    np.testing.assert_allclose(predicted_mean, mean, rtol=1e-6)
-    np.testing.assert_allclose(predicted_std, np.sqrt(np.maximum(variance, 0)), atol=2e-3 * targets.std())
+    mean, std = Surrogate(seen, targets, WIDTHS, np.random.default_rng(0)).predict(FEATURES)
+    # The same chain, drawn again.
+    squares, standardised = squared_distances(seen, WIDTHS), (targets - targets.mean()) / targets.std()
+    drawn = slice_samples(
+        lambda z: log_likelihood(Setting.from_normal(z), squares, standardised), 5, np.random.default_rng(0)
+    )
+    assert len(mean) == len(drawn) == 8
+    for i, setting in enumerate(map(Setting.from_normal, drawn)):
+        inner = gram(setting, seen, seen) + (setting.noise + 1e-8) * np.eye(len(seen))
+        cross = gram(setting, FEATURES, seen)
+        expected = targets.mean() + targets.std() * cross @ np.linalg.solve(inner, standardised)
+        variance = setting.signal - np.einsum("ij,ji->i", cross, np.linalg.solve(inner, cross.T))
+        np.testing.assert_allclose(mean[i], expected, rtol=1e-5)
+        np.testing.assert_allclose(std[i], targets.std() * np.sqrt(np.maximum(variance, 0)), atol=2e-3 * targets.std())
 
 
 def test_a_third_of_a_space_predicts_the_rest() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(EVERYTHING))
     seen, rest = order[:36], order[36:]
-    mean, std = Surrogate(FEATURES[seen], smooth(FEATURES[seen]), WIDTHS).predict(FEATURES[rest])
+    means, stds = surrogate(FEATURES[seen], smooth(FEATURES[seen])).predict(FEATURES[rest])
+    mean, std = means.mean(axis=0), np.sqrt((stds**2).mean(axis=0) + means.var(axis=0))
     truth = smooth(FEATURES[rest])
     assert spearmanr(mean, truth).statistic > 0.98
     assert np.mean(np.abs(mean - truth) < 3 * std) > 0.9
@@ -78,13 +106,13 @@ def test_one_diverged_trial_does_not_hide_the_differences_among_the_others() -> 
     seen, rest = order[:36], order[36:]
     targets = smooth(FEATURES[seen])
     targets[4] = 1e12
-    mean, _ = Surrogate(FEATURES[seen], targets, WIDTHS).predict(FEATURES[rest])
-    assert spearmanr(mean, smooth(FEATURES[rest])).statistic > 0.7
+    means, _ = surrogate(FEATURES[seen], targets).predict(FEATURES[rest])
+    assert spearmanr(means.mean(axis=0), smooth(FEATURES[rest])).statistic > 0.7
 
 
 @pytest.mark.parametrize("targets", [[3.0] * 6, [0.0] * 6, [1e300, 2e300, 0, 0, 1, 2], [1e-300, 2e-300, 0, 0, 0, 0]])
 def test_degenerate_targets_give_finite_predictions_with_a_positive_spread(targets: list[float]) -> None:
-    mean, std = Surrogate(FEATURES[:6], np.array(targets), WIDTHS).predict(FEATURES)
+    mean, std = surrogate(FEATURES[:6], np.array(targets)).predict(FEATURES)
     assert np.all(np.isfinite(mean))
     assert np.all(std > 0)
 

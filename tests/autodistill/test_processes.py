@@ -46,10 +46,6 @@ def launch(directory, *scenarios):
     )
 
 
-# Slow, and apart from the rest: gloo's threads now and then abort an interpreter that is ending.
-pytestmark = pytest.mark.slow
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """Where two processes ran all scenarios, after a start that was killed."""
@@ -171,6 +167,11 @@ def test_every_kind_of_tensor_is_broadcast_bit_for_bit(directory):
 def test_a_search_of_two_processes_is_not_resumed_with_one(directory):
     with pytest.raises(SearchDirectoryError, match="processes was 2, but is now 1"):
         make_search(directory / "search", toy_processes.config()).search_loop()
+
+
+def test_no_group_is_left_when_the_interpreter_ends_since_its_threads_might_abort_it(directory):
+    for process in seen(directory, "left"):
+        assert process["groups"] == [False]
 
 
 def test_one_process_starts_no_group_and_passes_everything_on():

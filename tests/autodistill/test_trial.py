@@ -190,6 +190,20 @@ def test_one_metric_the_best_is_the_best_and_of_equals_the_first() -> None:
     assert SearchResult(trials, [Metric("a", greater_is_better=False)]).best is trials[0]
 
 
+def test_the_front_is_unchanged_since_the_last_trial_that_entered_it_and_equals_no_member() -> None:
+    metrics = [Metric("accuracy"), Metric("latency")]
+    trials = [
+        trial(0, accuracy=0.9, latency=9.0),
+        trial(1, accuracy=0.5, latency=2.0),
+        trial(2, accuracy=0.5, latency=2.0),  # equals 1
+        trial(3, accuracy=0.4, latency=3.0),  # beaten by 1
+        Trial(4, {}).fail("boom"),
+        Trial(5, {}),
+    ]
+    assert [SearchResult(trials[:count], metrics).unchanged_for for count in range(7)] == [0, 0, 0, 1, 2, 3, 3]
+    assert SearchResult([Trial(0, {}).fail("boom")], metrics).unchanged_for == 1
+
+
 def test_several_metrics_the_best_is_the_front_member_nearest_to_the_ideal() -> None:
     trials = [
         trial(0, accuracy=0.99, latency=100.0),
@@ -204,7 +218,7 @@ def test_several_metrics_the_best_is_the_front_member_nearest_to_the_ideal() -> 
     assert result.choose({"latency": 100.0}) is trials[2]
 
 
-@pytest.mark.parametrize("weights", [{"speed": 1.0}, {"a": -1.0}, {"a": float("nan")}, {"b": 1.0}])
+@pytest.mark.parametrize("weights", [{"speed": 1.0}, {"a": -1.0}, {"a": float("nan")}, {"a": "2"}, {"b": 1.0}])
 def test_weight_for_no_goal_or_negative_is_refused(weights: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="weights are non-negative numbers for a, but got"):
         SearchResult([trial(0, a=1.0, b=1.0)], [Metric("a"), Metric("b", measured=True)]).choose(weights)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from families import BERT_LIKE, CLASSES, LLAMA_LIKE, VOCABULARY, hugging_face, pictures, texts
+from families import BERT_LIKE, CLASSES, LLAMA_LIKE, VOCABULARY, half, hugging_face, pictures, texts
 from scipy.linalg import helmert
 from torch import nn
 
@@ -22,7 +22,8 @@ from autodistill.initialization.from_teacher import TeacherStart, initialize_fro
 from autodistill.initialization.subspace import TeacherSubspace
 
 WIDTH, DEPTH = 16, 3
-PERMUTATION, KEEPS_CONSTANT, ORTHOGONAL = "permutation", "orthogonal, P·1 = 1", "orthogonal"
+SELECTION, PERMUTATION = "permutation, μ = 0", "permutation"
+KEEPS_CONSTANT, ORTHOGONAL = "orthogonal, P·1 = 1", "orthogonal"
 
 EXACT = 1e-10
 """What float64 leaves."""
@@ -80,7 +81,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
 def square_directions(kind: str, width: int = WIDTH, seed: int = 0) -> torch.Tensor:
     """P, (width, width), float64."""
     generator = torch.Generator().manual_seed(seed)
-    if kind == PERMUTATION:
+    if kind in (SELECTION, PERMUTATION):
         return torch.eye(width, dtype=torch.float64)[:, torch.randperm(width, generator=generator)]
     if kind == ORTHOGONAL:
         return torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
@@ -101,7 +102,10 @@ def square_subspace(kind: str, scale: float = 1.0) -> TeacherSubspace:
 
 @dataclass(frozen=True)
 class Errors:
-    """The largest absolute differences from the teacher: of all outputs, and of the matched last hidden states."""
+    """The largest differences from the teacher: of all outputs, and of the matched last hidden states.
+
+    They are absolute where the teacher's values are below one, else relative to the largest of them.
+    """
 
     outputs: float
     matched: float
@@ -138,9 +142,12 @@ def errors(teacher: nn.Module, student: nn.Module, start: TeacherStart, batch: d
     if theirs[0].shape == hidden_states[0].shape and torch.equal(theirs[0], hidden_states[0]):
         ours[0] = matched  # a base model, whose hidden states are in the student's own directions
     return Errors(
-        max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)),
-        float((matched - hidden_states[0]).abs().max()),
+        max(difference(a, b) for a, b in zip(theirs, ours, strict=True)), difference(hidden_states[0], matched)
     )
+
+
+def difference(wanted: torch.Tensor, found: torch.Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1))
 
 
 def floats(output: Any) -> list[torch.Tensor]:
@@ -179,12 +186,32 @@ VIT_LIKE = {
     "num_labels": CLASSES,
 }
 
+MOBILEBERT_LIKE = BERT_LIKE | {
+    "embedding_size": half,
+    "intra_bottleneck_size": lambda width: 3 * width // 4,
+    "num_attention_heads": lambda width: width // 8,
+    "num_feedforward_networks": 3,
+}
+
 CASES = {
+    **{
+        f"MobileBERT, {name}": IdentityCase(hugging_face(model, **MOBILEBERT_LIKE), SELECTION, sentence_pair_batch)
+        for name, model in {
+            "pre-training": "MobileBertForPreTraining",
+            "words": "MobileBertForMaskedLM",
+            "classes": "MobileBertForSequenceClassification",
+            "tokens": "MobileBertForTokenClassification",
+            "spans": "MobileBertForQuestionAnswering",
+            "pooled": "MobileBertModel",
+        }.items()
+    },
     "BERT, pre-training": IdentityCase(
         hugging_face("BertForPreTraining", **BERT_LIKE), PERMUTATION, sentence_pair_batch
     ),
     "BERT, classes": IdentityCase(
-        hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3), PERMUTATION, sentence_pair_batch
+        hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3),
+        PERMUTATION,
+        sentence_pair_batch,
     ),
     "BERT, spans": IdentityCase(hugging_face("BertForQuestionAnswering", **BERT_LIKE), PERMUTATION),
     "BERT, pooled": IdentityCase(hugging_face("BertModel", **BERT_LIKE), PERMUTATION),

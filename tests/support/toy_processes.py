@@ -5,10 +5,12 @@ Every process writes what it saw of a scenario to `DIRECTORY/<scenario>-<rank>.j
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -180,8 +182,15 @@ def parting(directory):
         return {"step": step, "error": f"{type(error).__name__}: {error}"}
 
 
+def note_what_is_left(folder, groups):
+    path = folder / f"left-{os.environ['RANK']}.json"
+    path.write_text(json.dumps({"groups": [group() is not None for group in groups]}))
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, groups = Path(sys.argv[1]), []
+    atexit.register(note_what_is_left, folder, groups)  # registered first, it runs last
     for scenario in sys.argv[2:]:
         seen = globals()[scenario](folder)
         (folder / f"{scenario}-{current_processes().rank}.json").write_text(json.dumps(seen))
+    groups.append(weakref.ref(current_processes()._group))

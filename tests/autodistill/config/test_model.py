@@ -249,6 +249,7 @@ def test_space_may_hold_domains_or_be_one() -> None:
         ),
         ({"search_space": 5}, "search.search_space: Input should be an instance of SearchSpace, but got 5."),
         ({"max_trials": 0}, "search.max_trials: Input should be greater than or equal to 1, but got 0."),
+        ({"max_trials": True}, "search.max_trials: Input should be a valid integer, but got True."),
         ({"max_trial": 3}, "search.max_trial: is not a key of the configuration; did you mean 'max_trials'?"),
     ],
     ids=str,
@@ -313,7 +314,8 @@ def test_every_mistake_is_in_one_message() -> None:
         ("temperature", 0, "Input should be greater than 0, but got 0."),
         ("temperature", "hot", "Input should be a valid number, unable to parse string as a number, but got 'hot'."),
         ("temperature", {"start": 1, "end": 0}, "Input should be greater than 0, but got 0."),
-        ("train_steps", 0, "Input should be greater than 0, but got 0."),
+        ("train_steps", 0, "Input should be greater than or equal to 1, but got 0."),
+        ("train_steps", True, "Input should be a valid integer, but got True."),
         ("loss_types", "MAE", "Input should be 'MSE', 'NMSE', 'L1', 'KL', 'CE' or 'cosine', but got 'MAE'."),
         (
             "loss_types",

@@ -222,12 +222,15 @@ def test_what_the_user_froze_stays_frozen_and_unchanged():
         assert torch.equal(parameter, untrained.get_parameter(name)) == (name in frozen or not inside), name
 
 
-def test_a_block_that_the_user_froze_entirely_is_refused_by_name():
+def test_blocks_that_the_user_froze_entirely_are_refused_by_name_before_anything_trains():
     family = FAMILIES["Llama, sdpa"]
     student = family.student()
-    student.model.layers[0].requires_grad_(False)
-    with pytest.raises(ConfigurationError, match=r"must have parameters to train, but 'model\.layers\.0' has none"):
-        distil(student, family_distiller(family))
+    student.model.layers.requires_grad_(False)
+    with pytest.raises(ConfigurationError) as caught:
+        family_distiller(family).prepare(student)
+    assert len(caught.value.problems) == 2
+    for number, problem in enumerate(caught.value.problems):
+        assert problem.startswith(f"a stage must have parameters to train, but 'model.layers.{number}' has none")
 
 
 def test_the_blocks_of_a_decoder_are_replayed_on_the_encoders_output_after_one_capture_anew(caplog):

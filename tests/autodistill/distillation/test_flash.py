@@ -16,6 +16,7 @@ from autodistill.data import Batch
 from autodistill.distillation.activations import Budget
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.training import NoReport
+from autodistill.errors import NonFiniteError
 
 
 def assert_identical(left, right):
@@ -112,6 +113,26 @@ def test_a_block_that_reads_an_earlier_one_is_found_out_and_its_inputs_are_captu
     assert_identical(engine, naive)
     assert [record["mode"] for record in records] == ["replay"] * 3
     assert "inputs of blocks.2 are captured anew by full forwards" in caplog.text
+
+
+class SkippingOnce(Skipping):
+    """The last block reads what the first gave where an input is large."""
+
+    def forward(self, inputs):
+        first = torch.tanh(self.blocks[0](inputs))
+        second = torch.tanh(self.blocks[1](first))
+        return self.blocks[2](first + second if inputs.max() > 9 else second)
+
+
+def test_a_block_that_reads_an_earlier_one_for_the_first_batch_alone_is_found_out_too(caplog):
+    teacher = seeded(lambda: SkippingOnce(9))
+    data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
+    data[0][0][0, 0] = 10.0
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(seeded(lambda: SkippingOnce(6), 1), make_distiller(teacher, data))
+    assert_identical(engine, naive)
+    assert [record["mode"] for record in records] == ["replay"] * 3
+    assert "what 'blocks.2' sees of the first batch" in caplog.text
 
 
 class DependsOnAHiddenState(nn.Module):
@@ -225,6 +246,15 @@ def test_the_students_own_loss_is_added_where_it_is_asked_for():
         own = nn.functional.cross_entropy(batch.call(student.eval()), batch.targets).item()
     assert {record["reason"] for record in records} == {"the student's own loss needs its whole forward"}
     assert records[0]["first_loss"] - without[0]["first_loss"] == pytest.approx(own, abs=0.3)  # dropout
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_origin_loss": True}, {"inputs": "teacher"}], ids=str)
+def test_nan_in_a_batch_is_told_as_such(settings):
+    data = tokens()
+    data[2][0][0, 0, 0] = float("nan")
+    distiller = make_distiller(seeded(lambda: Transformer(12, 2)), data, train_steps=4, **settings)
+    with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: look"):
+        distiller(seeded(lambda: Transformer(12, 2), 1), seed=0)
 
 
 def test_the_programs_random_state_is_neither_read_nor_disturbed():

@@ -8,7 +8,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import AUTO, LayerMapping, Tap
-from autodistill.distillation.plan import Plan, flash_stages, path_problems, regular_stage
+from autodistill.distillation.plan import Plan, flash_stages, frozen_problems, path_problems, regular_stage
 from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig
 from autodistill.errors import ConfigurationError
 
@@ -182,3 +182,19 @@ def test_plan_whose_paths_exist_has_no_problem_and_lists_every_teacher_tap_once(
     assert plan.stages == [*stages, last]
     assert plan.teacher_taps == [Tap("layer.2", AUTO), Tap("layer.5", AUTO), Tap("", AUTO)]
     assert Plan((*stages, *stages), None).teacher_taps == [Tap("layer.2", AUTO), Tap("layer.5", AUTO)]
+
+
+# --- what is frozen --------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_without_a_parameter_to_train_is_named() -> None:
+    student = Blocks(3)
+    plan = Plan(flash_stages(FlashDistillationConfig(), student, TEACHER), None)
+    assert frozen_problems(plan, student) == []
+    student.layer[0].requires_grad_(False)
+    student.layer[1].bias.requires_grad_(False)
+    student.layer[2].requires_grad_(False)
+    assert frozen_problems(plan, student) == [
+        f"a stage must have parameters to train, but {block!r} has none that requires gradients."
+        for block in ("layer.0", "layer.2")
+    ]

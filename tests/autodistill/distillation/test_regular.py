@@ -16,6 +16,7 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.data import DataStream
 from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.settings import AnnealedTemperature
+from autodistill.errors import NonFiniteError
 from autodistill.randomness import derive_seed
 
 SEED = 42  # the search's, by default
@@ -138,3 +139,10 @@ def test_the_student_comes_back_in_eval_mode_with_its_frozen_parameters_frozen_a
     assert torch.equal(student.embedding.weight, before)
     assert [p.requires_grad for p in student.embedding.parameters()] == [False, False]
     assert all(p.requires_grad for p in student.head.parameters())
+
+
+def test_nan_of_the_teacher_is_told_as_such():
+    teacher = seeded(lambda: Transformer(12, 2))
+    teacher.head.bias.data[0] = float("nan")
+    with pytest.raises(NonFiniteError, match="; the teacher's features already hold NaN for batch 0: look for it"):
+        make_distiller(teacher)(seeded(lambda: Transformer(12, 1), 1), seed=0)

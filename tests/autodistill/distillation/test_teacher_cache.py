@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import Tap
@@ -183,6 +183,16 @@ def test_fingerprint_sees_configuration_and_attention_implementation() -> None:
 
     assert bert() == bert()
     assert len({bert(), bert(layer_norm_eps=1e-5), bert(attention="eager"), bert(num_attention_heads=4)}) == 4
+
+
+def test_fingerprint_stays_the_same_when_a_forward_with_labels_writes_into_the_configuration() -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(image_size=4, patch_size=2, num_channels=1, num_labels=3, **sizes))
+    before = model_fingerprint(model)
+    model(pixel_values=torch.zeros(2, 1, 4, 4), labels=torch.tensor([0, 1]))
+    assert model.config.problem_type == "single_label_classification"
+    assert model_fingerprint(model) == before
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None], ids=["empty", "garbage", "cut short"])

@@ -175,6 +175,33 @@ def test_loss_that_is_not_finite_names_its_step_and_the_stage(bad: int, value: s
         loop(CHECK_EVERY + 5).run(list(model.parameters()), [], loss_at)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "features", "told"),
+    [
+        ("nan", "nan", "the inputs already hold NaN for batch 2: look for it there"),
+        ("1", "nan", "the teacher's features already hold NaN for batch 2: look for it there"),
+        ("inf", "-inf", "lower learning_rate, or set max_grad_norm"),
+    ],
+)
+def test_nan_that_was_there_before_the_student_is_told_from_training_that_diverges(
+    inputs: str, features: str, told: str
+) -> None:
+    model = student()
+
+    def given_at(number: int) -> dict[str, torch.Tensor]:
+        bad = number == 2
+        return {
+            "the inputs": torch.tensor([0.0, float(inputs) if bad else 0.0]),
+            "the teacher's features": torch.tensor([0.0, float(features) if bad else 0.0]),
+        }
+
+    def loss_at(step: int, number: int) -> torch.Tensor:
+        return loss_of(model)(step, number) + (float("nan") if number == 2 else 0)
+
+    with pytest.raises(NonFiniteError, match=rf"became nan at step 2 of stage 1; {told}\.$"):
+        loop(4).run(list(model.parameters()), [], loss_at, given_at=given_at)
+
+
 def test_loss_that_does_not_depend_on_the_block_is_refused() -> None:
     model, matcher = student(), nn.Linear(5, 3)
 

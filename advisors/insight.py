@@ -1,0 +1,79 @@
+"""What a history tells: which dimension matters, and what an architecture is expected to give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial
+
+from advisors.base import Observation
+from advisors.errors import AdvisorError
+from advisors.objectives import read_history
+from advisors.optuna_study import quiet_optuna, rebuilt_study
+from advisors.surrogate import Surrogate
+from search_spaces import SearchSpace
+
+
+def importance(space: SearchSpace, history: Sequence[Observation]) -> list[dict[str, float]]:
+    """For each objective the part of its variance that each dimension explains; the largest first, the sum is 1.
+
+    By Optuna's functional analysis of variance on a random forest: Hutter, Hoos and Leyton-Brown, 2014, "An efficient
+    approach for assessing hyperparameter importance". Raises `AdvisorError` when fewer than two trials are complete.
+
+    >>> space = SearchSpace({"layers": [2, 4, 6], "heads": [1, 2]})
+    >>> history = [Observation(a, "complete", objectives=(1 / a["layers"],)) for a in space.enumerate()]
+    >>> list(importance(space, history)[0])
+    ['layers', 'heads']
+    """
+    complete = _complete(history)
+    with quiet_optuna():
+        study = rebuilt_study(space, complete, RandomSampler())
+        return [
+            get_param_importances(
+                study,
+                evaluator=FanovaImportanceEvaluator(seed=0),
+                params=[name for name, domain in space.dimensions.items() if domain.size != 1],
+                target=partial(_objective, i),
+            )
+            for i in range(len(complete[0].objectives))
+        ]
+
+
+def predict(
+    space: SearchSpace, history: Sequence[Observation], architecture: Mapping[str, object]
+) -> list[tuple[float, float]]:
+    """Mean and standard deviation that the Bayesian advisor's surrogate expects of each objective.
+
+    Raises `AdvisorError` when fewer than two trials are complete, and `SearchSpaceError` for an architecture outside
+    the space.
+
+    >>> space = SearchSpace({"layers": [2, 4, 6]})
+    >>> history = [Observation(a, "complete", objectives=(float(a["layers"]),)) for a in space.enumerate()]
+    >>> (mean, std), = predict(space, history, {"layers": 4})
+    >>> round(mean, 1), std < 0.5
+    (4.0, True)
+    """
+    finished = read_history(_complete(history))
+    features = space.encode([*map(space.validate, finished.architectures)])
+    asked = space.encode([space.validate(architecture)])
+    widths = [domain.width for domain in space.dimensions.values()]
+    expected = []
+    for targets in finished.objectives.T:
+        means, stds = Surrogate(features, targets, widths, np.random.default_rng(0)).predict(asked)
+        expected.append((float(means.mean()), float(np.sqrt((stds**2).mean() + means.var()))))
+    return expected
+
+
+def _objective(index: int, trial: FrozenTrial) -> float:
+    return float(trial.values[index])
+
+
+def _complete(history: Sequence[Observation]) -> list[Observation]:
+    complete = [observation for observation in history if observation.is_complete]
+    if len(complete) < 2:
+        raise AdvisorError(f"at least two complete trials are needed to learn from, but got {len(complete)}")
+    return complete

@@ -1,0 +1,113 @@
+"""A space and a history in Optuna's words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
+
+from advisors.base import Observation
+from advisors.objectives import read_history
+from search_spaces import Choice, Domain, FloatRange, IntRange, SearchSpace
+
+_READERS = (TPESampler, GPSampler, RandomSampler, BruteForceSampler)
+"""The samplers that look at nothing but the trials' parameters and values."""
+
+_LARGEST = 1e100  # samplers square objectives
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each dimension.
+
+    >>> from search_spaces import SearchSpace
+    >>> distributions(SearchSpace({"layers": [2, 4]}))
+    {'layers': CategoricalDistribution(choices=(2, 4))}
+    """
+    return {name: _distribution(domain) for name, domain in space.dimensions.items()}
+
+
+def rebuilt_study(space: SearchSpace, history: Sequence[Observation], sampler: BaseSampler) -> optuna.Study:
+    """A study in memory that holds the complete and the running trials of a history, as `sampler` needs them.
+
+    Failed trials are left out: no sampler of Optuna looks at them. Bounds on outcomes become constraints. A sampler
+    that notes its own state beside the trials (a generation, a place in a sequence) is led through them one by one, so
+    that it notes it again.
+    """
+    objectives = read_history(history).objectives.shape[1]
+    study = optuna.create_study(directions=["minimize"] * max(1, objectives), sampler=sampler)
+    add = _add if type(sampler) in _READERS else _replay
+    for observation in history:
+        if observation.is_complete or observation.is_running:
+            add(study, space, observation)
+    return study
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna announces each study that is created; the user has not asked for one."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _add(study: optuna.Study, space: SearchSpace, observation: Observation) -> None:
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE if observation.is_complete else TrialState.RUNNING,
+            values=_values(observation) or None,
+            params=dict(space.validate(observation.architecture)),
+            distributions=distributions(space),
+            constraints={_constraint(i): value for i, value in enumerate(observation.violations)},
+        )
+    )
+
+
+def _replay(study: optuna.Study, space: SearchSpace, observation: Observation) -> None:
+    study.enqueue_trial(dict(space.validate(observation.architecture)))
+    trial = study.ask()
+    _ = trial.relative_params  # the sampler is asked, and notes its state; what it would have proposed is not used
+    for name, domain in space.dimensions.items():
+        _suggest(trial, name, domain)
+    for i, value in enumerate(observation.violations):
+        trial.set_constraint(_constraint(i), value)
+    if observation.is_complete:
+        study.tell(trial, _values(observation))
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> None:
+    """Takes the value that was enqueued."""
+    match distribution := _distribution(domain):
+        case CategoricalDistribution():
+            trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution(low=low, high=high, log=log, step=step):
+            trial.suggest_int(name, low, high, log=log, step=step)
+        case FloatDistribution(low=low, high=high, log=log):
+            trial.suggest_float(name, low, high, log=log)
+
+
+def _values(observation: Observation) -> list[float]:
+    return [min(max(value, -_LARGEST), _LARGEST) for value in observation.objectives]
+
+
+def _constraint(index: int) -> str:
+    return f"{index:03d}"  # in the order of their names
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    match domain:
+        case Choice():
+            return CategoricalDistribution(tuple(domain.values()))
+        case IntRange():
+            return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+        case FloatRange():
+            return FloatDistribution(domain.low, domain.high, log=domain.log)
+    raise TypeError(f"Optuna has a form of Choice, IntRange and FloatRange, but got {domain!r}")

@@ -1,0 +1,147 @@
+"""How much the inputs of a teacher's writers matter, measured on data: neurons, and the channels of attention heads.
+
+The weights alone do not know how often a neuron fires. Michel et al. (2019), "Are Sixteen Heads Really Better than
+One?", https://arxiv.org/abs/1905.10650, measure a head by the mean size of activation times gradient of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.layers import find_module
+from autodistill.distillation.models import frozen, plain_forward
+from autodistill.distillation.replay import removing
+from autodistill.initialization.families import Family, require_family
+from autodistill.initialization.weights import has, join, part
+from autodistill.structures import tensors_in
+
+Kind = Literal["activations", "gradients"]
+LossFunction = Callable[[Any, Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What was measured.
+
+    Attributes:
+        kind: `"activations"`: the root mean square of each input, still to be weighed with what the writer makes of it;
+            `"gradients"`: the mean of |activation x gradient|, which has seen the writer already.
+        inputs: for the path of a writer of the teacher (inputs,), float64.
+    """
+
+    kind: Kind
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def of(self, path: str, written: torch.Tensor) -> torch.Tensor | None:
+        """How much each input of a writer matters, (inputs,); None where it was not seen.
+
+        Args:
+            path: of the writer, in the teacher.
+            written: its weight in the student's subspace, (d, inputs).
+        """
+        seen = self.inputs.get(path)
+        if seen is None or self.kind == "gradients":
+            return seen
+        weighed: torch.Tensor = seen * written.norm(dim=0)
+        return weighed
+
+
+def measure_importance(
+    teacher: nn.Module,
+    batches: Sequence[Batch],
+    kind: Kind = "activations",
+    *,
+    loss_func: LossFunction | None = None,
+    family: Family | None = None,
+) -> Importance:
+    """Run a teacher on a few batches, and see what its writers get. Padding is left out.
+
+    A writer that its block never calls as a module (`nn.MultiheadAttention` does not) is left to the weights.
+
+    Args:
+        teacher: of a known family.
+        batches: a few.
+        kind: `"activations"` or `"gradients"`; the latter of the model's own loss, else of `loss_func(outputs,
+            targets)` where both are given, else of half the squared output.
+        loss_func: for models that compute no loss of their own.
+        family: where the weights are, for models that are not in `families.FAMILIES`.
+
+    Raises:
+        ConfigurationError: the model is of no known family.
+
+    Examples:
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20)
+        >>> batch = Batch({"input_ids": torch.arange(12).view(2, 6)})
+        >>> found = measure_importance(BertModel(BertConfig(**sizes)), [batch], "gradients")
+        >>> [(path, len(values)) for path, values in found.inputs.items()]
+        [('encoder.layer.0.attention.output.dense', 8), ('encoder.layer.0.output.dense', 16)]
+    """
+    path, base, table = require_family(teacher, family, "teacher")
+    blocks = [join(path, f"{table.blocks}.{index}") for index in range(table.depth(base))]
+    outputs = [join(block, part(piece.output).path) for block in blocks for piece in table.parts]
+    writers = [path for path in outputs if has(teacher, path)]
+    sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+    for batch in batches:
+        for name, values in _measured(teacher, writers, batch, kind, loss_func):
+            mask = _mask(batch, values)
+            rows = values[mask] if mask is not None else values.flatten(0, -2)
+            sums[name] = sums.get(name, torch.zeros(())) + rows.sum(0)
+            counts[name] = counts.get(name, 0) + len(rows)
+    means = {name: total / counts[name] for name, total in sums.items()}
+    return Importance(kind, {name: mean.sqrt() if kind == "activations" else mean for name, mean in means.items()})
+
+
+def _mask(batch: Batch, values: torch.Tensor) -> torch.Tensor | None:
+    mask = batch.padding_mask
+    return mask.cpu() if mask is not None and mask.shape == values.shape[:-1] else None
+
+
+def _measured(
+    teacher: nn.Module, writers: Sequence[str], batch: Batch, kind: Kind, loss_func: LossFunction | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """For each writer that ran: its squared inputs, or |input x gradient|, (..., inputs), float64."""
+    graph = kind == "gradients"
+    inputs_of = _inputs(teacher, writers, graph)
+    with frozen(teacher), plain_forward(teacher), inputs_of as inputs, torch.set_grad_enabled(graph):
+        output = batch.call(teacher)
+        seen = list(inputs.values())
+        factors = torch.autograd.grad(_loss(output, batch, loss_func), seen) if graph else seen
+    for name, one, factor in zip(inputs, seen, factors, strict=True):
+        yield name, (one.detach().double() * factor.double()).abs().cpu()
+
+
+@contextmanager
+def _inputs(teacher: nn.Module, writers: Sequence[str], graph: bool) -> Iterator[dict[str, torch.Tensor]]:
+    """Within the context, what the writers get; gradients can be taken with respect to it where `graph` is wanted."""
+    inputs: dict[str, torch.Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            inputs[name] = args[0] if args[0].requires_grad or not graph else args[0].detach().requires_grad_()
+            return (inputs[name], *args[1:])
+
+        return hook
+
+    with ExitStack() as stack:
+        handles = [find_module(teacher, name).register_forward_pre_hook(note(name)) for name in writers]
+        stack.enter_context(removing(*handles))
+        yield inputs
+
+
+def _loss(output: Any, batch: Batch, loss_func: LossFunction | None) -> torch.Tensor:
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(loss, torch.Tensor):
+        return loss
+    first = next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())
+    if loss_func is not None and batch.targets is not None:
+        return loss_func(first, batch.targets)
+    return first.square().sum() / 2

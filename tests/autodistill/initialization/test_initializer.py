@@ -1,0 +1,233 @@
+"""Searches whose students begin inside the teacher: beside the blocks the rest trains, and nothing is done twice."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from families import BERT_LIKE, hugging_face, pictures, seeded, texts
+from identity_cases import CASES
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from autodistill import AutoDistillation, AutoDistillationConfig
+from autodistill.distillation.checkpoint import Checkpoints
+from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.teacher_fed import TeacherFedDistillation
+from autodistill.distillation.training import NoReport
+from autodistill.errors import ConfigurationError
+
+bert = hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3)
+SEARCH = {"search_space": {"width": [8, 12], "depth": [1, 2]}, "search_algorithm": "Random", "metrics": ["parameters"]}
+
+
+def model(width=16, depth=3, seed=0, make=bert):
+    return seeded(lambda: make(width, depth), seed)
+
+
+def distiller(teacher, flash=None, regular=None, init=None, data=None):
+    phases = {"flash_distillation": flash, "regular_distillation": regular, "init": init}
+    config = AutoDistillationConfig.load(
+        {"search": SEARCH, **{key: value for key, value in phases.items() if value is not None}}
+    )
+    return Distiller(teacher, config, data or texts(), torch.device("cpu"))
+
+
+def trained_parts(student, distil, stages):
+    """Train a copy of the student over so many of its stages, from its first weights."""
+    student = copy.deepcopy(student)
+    plan, criteria = distil.prepare(student)
+    distil._start(student, plan, criteria)
+    before = copy.deepcopy(student.state_dict())
+    chosen = plan.flash[:stages] if stages else plan.flash
+    records = TeacherFedDistillation(
+        student,
+        chosen,
+        criteria,
+        distil.flash_set,
+        distil.cache,
+        (),
+        7,
+        NoReport(),
+        projection=distil._projection(student, plan),
+        checkpoints=Checkpoints(None),
+    ).run()
+    return before, student.state_dict(), records, plan
+
+
+TEACHER_FED = {"train_steps": 5, "inputs": "teacher"}
+
+
+def test_blocks_have_the_same_weights_to_the_bit_with_and_without_what_trains_beside_them():
+    distil = distiller(model(), TEACHER_FED, {"train_steps": 1}, init={})
+    student = model(8, 2, seed=1)
+    _, alone, _, _ = trained_parts(student, distil, stages=2)
+    before, beside, records, plan = trained_parts(student, distil, stages=None)
+    assert [record["stage"] for record in records] == [
+        "bert.encoder.layer.0",
+        "bert.encoder.layer.1",
+        plan.flash[-1].name,
+    ]
+    assert records[-1]["mode"] == "teacher-fed"
+    assert records[-1]["last_loss"] < records[-1]["first_loss"]
+    for name, value in beside.items():
+        inside = name.startswith("bert.encoder.layer.")
+        assert torch.equal(value, alone[name]) == inside, name
+        assert torch.equal(before[name], alone[name]) != inside, name
+
+
+@pytest.mark.parametrize("name", ["Llama, words", "GPT-2, words", "ViT, classes", "T5 encoder", "MobileBERT, words"])
+def test_blocks_of_other_families_are_left_alone_by_what_trains_beside_them(name):
+    case = CASES[name]
+    teacher, student = (seeded(lambda width=width: case.make(width, 2), width) for width in (16, 8))
+    data = pictures() if name.startswith("ViT") else texts()
+    distil = distiller(teacher, TEACHER_FED, init={}, data=data)
+    _, alone, _, plan = trained_parts(student, distil, stages=2)
+    _, beside, records, _ = trained_parts(student, distil, stages=None)
+    blocks = tuple(f"{block}." for stage in plan.flash[:2] for block in stage.blocks)
+    for key, value in beside.items():
+        if key.startswith(blocks):
+            assert torch.equal(value, alone[key]), key
+    assert records[-1]["last_loss"] < max(records[-1]["first_loss"], 1e-5)  # a table alone begins exact
+
+
+def test_without_regular_distillation_the_head_stays_and_the_embeddings_train():
+    before, after, _, _ = trained_parts(model(8, 2, seed=1), distiller(model(), TEACHER_FED, init={}), stages=None)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("bert.embeddings.") for name in changed)
+    assert not any(name.startswith(("classifier", "bert.pooler")) for name in changed)
+
+
+def test_a_student_of_full_width_begins_at_the_teachers_outputs():
+    teacher = model(depth=2)
+    begun, built = (
+        distiller(teacher, regular={"train_steps": 1}, init=init)(model(depth=2, seed=1), seed=0)[0]["first_loss"]
+        for init in ({}, None)
+    )
+    assert begun < 0.5 * built  # a principal rotation does not commute with the gains of its norms
+
+
+def test_matchers_begin_as_the_way_back_from_the_subspace():
+    teacher, student = (
+        model(make=hugging_face("BertModel", **BERT_LIKE)),
+        model(8, 2, 1, hugging_face("BertModel", **BERT_LIKE)),
+    )
+    regular = {
+        "train_steps": 1,
+        "layer_mappings_for_knowledge_transfer": [
+            ("encoder.layer.0", "encoder.layer.1"),
+            ("", "last_hidden_state", "", "last_hidden_state"),
+        ],
+        "loss_types": ["MSE", "MSE"],
+    }
+    distil = distiller(teacher, regular=regular, init={})
+    plan, criteria = distil.prepare(student)
+    distil._start(student, plan, criteria)
+    subspace = distil._initializer.subspace(student)
+    for matcher in criteria[-1].feature_matchers:
+        torch.testing.assert_close(matcher.linear.weight.double(), subspace.up, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(matcher.linear.bias.double(), subspace.mean(0), atol=1e-6, rtol=1e-6)
+
+
+class Projected(nn.Module):
+    """Hidden states, brought to the teacher's width."""
+
+    def __init__(self, width, depth=2) -> None:
+        super().__init__()
+        sizes = {"intermediate_size": 16, "vocab_size": 40, "num_attention_heads": 2, "max_position_embeddings": 16}
+        self.body = BertModel(BertConfig(hidden_size=width, num_hidden_layers=depth, **sizes), add_pooling_layer=False)
+        self.projection = nn.Linear(width, 16) if width < 16 else nn.Identity()
+
+    def forward(self, input_ids, attention_mask):
+        return self.projection(self.body(input_ids, attention_mask).last_hidden_state)
+
+
+def test_a_projection_head_begins_as_the_way_back():
+    teacher, student = (seeded(lambda width=width: Projected(width), 0) for width in (16, 8))
+    distil = distiller(teacher, regular={"train_steps": 1}, init={"projection_head": "projection"})
+    plan, criteria = distil.prepare(student)
+    distil._start(student, plan, criteria)
+    torch.testing.assert_close(
+        student.projection.weight.double(), distil._initializer.subspace(student).up, atol=1e-6, rtol=1e-6
+    )
+
+
+def search(directory, init="teacher", teacher=None, config=None, **arguments):
+    return AutoDistillation(
+        lambda architecture: bert(**architecture),
+        config
+        or {
+            "search": SEARCH | {"max_trials": 2, "seed": 3},
+            "flash_distillation": TEACHER_FED,
+            "regular_distillation": {"train_steps": 4},
+        },
+        teacher_model=teacher or model(),
+        train_dataloader=texts(),
+        search_dir=directory,
+        keep="all",
+        device="cpu",
+        init=init,
+        show_progress_bar=False,
+        **arguments,
+    )
+
+
+def weights(agent):
+    return {
+        trial.number: sorted((trial.directory / "student").rglob("*.safetensors"))[0].read_bytes()
+        for trial in agent.search_result.completed
+    }
+
+
+def test_a_resumed_search_gives_the_same_students_bit_for_bit(tmp_path):
+    whole = search(tmp_path / "whole")
+    whole.search_loop()
+    search(tmp_path / "parts").search_loop(n_trials=1)
+    resumed = search(tmp_path / "parts")
+    resumed.search_loop(n_trials=1)
+    assert len(weights(whole)) == 2
+    assert weights(resumed) == weights(whole)
+
+
+def test_init_may_stand_in_the_configuration_or_beside_it(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text(
+        "search: {search_space: {width: [8], depth: [1]}, metrics: [parameters]}\n"
+        "regular_distillation: {train_steps: 2}\n"
+        "init: {weights: embeddings, batches: 2}\n"
+    )
+    agent = search(tmp_path / "a", init=None, config=path)
+    assert agent.config.init.weights == "embeddings"
+    agent.search_loop()
+    assert search(tmp_path / "b", init={"batches": 3}, config=path).config.init.batches == 3
+    path.write_text(path.read_text().replace("{weights: embeddings, batches: 2}", "teacher"))
+    assert AutoDistillationConfig.load(path).init == AutoDistillationConfig.load(path).starting_from("teacher").init
+
+
+def test_mistakes_in_init_are_told(tmp_path):
+    with pytest.raises(
+        ConfigurationError, match=r"init\.weights: Input should be 'all' or 'embeddings', but got 'none'"
+    ):
+        search(tmp_path, init={"weights": "none"})
+
+
+def test_init_with_a_train_func_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigurationError, match="init belongs to the built-in distillation, but there is a train_func"
+    ):
+        search(tmp_path, train_func=lambda student: student).search_loop()
+
+
+def test_the_teacher_runs_once_a_batch(tmp_path):
+    teacher = model()
+    seen = []
+    teacher.bert.embeddings.register_forward_pre_hook(lambda module, args, kwargs: seen.append(1), with_kwargs=True)
+    search(tmp_path, teacher=teacher, init={"least_squares": "none"}).search_loop()
+    assert len(seen) == len(texts())
+
+
+def test_a_model_of_no_known_family_needs_no_table_without_init():
+    config = AutoDistillationConfig.load({"search": SEARCH, "regular_distillation": {"train_steps": 1}})
+    data = [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))]
+    assert Distiller(nn.Linear(3, 2), config, data, torch.device("cpu"))(nn.Linear(3, 2), seed=0)
