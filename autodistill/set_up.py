@@ -84,6 +84,8 @@ def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_tria
     search = config.the_search()
     names = [metric.name for metric in search.metrics]
     own = [name for name in names if name not in BUILT_IN]
+    if not names:
+        yield "search.metrics must name at least one metric, but none is given; name what eval_func returns."
     if given.eval_func is None and own:
         yield (
             f"eval_func must return {', '.join(map(repr, own))}, but there is no eval_func; give one, or search "

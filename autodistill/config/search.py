@@ -23,7 +23,8 @@ class SearchConfig(Section):
             `{low: 2, high: 12, step: 2}` or, with a decimal point, `{low: 0.0, high: 0.3}`.
         constraints: of the space, as expressions; only where `search_space` is a mapping.
         search_algorithm: 'BO', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
-        metrics: names or `Metric` objects; all that `eval_func` returns may be named, and the built-in ones.
+        metrics: names or `Metric` objects; all that `eval_func` returns may be named, and the built-in ones. A
+            search needs one at least; a trainer has its own where none are given.
         higher_is_better: one flag for each metric that is given by name; built-in metrics know their direction.
         max_trials: the number of trials of the search directory, over all runs.
         seed: everything random in the search derives from it.
@@ -31,7 +32,7 @@ class SearchConfig(Section):
 
     search_space: SearchSpace
     search_algorithm: str = "BO"
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Metric, ...] = ()
     max_trials: Count = 10
     seed: int = Field(default=42, ge=0, strict=True)
 
@@ -46,7 +47,7 @@ class SearchConfig(Section):
                 for name, domain in self.search_space.dimensions.items()
             },
             **({"constraints": space["constraints"]} if space["constraints"] else {}),
-            "metrics": [metric.name if metric == Metric(metric.name) else metric.to_json() for metric in self.metrics],
+            **({"metrics": [_plain_metric(metric) for metric in self.metrics]} if self.metrics else {}),
             **{name: value for name, value in given.items() if name in self.model_fields_set},
         }
 
@@ -71,6 +72,8 @@ class SearchConfig(Section):
         directions = data.pop("higher_is_better", None)
         if "metrics" in data:
             data["metrics"] = _Directed(data["metrics"], directions)
+        elif directions is not None:
+            raise ValueError("higher_is_better belongs to metrics, but none are given.")
         return data
 
     @field_validator("search_space", mode="before")
@@ -98,6 +101,10 @@ class SearchConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return made
+
+
+def _plain_metric(metric: Metric) -> Any:
+    return metric.name if metric == Metric(metric.name) else metric.to_json()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is mapped where nothing is said: hidden states and, in transformers' models, attention and embeddings.
+"""What is mapped where nothing is said: hidden states; in transformers' models perhaps attention and embeddings too.
 
 Student block i of n meets teacher block `ceil((i + 1) * m / n) - 1` of m, hidden states by normalised squared error.
 Where both models compute attention probabilities, with as many heads, those of a pair of blocks are compared by
@@ -86,7 +86,7 @@ def automatic_stages(
     named = {"block_names", "loss_types", "loss_weights", "add_origin_loss", "train_steps"} & {
         name for name in config.model_fields_set if not _is_single(getattr(config, name))
     }
-    chosen = named or "loss_types" in config.model_fields_set
+    chosen = config.automatic_mapping == "blocks" or named or "loss_types" in config.model_fields_set
     if batch is None or chosen or not (_is_transformer(student) and _is_transformer(teacher)):
         return tuple(hidden)
     own = anatomy(student, [paths[-1] for paths in blocks], batch)

@@ -55,14 +55,13 @@ def explain_mapping(
         >>> sizes = dict(n_embd=4, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
         >>> student, teacher = (GPT2LMHeadModel(GPT2Config(n_layer=depth, **sizes)) for depth in (1, 2))
         >>> search = {"search_space": {"n_layer": [1, 2]}, "metrics": ["parameters"]}
+        >>> config = {"search": search, "flash_distillation": {"automatic_mapping": "all"}}
         >>> tokens = torch.ones(1, 3, dtype=torch.long)
-        >>> rows = explain_mapping({"search": search}, student, teacher, {"input_ids": tokens, "labels": tokens})
+        >>> rows = explain_mapping(config, student, teacher, {"input_ids": tokens, "labels": tokens})
         >>> for row in rows:
         ...     print(row.student, "->", row.teacher, row.loss)
         'transformer.h.0'[input] -> 'transformer.h.0'[input] NMSE
         'transformer.h.0'[auto] -> 'transformer.h.1'[auto] NMSE
-        the model's output[auto] -> the model's output[auto] KL
-        the student's own loss ->  loss
     """
     device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     content = batch.content if isinstance(batch, Batch) else batch

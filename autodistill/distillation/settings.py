@@ -256,6 +256,8 @@ class FlashDistillationConfig(PhaseConfig):
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
+        automatic_mapping: what it maps, in transformers' models: what "blocks" return; or "all", also their attention where
+            both models compute it with as many heads, and the embeddings, which train with the first block.
         exact: False keeps captured inputs and the teacher's features as bfloat16: half the room, at a relative error of
             up to 2⁻⁸ = 0.4% of each number.
         inputs: 'student' feeds a block what the finished blocks before it give; 'teacher' feeds it the teacher's hidden
@@ -277,6 +279,7 @@ class FlashDistillationConfig(PhaseConfig):
     loss_weights: Annotated[BlockLossWeights, BeforeValidator(_tuples)] = 1.0
     add_origin_loss: Annotated[bool | tuple[bool, ...], BeforeValidator(_tuples)] = False
     train_steps: Annotated[Count | tuple[Count, ...], BeforeValidator(_tuples)] = 500
+    automatic_mapping: Literal["blocks", "all"] = "blocks"
     exact: bool = True
     inputs: Literal["student", "teacher"] = "student"
     projection: Annotated[Callable[[torch.Tensor], torch.Tensor] | None, PlainSerializer(_projection_name)] = None

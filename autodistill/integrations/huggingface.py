@@ -6,8 +6,6 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,20 +16,14 @@ from transformers.trainer_utils import has_length
 
 from autodistill.auto_distillation import AutoDistillation
 from autodistill.config import AutoDistillationConfig
-from autodistill.config.layouts import normalised
-from autodistill.config.reading import read_yaml
 from autodistill.data import Batch, DataStream
-from autodistill.distillation.checkpoint import LoopCheckpoint, SharedCheckpoints
-from autodistill.distillation.criteria import Criterion
-from autodistill.distillation.plan import Stage
-from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.settings import PhaseConfig
-from autodistill.distillation.training import Report
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.integrations.model_builder import TransformersBuilder
-from autodistill.integrations.trainer_run import EpochLoader, TrainerRun
-from autodistill.metrics import BUILT_IN
+from autodistill.integrations.trainer_run import TrainerRun
+from autodistill.integrations.trainer_search import TrainerSearch
+from autodistill.metrics import BUILT_IN, Metric
 from autodistill.processes import current_processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from autodistill.trial_runner import EvalFunction, ModelBuilder, TrainFunction
@@ -43,25 +35,6 @@ DEFAULT_METRICS = ("eval_loss", "parameters")
 
 OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
 """Settings of regular distillation for which the trainer's arguments stand."""
-
-RECORDED_ARGUMENTS = (
-    "learning_rate",
-    "optim",
-    "weight_decay",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "bf16",
-    "fp16",
-    "seed",
-    "data_seed",
-)
-"""What makes the results of one trainer comparable with another's."""
 
 SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -131,7 +104,6 @@ class AutoDistillationMixin(_Base):
         config = self._configuration(train_func, eval_func)
         builder = model_builder
         if builder is None:
-            # The configuration as the user left it: a trainer turns `use_cache` off in its own.
             builder = TransformersBuilder(model_cls or type(self.model), cast(Any, self.model).config)
             search = config.the_search()
             space = builder.feasible(search.search_space)
@@ -146,7 +118,7 @@ class AutoDistillationMixin(_Base):
             teacher_model=teacher_model,
             train_dataloader=source,
             train_func=train_func if train_func is None or eval_func is not None else self._then_evaluate(train_func),
-            eval_func=eval_func or (self._last_metrics if self._evaluates(config) else None),
+            eval_func=eval_func or (self._last_metrics if self.eval_dataset is not None else None),
             search_dir=search_dir or Path(cast(str, self.args.output_dir)) / "autodistillation",
             init=init,
             **{"device": self.args.device, "show_progress_bar": not self.args.disable_tqdm, **options},
@@ -161,14 +133,11 @@ class AutoDistillationMixin(_Base):
         given = self.autodistillation_config
         if given is None:
             raise ConfigurationError("autodistillation needs a configuration: set trainer.autodistillation_config.")
-        if isinstance(given, str | Path):
-            given = read_yaml(Path(given))
-        if isinstance(given, Mapping):
-            data = normalised(given)
-            if isinstance(data.get("search"), Mapping):
-                data["search"] = {"metrics": list(DEFAULT_METRICS), **data["search"]}
-            given = data
         config = AutoDistillationConfig.load(given)
+        search = config.the_search()
+        if not search.metrics:
+            search = search.model_copy(update={"metrics": tuple(map(Metric, DEFAULT_METRICS))})
+            config = config.model_copy(update={"search": search})
         problems = list(self._problems(config, train_func, eval_func))
         if problems:
             raise ConfigurationError(problems)
@@ -207,9 +176,6 @@ class AutoDistillationMixin(_Base):
                 f"the trainer's evaluation gives {', '.join(map(repr, own))}, but there is no eval_dataset; give one, "
                 f"an eval_func, or search for built-in metrics only ({', '.join(BUILT_IN)})."
             )
-
-    def _evaluates(self, config: AutoDistillationConfig) -> bool:
-        return self.eval_dataset is not None
 
     def _stream_source(self, seed: int) -> Any:
         """The training data as batches on the CPU: this process's share of them, where there are several."""
@@ -265,12 +231,13 @@ class AutoDistillationMixin(_Base):
 
         def train(student: nn.Module) -> nn.Module:
             trained = train_func(student)
-            self._evaluate_student(trained)
+            self.evaluate_student(trained)
             return trained
 
         return train
 
-    def _evaluate_student(self, student: nn.Module) -> None:
+    def evaluate_student(self, student: nn.Module) -> None:
+        """Evaluate a student on the trainer's evaluation data, for the search's metrics."""
         self._measured: dict[str, float] = {}
         if self.eval_dataset is None:
             return
@@ -285,7 +252,8 @@ class AutoDistillationMixin(_Base):
     def _last_metrics(self, student: nn.Module) -> dict[str, float]:
         return self._measured
 
-    def _train_student(self, run: TrainerRun) -> dict[str, Any]:
+    def train_student(self, run: TrainerRun) -> dict[str, Any]:
+        """Regular distillation of one student; returns how it went."""
         self._run = run
         given = self.args
         try:
@@ -374,86 +342,9 @@ class AutoDistillationTrainer(AutoDistillationMixin, Trainer):
     """
 
 
-@dataclass
-class TrainerDistiller(Distiller):
-    """The built-in training with regular distillation in a trainer, and its evaluation afterwards, in all processes."""
-
-    trainer: AutoDistillationMixin | None = None
-
-    def __call__(
-        self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
-    ) -> list[dict[str, Any]]:
-        """As `Distiller` does."""
-        records = super().__call__(student, seed=seed, report=report, directory=directory)
-        assert self.trainer is not None
-        self.trainer._evaluate_student(student)
-        return records
-
-    def distil_whole(
-        self,
-        student: nn.Module,
-        stage: Stage,
-        criterion: Criterion,
-        seed: int,
-        report: Report,
-        directory: Path | None,
-    ) -> dict[str, Any]:
-        assert self.trainer is not None
-        assert self.config.regular_distillation is not None
-        chosen = "train_steps" in self.config.regular_distillation.model_fields_set
-        length = len(cast(Any, self.train_dataloader)) if has_length(self.train_dataloader) else None
-        dataset = getattr(self.train_dataloader, "dataset", None)
-        run = TrainerRun(
-            self.trainer,
-            student,
-            stage,
-            criterion,
-            EpochLoader(self.stream, length, len(cast(Any, dataset)) if has_length(dataset) else None),
-            self.cache,
-            seed,
-            report,
-            LoopCheckpoint(
-                SharedCheckpoints(directory, self.processes),
-                "regular",
-                {"student": student, "matchers": criterion},
-                self.config.checkpoint_steps,
-            ),
-            self.processes,
-            directory.parent if directory is not None else None,
-            stage.steps if chosen else None,
-        )
-        return self.trainer._train_student(run)
-
-
-class TrainerSearch(AutoDistillation):
-    """A search whose students are trained by a trainer."""
-
-    def __init__(self, *arguments: Any, trainer: AutoDistillationMixin, **options: Any) -> None:
-        self._trainer = trainer
-        super().__init__(*arguments, **options)
-
-    @cached_property
-    def _distiller(self) -> Distiller:
-        made = super()._distiller
-        return TrainerDistiller(
-            **{name: getattr(made, name) for name in made.__dataclass_fields__}, trainer=self._trainer
-        )
-
-    def _description(self) -> dict[str, Any]:
-        description = super()._description()
-        description["trainer"] = {name: _plain(getattr(self._trainer.args, name)) for name in RECORDED_ARGUMENTS}
-        if isinstance(self.model_builder, TransformersBuilder):
-            description["student"] = self.model_builder.to_json()
-        return description
-
-
 def _positions(batch: Batch) -> float:
     """The tokens in a batch that are no padding; infinite for other inputs, such as images, which hold many patches."""
     tokens = batch.content.get("input_ids") if isinstance(batch.content, Mapping) else None
     if not isinstance(tokens, torch.Tensor):
         return math.inf
     return int(batch.padding_mask.sum()) if batch.padding_mask is not None else tokens.numel()
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)

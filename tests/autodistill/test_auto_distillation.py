@@ -591,3 +591,21 @@ def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_and_the_search_
     search.search_loop()
     assert [trial.state.value for trial in search.search_result] == ["complete", "failed", "complete"]
     assert "has no layer 'layers.1'" in search.search_result[1].error
+
+
+def test_a_search_without_metrics_is_refused_before_anything_runs(tmp_path):
+    search = AutoDistillation(
+        nn.Linear,
+        {"search": {"search_space": {"width": [1, 2]}}},
+        train_func=lambda student: student,
+        eval_func=lambda student: {"score": 1.0},
+        search_dir=tmp_path / "search",
+    )
+    with pytest.raises(ConfigurationError, match=r"search\.metrics must name at least one metric, but none is given"):
+        search.search_loop()
+
+
+def test_the_configuration_of_a_criterion_alone_is_no_search(tmp_path):
+    criterion = {"distillation": {"train": {"criterion": {"KnowledgeDistillationLoss": {"temperature": 2.0}}}}}
+    with pytest.raises(ConfigurationError, match="search: is required, but the configuration is that of one distill"):
+        AutoDistillation(nn.Linear, criterion, search_dir=tmp_path)

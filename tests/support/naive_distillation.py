@@ -35,6 +35,25 @@ def capture_outputs(model, paths):
     return outputs, handles
 
 
+def capture(model, taps):
+    """The same for taps, of which some ask for what goes into a module; gives a function that extracts the features."""
+    inputs = {}
+
+    def keep(path):
+        def hook(module, args, kwargs):
+            inputs[path] = (args[0] if args else next(iter(kwargs.values()))).clone()
+
+        return hook
+
+    outputs, handles = capture_outputs(model, {tap.path for tap in taps})
+    for tap in taps:
+        if tap.process == "input":
+            handles.append(find_module(model, tap.path).register_forward_pre_hook(keep(tap.path), with_kwargs=True))
+    return handles, lambda: {
+        tap: inputs[tap.path] if tap.process == "input" else tap.extract(outputs[tap.path]) for tap in taps
+    }
+
+
 def naive_flash(student, teacher, stages, criteria, batches, seed):
     """Train every block of `student` in place, by full forwards of both models; the last loss of each."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -65,20 +84,16 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
         for step in range(stage.steps):
             torch.manual_seed(derive_seed(derive_seed(seed, "flash", index), step))
             batch = batches[step % len(batches)]
-            teacher_outputs, handles = capture_outputs(teacher, {tap.path for tap in stage.teacher_taps})
+            handles, teacher_features = capture(teacher, stage.teacher_taps)
             with torch.no_grad():
                 batch.call(teacher.eval())
             for handle in handles:
                 handle.remove()
-            student_outputs, handles = capture_outputs(student, {tap.path for tap in stage.student_taps})
+            handles, student_features = capture(student, stage.student_taps)
             batch.call(student)
             for handle in handles:
                 handle.remove()
-            loss = criterion.loss_cal(
-                {tap: tap.extract(student_outputs[tap.path]) for tap in stage.student_taps},
-                {tap: tap.extract(teacher_outputs[tap.path]) for tap in stage.teacher_taps},
-                batch,
-            )
+            loss = criterion.loss_cal(student_features(), teacher_features(), batch)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)

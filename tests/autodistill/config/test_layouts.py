@@ -86,6 +86,13 @@ def test_defaults_are_those_of_the_specification():
     assert DistillationConfig().temperature == 1.0
 
 
+def test_metrics_may_be_left_to_who_runs_the_search_but_a_direction_needs_them():
+    search = {"search_space": {"w": [1]}}
+    assert AutoDistillationConfig.load({"search": search}).search.metrics == ()
+    with pytest.raises(ConfigurationError, match="higher_is_better belongs to metrics, but none are given"):
+        AutoDistillationConfig.load({"search": search | {"higher_is_better": [True]}})
+
+
 # --- layouts ----------------------------------------------------------------------------------------------------------
 
 

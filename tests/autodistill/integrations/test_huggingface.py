@@ -310,6 +310,44 @@ def test_regular_distillation_is_the_divergence_of_the_logits_and_the_student_s_
     assert trial.metrics["eval_loss"] == pytest.approx(ours.loss.item(), rel=1e-5)
 
 
+def test_feature_matchers_are_trained_by_the_trainer_and_are_no_part_of_the_student(tmp_path):
+    regular = {"layer_mappings_for_knowledge_transfer": [("bert", "0", "bert", "0")], "loss_types": ["MSE"]}
+    config = SMALL | {"flash_distillation": None, "regular_distillation": regular | {"train_steps": 2}}
+    before, after = {}, {}
+
+    class Looking(AutoDistillationTrainer):
+        def create_optimizer(self, model=None):
+            before.update({id(p): p.detach().clone() for p in self._run.matchers})
+            return super().create_optimizer(model)
+
+        def train_student(self, run):
+            record = super().train_student(run)
+            after.update({id(p): p.detach().clone() for p in run.matchers})
+            return record
+
+    trainer = search(tmp_path, config=config, cls=Looking, n_trials=1)
+    assert before.keys() == after.keys()
+    assert sorted(p.shape for p in after.values()) == [(16,), (16, 8)]
+    assert all(not torch.equal(before[key], after[key]) for key in after)
+    (trial,) = trainer.autodistillation_search.search_result
+    assert trainer.autodistillation_search.load_model(trial).state_dict().keys() == bert().state_dict().keys()
+
+
+def test_accumulated_batches_make_the_update_of_one_large_batch(tmp_path):
+    dropless = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    # Every sample has one masked token, so the mean of the batches' means is that of all.
+    config = SMALL | {"flash_distillation": None, "regular_distillation": {"train_steps": 2}}
+    students = []
+    for size, accumulated in ((6, 1), (2, 3)):
+        arguments = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated, "optim": "sgd"}
+        trainer = search(tmp_path / str(size), config=config, arguments=arguments, model=bert(**dropless), n_trials=1)
+        students.append(weights(trainer))
+    for name, tensor in students[0].items():
+        torch.testing.assert_close(students[1][name], tensor, rtol=1e-4, atol=1e-6)
+    untrained = bert(**dropless).state_dict()
+    assert any(not torch.equal(tensor, untrained[name]) for (_, name), tensor in students[0].items())
+
+
 # --- what is told before a trial runs ---------------------------------------------------------------------------------
 
 
