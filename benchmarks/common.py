@@ -22,7 +22,7 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
-# A script's folder comes first on the path, where `advisors.py` would hide the package; all benchmarks import this first.
+# A script's folder comes first on the path, where `advisors.py` would hide the package of that name.
 if sys.path and Path(sys.path[0] or ".").resolve() == RESULTS.parent:
     sys.path.append(sys.path.pop(0))
 
