@@ -241,7 +241,8 @@ def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | N
     table.add_column("")
     table.add_column("trial", justify="right")
     for heading in (*dimensions, *(_heading(metric) for metric in result.metrics)):
-        table.add_column(Text(heading), justify="right")  # as text: a name in brackets would be read as a style
+        # As text: a name in brackets would be read as a style.
+        table.add_column(Text(heading), justify="right", overflow="fold")
     if teacher_metrics is not None:
         table.add_row("teacher", "", *("" for _ in dimensions), *_values(result, teacher_metrics), end_section=True)
     best = result.best

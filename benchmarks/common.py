@@ -22,6 +22,10 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
+# A script's folder comes first on the path, where `advisors.py` would hide the package of that name.
+if sys.path and Path(sys.path[0] or ".").resolve() == RESULTS.parent:
+    sys.path.append(sys.path.pop(0))
+
 
 def machine() -> dict[str, Any]:
     """The machine and the software that a result belongs to."""

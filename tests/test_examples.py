@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 from autodistill import Observation, SearchResult, SearchSpace, advisor_names, create_advisor
+from autodistill.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +64,35 @@ def test_the_runners_example_lowers_every_term_and_evaluates_the_student():
     assert all(float(last) < float(first) for _, first, last in terms)
     assert float(re.search(r"accuracy: ([\d.]+)", output)[1]) > 0.7
     assert float(re.search(r"model_size_reduction: ([\d.]+)", output)[1]) > 0.8
+
+
+def shorten(file):
+    """A configuration with two short trials."""
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config["auto_distillation"]["search"] |= {"max_trials": 2, "metrics": ["accuracy", "parameters"]}
+    for phase in ("flash_distillation", "regular_distillation"):
+        config["auto_distillation"][phase]["train_steps"] = 2
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def test_the_commands_of_the_guide_to_the_command_line_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    text = (ROOT / "docs/command_line.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    first, *commands = [shlex.split(line) for line in block.splitlines()]
+    assert first[:2] == ["python", "examples/digits_as_text.py"]
+    assert "the teacher recognises" in run("digits_as_text.py", *first[2:], "--epochs", 1)
+    for program, *arguments in commands:
+        assert program == "autodistill"
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+        if arguments[0] == "init":
+            shorten(Path("runs/digits.yaml"))
+    namespace = {}
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(code, "docs/command_line.md", "exec"), namespace)
+    assert namespace["student"].config.num_labels == 10
 
 
 def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def automatic_stages(
     """The stages of flash distillation where no layer mappings are given.
 
     Args:
-        config: says whether more than hidden states is mapped.
+        config: says whether more than hidden states is mapped; never where it has loss types or weights of its own.
         blocks: the student's, in their order.
         student: runs on `batch` where both are models of the transformers library.
         teacher: the same.
@@ -83,7 +83,8 @@ def automatic_stages(
         AutomaticStage(paths, (LayerMapping(Tap(paths[-1], AUTO), Tap(partner, AUTO)),))
         for paths, partner in zip(blocks, partners, strict=True)
     ]
-    wanted = config.automatic_mapping == "all" and batch is not None
+    own_losses = config.loss_types != "NMSE" or isinstance(config.loss_weights, tuple)
+    wanted = config.automatic_mapping == "all" and not own_losses and batch is not None
     if not (wanted and _is_transformer(student) and _is_transformer(teacher)):
         return tuple(hidden)
     assert batch is not None

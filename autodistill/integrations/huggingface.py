@@ -143,10 +143,10 @@ class AutoDistillationMixin(_Base):
             raise ConfigurationError(problems)
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
         flash = config.flash_distillation
-        if flash is not None and "mixed_precision" not in flash.model_fields_set:
-            config = config.model_copy(
-                update={"flash_distillation": flash.model_copy(update={"mixed_precision": precision})}
-            )
+        if flash is not None:
+            defaults = {"mixed_precision": precision, "automatic_mapping": "all"}
+            unset = {name: value for name, value in defaults.items() if name not in flash.model_fields_set}
+            config = config.model_copy(update={"flash_distillation": flash.model_copy(update=unset)})
         regular = config.regular_distillation
         if regular is not None:
             config = config.model_copy(

@@ -1,0 +1,1 @@
+"""The command line: a search described by one file, without a program around it."""

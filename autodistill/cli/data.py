@@ -1,0 +1,168 @@
+"""Data for the command line: tables and images from disk or from the hub, through the library `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autodistill.cli.settings import DataConfig
+from autodistill.errors import ConfigurationError
+from search_spaces.checks import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_READERS = {
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".txt": ("text", {}),
+    ".parquet": ("parquet", {}),
+}
+"""By the suffix of a file: the reader of `datasets.load_dataset`, and its options."""
+
+_SAVED = ("dataset_info.json", "dataset_dict.json")  # what `save_to_disk` leaves
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SPLIT_SEED = 0  # of the share that is held out: the same in every search, whatever its seed
+
+
+def load_data(config: DataConfig, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[Dataset, Dataset]:
+    """What students learn from, and what they are judged by, with the columns named as the task names them.
+
+    Args:
+        config: where the data are.
+        columns: what the task needs.
+        optional: what it can use.
+
+    Raises:
+        ConfigurationError: the data are not there, cannot be read, or lack columns; all missing ones at once.
+    """
+    train = _load(config.train, config.train_split, config.name)
+    if isinstance(config.validation, str):
+        validation = _load(config.validation, config.validation_split, config.name)
+    else:
+        parts = train.train_test_split(test_size=config.validation, seed=_SPLIT_SEED)
+        train, validation = parts["train"], parts["test"]
+    tables = {config.train: train, str(config.validation): validation}
+    problems = [
+        *_unknown_roles(config.columns, [*columns, *optional]),
+        *(problem for source, table in tables.items() for problem in _missing(config, source, table, columns)),
+    ]
+    if problems:
+        raise ConfigurationError(list(dict.fromkeys(problems)))
+    return _named(train, config, columns, optional), _named(validation, config, columns, optional)
+
+
+def _load(source: str, split: str, name: str | None) -> Dataset:
+    """One data set, or the split of one."""
+    datasets = _library()
+    path = Path(source)
+    options: dict[str, Any] = {}
+    try:
+        if any((path / file).exists() for file in _SAVED):
+            return _choose_split(datasets.load_from_disk(source), source, split)
+        if path.is_dir():
+            reader, options, split = "imagefolder", {"data_dir": source}, "train"
+        elif path.is_file():
+            if path.suffix.lower() not in _READERS:
+                raise ConfigurationError(
+                    f"a file of data ends in {', '.join(_READERS)}, but got {source}; convert it, or save a data set."
+                )
+            reader, options = _READERS[path.suffix.lower()]
+            options, split = {**options, "data_files": source}, "train"
+        elif path.suffix.lower() in _READERS or not _HUB_ID.fullmatch(source):
+            raise ConfigurationError(f"data.train and data.validation must exist, but {source} does not.")
+        else:
+            reader, options = source, {"name": name}
+        return datasets.load_dataset(reader, split=split, **options)
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        cause = error.__cause__ or error
+        raise ConfigurationError(f"the data in {source} must be readable, but: {cause}") from error
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigurationError(
+            "data are read by the library datasets, which is not installed: pip install 'autodistill-nas[data]'"
+        ) from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _choose_split(saved: Any, source: str, split: str) -> Dataset:
+    if hasattr(saved, "column_names") and isinstance(saved.column_names, list):
+        return saved
+    if split not in saved:
+        raise ConfigurationError(f"{source} has the splits {', '.join(saved)}, but not {split!r}; name one of them.")
+    return saved[split]
+
+
+def _unknown_roles(columns: dict[str, str], known: Sequence[str]) -> list[str]:
+    return [
+        f"data.columns.{role}: is no column of the task; {did_you_mean(role, known)}"
+        for role in columns
+        if role not in known
+    ]
+
+
+def _missing(config: DataConfig, source: str, table: Dataset, columns: Sequence[str]) -> list[str]:
+    given = table.column_names
+    return [
+        f"data.columns.{role}: the task needs a column {name!r}, but {source} has {', '.join(given) or 'none'}; "
+        f"write which one it is, as in `columns: {{{role}: {given[0] if given else 'name'}}}`."
+        for role in columns
+        if (name := config.columns.get(role, role)) not in given
+    ]
+
+
+def _named(table: Dataset, config: DataConfig, columns: Sequence[str], optional: Sequence[str]) -> Dataset:
+    """The table with the columns of the task alone, under the task's names."""
+    names = {role: config.columns.get(role, role) for role in (*columns, *optional)}
+    used = {role: name for role, name in names.items() if name in table.column_names}
+    table = table.select_columns(list(dict.fromkeys(used.values())))
+    return table.rename_columns({name: role for role, name in used.items() if name != role})
+
+
+def label_numbers(table: Dataset, column: str, teacher: Mapping[str, int], source: str) -> dict[Any, int]:
+    """The teacher's number of every label in a column; of lists, every label in them.
+
+    A name counts as the teacher has it; a whole number is the number itself.
+
+    Args:
+        table: the data.
+        column: of labels, or of lists of them.
+        teacher: its labels, `config.label2id`.
+        source: where the data are from.
+
+    Raises:
+        ConfigurationError: labels that the teacher does not know.
+    """
+    feature = table.features[column]
+    items = getattr(feature, "feature", None)  # of a column of lists
+    values = table.unique(column) if items is None else dict.fromkeys(value for row in table[column] for value in row)
+    names = getattr(items or feature, "names", None)  # of numbered classes, as the folders of images are
+    unnamed = all(label.startswith("LABEL_") for label in teacher)  # as transformers numbers them
+    numbers, unknown = {}, []
+    for value in values:
+        name = names[value] if names and isinstance(value, int) else value
+        counted = value if isinstance(value, int) and (unnamed or not names) else None
+        number = teacher.get(str(name), counted)
+        if number is None or not 0 <= int(number) < len(teacher):
+            unknown.append(name)
+        else:
+            numbers[value] = int(number)
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        known = ", ".join(map(repr, list(teacher)[:5])) + (", …" if len(teacher) > 5 else "")
+        raise ConfigurationError(
+            f"the labels must be those of the teacher, which has {len(teacher)} ({known}, or numbers from 0), but "
+            f"{source} has {shown} in column {column!r}; rename them, or train the teacher on them."
+        )
+    return numbers

@@ -1,0 +1,105 @@
+"""The file that `autodistill init` writes: a template, filled in for a task, a teacher and its data."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+from transformers import AutoConfig
+
+from autodistill.cli.tasks import TASKS, Task
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.families import FAMILIES
+from search_spaces import SearchSpace
+from search_spaces.transformers import transformers_space
+
+NO_TEACHER = "path/to/teacher"
+NO_DATA = "path/to/data"
+
+_EMBEDDINGS = """\
+    layer_mappings_for_knowledge_transfer: [[""]]  # the embeddings of whole texts
+    loss_types: cosine"""
+_PREDICTIONS = "    temperature: 1.0  # of the teacher's and the student's predictions"
+_INIT = "  # Students begin inside the teacher, in the main directions of its hidden states.\n  init: "
+
+
+def configuration_text(
+    task: str,
+    *,
+    file: Path,
+    teacher: str | None = None,
+    student: str | None = None,
+    train: str | None = None,
+    validation: str | None = None,
+) -> str:
+    """The text of a configuration file.
+
+    Args:
+        task: a name in `TASKS`.
+        file: what it will be called.
+        teacher: a folder or a model of the hub; the space is cut to its size. None for a gap to fill in, and the space
+            of the task's usual models.
+        student: a family (`distilbert`) other than the teacher's.
+        train: the data.
+        validation: held-out data; None for a share of `train`.
+
+    Raises:
+        ConfigurationError: the teacher is not there.
+        SearchSpaceError: no space is known for the family of the teacher or of the students.
+    """
+    chosen = TASKS[task]
+    config = None if teacher is None else _read_config(teacher)
+    own_family = chosen.family if config is None else config["model_type"]
+    family = student or own_family
+    return Template((files("autodistill.cli") / "template.yaml").read_text(encoding="utf-8")).substitute(
+        file=file,
+        task=task,
+        teacher=_scalar(teacher or NO_TEACHER),
+        student=f"student: {student}" if student else "# student: distilbert  # another family than the teacher's",
+        train=_scalar(train or NO_DATA),
+        validation=_scalar(validation or 0.1),
+        columns=_columns(chosen),
+        init=_init(task, family, own_family),
+        metric=chosen.metric,
+        regular=_EMBEDDINGS if task == "sentence-embedding" else _PREDICTIONS,
+        **_space(transformers_space(family, config)),
+    )
+
+
+def _scalar(value: str | float) -> str:
+    """A value as YAML, in quotes where it needs them."""
+    return yaml.safe_dump(value, width=10_000).removesuffix("\n...\n").strip()
+
+
+def _read_config(teacher: str) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = AutoConfig.from_pretrained(teacher).to_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"--teacher must be a folder with a config.json or a model of the hub, but of {teacher!r} AutoConfig says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return config
+
+
+def _columns(task: Task) -> str:
+    needed = ", ".join((*task.columns, *(f"{name} (optional)" for name in task.optional)))
+    example = ", ".join(f"{name}: my_{name}" for name in task.columns)
+    return f"  # The columns are {needed}; where they are called otherwise:\n  # columns: {{{example}}}"
+
+
+def _init(task: str, family: str, teachers_family: str) -> str:
+    if family != teachers_family or family not in FAMILIES:
+        return "  # Students begin with random weights: for these families none are taken from the teacher."
+    return _INIT + ("{projection_head: projection}" if task == "sentence-embedding" else "teacher")
+
+
+def _space(space: SearchSpace) -> dict[str, str]:
+    values = [f"      {name}: [{', '.join(map(str, domain.values()))}]" for name, domain in space.dimensions.items()]
+    return {
+        "space": "\n".join(values),
+        "constraints": "\n".join(f"      - {constraint}" for constraint in space.constraints),
+    }

@@ -1,0 +1,149 @@
+"""Every form of local data gives the same rows; what is wrong with data is told before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+from saved_teachers import write_images, write_lines
+
+from autodistill.cli.data import label_numbers, load_data
+from autodistill.cli.settings import DataConfig
+from autodistill.errors import ConfigurationError
+
+ROWS = {"text": [f"text {number}" for number in range(10)], "label": [number % 2 for number in range(10)]}
+NAMED = {"bad": 0, "good": 1}
+
+
+def save_dict(path):
+    rows = datasets.Dataset.from_dict(ROWS)
+    datasets.DatasetDict({"train": rows, "validation": rows}).save_to_disk(path)
+
+
+WRITERS = {
+    "rows.csv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False),
+    "rows.tsv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, sep="\t"),
+    "rows.jsonl": lambda path: pd.DataFrame(ROWS).to_json(path, orient="records", lines=True),
+    "rows.parquet": lambda path: pd.DataFrame(ROWS).to_parquet(path),
+    "saved": lambda path: datasets.Dataset.from_dict(ROWS).save_to_disk(path),
+    "saved_splits": save_dict,
+}
+
+
+def load(roles=("text", "label"), optional=(), **settings):
+    return load_data(DataConfig(**settings), roles, optional)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_are_those_of_the_file(name):
+    WRITERS[name](name)
+    train, validation = load(train=name, validation=name)
+    assert train.to_dict() == ROWS
+    assert validation.to_dict() == ROWS
+
+
+def test_lines_of_a_text_file_are_texts():
+    lines = write_lines(Path("lines.txt")).read_text(encoding="utf-8").splitlines()
+    train, _ = load(("text",), train="lines.txt")
+    assert set(train["text"]) < set(lines)
+
+
+def test_folders_of_images_are_labels():
+    train, _ = load(("image", "label"), train=str(write_images(Path("images"))), validation=0.5)
+    assert train.features["label"].names == ["bad", "good"]
+    assert train[0]["image"].size == (8, 8)
+
+
+def test_share_that_is_held_out_is_the_same_every_time():
+    WRITERS["rows.csv"]("rows.csv")
+    first, again = (load(train="rows.csv", validation=0.3) for _ in range(2))
+    assert [table.to_dict() for table in first] == [table.to_dict() for table in again]
+    train, validation = first
+    assert len(validation) == 3
+    assert sorted([*train["text"], *validation["text"]]) == ROWS["text"]
+
+
+def test_columns_of_other_names_are_renamed_and_the_rest_left_out():
+    pd.DataFrame({"sentence": ["a", "b"], "target": [0, 1], "more": [1, 2]}).to_csv("rows.csv", index=False)
+    train, _ = load(train="rows.csv", validation="rows.csv", columns={"text": "sentence", "label": "target"})
+    assert train.to_dict() == {"text": ["a", "b"], "label": [0, 1]}
+
+
+def test_optional_column_is_taken_where_it_is():
+    pd.DataFrame({"text": ["a"], "text_pair": ["b"]}).to_csv("pairs.csv", index=False)
+    train, _ = load(("text",), ("text_pair",), train="pairs.csv", validation="pairs.csv")
+    assert train.column_names == ["text", "text_pair"]
+
+
+def test_all_missing_and_unknown_columns_are_told_at_once():
+    pd.DataFrame({"sentence": ["a"]}).to_csv("rows.csv", index=False)
+    with pytest.raises(ConfigurationError) as told:
+        load(train="rows.csv", validation="rows.csv", columns={"lable": "sentence"})
+    assert told.value.problems == [
+        "data.columns.lable: is no column of the task; did you mean 'label'?",
+        "data.columns.text: the task needs a column 'text', but rows.csv has sentence; write which one it is, as in "
+        "`columns: {text: sentence}`.",
+        "data.columns.label: the task needs a column 'label', but rows.csv has sentence; write which one it is, as in "
+        "`columns: {label: sentence}`.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "told"),
+    [
+        ("rows.xlsx", "x", "a file of data ends in .csv, .tsv, .json, .jsonl, .txt, .parquet, but got rows.xlsx"),
+        ("no/such/rows.csv", None, "must exist, but no/such/rows.csv does not"),
+        ("no-such-data", None, "the data in no-such-data must be readable, but: "),  # taken for one of the hub
+        ("rows.jsonl", "{", "the data in rows.jsonl must be readable, but: "),
+        ("rows.parquet", "x", "the data in rows.parquet must be readable, but: "),
+    ],
+)
+def test_data_that_cannot_be_read_are_told(source, content, told):
+    if content is not None:
+        Path(source).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=told):
+        load(train=source)
+
+
+def test_split_that_is_not_there_is_told_with_those_there_are():
+    save_dict("saved")
+    with pytest.raises(ConfigurationError, match="saved has the splits train, validation, but not 'dev'"):
+        load(train="saved", train_split="dev")
+
+
+def test_missing_library_is_told_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'autodistill-nas\[data\]'"):
+        load(train="rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [
+        (["good", "bad", "good"], {"good": 1, "bad": 0}),
+        ([1, 0, 1], {1: 1, 0: 0}),
+        ([["bad"], ["good", "bad"]], {"bad": 0, "good": 1}),
+    ],
+)
+def test_labels_are_numbered_as_the_teacher_numbers_them(labels, numbers):
+    assert label_numbers(datasets.Dataset.from_dict({"label": labels}), "label", NAMED, "rows.csv") == numbers
+
+
+def test_numbered_classes_are_known_by_their_names_where_the_teacher_has_names():
+    classes = datasets.Features({"label": datasets.ClassLabel(names=["good", "bad"])})
+    table = datasets.Dataset.from_dict({"label": [0, 1]}, features=classes)
+    assert label_numbers(table, "label", NAMED, "images") == {0: 1, 1: 0}
+    assert label_numbers(table, "label", {"LABEL_0": 0, "LABEL_1": 1}, "images") == {0: 0, 1: 1}
+    with pytest.raises(ConfigurationError, match="images has 'good', 'bad' in column 'label'"):
+        label_numbers(table, "label", {"cat": 0, "dog": 1}, "images")
+
+
+def test_labels_that_the_teacher_does_not_know_are_told():
+    table = datasets.Dataset.from_dict({"label": [0, 1, 2, -1]})
+    with pytest.raises(
+        ConfigurationError, match=r"which has 2 \('bad', 'good', or numbers from 0\), but rows.csv has 2, -1 in column"
+    ):
+        label_numbers(table, "label", NAMED, "rows.csv")

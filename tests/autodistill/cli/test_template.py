@@ -1,0 +1,74 @@
+"""What `init` writes is a configuration as it stands, for every task and family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+import yaml
+from saved_teachers import BERT, save_teacher
+
+from autodistill.cli.settings import CommandConfig
+from autodistill.cli.tasks import TASKS
+from autodistill.cli.template import configuration_text
+from autodistill.errors import ConfigurationError
+from autodistill.integrations.model_builder import TransformersBuilder
+from search_spaces import SearchSpaceError
+from search_spaces.transformers import FAMILIES, transformers_space
+
+FILE = Path("search.yaml")
+
+
+def read(task, **options):
+    return CommandConfig.load(yaml.safe_load(configuration_text(task, file=FILE, **options)))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_text_is_a_configuration_of_the_task(task):
+    config = read(task)
+    search = config.auto_distillation.search
+    assert config.task == task
+    assert [metric.name for metric in search.metrics] == [TASKS[task].metric, "latency", "parameters"]
+    assert search.search_space == transformers_space(TASKS[task].family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_space_is_that_of_the_family(family):
+    config = read("masked-lm", student=family)
+    assert config.student == family
+    assert config.auto_distillation.search.search_space == transformers_space(family)
+    assert (config.auto_distillation.init is not None) == (family == "bert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_of_the_space_can_be_built(family):
+    space = transformers_space(family)
+    builder = TransformersBuilder(transformers.AutoModel, transformers.AutoConfig.for_model(family))
+    assert builder.feasible(space).size == space.size
+
+
+def test_space_is_cut_to_the_teacher_and_what_was_given_is_written_down():
+    folder = save_teacher(Path("a teacher: small # and odd"), "BertForMaskedLM", **BERT)
+    config = read("masked-lm", teacher=str(folder), train="texts.txt", validation="held: out.txt")
+    assert config.teacher == str(folder)
+    assert (config.data.train, config.data.validation) == ("texts.txt", "held: out.txt")
+    space = config.auto_distillation.search.search_space
+    assert space == transformers_space("bert", {"model_type": "bert", **BERT})
+
+
+def test_students_that_embed_start_with_their_projection_and_learn_the_embeddings():
+    config = read("sentence-embedding").auto_distillation
+    assert config.init.projection_head == "projection"
+    assert config.regular_distillation.loss_types == "cosine"
+
+
+def test_teacher_that_is_not_there_is_told():
+    with pytest.raises(ConfigurationError, match=r"--teacher must be a folder with a config.json .* 'no/such/teacher'"):
+        read("masked-lm", teacher="no/such/teacher")
+
+
+def test_family_without_a_space_is_told():
+    folder = save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
+    with pytest.raises(SearchSpaceError, match="but got 'albrt'"):
+        read("masked-lm", teacher=str(folder), student="albrt")
