@@ -176,7 +176,9 @@ class Distiller:
         given = flash.projection if flash is not None else None
         if given is not None:
             return lambda hidden, tap: given(hidden)
-        if self._initializer is None:
+        if (
+            self._initializer is None or not self.processes.is_main
+        ):  # process 0 alone distils blocks, and has the batches
             return None
         subspace, boundaries = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundaries
         return lambda hidden, tap: subspace.project(hidden, boundaries.index(tap) if tap in boundaries else -1)
@@ -227,14 +229,16 @@ class Distiller:
                 stage.add_origin_loss,
                 loss_func=self.loss_func,
             )
+            criteria.append(criterion)
+            fed = stage in plan.flash and plan.flash[0].input is not None
+            if fed and not self.processes.is_main:
+                continue
             with isolated_random_state(derive_seed(self.config.seed, "matchers", index)):
                 try:
-                    fed = stage in plan.flash and plan.flash[0].input is not None
                     targets = fitting_features(stage, features, teacher, projection) if fed else teacher
                     criterion.init_feature_matcher(features, targets)
                 except ConfigurationError as error:
                     problems.extend(error.problems)
-            criteria.append(criterion)
         if problems:
             raise ConfigurationError(problems)
         return plan, criteria
