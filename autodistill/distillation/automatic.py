@@ -71,7 +71,7 @@ def automatic_stages(
     """The stages of flash distillation where no layer mappings are given.
 
     Args:
-        config: where it names blocks or losses, only hidden states are mapped.
+        config: says whether more than hidden states is mapped.
         blocks: the student's, in their order.
         student: runs on `batch` where both are models of the transformers library.
         teacher: the same.
@@ -83,12 +83,10 @@ def automatic_stages(
         AutomaticStage(paths, (LayerMapping(Tap(paths[-1], AUTO), Tap(partner, AUTO)),))
         for paths, partner in zip(blocks, partners, strict=True)
     ]
-    named = {"block_names", "loss_types", "loss_weights", "add_origin_loss", "train_steps"} & {
-        name for name in config.model_fields_set if not _is_single(getattr(config, name))
-    }
-    chosen = config.automatic_mapping == "blocks" or named or "loss_types" in config.model_fields_set
-    if batch is None or chosen or not (_is_transformer(student) and _is_transformer(teacher)):
+    wanted = config.automatic_mapping == "all" and batch is not None
+    if not (wanted and _is_transformer(student) and _is_transformer(teacher)):
         return tuple(hidden)
+    assert batch is not None
     own = anatomy(student, [paths[-1] for paths in blocks], batch)
     theirs = anatomy(teacher, targets, batch)
     stages = []
@@ -103,10 +101,6 @@ def automatic_stages(
         mappings = (*(mapping for mapping, _ in extra), *stage.mappings)
         stages.append(AutomaticStage(trained, mappings, (*(kind for _, kind in extra), "NMSE")))
     return tuple(stages)
-
-
-def _is_single(value: Any) -> bool:
-    return not isinstance(value, tuple) and not callable(value)
 
 
 def _is_transformer(model: nn.Module) -> bool:

@@ -256,8 +256,8 @@ class FlashDistillationConfig(PhaseConfig):
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
-        automatic_mapping: of transformers' models: what "blocks" return; or "all", their attention too where
-            both models compute it with as many heads, and the embeddings, which train with the first block.
+        automatic_mapping: what it maps in transformers' models: what "blocks" return; or "all", also their attention
+            where both models compute it with as many heads, and the embeddings, which train with the first block.
         exact: False keeps captured inputs and the teacher's features as bfloat16: half the room, at a relative error of
             up to 2⁻⁸ = 0.4% of each number.
         inputs: 'student' feeds a block what the finished blocks before it give; 'teacher' feeds it the teacher's hidden
@@ -293,6 +293,18 @@ class FlashDistillationConfig(PhaseConfig):
         if isinstance(blocks, tuple):
             mappings = value if field == MAPPINGS else info.data.get(MAPPINGS)
             _raise(block_problems(field, value, len(blocks), mappings))
+        return value
+
+    @field_validator("automatic_mapping")
+    @classmethod
+    def _is_automatic(cls, value: str, info: ValidationInfo) -> str:
+        given = [MAPPINGS] if info.data.get(MAPPINGS) is not None else []
+        given += ["loss_types"] if info.data.get("loss_types", "NMSE") != "NMSE" else []
+        if value == "all" and given:
+            raise ValueError(
+                f"automatic_mapping='all' has mappings and losses of its own, but {' and '.join(given)} are given; "
+                "leave them or it out."
+            )
         return value
 
     @property

@@ -50,13 +50,15 @@ def test_flash_equals_the_naive_loop_and_the_log_says_in_a_sentence_why_a_block_
     assert not engine.training
 
 
-@pytest.mark.parametrize("name", ["BERT, eager", "GPT-2, eager", "ViT, sdpa"])
-def test_with_attention_and_embeddings_mapped_too_flash_equals_the_naive_loop(name):
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "eager" in name])
+def test_flash_that_maps_attention_and_embeddings_too_equals_the_naive_loop(name):
     family = FAMILIES[name]
-    engine, naive, records = distil_both_ways(family.student(), family_distiller(family, automatic_mapping="all"))
+    distiller = family_distiller(family, automatic_mapping="all")
+    engine, naive, records = distil_both_ways(family.student(), distiller)
     assert largest_difference(engine, naive) == 0
-    assert records[0]["reason"] == "it trains several modules at once"  # the embeddings join the first block
-    assert records[1]["mode"] == "replay"
+    if "block_names" not in family.flash:
+        assert records[0]["reason"] == "it trains several modules at once"  # the embeddings, with the first block
+    assert all(record["mode"] == "replay" for record in records[1:])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
