@@ -52,7 +52,7 @@ class Variant:
 
 
 EMBEDDINGS = {"weights": "embeddings"}
-AS_WRITTEN, FITTED = {"least_squares": "none"}, {"least_squares": "all"}
+AS_WRITTEN, NORMS, FITTED = ({"least_squares": fitted} for fitted in ("none", "norms", "all"))
 VARIANTS = {
     "random, regular": Variant(None),
     "random, flash, regular": Variant(None, "student", 0.4),
@@ -61,8 +61,8 @@ VARIANTS = {
     "all, regular": Variant(AS_WRITTEN),
     "all, subspace, regular": Variant(AS_WRITTEN, "teacher", 0.4),
     "all, flash, regular": Variant(AS_WRITTEN, "student", 0.4),
-    "all, norms fitted, regular": Variant({}),
-    "all, norms fitted, subspace, regular": Variant({}, "teacher", 0.4),
+    "all, norms fitted, regular": Variant(NORMS),
+    "all, norms fitted, subspace, regular": Variant(NORMS, "teacher", 0.4),
     "all, norms and writers fitted, regular": Variant(FITTED),
     "all, norms and writers fitted, subspace, regular": Variant(FITTED, "teacher", 0.4),
 }

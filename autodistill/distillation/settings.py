@@ -256,8 +256,8 @@ class FlashDistillationConfig(PhaseConfig):
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
-        automatic_mapping: of transformers' models: what "blocks" return; or "all", their attention too where
-            both models compute it with as many heads, and the embeddings, which train with the first block.
+        automatic_mapping: what it maps in transformers' models: what "blocks" return; or "all", also their attention
+            where both models compute it with as many heads, and the embeddings, which train with the first block.
         exact: False keeps captured inputs and the teacher's features as bfloat16: half the room, at a relative error of
             up to 2⁻⁸ = 0.4% of each number.
         inputs: 'student' feeds a block what the finished blocks before it give; 'teacher' feeds it the teacher's hidden

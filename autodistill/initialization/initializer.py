@@ -126,11 +126,18 @@ class TeacherInitializer:
             importance=self._importance,
             family=settings.family,
         )
-        if settings.least_squares != "none" and settings.weights == "all":
+        if self._fitted != "none" and settings.weights == "all":
             self._fit(student, start)
         if settings.projection_head is not None:
             write(student, settings.projection_head, start.matcher)
         return start
+
+    @property
+    def _fitted(self) -> str:
+        """What least squares fit."""
+        if self._settings.least_squares != "auto":
+            return self._settings.least_squares
+        return "norms" if self._family.norm_position == "after" else "all"
 
     @cached_property
     def _importance(self) -> Importance | None:
@@ -143,13 +150,13 @@ class TeacherInitializer:
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
         path, _, family = require_family(student, self._settings.family, "student")
-        batches = self._few(POSITIONS[self._settings.least_squares])
+        batches = self._few(POSITIONS[self._fitted])
         taps = LeastSquares.teacher_taps(family, self._path, start.layers)
         for batch in batches:
             self._cache.features(batch, taps)
         teacher = Recorder(self._teacher, batches, self._cache.features)
         fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
-        fit.run(writers=self._settings.least_squares == "all")
+        fit.run(writers=self._fitted == "all")
 
     def _few(self, wanted: int = POSITIONS["all"]) -> list[Batch]:
         """Batches of about so many positions."""

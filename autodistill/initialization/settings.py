@@ -21,7 +21,8 @@ class InitializationConfig(Section):
         centring: one `"mean"` over all boundaries, or one for each `"boundary"`. Where norms stand before what reads
             the stream, none is taken off.
         least_squares: before any gradient step, fit the `"norms"` to the teacher, block by block; or `"all"`, which
-            are the maps that write to the stream as well; or `"none"`.
+            are the maps that write to the stream as well; or `"none"`. `"auto"` fits the norms where they stand behind
+            the residual sum (BERT), all where they stand before what reads it (GPT-2, ViT, Llama): measured.
         importance: which heads and neurons a student keeps: those with the largest `"weights"`, the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
@@ -33,7 +34,7 @@ class InitializationConfig(Section):
     batches: PositiveInt = 32
     weighting: Weighting = "power"
     centring: Literal["mean", "boundary"] = "mean"
-    least_squares: Literal["none", "norms", "all"] = "norms"
+    least_squares: Literal["auto", "none", "norms", "all"] = "auto"
     importance: Literal["weights", "activations", "gradients"] = "weights"
     projection_head: str | None = None
     family: Annotated[Family | None, PlainSerializer(repr)] = None

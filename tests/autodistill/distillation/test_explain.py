@@ -131,8 +131,9 @@ def test_a_mapping_given_as_a_function_is_asked_with_both_models_and_weights_are
 
 
 def test_students_that_start_inside_the_teacher_are_explained_from_one_batch():
-    sections = {"flash_distillation": {"automatic_mapping": "all"}, "init": "teacher"}
-    rows = explain_mapping(SEARCH | sections, bert(8, 1), bert(16, 2), BATCH)
+    rows = explain_mapping(
+        SEARCH | {"flash_distillation": ALL["flash_distillation"], "init": "teacher"}, bert(8, 1), bert(16, 2), BATCH
+    )
     block, partner = "'bert.encoder.layer.0'", "'bert.encoder.layer.1'"
     assert [(row.student, row.teacher, row.loss) for row in rows] == [
         ("'bert.encoder.layer.0.attention.self'[1]", "'bert.encoder.layer.1.attention.self'[1]", "KL"),

@@ -50,7 +50,7 @@ def test_flash_equals_the_naive_loop_and_the_log_says_in_a_sentence_why_a_block_
     assert not engine.training
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if "eager" in name and not FAMILIES[name].flash])
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if "eager" in name and not family.flash])
 def test_flash_that_maps_attention_and_embeddings_too_equals_the_naive_loop(name):
     family = FAMILIES[name]
     distiller = family_distiller(family, automatic_mapping="all")
