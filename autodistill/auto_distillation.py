@@ -80,7 +80,7 @@ class AutoDistillation:
         history_from: directories of earlier searches from which the advisor learns: complete trials in this search's
             space, with all its metrics. None of their architectures is proposed again, and none is ever the best.
         init: `"teacher"` lets students begin inside the teacher instead of with the weights that `model_builder` gives
-            them; settings of it as in the configuration, which it overrides.
+            them, with the settings that the configuration has; or settings of it, which override those.
 
     Raises:
         ConfigurationError: the set-up is wrong; all mistakes at once.

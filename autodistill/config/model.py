@@ -106,7 +106,7 @@ class AutoDistillationConfig(Section):
         return self.search
 
     def starting_from(self, init: Any) -> AutoDistillationConfig:
-        """The same with other first weights; None changes nothing.
+        """The same with other first weights; None changes nothing, and `"teacher"` no settings that are configured.
 
         Raises:
             ConfigurationError: with every mistake at once.
@@ -114,9 +114,10 @@ class AutoDistillationConfig(Section):
         if init is None:
             return self
         try:
-            settings = InitializationConfig.model_validate({} if init == "teacher" else init)
+            settings = InitializationConfig.model_validate((self.init or {}) if init == "teacher" else init)
         except ValidationError as error:
             mistakes = [f"init.{sentence}" for sentence in sentences(InitializationConfig, error)]
+            mistakes = [sentence.replace("init.the configuration:", "init:") for sentence in mistakes]
             raise ConfigurationError(mistakes) from None
         flash = self.flash_distillation
         if flash is not None and not _FEEDING & flash.model_fields_set:

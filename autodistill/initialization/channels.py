@@ -96,8 +96,8 @@ class Selection:
     @property
     def configs(self) -> tuple[Any, Any]:
         """The student's, and the teacher's."""
-        student, teacher = self._pair.bases
-        return self._pair.student.get_submodule(student).config, self._pair.teacher.get_submodule(teacher).config
+        student, teacher = self._pair.base_models
+        return student.config, teacher.config
 
     @cached_property
     def kept(self) -> torch.Tensor:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import nn
+
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.agreement import unlike_parts
 from autodistill.initialization.channels import selection_problems
 from autodistill.initialization.families import Attention
 from autodistill.initialization.outputs import output_place, outputs_of
@@ -18,7 +21,8 @@ def require_fitting(pair: Pairing) -> None:
     Raises:
         ConfigurationError: it cannot; all mistakes at once.
     """
-    problems = [*_layer_problems(pair)] or [*_head_problems(pair)]
+    problems = [*_layer_problems(pair)] or [*_head_problems(pair), *unlike_parts(pair)]
+    problems += [*_subspace_problems(pair)]
     problems += [*_embedding_problems(pair), *_output_problems(pair)]
     if pair.family.axes is not None and not problems:
         problems += selection_problems(pair)
@@ -57,7 +61,26 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
                 )
 
 
+def _subspace_problems(pair: Pairing) -> Iterator[str]:
+    """Norms before the readers take in no mean; LayerNorms there take off the mean over channels."""
+    if not pair.norms_before:
+        return
+    arguments = 'centring="none"' + (", keeps_constant=True" if pair.family.centred else "")
+    if bool(pair.subspace.means.any()):
+        yield (
+            "a family with norms before what reads the stream needs a subspace of mean zero, but this one has a mean; "
+            f"use decompose(..., {arguments})."
+        )
+    rows = pair.subspace.directions.sum(1)
+    if pair.family.centred and float((rows - rows.mean()).norm()) > 1e-5 * float(rows.norm()):
+        yield (
+            "a family with LayerNorms before what reads the stream needs a subspace that keeps the constant vector "
+            f"(P·1 parallel to 1), but this one does not; use decompose(..., {arguments})."
+        )
+
+
 def _embedding_problems(pair: Pairing) -> Iterator[str]:
+    looked_up = {name for name, module in pair.student.named_modules() if isinstance(module, nn.Embedding)}
     for spec in pair.embeddings:
         place = pair.place(spec)
         theirs, ours = read(pair.teacher, place.teacher).weight, read(pair.student, place.student).weight
@@ -68,12 +91,14 @@ def _embedding_problems(pair: Pairing) -> Iterator[str]:
                 f"wide in the teacher, {len(ours)} in the student."
             )
             continue
-        rows, given, fewer = ours.shape[1], theirs.shape[1], "position" in part(spec).path
+        rows, given = ours.shape[1], theirs.shape[1]
+        # Where a table is looked up, the first positions are those of a shorter text; an image's grid is added whole.
+        fewer = "position" in part(spec).path and place.student.path in looked_up
         if rows > given or (rows < given and not fewer):
             yield (
-                "embeddings are taken row by row, so both models must have as many (of positions, a student may have "
-                f"fewer), but of {part(spec).path!r} the student has {rows}, the teacher {given}; build the student "
-                "with the teacher's vocabulary (or patches), or leave init out."
+                "embeddings are taken row by row, so both models must have as many (of a text's positions, a student "
+                f"may have fewer), but of {part(spec).path!r} the student has {rows}, the teacher {given}; build the "
+                "student with the teacher's vocabulary (or size of images and patches), or leave init out."
             )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autodistill.initialization.agreement import disagreements
 from autodistill.initialization.blocks import write_blocks
 from autodistill.initialization.channels import write_selected
 from autodistill.initialization.checks import require_fitting
@@ -65,7 +66,8 @@ def initialize_from_teacher(
 
     Heads and neurons are chosen by importance, layers evenly. Heads of other sizes keep the leading singular directions
     of what they compute; rotary ones the nearest frequencies. What the teacher lacks (more heads, channels or neurons)
-    stays as built, and writes nothing to the stream until it is trained.
+    stays as built, and writes nothing to the stream until it is trained. What the student lacks (biases, norms of
+    heads), or does otherwise by its configuration, is told in `approximations`.
 
     Args:
         student: of the teacher's family, and not wider.
@@ -93,6 +95,7 @@ def initialize_from_teacher(
     """
     pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family)
     require_fitting(pair)
+    pair.approximations.extend(disagreements(pair))
     if pair.family.axes is not None:
         write_selected(pair, embeddings_only=embeddings_only)
     else:

@@ -6,7 +6,7 @@ One?", https://arxiv.org/abs/1905.10650, measure a head by the mean size of acti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class Importance:
 
 def measure_importance(
     teacher: nn.Module,
-    batches: Sequence[Batch],
+    batches: Iterable[Any],
     kind: Kind = "activations",
     *,
     loss_func: LossFunction | None = None,
@@ -67,7 +67,7 @@ def measure_importance(
 
     Args:
         teacher: of a known family.
-        batches: a few.
+        batches: a few, as a data loader gives them.
         kind: `"activations"` or `"gradients"`; the latter of the model's own loss, else of `loss_func(outputs,
             targets)` where both are given, else of half the squared output.
         loss_func: for models that compute no loss of their own.
@@ -79,7 +79,7 @@ def measure_importance(
     Examples:
         >>> from transformers import BertConfig, BertModel
         >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20)
-        >>> batch = Batch({"input_ids": torch.arange(12).view(2, 6)})
+        >>> batch = {"input_ids": torch.arange(12).view(2, 6)}
         >>> found = measure_importance(BertModel(BertConfig(**sizes)), [batch], "gradients")
         >>> [(path, len(values)) for path, values in found.inputs.items()]
         [('encoder.layer.0.attention.output.dense', 8), ('encoder.layer.0.output.dense', 16)]
@@ -90,7 +90,8 @@ def measure_importance(
     writers = [path for path in outputs if has(teacher, path)]
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
-    for batch in batches:
+    for given in batches:
+        batch = given if isinstance(given, Batch) else Batch(given)
         for name, values in _measured(teacher, writers, batch, kind, loss_func):
             mask = _mask(batch, values)
             rows = values[mask] if mask is not None else values.flatten(0, -2)

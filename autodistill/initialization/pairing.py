@@ -116,22 +116,22 @@ class Pairing:
         return [spec for spec in self.family.embeddings if self.in_both(self.place(spec))]
 
     @property
+    def base_models(self) -> tuple[nn.Module, nn.Module]:
+        """The student's, and the teacher's."""
+        student, teacher = self.bases
+        return self.student.get_submodule(student), self.teacher.get_submodule(teacher)
+
+    @property
     def head_sizes(self) -> tuple[HeadSizes, HeadSizes]:
         """The teacher's, and the student's."""
-        student, teacher = self.bases
-        return (
-            self.family.heads(self.teacher.get_submodule(teacher)),
-            self.family.heads(self.student.get_submodule(student)),
-        )
+        student, teacher = self.base_models
+        return self.family.heads(teacher), self.family.heads(student)
 
     @property
     def depths(self) -> tuple[int, int]:
         """The teacher's number of blocks, and the student's."""
-        student, teacher = self.bases
-        return (
-            self.family.depth(self.teacher.get_submodule(teacher)),
-            self.family.depth(self.student.get_submodule(student)),
-        )
+        student, teacher = self.base_models
+        return self.family.depth(teacher), self.family.depth(student)
 
     def place(self, spec: Weight, block: int | None = None) -> Place:
         """A weight of the base models, or of the student's block number `block` and its partner."""

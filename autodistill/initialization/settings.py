@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PlainSerializer, PositiveInt
+from pydantic import PlainSerializer, PositiveInt, model_validator
 
 from autodistill.distillation.settings import Section
 from autodistill.initialization.families import Family
@@ -38,3 +38,10 @@ class InitializationConfig(Section):
     importance: Literal["weights", "activations", "gradients"] = "weights"
     projection_head: str | None = None
     family: Annotated[Family | None, PlainSerializer(repr)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_name(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            raise ValueError(f"must be 'teacher', or a mapping of settings, but is {data!r}.")
+        return data

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,13 +24,16 @@ Weighting = Literal["power", "uniform"]
 
 @dataclass(frozen=True)
 class TeacherSubspace:
-    """The subspace of a teacher's stream that a student of some width lives in; float64.
+    """The subspace of a teacher's stream that a student of some width lives in; kept in float64.
 
     Args:
         means: (B, D), what is taken from the stream at each of its B boundaries.
         directions: P, (D, d), with orthonormal columns.
         scale: s, (d,): the root mean square of (x - μ) P, the same for all directions unless they are whitened.
         explained: the share of the stream's power about its mean that the directions keep, in [0, 1].
+
+    Raises:
+        ConfigurationError: a value that is not finite, or columns that are not orthonormal.
 
     Examples:
         >>> subspace = TeacherSubspace(torch.zeros(1, 3), torch.eye(3)[:, :2], torch.full((2,), 2.0), 0.9)
@@ -44,6 +47,22 @@ class TeacherSubspace:
     directions: torch.Tensor
     scale: torch.Tensor
     explained: float
+
+    def __post_init__(self) -> None:
+        for name in ("means", "directions", "scale"):
+            given = getattr(self, name).double()
+            if not bool(given.isfinite().all()):
+                raise ConfigurationError(
+                    f"a subspace must be finite, but its {name} hold nan or infinity; look for them in the teacher's "
+                    "hidden states."
+                )
+            object.__setattr__(self, name, given)
+        difference = self.directions.T @ self.directions - torch.eye(self.width, dtype=torch.float64)
+        if float(difference.abs().max()) > 1e-4:  # more than float32 leaves
+            raise ConfigurationError(
+                "the directions of a subspace must have orthonormal columns, but PᵀP is off the identity by "
+                f"{float(difference.abs().max()):.2g}; use torch.linalg.qr(directions).Q."
+            )
 
     @property
     def width(self) -> int:
@@ -99,6 +118,7 @@ class StreamMoments:
     """
 
     def __init__(self, boundaries: int, width: int, weighting: Weighting = "power") -> None:
+        _require_known("weighting", weighting, Weighting)
         self._weighting = weighting
         self._weights: torch.Tensor | None = None
         self._count = 0
@@ -110,8 +130,9 @@ class StreamMoments:
 
         Args:
             streams: for each boundary (..., D).
-            mask: (...), True where a position counts: padding is left out.
+            mask: (...), True (or not 0) where a position counts: padding is left out.
         """
+        mask = mask.bool() if mask is not None else None
         rows = [stream.detach()[mask] if mask is not None else stream.detach().flatten(0, -2) for stream in streams]
         # A batch's sums keep the precision of the stream, at least 32 bits; batches are added in 64.
         parts = [part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in rows]
@@ -135,8 +156,9 @@ class StreamMoments:
             selects: see there.
 
         Raises:
-            ConfigurationError: fewer positions than channels.
+            ConfigurationError: fewer positions than channels, or another centring.
         """
+        _require_known("centring", centring, Centring)
         boundaries, width = self._sums.shape
         if self._weights is None or self._count < width:
             raise ConfigurationError(
@@ -172,7 +194,7 @@ class StreamDecomposition:
         selects: the directions are whole channels, which a student has as they are: not centred, and unscaled.
 
     Raises:
-        ConfigurationError: `subspace` is asked for more channels than the teacher has.
+        ConfigurationError: `subspace` is asked for no channel, or for more than the teacher has.
     """
 
     means: torch.Tensor
@@ -207,7 +229,11 @@ class StreamDecomposition:
                 directions otherwise than the teacher's do.
         """
         teacher_width = self.means.shape[-1]
-        if not 1 <= width <= teacher_width:
+        if width < 1:
+            raise ConfigurationError(
+                f"a subspace must have at least 1 channel, but {width} are asked for; ask for more."
+            )
+        if width > teacher_width:
             raise ConfigurationError(
                 f"a student that starts inside its teacher must not be wider than it, but the student's width is "
                 f"{width}, the teacher's {teacher_width}; search narrower students, or leave init out."
@@ -241,6 +267,12 @@ class StreamDecomposition:
         return cls(means, directions, tensors["power"], keeps_constant, selects)
 
 
+def _require_known(name: str, value: str, known: Any) -> None:
+    if value not in get_args(known):
+        names = ", ".join(map(repr, get_args(known)))
+        raise ConfigurationError(f"{name} must be one of {names}, but is {value!r}.")
+
+
 def _without_constant(width: int) -> torch.Tensor:
     """(width, width - 1): an orthonormal basis of the vectors whose entries have mean zero."""
     return torch.from_numpy(helmert(width).T.copy())
@@ -264,7 +296,7 @@ def decompose(
         selects: see there.
 
     Raises:
-        ConfigurationError: fewer positions than channels, or boundaries of several widths.
+        ConfigurationError: fewer positions than channels, boundaries of several widths, or an option that is not known.
     """
     moments: StreamMoments | None = None
     for streams, mask in batches:

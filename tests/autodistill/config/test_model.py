@@ -382,3 +382,23 @@ def test_constraints_beside_a_search_space_object_are_refused():
     search = {"search_space": SearchSpace({"layers": [2]}), "constraints": ["layers > 1"], "metrics": ["accuracy"]}
     with pytest.raises(ConfigurationError, match="a SearchSpace has its own"):
         AutoDistillationConfig.load({"search": search})
+
+
+def test_init_by_name_keeps_the_settings_that_are_configured():
+    config = AutoDistillationConfig.load({"search": SEARCH, "init": {"batches": 7}})
+    assert config.starting_from("teacher").init.batches == 7
+    assert config.starting_from({"weighting": "uniform"}).init.batches == 32
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda: AutoDistillationConfig.load({"search": SEARCH, "init": "Teacher"}),
+        lambda: AutoDistillationConfig.load({"search": SEARCH}).starting_from("Teacher"),
+    ],
+    ids=["in the configuration", "as an argument"],
+)
+def test_init_by_another_name_is_refused(load):
+    with pytest.raises(ConfigurationError) as error:
+        load()
+    assert error.value.problems == ["init: must be 'teacher', or a mapping of settings, but is 'Teacher'."]

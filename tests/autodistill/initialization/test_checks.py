@@ -8,7 +8,17 @@ import dataclasses
 import pytest
 import torch
 from families import BERT_LIKE, LLAMA_LIKE, VOCABULARY, hugging_face
-from identity_cases import CASES, DEPTH, ORTHOGONAL, PERMUTATION, WIDTH, square_subspace, token_batch
+from identity_cases import (
+    CASES,
+    DEPTH,
+    KEEPS_CONSTANT,
+    ORTHOGONAL,
+    PERMUTATION,
+    VIT_LIKE,
+    WIDTH,
+    square_subspace,
+    token_batch,
+)
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -49,9 +59,9 @@ def test_all_mistakes_are_told_at_once():
 def test_another_vocabulary():
     student = hugging_face("BertForSequenceClassification", **BERT_LIKE | {"vocab_size": 50})(WIDTH, DEPTH)
     assert refusal(student, bert(WIDTH, DEPTH)) == [
-        "embeddings are taken row by row, so both models must have as many (of positions, a student may have fewer), "
-        "but of 'embeddings.word_embeddings' the student has 50, the teacher 40; build the student with the teacher's "
-        "vocabulary (or patches), or leave init out."
+        "embeddings are taken row by row, so both models must have as many (of a text's positions, a student may have "
+        "fewer), but of 'embeddings.word_embeddings' the student has 50, the teacher 40; build the student with the "
+        "teacher's vocabulary (or size of images and patches), or leave init out."
     ]
 
 
@@ -61,6 +71,31 @@ def test_fewer_positions_are_welcome():
     initialize_from_teacher(student, teacher, square_subspace(PERMUTATION))
     expected = teacher.bert.embeddings.position_embeddings.weight[:10] @ square_subspace(PERMUTATION).directions.float()
     torch.testing.assert_close(student.bert.embeddings.position_embeddings.weight, expected)
+
+
+def test_fewer_patches_are_not_the_first_of_the_grid():
+    make = hugging_face("ViTForImageClassification", **VIT_LIKE | {"image_size": 8})
+    teacher = CASES["ViT, classes"].make(WIDTH, DEPTH)
+    (sentence,) = refusal(make(WIDTH, DEPTH), teacher, square_subspace(KEEPS_CONSTANT))
+    assert "of 'embeddings.position_embeddings' the student has 2, the teacher 5; build the student with" in sentence
+
+
+@pytest.mark.parametrize("name", ["GPT-2, words", "ViT, classes"])
+def test_layer_norms_before_the_readers_need_the_constant_vector_kept(name):
+    models = [CASES[name].make(WIDTH, DEPTH) for _ in range(2)]
+    assert refusal(*models, square_subspace(ORTHOGONAL)) == [
+        "a family with LayerNorms before what reads the stream needs a subspace that keeps the constant vector (P·1 "
+        'parallel to 1), but this one does not; use decompose(..., centring="none", keeps_constant=True).'
+    ]
+
+
+@pytest.mark.parametrize(("name", "more"), [("GPT-2, words", ", keeps_constant=True"), ("Llama, words", "")])
+def test_norms_before_the_readers_take_in_no_mean(name, more):
+    models = [CASES[name].make(WIDTH, DEPTH) for _ in range(2)]
+    assert refusal(*models, square_subspace(PERMUTATION)) == [
+        "a family with norms before what reads the stream needs a subspace of mean zero, but this one has a mean; use "
+        f'decompose(..., centring="none"{more}).'
+    ]
 
 
 def test_another_family():

@@ -36,6 +36,7 @@ from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.outputs import TIED
 from autodistill.initialization.settings import InitializationConfig
+from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.initialization.weights import Affine, has, join, part, read, write
 
 AFTER = [name for name, case in CASES.items() if case.directions == PERMUTATION]
@@ -77,10 +78,11 @@ def test_gains_behind_the_residual_sum_do_not_commute_with_a_rotation(name):
     assert errors.matched > 1e-3
 
 
-@pytest.mark.parametrize("name", ["GPT-2, words", "ViT, classes"])
-def test_layer_norms_before_the_readers_do_not_commute_with_a_rotation_of_the_constant_vector(name):
-    errors, _ = identity_errors(CASES[name], kind=ORTHOGONAL)
-    assert errors.outputs > 1e-3
+def test_a_subspace_in_single_precision_serves_as_well():
+    case, found = CASES["BERT, classes"], square_subspace(PERMUTATION)
+    single = TeacherSubspace(found.means.float(), found.directions.float(), found.scale.float(), 1.0)
+    compared, _ = compare(case, single, None)
+    assert compared.outputs < case.error  # a permutation loses nothing
 
 
 def llama(**sizes):

@@ -110,3 +110,10 @@ def test_a_search_measures_it_once():
     first = len(forwards)
     initializer.start(bert(8, 2))
     assert 0 < first == len(forwards)
+
+
+def test_plain_batches_of_a_loader_serve_as_well():
+    teacher = randomised(bert(WIDTH, DEPTH), 1)
+    wrapped, plain = (measure_importance(teacher, [one]).inputs for one in (Batch(token_batch()), token_batch()))
+    assert {*plain} == {*WRITERS}
+    assert all(torch.equal(wrapped[name], plain[name]) for name in WRITERS)

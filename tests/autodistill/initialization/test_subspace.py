@@ -174,10 +174,52 @@ def test_no_batch_is_refused():
         decompose([])
 
 
-@pytest.mark.parametrize("width", [0, 7])
-def test_a_width_that_the_teacher_does_not_have_is_refused(width):
-    with pytest.raises(ConfigurationError, match=f"the student's width is {width}, the teacher's 6; search narrower"):
-        decompose([(stream(), None)]).subspace(width)
+def test_a_width_beyond_the_teachers_is_refused():
+    with pytest.raises(ConfigurationError, match="the student's width is 7, the teacher's 6; search narrower"):
+        decompose([(stream(), None)]).subspace(7)
+
+
+def test_a_width_of_no_channel_is_refused():
+    with pytest.raises(ConfigurationError, match="a subspace must have at least 1 channel, but 0 are asked for"):
+        decompose([(stream(), None)]).subspace(0)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"weighting": "pwoer"}, "weighting must be one of 'power', 'uniform', but is 'pwoer'."),
+        ({"centring": "median"}, "centring must be one of 'mean', 'boundary', 'none', but is 'median'."),
+    ],
+)
+def test_an_option_that_is_not_known_is_refused(option, sentence):
+    with pytest.raises(ConfigurationError) as error:
+        decompose([(stream(), None)], **option)
+    assert str(error.value) == sentence
+
+
+def test_a_mask_of_integers_leaves_padding_out():
+    (x,) = stream()
+    mask = torch.arange(9) < torch.tensor([3, 9, 5, 9, 9])[:, None]
+    found, wanted = (decompose([([x], one)]) for one in (mask.long(), mask))
+    assert torch.equal(found.means, wanted.means)
+    assert torch.equal(found.directions, wanted.directions)
+
+
+@pytest.mark.parametrize("name", ["means", "directions", "scale"])
+def test_a_subspace_that_is_not_finite_is_refused(name):
+    parts = {"means": torch.zeros(1, 3), "directions": torch.eye(3, 2), "scale": torch.ones(2)}
+    parts[name][0] = torch.nan
+    with pytest.raises(ConfigurationError, match=f"a subspace must be finite, but its {name} hold nan or infinity"):
+        TeacherSubspace(**parts, explained=1.0)
+
+
+def test_directions_that_are_not_orthonormal_are_refused():
+    with pytest.raises(ConfigurationError) as error:
+        TeacherSubspace(torch.zeros(1, 3), 2 * torch.eye(3, 2), torch.ones(2), 1.0)
+    assert str(error.value) == (
+        "the directions of a subspace must have orthonormal columns, but PᵀP is off the identity by 3; use "
+        "torch.linalg.qr(directions).Q."
+    )
 
 
 def test_moments_can_be_added_to_after_a_decomposition():

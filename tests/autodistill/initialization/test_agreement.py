@@ -1,0 +1,148 @@
+"""Students of the teacher's family that do something else with the same weights say so, or are refused."""
+
+from __future__ import annotations
+
+import pytest
+from families import BERT_LIKE, LLAMA_LIKE, VOCABULARY, hugging_face
+from identity_cases import (
+    CASES,
+    DEPTH,
+    GPT2_LIKE,
+    KEEPS_CONSTANT,
+    ORTHOGONAL,
+    PERMUTATION,
+    UNTIED,
+    WIDTH,
+    errors,
+    randomised,
+    square_subspace,
+    token_batch,
+)
+
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.from_teacher import initialize_from_teacher
+
+
+def words(name, **settings):
+    return hugging_face(f"{name}ForCausalLM", **LLAMA_LIKE | UNTIED | settings)
+
+
+def bert(**settings):
+    return hugging_face("BertForMaskedLM", **BERT_LIKE | settings)
+
+
+def gpt2(**settings):
+    return hugging_face("GPT2LMHeadModel", **GPT2_LIKE | UNTIED | settings)
+
+
+def t5(**settings):
+    sizes = {"vocab_size": VOCABULARY, "d_kv": 4, "d_ff": 24, "num_heads": 4} | settings
+    return hugging_face("T5EncoderModel", "d_model", "num_layers", **sizes)
+
+
+def lost(*names):
+    return [f"the student has no {name!r}, which the teacher has: what it does is lost." for name in names]
+
+
+def other(name, theirs, ours):
+    return f"{name} is {theirs!r} in the teacher, {ours!r} in the student: equal weights compute something else."
+
+
+READERS = [f"self_attn.{name}_proj.bias" for name in "qkv"]
+PLAIN, BIASED = words("Llama"), words("Llama", attention_bias=True, mlp_bias=True)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "directions", "sentences"),
+    [
+        (words("Qwen2"), PLAIN, ORTHOGONAL, [other("model_type", "qwen2", "llama"), *lost(*READERS)]),
+        (
+            words("Qwen3"),
+            PLAIN,
+            ORTHOGONAL,
+            [other("model_type", "qwen3", "llama"), *lost("self_attn.q_norm.weight", "self_attn.k_norm.weight")],
+        ),
+        (
+            BIASED,
+            PLAIN,
+            ORTHOGONAL,
+            lost(*READERS, "self_attn.o_proj.bias", *(f"mlp.{name}_proj.bias" for name in ("gate", "up", "down"))),
+        ),
+        (
+            hugging_face("RobertaForMaskedLM", **BERT_LIKE),
+            bert(),
+            PERMUTATION,
+            [other("model_type", "roberta", "bert")],
+        ),
+        (bert(), bert(hidden_act="relu"), PERMUTATION, [other("hidden_act", "gelu", "relu")]),
+        (bert(), bert(layer_norm_eps=0.1), PERMUTATION, [other("layer_norm_eps", 1e-12, 0.1)]),
+        (PLAIN, words("Llama", rms_norm_eps=0.1), ORTHOGONAL, [other("rms_norm_eps", 1e-6, 0.1)]),
+        (
+            words("Mistral", sliding_window=9),
+            words("Mistral", sliding_window=2),
+            ORTHOGONAL,
+            [other("sliding_window", 9, 2)],
+        ),
+        (
+            gpt2(),
+            gpt2(activation_function="relu"),
+            KEEPS_CONSTANT,
+            [other("activation_function", "gelu_new", "relu")],
+        ),
+        (t5(), t5(feed_forward_proj="gelu"), ORTHOGONAL, [other("dense_act_fn", "relu", "gelu")]),
+    ],
+    ids=["Qwen2", "Qwen3", "biases", "RoBERTa", "BERT act", "BERT eps", "Llama eps", "window", "GPT-2 act", "T5 act"],
+)
+def test_what_a_student_does_otherwise_is_told(teacher, student, directions, sentences):
+    first, second = randomised(teacher(WIDTH, DEPTH), 1), randomised(student(WIDTH, DEPTH), 2)
+    start = initialize_from_teacher(second, first, square_subspace(directions))
+    assert list(start.approximations) == sentences
+    assert errors(first, second, start, token_batch()).outputs > 1e-4  # and rightly so
+
+
+def test_another_base_of_the_rotary_frequencies_is_told():
+    first, second = (
+        words("Llama", rope_parameters={"rope_type": "default", "rope_theta": theta})(WIDTH, DEPTH)
+        for theta in (1e4, 1e2)
+    )
+    (sentence,) = initialize_from_teacher(second, first, square_subspace(ORTHOGONAL)).approximations
+    assert sentence.startswith("rope_parameters is {")
+    assert "10000.0" in sentence
+    assert "100.0" in sentence
+
+
+def test_an_embedding_that_the_student_lacks_is_told():
+    first, second = bert()(WIDTH, DEPTH), bert()(WIDTH, DEPTH)
+    del second.bert.embeddings.token_type_embeddings
+    start = initialize_from_teacher(second, first, square_subspace(PERMUTATION))
+    assert list(start.approximations) == lost("embeddings.token_type_embeddings")
+
+
+def test_a_different_choice_of_layers_is_no_disagreement():
+    make = CASES["T5 encoder"].make
+    start = initialize_from_teacher(make(WIDTH, 2), make(WIDTH, DEPTH), square_subspace(ORTHOGONAL), layers=[2, 0])
+    assert start.approximations == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"feed_forward_proj": "gated-gelu"},
+            "both models' neurons must be gated, or neither's, but those of the student are read by "
+            "encoder.block.0.layer.1.DenseReluDense.wi, those of the teacher by "
+            "encoder.block.0.layer.1.DenseReluDense.wi_0, encoder.block.0.layer.1.DenseReluDense.wi_1; build the "
+            "student with the teacher's feed-forward layers, or leave init out.",
+        ),
+        (
+            {"relative_attention_num_buckets": 8},
+            "tables of position biases are taken row by row, so both models must have as many, but "
+            "'encoder.block.0.layer.0.SelfAttention.relative_attention_bias' has 32 in the student, 8 in the teacher; "
+            "build the student with the teacher's, or leave init out.",
+        ),
+    ],
+)
+def test_blocks_that_cannot_be_brought_together_are_refused(settings, sentence):
+    with pytest.raises(ConfigurationError) as error:
+        initialize_from_teacher(t5()(WIDTH, DEPTH), t5(**settings)(WIDTH, DEPTH), square_subspace(ORTHOGONAL))
+    assert error.value.problems == [sentence]
