@@ -190,8 +190,9 @@ class AttentionHiddenStatesCallback(LossCallback):
                     "False, or more layers."
                 )
             states = [each[1:-1] for each in states]
-        mask = _padding_of_layers(batch, *states, self.layer_mapping)
-        loss: torch.Tensor = self.loss(*states, mask, self.layer_mapping)
+        student, teacher = states
+        mask = _padding_of_layers(batch, student, teacher, self.layer_mapping)
+        loss: torch.Tensor = self.loss(student, teacher, mask, self.layer_mapping)
         return loss
 
 
