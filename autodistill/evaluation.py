@@ -69,6 +69,10 @@ def _hits(student: nn.Module, batch: Batch) -> tuple[int, int]:
     logits, labels = main_part(call_by_names(student, batch)), batch.targets
     if isinstance(labels, torch.Tensor) and labels.dim() == 2 and predicts_next_token(student):
         labels = next_labels(labels)
+    if logits.shape[-1] < 2:
+        raise ConfigurationError(
+            f"accuracy needs logits of at least 2 classes, but the student's outputs are {tuple(logits.shape)}."
+        )
     mask = counted_labels(labels, logits)
     if mask is None:
         raise ConfigurationError(

@@ -12,7 +12,14 @@ from torch import nn
 from autodistill.data import IGNORED_LABEL, Batch
 from autodistill.distillation import losses
 from autodistill.distillation.checks import weight_problems
-from autodistill.distillation.loss_modules import AttentionLoss, KLDivLoss, LayerPairs, MSEHiddenStatesLoss
+from autodistill.distillation.loss_modules import (
+    AttentionLoss,
+    HiddenStates,
+    KLDivLoss,
+    LayerPairs,
+    MSEHiddenStatesLoss,
+    paired_layers,
+)
 from autodistill.distillation.settings import Temperature, temperature_at
 from autodistill.errors import ConfigurationError
 
@@ -90,7 +97,10 @@ class KLDivCallback(LossCallback):
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> torch.Tensor:
         student, teacher = _part(batch, self.student_logits_key), _part(batch, self.teacher_logits_key)
-        mask = losses.both_masks(_padding(batch), losses.counted_labels(batch.get("labels"), student))
+        padding = _padding(batch)
+        if padding is not None and not losses.mask_fits(padding, student.shape[:-1]):
+            padding = None  # one prediction a sample, of padded inputs
+        mask = losses.both_masks(padding, losses.counted_labels(batch.get("labels"), student))
         loss: torch.Tensor = KLDivLoss(temperature_at(self.temperature, progress))(student, teacher, mask)
         return loss
 
@@ -134,7 +144,8 @@ class MSEHiddenStatesCallback(LossCallback):
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> torch.Tensor:
         student, teacher = _part(batch, STUDENT_HIDDEN_STATES), _part(batch, TEACHER_HIDDEN_STATES)
-        loss: torch.Tensor = self.loss(student, teacher, _padding(batch), self.layer_mapping)
+        mask = _padding_of_layers(batch, student, teacher, self.layer_mapping)
+        loss: torch.Tensor = self.loss(student, teacher, mask, self.layer_mapping)
         return loss
 
 
@@ -170,6 +181,7 @@ class AttentionHiddenStatesCallback(LossCallback):
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> torch.Tensor:
         states = [_part(batch, key) for key in (STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES)]
+        states = [[each] if isinstance(each, torch.Tensor) else each for each in states]
         if self.exclude_first_and_last:
             short = [len(each) for each in states if len(each) < 3]
             if short:
@@ -178,7 +190,9 @@ class AttentionHiddenStatesCallback(LossCallback):
                     "False, or more layers."
                 )
             states = [each[1:-1] for each in states]
-        loss: torch.Tensor = self.loss(*states, _padding(batch), self.layer_mapping)
+        student, teacher = states
+        mask = _padding_of_layers(batch, student, teacher, self.layer_mapping)
+        loss: torch.Tensor = self.loss(student, teacher, mask, self.layer_mapping)
         return loss
 
 
@@ -228,3 +242,14 @@ def _part(batch: Mapping[str, Any], key: str) -> Any:
 
 def _padding(batch: Mapping[str, Any]) -> torch.Tensor | None:
     return Batch(batch).padding_mask
+
+
+def _padding_of_layers(
+    batch: Mapping[str, Any], student: HiddenStates, teacher: HiddenStates, layer_mapping: LayerPairs | None
+) -> torch.Tensor | None:
+    """The padding mask where a compared layer is (N, L, C); None where all have lost their positions."""
+    mask = _padding(batch)
+    if mask is None:
+        return None
+    layers = [layer for layer, _ in paired_layers(student, teacher, layer_mapping)]
+    return mask if any(layer.dim() == 3 and layer.shape[:2] == mask.shape for layer in layers) else None

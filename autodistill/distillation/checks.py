@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import SupportsFloat
 
 from autodistill.errors import ConfigurationError
 
@@ -19,8 +20,8 @@ def temperature_problems(temperature: float) -> Iterator[str]:
         >>> list(temperature_problems(0.0))
         ['a temperature must be positive and finite, but got 0.0.']
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        yield f"a temperature must be positive and finite, but got {temperature}."
+    if not (_is_finite(temperature) and temperature > 0):
+        yield f"a temperature must be positive and finite, but got {temperature!r}."
 
 
 def weight_problems(loss_weights: Sequence[float]) -> Iterator[str]:
@@ -31,8 +32,12 @@ def weight_problems(loss_weights: Sequence[float]) -> Iterator[str]:
         ['a loss weight must be finite and not negative, but got -2.0.']
     """
     for weight in loss_weights:
-        if not (math.isfinite(weight) and weight >= 0):
-            yield f"a loss weight must be finite and not negative, but got {weight}."
+        if not (_is_finite(weight) and weight >= 0):
+            yield f"a loss weight must be finite and not negative, but got {weight!r}."
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, SupportsFloat) and not isinstance(value, str) and math.isfinite(value)
 
 
 def type_problems(loss_types: Sequence[str], known: Sequence[str] = LOSS_TYPES) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,8 @@ class KLDivLoss(nn.Module):
         temperature: T, positive.
 
     Raises:
-        ConfigurationError: the temperature is not positive and finite, or shapes or stored temperatures differ.
+        ConfigurationError: the temperature is not positive and finite, shapes or stored temperatures differ, or a mask
+            does not fit.
 
     Examples:
         >>> logits = torch.tensor([[1.0, 2.0]])
@@ -59,13 +61,10 @@ class KLDivLoss(nn.Module):
             mask: (N,) or (N, L), True where a position counts; see `losses.counted_labels`.
         """
         student_logits = losses.in_full(student_logits)
+        mask = _checked_mask(mask, [student_logits.shape[:-1]])
         if isinstance(teacher_logits, TopKLogits):
             return top_k_kl_divergence(student_logits, teacher_logits, mask, self.temperature)
-        if student_logits.shape != teacher_logits.shape:
-            raise ConfigurationError(
-                f"logits of student and teacher must have one shape, but theirs are {tuple(student_logits.shape)} and "
-                f"{tuple(teacher_logits.shape)}."
-            )
+        losses.check_logits(student_logits, teacher_logits)
         return losses.kl_divergence(student_logits, losses.in_full(teacher_logits), mask, self.temperature)
 
 
@@ -85,7 +84,8 @@ class MSEHiddenStatesLoss(nn.Module):
         num_layers: a map of its own for each of so many layers; None for one that all share.
 
     Raises:
-        ConfigurationError: a mapping without both widths, hidden states of other widths, layers that do not pair up.
+        ConfigurationError: a mapping without both widths, hidden states of other widths, layers that do not pair up, a
+            mask that fits no layer.
 
     Examples:
         >>> loss = MSEHiddenStatesLoss(need_mapping=True, teacher_hidden_state_dim=8, student_hidden_state_dim=4)
@@ -140,6 +140,7 @@ class MSEHiddenStatesLoss(nn.Module):
             raise ConfigurationError(
                 f"num_layers must be the number of compared layers, but is {self.num_layers} for {len(pairs)}."
             )
+        mask = _checked_mask(mask, [_channels_at_the_end(student).shape[:-1] for student, _ in pairs])
         terms = [self._term(index, student, teacher, mask) for index, (student, teacher) in enumerate(pairs)]
         return torch.stack(terms).mean()
 
@@ -183,7 +184,8 @@ class AttentionLoss(nn.Module):
         p: the power of the activations, at least 1.
 
     Raises:
-        ConfigurationError: p is no positive number, features have no positions, or layers do not pair up.
+        ConfigurationError: p is no positive number, features have no positions, layers do not pair up, or a mask
+            fits no layer.
 
     Examples:
         >>> images = torch.rand(2, 3, 4, 4)
@@ -195,7 +197,7 @@ class AttentionLoss(nn.Module):
 
     def __init__(self, p: int = 2) -> None:
         super().__init__()
-        if not p >= 1:
+        if not 1 <= p < math.inf:
             raise ConfigurationError(f"p, the power of attention transfer, must be at least 1, but got {p}.")
         self.p = p
 
@@ -215,6 +217,8 @@ class AttentionLoss(nn.Module):
             layer_mapping: pairs of layer numbers.
         """
         pairs = paired_layers(s_hidden_states, t_hidden_states, layer_mapping)
+        positions = [_channels_at_the_end(student).shape[:-1] for student, _ in pairs]
+        mask = _checked_mask(mask, positions, fits=lambda mask, positions: mask.shape == positions)
         return torch.stack([self._term(student, teacher, mask) for student, teacher in pairs]).mean()
 
     def _term(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -274,6 +278,22 @@ def paired_layers(
                 f"student and {counts[1]} of the teacher."
             )
     return [(losses.in_full(layers[0][s]), losses.in_full(layers[1][t])) for s, t in pairs]
+
+
+def _checked_mask(
+    mask: torch.Tensor | None,
+    positions: Sequence[torch.Size],
+    fits: Callable[[torch.Tensor, torch.Size], bool] = losses.mask_fits,
+) -> torch.Tensor | None:
+    """The mask as booleans, if it fits the positions of one of the layers at least."""
+    if mask is None:
+        return None
+    if not any(fits(mask, each) for each in positions):
+        raise ConfigurationError(
+            f"a mask has one entry for each position, but is {tuple(mask.shape)} for positions "
+            f"{', '.join(str(tuple(each)) for each in positions)}."
+        )
+    return mask.bool()
 
 
 def _channels_at_the_end(feature: torch.Tensor) -> torch.Tensor:

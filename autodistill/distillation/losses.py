@@ -36,6 +36,16 @@ def both_masks(left: torch.Tensor | None, right: torch.Tensor | None) -> torch.T
     return left & right
 
 
+def mask_fits(mask: torch.Tensor, positions: torch.Size) -> bool:
+    """Whether `masked_mean` applies a mask to losses of this shape.
+
+    Examples:
+        >>> mask_fits(torch.ones(2, 3), torch.Size((2, 3))), mask_fits(torch.ones(2, 3), torch.Size((2,)))
+        (True, False)
+    """
+    return positions[: mask.dim()] == mask.shape or (len(positions) == 3 and positions[::2] == mask.shape)
+
+
 def masked_mean(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """The mean over the positions that count.
 
@@ -122,7 +132,8 @@ def kl_divergence(
     """
     student = F.log_softmax(student_logits / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    per_position = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+    terms = F.kl_div(student, teacher, reduction="none", log_target=True)
+    per_position = terms.masked_fill(teacher == float("-inf"), 0).sum(-1)  # p log p = 0 at p = 0
     return temperature**2 * masked_mean(per_position, mask)
 
 
@@ -143,7 +154,8 @@ def soft_cross_entropy(
     """
     student = F.log_softmax(student_logits / temperature, dim=-1)
     teacher = F.softmax(teacher_logits / temperature, dim=-1)
-    return temperature**2 * masked_mean(-(teacher * student).sum(-1), mask)
+    per_position = -(teacher * student).masked_fill(teacher == 0, 0).sum(-1)
+    return temperature**2 * masked_mean(per_position, mask)
 
 
 def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
@@ -179,7 +191,7 @@ def distillation_loss(
         alpha: α in [0, 1], the teacher's share.
 
     Raises:
-        ConfigurationError: a temperature or α out of its range.
+        ConfigurationError: a temperature or α out of its range, or logits of two shapes.
 
     Examples:
         >>> logits, labels = torch.zeros(1, 2), torch.tensor([1])
@@ -187,10 +199,24 @@ def distillation_loss(
         0.0
     """
     check_temperature(temperature)
+    check_logits(student_logits, teacher_logits)
     if not 0 <= alpha <= 1:
         raise ConfigurationError(f"alpha, the teacher's share of the loss, must lie in [0, 1], but got {alpha}.")
     soft = kl_divergence(student_logits, teacher_logits, counted_labels(labels, student_logits), temperature)
     return (1 - alpha) * label_cross_entropy(student_logits, labels) + alpha * soft
+
+
+def check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:
+    """Refuse logits of two shapes, which would be broadcast.
+
+    Raises:
+        ConfigurationError: their shapes differ.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ConfigurationError(
+            f"logits of student and teacher must have one shape, but theirs are {tuple(student_logits.shape)} and "
+            f"{tuple(teacher_logits.shape)}."
+        )
 
 
 def counted_labels(labels: object, logits: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, RandomSampler
 
 from autodistill.data import Batch
 from autodistill.distillation.checks import check_temperature
@@ -45,16 +45,23 @@ def save_predictions(
         device: where the teacher runs.
 
     Raises:
-        ConfigurationError: the logits of two batches differ in shape, there is none, or `top_k` or T is out of range.
+        ConfigurationError: the logits of two batches differ in shape, there is none, `top_k` or T is out of range, the
+            folder does not exist, or the loader shuffles.
     """
     check_temperature(temperature)
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"predictions are stored in a folder that exists, but {path.parent} does not.")
+    if isinstance(getattr(loader, "sampler", None), RandomSampler):
+        raise ConfigurationError(
+            "predictions are stored in the data set's own order, but the loader shuffles; give it shuffle=False."
+        )
     device, parts = torch.device(device), []
     with evaluating(teacher.to(device)), plain_forward(teacher):
         for content in loader:
             logits = main_part(call_by_names(teacher, Batch(content).to(device)))
             kept = {"logits": logits} if top_k is None else _fields(top_k_logits(logits, top_k, temperature))
             parts.append({name: tensor.cpu() for name, tensor in kept.items()})
-    path = Path(path)
     partial = path.with_name(path.name + ".tmp")
     save_file(_joined(parts), partial, {TEMPERATURE: repr(float(temperature))})
     partial.replace(path)
@@ -76,6 +83,15 @@ def _joined(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tens
                 "samples to one length."
             )
     return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ConfigurationError(
+            f"stored predictions are a whole safetensors file, but {path} is none; write it with save_predictions."
+        ) from error
 
 
 class DistillationDataset(Dataset[Any]):
@@ -106,7 +122,7 @@ class DistillationDataset(Dataset[Any]):
         self.dataset = dataset
         self.path = Path(path)
         self._file: Any = None
-        with safe_open(self.path, framework="pt") as file:
+        with _opened(self.path) as file:
             names, metadata = set(file.keys()), file.metadata() or {}
             if names not in ({"logits"}, {"values", "indices", "rest"}):
                 raise ConfigurationError(

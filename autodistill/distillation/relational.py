@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autodistill.distillation import losses
+from autodistill.distillation.checks import weight_problems
 from autodistill.errors import ConfigurationError
 
 
@@ -23,7 +24,8 @@ class RelationalLoss(nn.Module):
         angle_weight: of the triplets' term; its memory grows as N³.
 
     Raises:
-        ConfigurationError: there are fewer than 3 samples, or not as many of both.
+        ConfigurationError: a weight is negative or not finite, there are fewer than 3 samples, or not as many
+            of both.
 
     Examples:
         >>> teacher = torch.randn(6, 8)
@@ -33,6 +35,9 @@ class RelationalLoss(nn.Module):
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
+        problems = list(weight_problems([distance_weight, angle_weight]))
+        if problems:
+            raise ConfigurationError(problems)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 

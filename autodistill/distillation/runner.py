@@ -37,7 +37,7 @@ class DistilRunner:
         device: where both models are moved.
 
     Raises:
-        ConfigurationError: there is no callback, or two write under one key.
+        ConfigurationError: there is no callback, two write under one key, or one under 'loss'.
 
     Examples:
         >>> from autodistill.distillation.callbacks import KLDivCallback, LabelLossCallback
@@ -63,6 +63,8 @@ class DistilRunner:
         self._keys = [callback.output_key for callback in callbacks]
         repeated = sorted({key for key in self._keys if self._keys.count(key) > 1})
         problems = [f"callbacks need keys of their own, but {key!r} is given twice." for key in repeated]
+        if "loss" in self._keys:
+            problems.append("'loss' is the key of the sum, but a callback has it; give it another output_key.")
         if not callbacks:
             problems.append("a runner needs at least one callback, but has none.")
         if problems:
@@ -90,9 +92,11 @@ class DistilRunner:
             For each step the `loss`, and under its key every callback's term without its weight.
 
         Raises:
-            ConfigurationError: a batch, a model's output or a layer is not what a callback needs.
+            ConfigurationError: there is no step, or a batch, a model's output or a layer is not what a callback needs.
             NonFiniteError: the loss became NaN or infinite.
         """
+        if steps < 1:
+            raise ConfigurationError(f"training takes at least one step, but steps is {steps}.")
         next_batch, terms = DataStream(loader, self.seed).reader(), []
 
         def loss_at(step: int, number: int) -> torch.Tensor:

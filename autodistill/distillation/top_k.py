@@ -84,7 +84,8 @@ def top_k_kl_divergence(
     teacher_log = torch.cat([values, rest], dim=-1).log_softmax(-1)  # (..., k + 1)
     others = _log_mass_of_others(student, indices).unsqueeze(-1)
     student_log = torch.cat([student.gather(-1, indices), others], dim=-1).log_softmax(-1)
-    per_position = (teacher_log.exp() * (teacher_log - student_log)).sum(-1)
+    terms = teacher_log.exp() * (teacher_log - student_log)
+    per_position = terms.masked_fill(teacher_log == float("-inf"), 0).sum(-1)
     return temperature**2 * masked_mean(per_position, mask)
 
 

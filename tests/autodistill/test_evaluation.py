@@ -60,3 +60,9 @@ def test_test_set_without_labels_is_refused() -> None:
         ConfigurationError, match=r"one for each of the predictions \(4, 4\), classes last, but .* None"
     ):
         evaluate_distillation(Constant(1), Constant(1), [(torch.eye(4), None)])
+
+
+def test_outputs_of_one_class_are_refused() -> None:
+    test = [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(ConfigurationError, match=r"at least 2 classes, but the student's outputs are \(2, 1\)"):
+        evaluate_distillation(nn.Linear(4, 1), nn.Linear(4, 1), test)

@@ -289,6 +289,8 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
         if self.loss_types[index] in losses.PROBABILITY_LOSSES:  # the losses between logits
             labels = batch.label_mask(label_shift) if batch is not None else None
+            if batch is not None and student.dim() == 2:  # one prediction a sample
+                mask, labels = None, losses.counted_labels(batch.targets, student)
             return loss(student, teacher, losses.both_masks(mask, labels), temperature)
         return loss(student, teacher, mask)
 

@@ -121,10 +121,18 @@ class KnowledgeDistillationLoss(Criterion):
 
         Args:
             student_outputs: logits (..., C), or predictions of any shape for 'MSE'.
-            targets: class numbers (...), or for 'MSE' numbers of the predictions' shape.
+            targets: class numbers (...), or for 'MSE' numbers of the predictions' shape, a last axis of 1 apart.
         """
         if self.loss_types[0] == "MSE":
-            return F.mse_loss(losses.in_full(student_outputs), targets.to(losses.in_full(student_outputs).dtype))
+            predictions = losses.in_full(student_outputs)
+            if predictions.shape == (*targets.shape, 1):
+                predictions = predictions.squeeze(-1)
+            if predictions.shape != targets.shape:
+                raise ConfigurationError(
+                    f"'MSE' compares predictions with labels of the same shape, but theirs are "
+                    f"{tuple(student_outputs.shape)} and {tuple(targets.shape)}."
+                )
+            return F.mse_loss(predictions, targets.to(predictions.dtype))
         return losses.label_cross_entropy(losses.in_full(student_outputs), targets, self.ignore_index)
 
     def loss_cal(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:

@@ -139,3 +139,19 @@ def test_weight_that_is_negative_or_no_number_is_refused(weight: float) -> None:
 def test_impossible_temperature_is_refused_at_once(temperature) -> None:
     with pytest.raises(ConfigurationError, match="a temperature must be positive and finite, but"):
         KLDivCallback(temperature=temperature)
+
+
+def test_attention_of_one_tensor_takes_it_as_one_layer() -> None:
+    student, teacher = torch.rand(5, 3, 4), torch.rand(5, 3, 4)
+    batch = {"s_hidden_states": student, "t_hidden_states": teacher}
+    with pytest.raises(ConfigurationError, match="without the first and the last of 1 layers none is left"):
+        AttentionHiddenStatesCallback()(batch)
+    value = AttentionHiddenStatesCallback(exclude_first_and_last=False)(batch)
+    torch.testing.assert_close(value, AttentionLoss()(student, teacher))
+
+
+def test_padding_of_inputs_leaves_one_prediction_a_sample_alone() -> None:
+    student, teacher = torch.randn(2, 5), torch.randn(2, 5)
+    batch = {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]), "labels": torch.tensor([1, 2])}
+    value = KLDivCallback()({**batch, "s_logits": student, "t_logits": teacher})
+    torch.testing.assert_close(value, KLDivLoss()(student, teacher))

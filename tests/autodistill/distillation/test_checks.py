@@ -28,3 +28,13 @@ def test_the_labels_loss_and_the_teachers_are_known_by_their_place() -> None:
         "the loss between student and labels is one of CE, MSE, but got 'KL'.",
         "the loss between student and teacher is one of CE, KL, MSE, but got 'cosine'.",
     ]
+
+
+@pytest.mark.parametrize("value", [None, "2.0"])
+def test_temperature_or_weight_that_is_no_number_is_told_like_any_other(value) -> None:
+    assert list(checks.temperature_problems(value)) == [
+        f"a temperature must be positive and finite, but got {value!r}."
+    ]
+    assert list(checks.weight_problems([value])) == [
+        f"a loss weight must be finite and not negative, but got {value!r}."
+    ]

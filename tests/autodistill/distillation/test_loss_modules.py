@@ -217,7 +217,7 @@ def test_attention_of_sequences_leaves_padding_out() -> None:
     torch.testing.assert_close(AttentionLoss()(student, teacher, mask), sum(alone) / 2)
 
 
-@pytest.mark.parametrize("p", [0, -2, math.nan])
+@pytest.mark.parametrize("p", [0, -2, math.nan, math.inf])
 def test_power_below_one_is_refused(p: float) -> None:
     with pytest.raises(ConfigurationError, match="p, the power of attention transfer, must be at least 1, but got"):
         AttentionLoss(p)
@@ -250,3 +250,20 @@ def test_gradient_of_a_perfect_match_is_zero() -> None:
     student = torch.rand(2, 3, 4, 4, requires_grad=True)
     AttentionLoss()(student, student.detach()).backward()
     assert bool((student.grad == 0).all())
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss", [KLDivLoss(), MSEHiddenStatesLoss(), AttentionLoss()], ids=["KL", "error", "attention"]
+)
+def test_mask_of_another_shape_is_refused_and_one_of_integers_is_as_booleans(loss) -> None:
+    student, teacher = pair(2, 3, 4)
+    with pytest.raises(
+        ConfigurationError, match=r"one entry for each position, but is \(2, 4\) for positions \(2, 3\)"
+    ):
+        loss(student, teacher, torch.ones(2, 4, dtype=torch.bool))
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    torch.testing.assert_close(loss(student, teacher, mask), loss(student, teacher, mask == 1))
+    assert loss(student, teacher, mask) != loss(student, teacher)

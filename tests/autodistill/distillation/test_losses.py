@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from autodistill.distillation import losses
 from autodistill.errors import ConfigurationError
@@ -283,3 +284,22 @@ def test_combined_loss_leaves_ignored_labels_out_of_both_terms() -> None:
 def test_share_of_the_teacher_outside_its_range_is_refused(alpha: float) -> None:
     with pytest.raises(ConfigurationError, match=r"alpha, the teacher's share of the loss, must lie in \[0, 1\], but"):
         losses.distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), alpha=alpha)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (1, 3)], ids=str)
+def test_logits_that_would_be_broadcast_are_refused(shape) -> None:
+    with pytest.raises(ConfigurationError, match="logits of student and teacher must have one shape, but theirs are"):
+        losses.distillation_loss(torch.zeros(8, 3), torch.zeros(shape), torch.zeros(8, dtype=torch.long))
+
+
+@pytest.mark.parametrize("student_excludes_it", [False, True])
+def test_class_that_the_teacher_excludes_adds_nothing(student_excludes_it: bool) -> None:
+    student = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+    teacher = torch.tensor([[1.0, 0.0, -math.inf]], dtype=torch.float64)
+    if student_excludes_it:
+        student[0, 2] = -math.inf
+    kept = student.softmax(-1)[:, :2]  # the student's probabilities of the two classes that the teacher allows
+    expected = F.kl_div(kept.log(), teacher[:, :2].softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(losses.kl_divergence(student, teacher), expected)
+    cross_entropy = -(teacher[:, :2].softmax(-1) * kept.log()).sum()
+    torch.testing.assert_close(losses.soft_cross_entropy(student, teacher), cross_entropy)

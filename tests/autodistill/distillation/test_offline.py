@@ -141,3 +141,21 @@ def test_predictions_of_several_lengths_or_none_are_refused(path) -> None:
     with pytest.raises(ConfigurationError, match="a temperature must be positive and finite"):
         save_predictions(model, [torch.zeros(2, 6)], path, top_k=2, temperature=0.0)
     assert not path.exists()
+
+
+def test_missing_folder_or_shuffling_loader_is_refused_before_the_teacher_runs(tmp_path) -> None:
+    teacher, data = nn.Linear(4, 3), TensorDataset(torch.randn(6, 4), torch.zeros(6))
+    teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
+    with pytest.raises(ConfigurationError, match=r"in a folder that exists, but .*nowhere does not"):
+        save_predictions(teacher, DataLoader(data), tmp_path / "nowhere" / "file")
+    with pytest.raises(ConfigurationError, match="in the data set's own order, but the loader shuffles"):
+        save_predictions(teacher, DataLoader(data, shuffle=True), tmp_path / "file")
+
+
+@pytest.mark.parametrize("part", ["empty", "truncated", "junk"])
+def test_file_that_is_not_whole_is_refused(tmp_path, part: str) -> None:
+    path, data = tmp_path / "file", [torch.randn(4) for _ in range(3)]
+    save_file({"logits": torch.zeros(3, 5)}, path)
+    path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-8], "junk": b"no safetensors " * 9}[part])
+    with pytest.raises(ConfigurationError, match=r"are a whole safetensors file, but .*file is none"):
+        DistillationDataset(data, path)

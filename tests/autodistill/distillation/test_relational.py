@@ -71,3 +71,9 @@ def test_too_few_samples_or_not_as_many_are_refused(student: int, teacher: int) 
     sentence = f"at least 3 samples, as many of student and teacher, but there are {student} and {teacher}"
     with pytest.raises(ConfigurationError, match=sentence):
         RelationalLoss()(torch.zeros(student, 2), torch.zeros(teacher, 2))
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan])
+def test_weight_that_is_negative_or_no_number_is_refused(weight: float) -> None:
+    with pytest.raises(ConfigurationError, match="a loss weight must be finite and not negative, but got"):
+        RelationalLoss(angle_weight=weight)

@@ -220,3 +220,11 @@ def test_loss_that_is_no_number_stops_the_training() -> None:
         teacher.head.bias.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="the loss must stay finite, but became nan at step 0 of distillation"):
         DistilRunner(student, teacher, [KLDivCallback()]).train(data(), steps=1)
+
+
+def test_training_without_a_step_and_the_key_of_the_sum_are_refused() -> None:
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    with pytest.raises(ConfigurationError, match="training takes at least one step, but steps is 0"):
+        DistilRunner(student, teacher, [KLDivCallback()]).train([{"input": torch.zeros(2, 4)}], 0)
+    with pytest.raises(ConfigurationError, match="'loss' is the key of the sum, but a callback has it"):
+        DistilRunner(student, teacher, [KLDivCallback("loss")])

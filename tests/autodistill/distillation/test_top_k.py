@@ -75,3 +75,10 @@ def test_other_positions_and_missing_classes_are_refused() -> None:
 def test_keeping_none_or_all_is_refused(k: int) -> None:
     with pytest.raises(ConfigurationError, match=f"but is {k} for 6 classes; to keep all logits leave it out"):
         top_k_logits(logits(2, 6), k)
+
+
+def test_kept_class_that_the_teacher_excludes_adds_nothing() -> None:
+    teacher = torch.tensor([[1.0, 0.0, -math.inf, -math.inf]], dtype=torch.float64)
+    student = logits(1, 4)
+    expected = kl_divergence(student[:, :2], teacher[:, :2]) - student.softmax(-1)[:, :2].sum().log()
+    torch.testing.assert_close(top_k_kl_divergence(student, top_k_logits(teacher, 3)), expected)

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from autodistill.data import Batch
@@ -168,3 +169,17 @@ def test_every_pair_that_cannot_be_matched_is_named() -> None:
     assert "'e' -> teacher 'f'" in caught.value.problems[1]
     assert isinstance(criterion, nn.Module)
     assert list(criterion.parameters()) == []
+
+
+def test_sample_without_a_label_is_left_out_of_the_divergence_of_logits() -> None:
+    student, teacher = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3))
+    inputs, labels = torch.randn(5, 4), torch.tensor([0, -100, 2, 1, -100])
+    criterion = IntermediateLayersKnowledgeDistillationLoss(
+        [("0", "0")], ["KL"], student_model=student, teacher_model=teacher, example=inputs
+    )
+    with criterion:
+        criterion.teacher_model_forward(inputs)
+        value = criterion(student(inputs), labels)
+    kept = inputs[labels != -100]
+    expected = F.kl_div(student(kept).log_softmax(-1), teacher(kept).softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(value, expected)

@@ -189,3 +189,11 @@ def test_what_is_missing_is_told_with_the_remedy() -> None:
     broken.temperature = 0.0
     with pytest.raises(ConfigurationError, match=r"a temperature must be positive and finite, but got 0\.0"):
         broken(torch.zeros(1, 2), torch.tensor([0]))
+
+
+def test_regression_of_one_number_a_sample_is_compared_sample_by_sample() -> None:
+    student, targets = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0.0, 0.0, 1.0])
+    criterion = KnowledgeDistillationLoss(1.0, ["MSE", "MSE"], [1.0, 0.0])
+    assert criterion(student, targets).item() == pytest.approx((1 + 4 + 9) / 3)
+    with pytest.raises(ConfigurationError, match=r"of the same shape, but theirs are \(3, 2\) and \(3,\)"):
+        criterion(torch.zeros(3, 2), targets)
