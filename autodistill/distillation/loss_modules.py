@@ -198,7 +198,7 @@ class AttentionLoss(nn.Module):
     def __init__(self, p: int = 2) -> None:
         super().__init__()
         if not 1 <= p < math.inf:
-            raise ConfigurationError(f"p, the power of attention transfer, must be at least 1, but got {p}.")
+            raise ConfigurationError(f"p, the power of attention transfer, must be finite and at least 1, but got {p}.")
         self.p = p
 
     def forward(

@@ -13,6 +13,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import Tap, find_module
+from autodistill.distillation.losses import label_cross_entropy
 from autodistill.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,8 @@ def compiled(model: nn.Module, path: str, taps: Iterable[Tap], wanted: bool) -> 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
     """The student's own loss: `output.loss` where the model gives one, else `loss_func(outputs, targets)`.
 
+    PyTorch's cross-entropy is given logits of sequences, (N, L, classes), with the classes where it wants them.
+
     Raises:
         ConfigurationError: the model gives no loss and the batch has no targets.
     """
@@ -162,7 +165,15 @@ def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch
             "set add_origin_loss to False or give labels."
         )
     predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    if loss_func is nn.functional.cross_entropy and _has_classes_last(predictions, batch.targets):
+        return label_cross_entropy(predictions, batch.targets)
     return loss_func(predictions, batch.targets)
+
+
+def _has_classes_last(predictions: Any, targets: Any) -> bool:
+    """Whether these are logits (N, L, classes) with labels (N, L), where PyTorch's default takes axis 1 for classes."""
+    tensors = isinstance(predictions, torch.Tensor) and isinstance(targets, torch.Tensor)
+    return tensors and predictions.dim() > 2 and targets.shape == predictions.shape[:-1]
 
 
 def call_by_names(model: nn.Module, batch: Batch) -> Any:

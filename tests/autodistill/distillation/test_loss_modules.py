@@ -219,7 +219,7 @@ def test_attention_of_sequences_leaves_padding_out() -> None:
 
 @pytest.mark.parametrize("p", [0, -2, math.nan, math.inf])
 def test_power_below_one_is_refused(p: float) -> None:
-    with pytest.raises(ConfigurationError, match="p, the power of attention transfer, must be at least 1, but got"):
+    with pytest.raises(ConfigurationError, match="must be finite and at least 1, but got"):
         AttentionLoss(p)
 
 

@@ -126,3 +126,11 @@ def test_causal_language_models_predict_the_next_token() -> None:
     sizes = {"vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
     assert predicts_next_token(GPT2LMHeadModel(GPT2Config(**sizes)))
     assert not predicts_next_token(nn.Linear(1, 1))
+
+
+def test_the_default_loss_of_sequences_has_the_classes_last_and_leaves_ignored_labels_out():
+    logits, labels = torch.randn(2, 4, 4, dtype=torch.float64), torch.tensor([[0, 1, 2, -100], [3, -100, 0, 1]])
+    counted = [(n, position) for n in range(2) for position in range(4) if labels[n, position] != -100]
+    formula = [torch.logsumexp(logits[at], 0) - logits[at][labels[at]] for at in counted]
+    found = origin_loss(logits, Batch((torch.zeros(2, 4), labels)), nn.functional.cross_entropy)
+    torch.testing.assert_close(found, torch.stack(formula).mean())
