@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +26,6 @@ from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
 from autodistill.initialization.weights import Affine, has, join, read, write
 from autodistill.structures import content_hash
-
-logger = logging.getLogger(__name__)
 
 POSITIONS = {"norms": 2048, "all": 4096}
 """Tokens or patches of the flash set that least squares look at: two numbers a channel need fewer than a whole map."""
@@ -175,11 +172,10 @@ class TeacherInitializer:
         path, _, family = require_family(student, self._settings.family, "student")
         blocks = join(path, family.blocks)
         lifts = {f"{blocks}.{index}": layer + 1 for index, layer in enumerate(start.layers)}
-        last_hidden_states = path
         for mapping, matcher in zip(criterion.layer_mappings, criterion.feature_matchers, strict=True):
             if not isinstance(matcher, ChannelMatcher) or matcher.linear.weight.shape != start.matcher.weight.shape:
                 continue
-            if mapping.student.path == last_hidden_states:
+            if mapping.student.path == path:  # the last hidden states
                 write(matcher, "linear", start.matcher)
             elif mapping.student.path in lifts:
                 boundary = lifts[mapping.student.path] if mapping.student.process != INPUT else 0
@@ -210,9 +206,7 @@ class TeacherInitializer:
         taps = self.boundaries
         for batch in self._batches:
             features = self._cache.features(batch, taps, also)
-            streams = [features[tap] for tap in taps]
-            mask = batch.padding_mask
-            yield streams, mask if mask is not None and mask.shape == streams[0].shape[:-1] else None
+            yield [counted(features[tap], batch) for tap in taps], None
 
     def _file(self) -> Path | None:
         if self._directory is None:
