@@ -88,6 +88,13 @@ class Batch:
             return None
         return mask.bool()
 
+    def without_padding(self, feature: torch.Tensor) -> torch.Tensor:
+        """The positions of a feature (N, L, C) that are not padding, in rows: (positions, C)."""
+        mask = self.padding_mask
+        if mask is not None and mask.shape == feature.shape[:-1]:
+            return feature[mask.to(feature.device)]
+        return feature.flatten(0, -2)
+
     def label_mask(self, shift: bool) -> torch.Tensor | None:
         """(N, L), True where the position's label counts; None where every one does or labels are not per position.
 

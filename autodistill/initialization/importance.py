@@ -93,17 +93,11 @@ def measure_importance(
     for given in batches:
         batch = given if isinstance(given, Batch) else Batch(given)
         for name, values in _measured(teacher, writers, batch, kind, loss_func):
-            mask = _mask(batch, values)
-            rows = values[mask] if mask is not None else values.flatten(0, -2)
+            rows = batch.without_padding(values)
             sums[name] = sums.get(name, torch.zeros(())) + rows.sum(0)
             counts[name] = counts.get(name, 0) + len(rows)
     means = {name: total / counts[name] for name, total in sums.items()}
     return Importance(kind, {name: mean.sqrt() if kind == "activations" else mean for name, mean in means.items()})
-
-
-def _mask(batch: Batch, values: torch.Tensor) -> torch.Tensor | None:
-    mask = batch.padding_mask
-    return mask.cpu() if mask is not None and mask.shape == values.shape[:-1] else None
 
 
 def _measured(

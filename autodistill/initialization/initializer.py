@@ -20,7 +20,7 @@ from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.importance import Importance, measure_importance
-from autodistill.initialization.least_squares import LeastSquares, Recorder, counted, student_recorder
+from autodistill.initialization.least_squares import LeastSquares, Recorder, student_recorder
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
@@ -163,7 +163,7 @@ class TeacherInitializer:
             if positions >= wanted:
                 break
             (stream,) = self._cache.features(batch, self.boundaries[:1]).values()
-            positions += len(counted(stream, batch))
+            positions += len(batch.without_padding(stream))
             chosen.append(batch)
         return chosen
 
@@ -206,7 +206,7 @@ class TeacherInitializer:
         taps = self.boundaries
         for batch in self._batches:
             features = self._cache.features(batch, taps, also)
-            yield [counted(features[tap], batch) for tap in taps], None
+            yield [batch.without_padding(features[tap]) for tap in taps], None
 
     def _file(self) -> Path | None:
         if self._directory is None:

@@ -76,16 +76,8 @@ class Recorder:
         for batch in self.batches:
             features = self.features(batch, taps)
             for rows, tap in zip(seen, taps, strict=True):
-                rows.append(counted(features[tap], batch))
+                rows.append(batch.without_padding(features[tap]))
         return [torch.cat(rows) for rows in seen]
-
-
-def counted(feature: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """(positions, channels): without padding."""
-    mask = batch.padding_mask
-    if mask is not None and mask.shape == feature.shape[:-1]:
-        return feature[mask]
-    return feature.flatten(0, -2)
 
 
 def student_recorder(student: nn.Module, batches: Sequence[Batch]) -> Recorder:
