@@ -92,10 +92,10 @@ class TeacherInitializer:
             ConfigurationError: it cannot.
         """
         subspace = self.subspace(student, also)
-        if self._family.axes is not None and self._settings.importance != "weights":
+        if self._family.axes is not None and self._settings.importance not in ("auto", "weights"):
             raise ConfigurationError(
-                f"init.importance must be 'weights' for a {type(self._base).__name__}, whose students are selections "
-                f"of channels, but is {self._settings.importance!r}."
+                f"init.importance must be 'auto' or 'weights' for a {type(self._base).__name__}, whose students are "
+                f"selections of channels, but is {self._settings.importance!r}."
             )
         require_fitting(Pairing.of(student, self._teacher, subspace, family=self._settings.family))
         head = self._settings.projection_head
@@ -120,7 +120,7 @@ class TeacherInitializer:
             self._teacher,
             self.subspace(student, also),
             embeddings_only=settings.weights == "embeddings",
-            importance=self._importance,
+            importance=self._importance if settings.weights == "all" else None,
             family=settings.family,
         )
         if self._fitted != "none" and settings.weights == "all":
@@ -138,11 +138,16 @@ class TeacherInitializer:
 
     @cached_property
     def _importance(self) -> Importance | None:
+        """Of heads and neurons; None where the weights decide."""
         kind = self._settings.importance
-        if kind == "weights":
+        if kind == "weights" or self._family.axes is not None:
             return None
         return measure_importance(
-            self._teacher, self._few(), kind, loss_func=self._loss_func, family=self._settings.family
+            self._teacher,
+            self._few(),
+            "activations" if kind == "auto" else kind,
+            loss_func=self._loss_func,
+            family=self._settings.family,
         )
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:

@@ -23,8 +23,9 @@ class InitializationConfig(Section):
         least_squares: before any gradient step, fit the `"norms"` to the teacher, block by block; or `"all"`, which
             are the maps that write to the stream as well; or `"none"`. `"auto"` fits the norms where they stand behind
             the residual sum (BERT), all where they stand before what reads it (GPT-2, ViT, Llama): measured.
-        importance: which heads and neurons a student keeps: those with the largest `"weights"`, the largest
+        importance: which heads and neurons a student keeps: those with the largest `"weights"`, those with the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
+            `"auto"` takes activations, and weights where students are selections of channels (MobileBERT).
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
             width; it starts as the way back.
         family: where the weights are, for models that are not in `families.FAMILIES`.
@@ -35,7 +36,7 @@ class InitializationConfig(Section):
     weighting: Weighting = "power"
     centring: Literal["mean", "boundary"] = "mean"
     least_squares: Literal["auto", "none", "norms", "all"] = "auto"
-    importance: Literal["weights", "activations", "gradients"] = "weights"
+    importance: Literal["auto", "weights", "activations", "gradients"] = "auto"
     projection_head: str | None = None
     family: Annotated[Family | None, PlainSerializer(repr)] = None
 

@@ -100,16 +100,29 @@ def test_neurons_and_heads_that_are_silent_on_the_data_are_left_out_though_their
     assert errors(teacher, student, start, token_batch()).outputs > 1e-3
 
 
-def test_a_search_measures_it_once():
+@pytest.mark.parametrize("kind", ["auto", "gradients"])
+def test_a_search_measures_it_once(kind):
     teacher = bert(WIDTH, DEPTH)
     forwards = []
     teacher.register_forward_hook(lambda *_: forwards.append(1))
-    settings = InitializationConfig(importance="gradients", least_squares="none")
+    settings = InitializationConfig(importance=kind, least_squares="none")
     initializer = TeacherInitializer(settings, teacher, batches(), TeacherCache(teacher))
     initializer.start(bert(8, 2))
     first = len(forwards)
     initializer.start(bert(8, 2))
     assert 0 < first == len(forwards)
+
+
+def test_activations_decide_where_nothing_is_said():
+    teacher = randomised(bert(WIDTH, DEPTH), 1)
+    students = []
+    for kind in ("auto", "activations", "weights"):
+        settings = InitializationConfig(importance=kind, least_squares="none")
+        students.append(randomised(bert(8, 2), 2))
+        TeacherInitializer(settings, teacher, batches(), TeacherCache(teacher)).start(students[-1])
+    auto, activations, weights = (student.state_dict() for student in students)
+    assert all(torch.equal(auto[name], activations[name]) for name in auto)
+    assert not all(torch.equal(auto[name], weights[name]) for name in auto)
 
 
 def test_plain_batches_of_a_loader_serve_as_well():

@@ -223,7 +223,7 @@ def test_the_teacher_runs_once_a_batch(tmp_path):
     teacher = model()
     seen = []
     teacher.bert.embeddings.register_forward_pre_hook(lambda module, args, kwargs: seen.append(1), with_kwargs=True)
-    search(tmp_path, teacher=teacher, init={"least_squares": "none"}).search_loop()
+    search(tmp_path, teacher=teacher, init={"least_squares": "none", "importance": "weights"}).search_loop()
     assert len(seen) == len(texts())
 
 
