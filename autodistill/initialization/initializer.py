@@ -132,9 +132,11 @@ class TeacherInitializer:
     @property
     def _fitted(self) -> str:
         """What least squares fit."""
-        if self._settings.least_squares != "auto":
-            return self._settings.least_squares
-        return "norms" if self._family.norm_position == "after" else "all"
+        before = self._family.norm_position == "before"
+        fitted = self._settings.least_squares
+        if fitted == "auto":
+            return "all" if before else "norms"
+        return "none" if fitted == "norms" and before else fitted
 
     @cached_property
     def _importance(self) -> Importance | None:
@@ -152,13 +154,13 @@ class TeacherInitializer:
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
         path, _, family = require_family(student, self._settings.family, "student")
-        batches = self._few(POSITIONS[self._fitted])
-        taps = LeastSquares.teacher_taps(family, self._path, start.layers)
+        batches, writers = self._few(POSITIONS[self._fitted]), self._fitted == "all"
+        taps = LeastSquares.teacher_taps(family, self._path, start.layers, writers=writers)
         for batch in batches:
             self._cache.features(batch, taps)
         teacher = Recorder(self._teacher, batches, self._cache.features)
         fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
-        fit.run(writers=self._fitted == "all")
+        fit.run(writers=writers)
 
     def _few(self, wanted: int = POSITIONS["all"]) -> list[Batch]:
         """Batches of about so many positions."""

@@ -24,7 +24,7 @@ from autodistill.distillation.layers import AUTO, INPUT, Tap, TapRecorder, find_
 from autodistill.distillation.models import plain_forward
 from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
-from autodistill.initialization.weights import Affine, join, norm_of, part, read, write, write_norm
+from autodistill.initialization.weights import Affine, join, part, read, write, write_norm
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float) -> Affine:
@@ -115,16 +115,22 @@ class LeastSquares:
     strength: float = 0.01
 
     @staticmethod
-    def teacher_taps(family: Family, base: str, layers: Iterable[int]) -> list[Tap]:
+    def teacher_taps(family: Family, base: str, layers: Iterable[int], *, writers: bool) -> list[Tap]:
         """All that is asked of the teacher, so that one pass can compute it."""
         blocks = [join(base, f"{family.blocks}.{layer}") for layer in layers]
         norms = [join(block, piece.norm) for block in blocks for piece in family.parts]
-        others = [join(base, norm) for norm in (family.embedding_norm, family.final_norm) if norm is not None]
-        behind = [Tap(norm) for norm in (*norms, *others)] if family.norm_position == "after" else []
-        return [*(Tap(norm, INPUT) for norm in (*norms, *others)), *behind, *(Tap(block, AUTO) for block in blocks)]
+        sums = [Tap(norm, INPUT) for norm in norms] if writers else []
+        if family.norm_position == "before":
+            return [*sums, *(Tap(block, AUTO) for block in blocks)]
+        if family.embedding_norm is not None:
+            norms.append(join(base, family.embedding_norm))
+        return [*sums, *map(Tap, norms)]
 
     def run(self, *, writers: bool) -> None:
         """Fit the norm behind the embeddings, then the blocks one after the other.
+
+        Norms that stand before the readers are left as they are: a gain fitted to inputs that resemble the teacher's
+        but in part is too small, and slows down what follows.
 
         Args:
             writers: fit the maps that write to the stream too, not the norms alone.
@@ -136,14 +142,10 @@ class LeastSquares:
             ours = join(self.bases[0], f"{self.family.blocks}.{index}")
             theirs = join(self.bases[1], f"{self.family.blocks}.{layer}")
             for position, piece in enumerate(self.family.parts):
-                if self._before:
-                    self._fit_norm_before(join(ours, piece.norm), join(theirs, piece.norm))
                 if writers:
                     self._fit_writer(position, ours, theirs)
                 if not self._before:
                     self._fit_norm_behind(join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
-        if self._before and self.family.final_norm is not None:
-            self._fit_norm_before(*(join(base, self.family.final_norm) for base in self.bases))
 
     @property
     def _before(self) -> bool:
@@ -169,16 +171,6 @@ class LeastSquares:
         (wanted,), (total,) = self.teacher(Tap(theirs)), self.student(Tap(ours, INPUT))
         inputs = self._normalised(total, find_module(self.student.model, ours))
         write_norm(self.student.model, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
-
-    def _fit_norm_before(self, ours: str, theirs: str) -> None:
-        """One gain for all channels: c, as measured here."""
-        (wanted,), (given,) = self.teacher(Tap(theirs, INPUT)), self.student(Tap(ours, INPUT))
-        norm = find_module(self.student.model, ours)
-        wanted, given = self._normalised(wanted, norm), self._normalised(given, norm)
-        wanted = wanted @ self.start.subspace.directions.to(wanted)
-        factor = float((wanted * given).mean() / given.square().mean())
-        gain, bias = norm_of(self.student.model, ours)
-        write_norm(self.student.model, ours, gain * (factor / self.start.correction), bias)
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """What the norm makes of rows, but for its gain and bias."""

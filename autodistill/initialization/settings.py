@@ -20,9 +20,9 @@ class InitializationConfig(Section):
         weighting: `"power"` lets every boundary of the teacher's blocks count alike, `"uniform"` as large as it is.
         centring: one `"mean"` over all boundaries, or one for each `"boundary"`. Where norms stand before what reads
             the stream, none is taken off.
-        least_squares: before any gradient step, fit the `"norms"` to the teacher, block by block; or `"all"`, which
-            are the maps that write to the stream as well; or `"none"`. `"auto"` fits the norms where they stand behind
-            the residual sum (BERT), all where they stand before what reads it (GPT-2, ViT, Llama): measured.
+        least_squares: before any gradient step, fit to the teacher, block by block, the `"norms"` that stand behind the
+            residual sum; or `"all"`, which are the maps that write to the stream as well; or `"none"`. `"auto"` fits
+            the norms where they stand behind the sum (BERT), and else (GPT-2, ViT, Llama) the maps: measured.
         importance: which heads and neurons a student keeps: those with the largest `"weights"`, those with the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
             `"auto"` takes activations, and weights where students are selections of channels (MobileBERT).
