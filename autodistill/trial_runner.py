@@ -120,6 +120,8 @@ class TrialRunner:
         key: str,
         report: Report | None = None,
         directory: Path | None = None,
+        *,
+        flash_only: bool = False,
     ) -> Outcome:
         """Build, train, evaluate.
 
@@ -128,11 +130,12 @@ class TrialRunner:
             key: its hash in the space; the randomness of training derives from it.
             report: tells a progress display.
             directory: where an interrupted training goes on from.
+            flash_only: the student is evaluated after flash distillation, and trained no further.
 
         Raises:
             TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
         """
-        student, details = self.train(architecture, key, report, directory)
+        student, details = self.train(architecture, key, report, directory, flash_only=flash_only)
         metrics = self._evaluate(student, self._training_seed(key))
         wanted = [metric.name for metric in self.metrics if metric.name in BUILT_IN and metric.name not in metrics]
         if wanted:
@@ -142,7 +145,13 @@ class TrialRunner:
         return Outcome(student, metrics, details)
 
     def train(
-        self, architecture: Architecture, key: str, report: Report | None = None, directory: Path | None = None
+        self,
+        architecture: Architecture,
+        key: str,
+        report: Report | None = None,
+        directory: Path | None = None,
+        *,
+        flash_only: bool = False,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Build and train, in all processes together; the arguments are those of `run`.
 
@@ -158,7 +167,9 @@ class TrialRunner:
             student = self.build(architecture)
             with isolated_random_state(seed):
                 if isinstance(self.train_func, Distiller):
-                    details["distillation"] = self.train_func(student, seed=seed, report=report, directory=directory)
+                    details["distillation"] = self.train_func(
+                        student, seed=seed, report=report, directory=directory, flash_only=flash_only
+                    )
                 else:
                     student = self.train_func(student)
             if not isinstance(student, nn.Module):

@@ -83,7 +83,13 @@ class Distiller:
     processes: Processes = ALONE
 
     def __call__(
-        self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
+        self,
+        student: nn.Module,
+        *,
+        seed: int,
+        report: Report | None = None,
+        directory: Path | None = None,
+        flash_only: bool = False,
     ) -> list[dict[str, Any]]:
         """Distil the teacher into a student, in place.
 
@@ -92,6 +98,8 @@ class Distiller:
             seed: of dropout; matchers and data order derive from the search's seed.
             report: tells a progress display.
             directory: where an interrupted training goes on from; the caller removes it in the end.
+            flash_only: stop before regular distillation; called again with the same directory, it goes on from there
+                to the same weights as one call makes.
 
         Returns:
             For each stage how it ran and its first and last loss.
@@ -124,7 +132,7 @@ class Distiller:
                 ).run()
         matchers = criteria[-1].parameters() if criteria else ()
         self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
-        if plan.regular is not None:
+        if plan.regular is not None and not flash_only:
             records.append(self.distil_whole(student, plan.regular, criteria[-1], seed, report, directory))
         return records
 
