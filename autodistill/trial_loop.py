@@ -151,7 +151,10 @@ class TrialLoop:
 
     def _check(self, architecture: Architecture) -> None:
         """Before the first trial: the distillation settings against the first student that can be built and run."""
-        self._checked = self._checked or self.make_runner().check(architecture)
+        if not self._checked:
+            self._checked = self.make_runner().check(architecture)
+            if self._checked and self.search.promote is not None:
+                self.make_runner().warn_of_promotion(architecture)
 
     def _run(self, trial: Trial) -> tuple[Trial, Exception | None]:
         """Run one trial, or the part of it that is due, and record it; with the error where it failed."""

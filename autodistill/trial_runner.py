@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from autodistill.metrics import BUILT_IN, Metric
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from search_spaces import Architecture
+
+logger = logging.getLogger(__name__)
 
 ModelBuilder = Callable[[Architecture], nn.Module]
 TrainFunction = Callable[[nn.Module], nn.Module]
@@ -113,6 +116,22 @@ class TrialRunner:
         except Exception:
             return False
         return True
+
+    def warn_of_promotion(self, architecture: Architecture) -> None:
+        """Tell what flash distillation leaves untrained: metrics right after it may then rank by chance."""
+        if not isinstance(self.train_func, Distiller):
+            return
+        try:
+            untrained = self.train_func.as_built_after_flash(self.build(architecture))
+        except Exception:  # its trial will tell why
+            return
+        if untrained:
+            logger.warning(
+                "promote compares students after flash distillation, which leaves %s as model_builder made them: if "
+                "they are random and eval_func needs them, it compares by chance. Train them with a block "
+                "(block_names), or start students inside the teacher (init='teacher').",
+                ", ".join(untrained),
+            )
 
     def run(
         self,

@@ -14,7 +14,13 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
-from autodistill.distillation.boundaries import Projection, fitting_features, outside_stage, teacher_fed_stages
+from autodistill.distillation.boundaries import (
+    Projection,
+    fitting_features,
+    outside_of,
+    outside_stage,
+    teacher_fed_stages,
+)
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
 from autodistill.distillation.criteria import (
     Criterion,
@@ -250,6 +256,16 @@ class Distiller:
         if problems:
             raise ConfigurationError(problems)
         return plan, criteria
+
+    def as_built_after_flash(self, student: nn.Module) -> list[str]:
+        """The paths of the modules whose weights flash distillation leaves as `model_builder` made them.
+
+        None where students start inside the teacher: these weights are the teacher's.
+        """
+        if self.config.init is not None:
+            return []
+        blocks = [block for stage in self.plan(student).flash for block in stage.blocks]
+        return [] if "" in blocks else outside_of(student, blocks)
 
     def plan(self, student: nn.Module) -> Plan:
         """The stages for a student, in their order.

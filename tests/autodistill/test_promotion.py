@@ -395,6 +395,20 @@ def test_promotion_without_both_phases_is_told_with_the_other_mistakes(tmp_path)
     assert not (tmp_path / "search").exists()
 
 
+def test_what_flash_distillation_leaves_as_it_was_built_is_told_once(tmp_path, caplog):
+    promoting(tmp_path / "search", config=make_config(max_trials=2)).search_loop()
+    (warning,) = [record.getMessage() for record in caplog.records if "by chance" in record.getMessage()]
+    assert "leaves embedding, head as model_builder made them" in warning
+    caplog.clear()
+    config = make_config(max_trials=1)
+    names = [["embedding", "layers.0"], "head"]
+    mappings = [[("layers.0", "layers.3")], [("head", "head")]]
+    config["search"]["search_space"] = {"width": [8, 12], "depth": [1]}
+    config["flash_distillation"] |= {"block_names": names, "layer_mappings_for_knowledge_transfer": mappings}
+    promoting(tmp_path / "head", config=config).search_loop()
+    assert "by chance" not in caplog.text
+
+
 def test_the_record_of_a_paused_trial_is_what_it_was():
     trial = paused(3, accuracy=0.5)
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
