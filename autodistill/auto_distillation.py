@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import shutil
-import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,35 +13,32 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from advisors import Advisor, AdvisorError, Observation, SpaceExhaustedError, as_advisor
-from advisors.insight import importance, predict
+from advisors import Advisor, as_advisor
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
-from autodistill.display import Progress, make_progress
+from autodistill.display import make_progress
 from autodistill.distillation.schedule import Distiller
 from autodistill.environment import resolve_device
 from autodistill.errors import ConfigurationError, SearchStoppedError
 from autodistill.initialization.settings import InitializationConfig
-from autodistill.observations import earlier_observations, measured_elsewhere, observation
+from autodistill.observations import measured_elsewhere
 from autodistill.processes import current_processes
-from autodistill.randomness import derive_seed
+from autodistill.proposals import Proposals
+from autodistill.results import Results
 from autodistill.search_directory import SearchDirectory
 from autodistill.set_up import Given, argument_problems, describe_search, set_up_problems
-from autodistill.students import load_student, remove_student, save_student
-from autodistill.trial import SEARCH_FILE, TEACHER_CACHE, SearchResult, Trial, student_directory
-from autodistill.trial_report import TrialReport
-from autodistill.trial_runner import EvalFunction, ModelBuilder, Outcome, TrainFunction, TrialRunner
-from autodistill.untrained_bounds import UntrainedBounds
-from search_spaces import Architecture, SearchSpace, SearchSpaceError
+from autodistill.trial import TEACHER_CACHE, Trial
+from autodistill.trial_loop import Policy, TrialLoop
+from autodistill.trial_runner import EvalFunction, ModelBuilder, TrainFunction, TrialRunner
+from autodistill.untrained_bounds import UNTRAINED, UntrainedBounds
+from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint"
 
 Callback = Callable[["AutoDistillation", Trial], None]
 
 
-class AutoDistillation:
+class AutoDistillation(Results):
     """Finds and delivers small, fast students of a large teacher.
 
     A search lives in a directory. `search_loop` begins it or resumes it; what is recorded there is the truth, and
@@ -67,7 +59,8 @@ class AutoDistillation:
         advisor: an `Advisor`, a subclass, a function `(history, *, seed) -> architecture`, a function
             `seed -> sampler` that makes an Optuna sampler, or a registered name; overrides `search_algorithm`.
         device: "auto" is a GPU where there is one.
-        callbacks: functions `(search, trial)`, called after each trial; `search.stop()` ends the search there.
+        callbacks: functions `(search, trial)`, called when a trial is complete, failed, or paused (with `promote`);
+            `search.stop()` ends the search there.
         show_progress_bar: bars on a terminal, plain lines elsewhere.
         keep: which trained students stay on disk: those on the Pareto front, all, or none.
         max_retries: how often an interrupted trial is begun again before it counts as failed.
@@ -77,8 +70,9 @@ class AutoDistillation:
             goes to disk.
         activation_disk_gb: the most disk for captured inputs, in GiB; what does not fit is computed when needed.
         example_batch: what latency and FLOPs are measured with; the first training batch if not given.
-        history_from: directories of earlier searches from which the advisor learns: complete trials in this search's
-            space, with all its metrics. None of their architectures is proposed again, and none is ever the best.
+        history_from: directories of earlier searches from which the advisor learns: trials in this search's space,
+            with all its metrics (with `promote`, as they were after flash distillation). None of their architectures is
+            proposed again, and none is ever the best.
         init: `"teacher"` lets students begin inside the teacher instead of with the weights that `model_builder` gives
             them, with the settings that the configuration has; or settings of it, which override those.
 
@@ -128,46 +122,37 @@ class AutoDistillation:
         history_from: Sequence[str | Path] = (),
         init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
     ) -> None:
-        problems = argument_problems(
-            Given(model_builder, train_func, eval_func, loss_func, teacher_model, train_dataloader, example_batch),
-            callbacks,
-            keep,
-            {"max_retries": (max_retries, 0), "max_consecutive_failures": (max_consecutive_failures, 1)},
-            {
-                "teacher_cache_gb": teacher_cache_gb,
-                "activation_budget_gb": activation_budget_gb,
-                "activation_disk_gb": activation_disk_gb,
-            },
-        )
+        self.model_builder = model_builder
+        self.train_func = train_func
+        self.eval_func = eval_func
+        self.teacher_model = teacher_model
+        self._train_dataloader = train_dataloader
+        self._loss_func = loss_func
+        self._example_batch = example_batch
+        self._sizes = {
+            "teacher_cache_gb": teacher_cache_gb,
+            "activation_budget_gb": activation_budget_gb,
+            "activation_disk_gb": activation_disk_gb,
+        }
+        counts = {"max_retries": (max_retries, 0), "max_consecutive_failures": (max_consecutive_failures, 1)}
+        problems = argument_problems(self._given, callbacks, keep, counts, self._sizes)
         if problems:
             raise ConfigurationError(problems)
-        self.model_builder = model_builder
         self.config = AutoDistillationConfig.load(config).starting_from(init)
         self._search = self.config.the_search()
         self.search_space: SearchSpace = self._search.search_space
         self.advisor: Advisor = as_advisor(advisor or self._search.search_algorithm, self.search_space)
-        self.train_func = train_func
-        self.eval_func = eval_func
         self.search_dir = Path(search_dir)
         self.callbacks = list(callbacks)
         self._processes = current_processes()  # first, since it chooses this process's GPU
         self.device = resolve_device(device)
-        self.teacher_model = teacher_model.to(self.device) if teacher_model is not None else None
-        self._train_dataloader = train_dataloader
-        self._loss_func = loss_func
+        if self.teacher_model is not None:
+            self.teacher_model = self.teacher_model.to(self.device)
         self._show_progress_bar = show_progress_bar
-        self._keep = keep
-        self._max_retries = max_retries
-        self._max_consecutive_failures = max_consecutive_failures
-        self._teacher_cache_gb = teacher_cache_gb
-        self._activation_budget_gb = activation_budget_gb
-        self._activation_disk_gb = activation_disk_gb
-        self._example_batch = example_batch
-        self._history_from = list(history_from)
-        self._queue: list[Architecture] = []
+        self._policy = Policy(keep, max_retries, max_consecutive_failures)
+        self._proposals = Proposals(self._search, list(history_from))
         self._untrained_bounds = UntrainedBounds(self._search.metrics)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._checked = False
         self._stopped = False
 
     def search_loop(
@@ -180,9 +165,9 @@ class AutoDistillation:
 
         Args:
             n_trials: run so many more instead, whatever `max_trials` says.
-            timeout: begin no trial after so many seconds.
-            patience: begin no trial when the Pareto front (the best, where there is one goal) has not changed for so
-                many.
+            timeout: begin no trial after so many seconds, and promote none (but one where nothing is complete).
+            patience: propose no architecture when the Pareto front (the best, where there is one goal) has not changed
+                for so many trials.
 
         Returns:
             The best architecture; None where no trial is feasible.
@@ -212,121 +197,62 @@ class AutoDistillation:
         runner = self._runner
         while "train" in (message := self._processes.broadcast()):
             with contextlib.suppress(Exception):
-                runner.train(message["train"], self.search_space.key(message["train"]))
+                key = self.search_space.key(message["train"])
+                runner.train(message["train"], key, flash_only=message["flash_only"])
         if "stopped" in message:
             raise SearchStoppedError(f"all processes stop where process 0 does, and it did: {message['stopped']}")
         best: Architecture | None = message["best"]
         return best
 
     def _lead(self, n_trials: int | None, timeout: float | None, patience: int | None) -> None:
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        """Run the trials, tell the callbacks of each, and show how it goes."""
         self._stopped = False
-        with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
-            self._checked = bool(self.search_result.completed)
-            progress = make_progress(self._show_progress_bar)
-            try:
-                self._run_trials(directory, progress, n_trials, deadline, math.inf if patience is None else patience)
-            finally:
-                progress.close()
+        with (
+            SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory,
+            contextlib.closing(make_progress(self._show_progress_bar)) as progress,
+        ):
+            loop = TrialLoop(
+                directory,
+                self._search,
+                self._policy,
+                propose=self.model_arch_proposition,
+                make_runner=lambda: self._runner,
+                progress=progress,
+            )
+            for trial in loop.run(n_trials, timeout, patience):
+                for callback in self.callbacks:
+                    callback(self, trial)
+                if self._stopped:
+                    break
+            progress.search_finished(self.search_result)
+            if self.search_result.best is None:
+                logger.warning("no trial in %s is feasible: %r", directory.path, self.search_result)
 
     def stop(self) -> None:
         """End the search after the current trial; for callbacks."""
         self._stopped = True
 
-    def _run_trials(
-        self, directory: SearchDirectory, progress: Progress, n_trials: int | None, deadline: float, patience: float
-    ) -> None:
-        done = len(self.search_result.finished)
-        total = self._search.max_trials if n_trials is None else done + n_trials
-        if done:
-            logger.info("resuming the search in %s, which holds %d finished trials", directory.path, done)
-        progress.search_started(total, done)
-        failures = 0
-        while len(self.search_result.finished) < total and time.monotonic() < deadline and not self._stopped:
-            if self.search_result.unchanged_for >= patience:
-                logger.info("the search ends: the front has not changed for %d trials (patience)", patience)
-                break
-            try:
-                trial = self._next_trial(directory)
-            except SpaceExhaustedError as exhausted:
-                logger.warning("the search ends before %d trials: %s", total, exhausted)
-                break
-            error = self._run_trial(directory, trial, progress)
-            failures = 0 if error is None else failures + 1
-            if failures >= self._max_consecutive_failures:
-                raise SearchStoppedError(
-                    f"the search stops when {failures} trials fail in a row (max_consecutive_failures), "
-                    f"and they did; the last with {type(error).__name__}: {error} "
-                    f"Mend the cause, then resume {directory.path}."
-                ) from error
-        progress.search_finished(self.search_result)
-        if self.search_result.best is None:
-            logger.warning("no trial in %s is feasible: %r", directory.path, self.search_result)
-
-    def _next_trial(self, directory: SearchDirectory) -> Trial:
-        """An interrupted trial begun again, or a new one of the advisor's choice."""
-        for trial in directory.interrupted():
-            if trial.attempts <= self._max_retries:
-                self._check(trial.architecture)
-                return directory.take_over(trial)
-            directory.record(
-                trial.fail(f"it was interrupted {trial.attempts} times, and max_retries is {self._max_retries}")
-            )
-        architecture = self.model_arch_proposition()
-        self._check(architecture)
-        return directory.claim(architecture)
-
-    def _check(self, architecture: Architecture) -> None:
-        """Before the first trial: the distillation settings against the first student that can be built and run."""
-        self._checked = self._checked or self._runner.check(architecture)
-
     def model_arch_proposition(self) -> Architecture:
         """The architecture of the next trial: one that was enqueued, or what the advisor proposes.
 
-        With the built-in distillation, a proposal whose student breaks a bound on `parameters`, `flops` or `size_mb`
-        before it is trained is passed over: to the advisor it is one that failed.
+        A proposal whose student breaks a bound before it is trained is passed over: to the advisor it is one that
+        failed. Checked are, with the built-in distillation, the bounds on `parameters`, `flops` and `size_mb`, and
+        those of every metric marked `before_training`.
 
         Raises:
             SpaceExhaustedError: every architecture of the space has had its trial.
             AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
         """
-        trials = self.search_result
-        seed = derive_seed(self._search.seed, "advisor", len(trials))
-        taken = {self.search_space.key(trial.architecture): trial.number for trial in trials}
-        for queued in self._queue:
-            if self.search_space.key(queued) not in taken:
-                return queued
-        history = self._history
-        while True:
-            proposed = self._advised(history, seed, taken)
-            if self.train_func is not None or self._untrained_bounds.keeps(
-                self.search_space.key(proposed), partial(self._runner.build, proposed), self._example
-            ):
-                return proposed
-            history.append(Observation(proposed, "failed"))
+        return self._proposals.next(self.advisor, self.search_result, self._worth_a_trial)
 
-    def _advised(self, history: Sequence[Observation], seed: int, taken: Mapping[str, int]) -> Architecture:
-        suggested = self.advisor.suggest(history, seed=seed)
-        advisor = type(self.advisor).__name__
-        try:
-            proposed = self.search_space.validate(suggested)
-        except SearchSpaceError as error:
-            raise AdvisorError(f"an advisor must propose from the space, but {advisor} did not: {error}") from error
-        number = taken.get(self.search_space.key(proposed))
-        if number is not None:
-            raise AdvisorError(
-                f"an advisor must propose an architecture that no trial has had, but {advisor} "
-                f"proposed that of trial {number} again: {proposed}."
-            )
-        return proposed
-
-    @property
-    def _history(self) -> list[Observation]:
-        metrics = self._search.metrics
-        own = [observation(trial, metrics) for trial in self.search_result]
-        tried = [seen.architecture for seen in own]
-        earlier = earlier_observations(self._history_from, self.search_space, metrics)
-        return [*(seen for seen in earlier if seen.architecture not in tried), *own]
+    def _worth_a_trial(self, architecture: Architecture) -> bool:
+        return self._untrained_bounds.keeps(
+            self.search_space.key(architecture),
+            partial(self._runner.build, architecture),
+            self._example,
+            self.teacher_model,
+            UNTRAINED if self.train_func is None else (),  # a training of the user's own may prune
+        )
 
     def enqueue_trial(self, architecture: Mapping[str, Any]) -> None:
         """Have an architecture tried before any that the advisor proposes.
@@ -336,7 +262,7 @@ class AutoDistillation:
         Raises:
             SearchSpaceError: the architecture does not belong to the space.
         """
-        self._queue.append(self.search_space.validate(architecture))
+        self._proposals.enqueue(architecture)
 
     def add_trial(self, architecture: Mapping[str, Any], metrics: Mapping[str, float]) -> Trial:
         """Record a trial that was run elsewhere, as complete; it has no student.
@@ -362,8 +288,7 @@ class AutoDistillation:
         Raises:
             AdvisorError: fewer than two trials are complete.
         """
-        goals = [metric.name for metric in self._search.metrics if not metric.measured]
-        return dict(zip(goals, importance(self.search_space, self._history), strict=True))
+        return self._proposals.importance(self.search_result)
 
     def predict(self, architecture: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation of each goal of the search that a Gaussian process expects.
@@ -372,9 +297,7 @@ class AutoDistillation:
             AdvisorError: fewer than two trials are complete.
             SearchSpaceError: the architecture does not belong to the space.
         """
-        goals = [metric for metric in self._search.metrics if not metric.measured]
-        expected = predict(self.search_space, self._history, architecture)
-        return {goal.name: (goal.loss(mean), std) for goal, (mean, std) in zip(goals, expected, strict=True)}
+        return self._proposals.predict(self.search_result, architecture)
 
     def train_evaluate(self, architecture: Architecture) -> dict[str, float]:
         """Build, train and measure one student, as a trial does, without recording it; every process calls it.
@@ -396,100 +319,6 @@ class AutoDistillation:
                 runner.train(architecture, key)
         shared: dict[str, float] = self._processes.broadcast(metrics)
         return shared
-
-    def _run_trial(self, directory: SearchDirectory, trial: Trial, progress: Progress) -> Exception | None:
-        """Run one trial and record it; the error where it failed."""
-        progress.trial_started(trial)
-        runner, failure = self._runner, None
-        folder = directory.trial_directory(trial.number)
-        report = TrialReport(progress, folder)
-        try:
-            key = self.search_space.key(trial.architecture)
-            self._processes.broadcast({"train": trial.architecture})
-            outcome = runner.run(trial.architecture, key, report, folder / CHECKPOINT)
-        except Exception as error:
-            failure = error
-            trial = trial.fail("".join(traceback.format_exception(error)))
-            logger.warning("trial %d failed: %s: %s", trial.number, type(error).__name__, error)
-            directory.record(trial)
-        except BaseException:
-            self._interrupt(directory, trial)
-            raise
-        else:
-            try:
-                runner.check_metrics(outcome)
-            except ConfigurationError:
-                self._interrupt(directory, trial)
-                raise
-            trial = self._complete(directory, trial, outcome)
-        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-        progress.trial_finished(trial)
-        for callback in self.callbacks:
-            callback(self, trial)
-        return failure
-
-    def _interrupt(self, directory: SearchDirectory, trial: Trial) -> None:
-        """Leave a trial to be begun again; an orderly interruption counts as no attempt."""
-        directory.record(replace(trial, attempts=trial.attempts - 1))
-
-    def _complete(self, directory: SearchDirectory, trial: Trial, outcome: Outcome) -> Trial:
-        """Save the student before its trial counts as complete, then remove those that are no longer wanted."""
-        trial = trial.complete(outcome.metrics, outcome.details)
-        result = SearchResult([*directory.trials()[: trial.number], trial], self._search.metrics)
-        wanted = {"all": result.completed, "pareto": result.pareto_front, "none": []}[self._keep]
-        if trial in wanted:
-            save_student(outcome.student, trial.architecture, directory.student_directory(trial.number))
-        directory.record(trial)
-        for other in result.completed:
-            if other not in wanted:
-                remove_student(directory.student_directory(other.number))
-        return trial
-
-    @property
-    def search_result(self) -> SearchResult:
-        """All trials of the search directory, in order."""
-        if not (self.search_dir / SEARCH_FILE).exists():
-            return SearchResult([], self._search.metrics)
-        return SearchResult.load(self.search_dir)
-
-    @property
-    def best_model_arch(self) -> Architecture | None:
-        """The best architecture so far; None while no trial is feasible."""
-        best = self.search_result.best
-        return None if best is None else best.architecture
-
-    @property
-    def best_model_archs(self) -> list[Architecture]:
-        """The architectures of the Pareto front."""
-        return [trial.architecture for trial in self.search_result.pareto_front]
-
-    def best_model(self) -> nn.Module:
-        """The best trained student, in eval mode on the device.
-
-        Raises:
-            ConfigurationError: there is none, or students are not kept.
-        """
-        best = self.search_result.best
-        if best is None:
-            raise ConfigurationError(
-                f"best_model needs a feasible trial, but {self.search_dir} holds none; "
-                "run search_loop, or relax the bounds."
-            )
-        return self.load_model(best)
-
-    def load_model(self, trial: Trial) -> nn.Module:
-        """The trained student of a trial, in eval mode on the device.
-
-        Raises:
-            ConfigurationError: it was not kept.
-        """
-        directory = student_directory(self.search_dir, trial.number)
-        if not directory.exists():
-            raise ConfigurationError(
-                f"a student must have been kept to be loaded, but that of trial {trial.number} was not "
-                f"(keep={self._keep!r}); search with keep='all', or take one of the Pareto front."
-            )
-        return load_student(self._runner.build(trial.architecture), directory)
 
     @property
     def _runner(self) -> TrialRunner:
@@ -517,11 +346,9 @@ class AutoDistillation:
             self._train_dataloader,
             self.device,
             self.search_dir / TEACHER_CACHE if self._processes.is_main else None,
-            self._teacher_cache_gb,
-            self._activation_budget_gb,
-            self._activation_disk_gb,
-            self._loss_func,
-            self._processes,
+            **self._sizes,
+            loss_func=self._loss_func,
+            processes=self._processes,
         )
 
     @cached_property
@@ -534,7 +361,13 @@ class AutoDistillation:
 
     def _check_setup(self, *, counts_trials: bool) -> None:
         """Everything that can be known to be wrong before a trial runs, at once."""
-        given = Given(
+        problems = list(set_up_problems(self.config, self._given, counts_trials=counts_trials))
+        if problems:
+            raise ConfigurationError(problems)
+
+    @property
+    def _given(self) -> Given:
+        return Given(
             self.model_builder,
             self.train_func,
             self.eval_func,
@@ -543,9 +376,6 @@ class AutoDistillation:
             self._train_dataloader,
             self._example_batch,
         )
-        problems = list(set_up_problems(self.config, given, counts_trials=counts_trials))
-        if problems:
-            raise ConfigurationError(problems)
 
     def _description(self) -> dict[str, Any]:
         return describe_search(

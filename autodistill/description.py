@@ -2,7 +2,7 @@
 
 Two searches are one if everything that makes results comparable is equal. These fields are free to change:
 
-- `advisor` and `max_trials`: any number of trials by any advisor;
+- `advisor`, `max_trials` and `promote`: any number of trials by any advisor, and any share of them trained to the end;
 - `space`: it may become wider, but keeps its dimensions and the architectures that were tried;
 - `environment`: versions, threads and machine; a difference is worth a warning, since results may differ by it.
 """
@@ -19,7 +19,7 @@ from autodistill.errors import SearchDirectoryError
 
 logger = logging.getLogger(__name__)
 
-FREE_FIELDS = frozenset({"advisor", "max_trials", "space", "environment"})
+FREE_FIELDS = frozenset({"advisor", "max_trials", "promote", "space", "environment"})
 
 _ABSENT = object()
 _SHOWN_CHARACTERS = 80

@@ -28,7 +28,7 @@ class Progress(Protocol):
         """A search of `total_trials` begins, `done` of which are there from an earlier run."""
 
     def trial_started(self, trial: Trial) -> None:
-        """A trial begins."""
+        """A trial begins, or is promoted: it has metrics after flash distillation then."""
 
     def stage(self, name: str, steps: int) -> None:
         """A part of the current trial begins: a block of flash distillation, say."""
@@ -37,7 +37,7 @@ class Progress(Protocol):
         """`n` steps of the current stage are done."""
 
     def trial_finished(self, trial: Trial) -> None:
-        """The current trial is complete or has failed."""
+        """The current trial is complete, has failed, or is paused."""
 
     def search_finished(self, result: SearchResult) -> None:
         """The search is over."""
@@ -86,7 +86,8 @@ class PlainProgress:
         self._print(f"search of {total_trials} trials" + (f", {done} of them done before" if done else ""))
 
     def trial_started(self, trial: Trial) -> None:
-        self._print(f"trial {trial.number} (of {self._total}): {describe_architecture(trial)}")
+        promoted = " is promoted" if trial.after_flash else ""
+        self._print(f"trial {trial.number} (of {self._total}){promoted}: {describe_architecture(trial)}")
 
     def stage(self, name: str, steps: int) -> None:
         self._end_stage()
@@ -168,7 +169,8 @@ class RichProgress:
         self._end_stage()
         _print_line(self._console, describe_outcome(trial))
         if self._trials is not None:
-            self._bars.update(self._trials, advance=1, note="", refresh=True)
+            was_paused = trial.after_flash and trial.state is not TrialState.PAUSED  # and counted then
+            self._bars.update(self._trials, advance=0 if was_paused else 1, note="", refresh=True)
 
     def search_finished(self, result: SearchResult) -> None:
         self.close()
@@ -195,7 +197,7 @@ def describe_architecture(trial: Trial) -> str:
 
 
 def describe_outcome(trial: Trial) -> str:
-    """What became of a trial, in one line: its metrics, or the last line of its traceback.
+    """What became of a trial, in one line: its metrics so far, or the last line of its traceback.
 
     Examples:
         >>> describe_outcome(Trial(3, {"layers": 2}).fail("Traceback ...\\nValueError: too small"))
@@ -205,15 +207,18 @@ def describe_outcome(trial: Trial) -> str:
     if trial.state is TrialState.FAILED:
         lines = (trial.error or "").strip().splitlines()
         return f"trial {trial.number} failed{seconds}: {lines[-1] if lines else 'unknown error'}"
-    values = ", ".join(f"{name} {format_number(value)}" for name, value in trial.metrics.items())
-    return f"trial {trial.number} {trial.state.value}{seconds}: {values}"
+    measured = trial.metrics or trial.after_flash
+    values = ", ".join(f"{name} {format_number(value)}" for name, value in measured.items())
+    state = "paused after flash distillation" if trial.state is TrialState.PAUSED else trial.state.value
+    return f"trial {trial.number} {state}{seconds}: {values}"
 
 
 def describe_result(result: SearchResult) -> str:
     """What became of a search, in one line."""
-    counts = f"{len(result)} trials: {len(result.completed)} complete, {len(result.failed)} failed"
     best = result.best
-    return f"{counts}; " + ("no feasible trial yet" if best is None else f"the best is trial {best.number}")
+    return f"{result.describe_counts()}; " + (
+        "no feasible trial yet" if best is None else f"the best is trial {best.number}"
+    )
 
 
 def format_number(value: float) -> str:

@@ -35,9 +35,12 @@ class Metric:
         at_least: a student below it is not feasible.
         measured: the metric is recorded and reported and its bounds hold, but it is no goal of the search and is
             kept from the advisor. A timed metric marked so leaves the search reproducible.
+        before_training: its bounds are checked on the built, untrained student, so that one that breaks them costs no
+            trial. Only for built-in metrics with a bound: the others need a trained student.
 
     Raises:
-        ConfigurationError: a direction that contradicts a built-in metric's, or bounds that nothing can keep.
+        ConfigurationError: a direction that contradicts a built-in metric's, bounds that nothing can keep, or none
+            where they are to be checked before training.
 
     Examples:
         >>> latency = Metric("latency", at_most=5)
@@ -52,6 +55,7 @@ class Metric:
     at_most: float | None = None
     at_least: float | None = None
     measured: bool = False
+    before_training: bool = False
 
     def __post_init__(self) -> None:
         if self.greater_is_better is _BY_NAME:
@@ -64,7 +68,7 @@ class Metric:
         problems = []
         if not isinstance(self.name, str) or not self.name:
             return [f"a metric's name must be a non-empty string, but got {self.name!r}."]
-        for flag in ("greater_is_better", "measured"):
+        for flag in ("greater_is_better", "measured", "before_training"):
             if not isinstance(getattr(self, flag), bool):
                 problems.append(
                     f"{flag} of metric {self.name!r} must be True or False, but got {getattr(self, flag)!r}."
@@ -72,6 +76,16 @@ class Metric:
         if BUILT_IN.get(self.name, self.greater_is_better) is not self.greater_is_better:
             better = "greater" if BUILT_IN[self.name] else "less"
             problems.append(f"for the built-in metric {self.name!r} {better} is better; leave greater_is_better out.")
+        if self.before_training is True and self.name not in BUILT_IN:
+            problems.append(
+                f"before_training is for what can be measured on an untrained student ({', '.join(BUILT_IN)}), but "
+                f"metric {self.name!r} has it; leave it out."
+            )
+        if self.before_training is True and self.at_most is None and self.at_least is None:
+            problems.append(
+                f"before_training of metric {self.name!r} needs a bound to check; give at_most or at_least, or "
+                "leave it out."
+            )
         bounds = {"at_most": self.at_most, "at_least": self.at_least}
         for bound, value in bounds.items():
             if value is not None and not is_finite_number(value):

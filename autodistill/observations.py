@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from advisors import Observation
+from advisors import Observation, ObservationState
 from autodistill.errors import ConfigurationError
 from autodistill.metrics import Metric, losses, violations
 from autodistill.trial import SearchResult, Trial, TrialState
@@ -16,38 +16,57 @@ from search_spaces import SearchSpace
 logger = logging.getLogger(__name__)
 
 
-def observation(trial: Trial, metrics: Sequence[Metric]) -> Observation:
-    """The trial with the losses and the violated bounds of the metrics; what failed or runs is only taken."""
-    if trial.state is not TrialState.COMPLETE:
-        return Observation(trial.architecture, trial.state.value)
-    return Observation(
-        trial.architecture,
-        trial.state.value,
-        objectives=losses(metrics, trial.metrics),
-        violations=violations(metrics, trial.metrics),
-    )
+def observation(trial: Trial, metrics: Sequence[Metric], *, after_flash: bool = False) -> Observation:
+    """The trial with the losses and the violated bounds of the metrics; what failed or runs is only taken.
+
+    Args:
+        trial: of the search.
+        metrics: of the search.
+        after_flash: look at the metrics after flash distillation, whether the trial is paused or went on. One that has
+            no such metrics is not comparable, and only taken.
+    """
+    values = trial.after_flash if after_flash else trial.metrics
+    if values and trial.state is not TrialState.FAILED:
+        return Observation(
+            trial.architecture,
+            ObservationState.COMPLETE,
+            objectives=losses(metrics, values),
+            violations=violations(metrics, values),
+        )
+    running = trial.state is TrialState.RUNNING
+    return Observation(trial.architecture, ObservationState.RUNNING if running else ObservationState.FAILED)
 
 
 def earlier_observations(
-    directories: Iterable[str | Path], space: SearchSpace, metrics: Sequence[Metric]
+    directories: Iterable[str | Path], space: SearchSpace, metrics: Sequence[Metric], *, after_flash: bool = False
 ) -> list[Observation]:
-    """The complete trials of other search directories that belong to this search: in its space, with all its metrics.
+    """The trials of other search directories that belong to this search: in its space, with all its metrics.
 
     Of several trials with one architecture the last counts.
+
+    Args:
+        directories: of the searches.
+        space: of this search.
+        metrics: of this search.
+        after_flash: look at the metrics after flash distillation; otherwise at those of complete trials.
 
     Raises:
         SearchDirectoryError: a directory holds no search.
     """
     found: dict[str, Observation] = {}
     for directory in directories:
-        trials = SearchResult.load(directory).completed
+        trials = SearchResult.load(directory)
         fitting = [
             trial
             for trial in trials
-            if trial.architecture in space and all(metric.name in trial.metrics for metric in metrics)
+            if trial.state is not TrialState.FAILED
+            and trial.architecture in space
+            and all(metric.name in (trial.after_flash if after_flash else trial.metrics) for metric in metrics)
         ]
-        logger.info("%d of %d complete trials in %s belong to this search", len(fitting), len(trials), directory)
-        found |= {space.key(trial.architecture): observation(trial, metrics) for trial in fitting}
+        logger.info("%d of %d trials in %s belong to this search", len(fitting), len(trials), directory)
+        found |= {
+            space.key(trial.architecture): observation(trial, metrics, after_flash=after_flash) for trial in fitting
+        }
     return list(found.values())
 
 

@@ -59,11 +59,42 @@ def nearest_to_ideal(losses: npt.ArrayLike, weights: Sequence[float] | None = No
     scale = np.ones(points.shape[1]) if weights is None else np.asarray(weights, dtype=float)
     if scale.shape != points.shape[1:] or not np.isfinite(scale).all() or (scale < 0).any():
         raise ValueError(f"weights must be {points.shape[1]} non-negative numbers, but got {weights!r}.")
+    return int(np.argmin(_distances_to_ideal(points, scale)))
+
+
+def dominance_order(losses: npt.ArrayLike) -> list[int]:
+    """The positions of the points, the best first: front after front, each the front of what the ones before leave.
+
+    Within a front the nearest to its ideal point comes first; of equally near points the one given first. The sorting
+    is that of NSGA-II: Deb et al., 2002, "A fast and elitist multiobjective genetic algorithm".
+
+    Args:
+        losses: (points, losses), finite; less is better.
+
+    Raises:
+        ValueError: a loss is not finite, or the array is not two-dimensional.
+
+    Examples:
+        >>> dominance_order([[3, 3], [1, 5], [2, 2], [5, 0]])
+        [2, 1, 3, 0]
+    """
+    points = _checked(losses)
+    left, order = np.arange(len(points)), list[int]()
+    while len(left):
+        on_front = non_dominated(points[left])
+        front = left[on_front]
+        nearest = np.argsort(_distances_to_ideal(points[front], np.ones(points.shape[1])), kind="stable")
+        order += front[nearest].tolist()
+        left = left[~on_front]
+    return order
+
+
+def _distances_to_ideal(points: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(points,), rounded: rounding noise must not decide between equally near points."""
     best = points.min(axis=0)
     extent = points.max(axis=0) - best
     scaled = (points - best) / np.where(extent > 0, extent, 1.0)
-    distances = np.sqrt(((scale * scaled) ** 2).sum(axis=1))
-    return int(np.argmin(distances.round(12)))  # rounding noise must not decide between equally near points
+    return np.asarray(np.sqrt(((weights * scaled) ** 2).sum(axis=1)).round(12))
 
 
 def _checked(losses: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -175,6 +175,12 @@ class SearchDirectory:
             sync_directory(folder.parent)
         return trial
 
+    def promote(self, trial: Trial) -> Trial:
+        """Begin to finish a paused trial."""
+        trial = trial.promote()
+        self.record(trial)
+        return trial
+
     def take_over(self, trial: Trial) -> Trial:
         """Begin an interrupted trial again: one attempt more, from now."""
         trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1, started_at=now())
@@ -214,9 +220,9 @@ class SearchDirectory:
         try:
             compare_descriptions(recorded, description, self.path)
         except SearchDirectoryError:
-            if any(trial.state is TrialState.COMPLETE for trial in trials):
+            if any(trial.is_measured for trial in trials):
                 raise
-            # Nothing is complete, so nothing is lost: a mistake in the set-up was mended, and the search begins.
+            # Nothing is measured, so nothing is lost: a mistake in the set-up was mended, and the search begins.
             for trial in trials:
                 shutil.rmtree(self.trial_directory(trial.number))
             trials = []

@@ -93,6 +93,7 @@ def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_tria
         )
     if given.train_func is not None and config.init is not None:
         yield "init belongs to the built-in distillation, but there is a train_func; leave one of them out."
+    yield from _promotion_problems(config, given)
     if given.train_func is None:
         for name in ("teacher_model", "train_dataloader"):
             if getattr(given, name) is None:
@@ -103,6 +104,20 @@ def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_tria
     if no_batch and {"latency", "speedup", "flops"} & set(names):
         yield "measuring latency or flops needs a batch: give example_batch or train_dataloader."
     yield from _space_problems(search, counts_trials)
+
+
+def _promotion_problems(config: AutoDistillationConfig, given: Given) -> Iterator[str]:
+    if config.the_search().promote is None:
+        return
+    if given.train_func is not None:
+        yield "promote stands between the phases of the built-in distillation, but there is a train_func; drop one."
+        return
+    for phase in ("flash_distillation", "regular_distillation"):
+        if getattr(config, phase) is None:
+            yield (
+                f"promote evaluates trials after flash_distillation and finishes the best by regular_distillation, but "
+                f"there is no {phase}; add it, or leave promote out."
+            )
 
 
 def _space_problems(search: SearchConfig, counts_trials: bool) -> Iterator[str]:
@@ -152,6 +167,7 @@ def describe_search(
         "advisor": advisor,
         "metrics": [metric.to_json() for metric in search.metrics],
         "max_trials": search.max_trials,
+        "promote": search.promote,
         "seed": search.seed,
         "distillation": training,
         "teacher": model_fingerprint(teacher) if teacher is not None else None,

@@ -26,11 +26,14 @@ TRIAL_FILE = "trial.json"
 TRIALS = "trials"
 TEACHER_CACHE = "teacher_cache"
 
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
+
 
 class TrialState(StrEnum):
     """Where a trial stands."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETE = "complete"
     FAILED = "failed"
 
@@ -47,13 +50,14 @@ class Trial:
     Args:
         number: the position in the search, from 0.
         architecture: what `model_builder` was given.
-        state: running, complete or failed.
+        state: running, paused (evaluated after flash distillation, and not promoted), complete or failed.
         metrics: the values by name; empty unless complete.
+        after_flash: the values after flash distillation, where the search has `promote`; empty until they are known.
         error: the traceback of a failed trial.
         directory: its folder in the search directory.
         started_at: when its last attempt began, in UTC.
-        finished_at: when it was completed or failed.
-        attempts: how often it was begun; more than once after an interruption.
+        finished_at: when it was completed, failed or paused.
+        attempts: how often it was begun; more than once after an interruption. A promotion counts anew.
         details: whatever else is worth keeping, as JSON: losses by block, the spread of the latency.
     """
 
@@ -61,12 +65,18 @@ class Trial:
     architecture: Architecture
     state: TrialState = TrialState.RUNNING
     metrics: dict[str, float] = field(default_factory=dict)
+    after_flash: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     directory: Path | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempts: int = 1
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there are metrics of it, be they those after flash distillation."""
+        return bool(self.metrics or self.after_flash)
 
     @property
     def duration(self) -> float | None:
@@ -78,6 +88,14 @@ class Trial:
     def complete(self, metrics: Mapping[str, float], details: Mapping[str, Any] | None = None) -> Trial:
         """This trial, completed now."""
         return self._finish(TrialState.COMPLETE, details, metrics=dict(metrics))
+
+    def pause(self, metrics: Mapping[str, float], details: Mapping[str, Any] | None = None) -> Trial:
+        """This trial, evaluated now after flash distillation; it waits for its promotion."""
+        return self._finish(TrialState.PAUSED, details, after_flash=dict(metrics))
+
+    def promote(self) -> Trial:
+        """This trial, to be finished from now on."""
+        return replace(self, state=TrialState.RUNNING, attempts=1, started_at=now(), finished_at=None)
 
     def fail(self, error: str, details: Mapping[str, Any] | None = None) -> Trial:
         """This trial, failed now; `error` is its traceback."""
@@ -100,6 +118,7 @@ class Trial:
             "architecture": self.architecture,
             "state": self.state.value,
             "metrics": self.metrics,
+            "after_flash": self.after_flash,
             "started_at": None if self.started_at is None else self.started_at.isoformat(),
             "finished_at": None if self.finished_at is None else self.finished_at.isoformat(),
             "attempts": self.attempts,
@@ -123,7 +142,8 @@ class Trial:
                 number=_typed(record, "number", int),
                 architecture=_typed(record, "architecture", dict),
                 state=TrialState(record["state"]),
-                metrics={name: float(value) for name, value in _typed(record, "metrics", dict).items()},
+                metrics=_numbers(record, "metrics"),
+                after_flash=_numbers(record, "after_flash"),
                 error=_typed(record, "error", str | None),
                 directory=directory,
                 started_at=started,
@@ -133,6 +153,10 @@ class Trial:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no record of a trial: {type(error).__name__} {error}") from error
+
+
+def _numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
+    return {name: float(value) for name, value in _typed(record, key, dict).items()}
 
 
 def _typed(record: Mapping[str, Any], key: str, kind: Any) -> Any:
@@ -247,11 +271,21 @@ class SearchResult(Sequence[Trial]):
         return len(self._trials)
 
     def __repr__(self) -> str:
-        return f"<SearchResult of {len(self)} trials: {len(self.completed)} complete, {len(self.failed)} failed>"
+        return f"<SearchResult of {self.describe_counts()}>"
+
+    def describe_counts(self) -> str:
+        """How many trials there are, and what became of them.
+
+        Examples:
+            >>> SearchResult([Trial(0, {"layers": 2}).fail("")], [Metric("accuracy")]).describe_counts()
+            '1 trials: 0 complete, 1 failed'
+        """
+        paused = f", {len(self.paused)} paused" if self.paused else ""
+        return f"{len(self)} trials: {len(self.completed)} complete, {len(self.failed)} failed{paused}"
 
     @property
     def completed(self) -> list[Trial]:
-        """The trials that have metrics."""
+        """The trials that were trained to the end, and have metrics."""
         return [trial for trial in self if trial.state is TrialState.COMPLETE]
 
     @property
@@ -260,9 +294,19 @@ class SearchResult(Sequence[Trial]):
         return [trial for trial in self if trial.state is TrialState.FAILED]
 
     @property
+    def paused(self) -> list[Trial]:
+        """The trials that were evaluated after flash distillation, and not promoted."""
+        return [trial for trial in self if trial.state is TrialState.PAUSED]
+
+    @property
     def finished(self) -> list[Trial]:
         """The trials that are complete or have failed."""
-        return [trial for trial in self if trial.state is not TrialState.RUNNING]
+        return [trial for trial in self if trial.state in (TrialState.COMPLETE, TrialState.FAILED)]
+
+    @property
+    def tried(self) -> list[Trial]:
+        """The trials that count towards `max_trials`: all but those that run, and were not paused before."""
+        return [trial for trial in self if trial.state is not TrialState.RUNNING or trial.after_flash]
 
     @property
     def feasible(self) -> list[Trial]:
@@ -280,12 +324,16 @@ class SearchResult(Sequence[Trial]):
 
     @property
     def unchanged_for(self) -> int:
-        """How many trials have finished since the Pareto front last changed; an equal of a member changes nothing."""
+        """How many trials came to an end or a pause since the Pareto front last changed; an equal of a member changes
+        nothing."""
+        ended = [trial for trial in self if trial.state is not TrialState.RUNNING]
+        ended.sort(key=lambda trial: trial.finished_at or _UNKNOWN)  # promoted trials end after those of later numbers
+        front = {trial.number for trial in self.pareto_front}
         entered: dict[tuple[float, ...], int] = {}
-        for trial in self.pareto_front:
-            entered.setdefault(losses(self.metrics, trial.metrics), trial.number)
-        last = max(entered.values(), default=-1)
-        return sum(trial.number > last for trial in self.finished)
+        for position, trial in enumerate(ended):
+            if trial.number in front:
+                entered.setdefault(losses(self.metrics, trial.metrics), position)
+        return len(ended) - 1 - max(entered.values(), default=-1)
 
     @property
     def best(self) -> Trial | None:
@@ -317,6 +365,8 @@ class SearchResult(Sequence[Trial]):
     def to_dataframe(self) -> pd.DataFrame:
         """One row a trial: number, state, `architecture_…` and `metrics_…` columns, times, attempts and error.
 
+        With `promote` there are columns `after_flash_…` as well.
+
         Raises:
             ImportError: pandas is not installed.
         """
@@ -333,6 +383,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "state": trial.state.value,
         **{f"architecture_{name}": value for name, value in trial.architecture.items()},
         **{f"metrics_{name}": value for name, value in trial.metrics.items()},
+        **{f"after_flash_{name}": value for name, value in trial.after_flash.items()},
         "started_at": trial.started_at,
         "finished_at": trial.finished_at,
         "duration": trial.duration,

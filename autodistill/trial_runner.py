@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from autodistill.metrics import BUILT_IN, Metric
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from search_spaces import Architecture
+
+logger = logging.getLogger(__name__)
 
 ModelBuilder = Callable[[Architecture], nn.Module]
 TrainFunction = Callable[[nn.Module], nn.Module]
@@ -114,12 +117,30 @@ class TrialRunner:
             return False
         return True
 
+    def warn_of_promotion(self, architecture: Architecture) -> None:
+        """Tell what flash distillation leaves untrained: metrics right after it may then rank by chance."""
+        if not isinstance(self.train_func, Distiller):
+            return
+        try:
+            untrained = self.train_func.as_built_after_flash(self.build(architecture))
+        except Exception:  # its trial will tell why
+            return
+        if untrained:
+            logger.warning(
+                "promote compares students after flash distillation, which leaves %s as model_builder made them: if "
+                "they are random and eval_func needs them, it compares by chance. Train them with a block "
+                "(block_names), or start students inside the teacher (init='teacher').",
+                ", ".join(untrained),
+            )
+
     def run(
         self,
         architecture: Architecture,
         key: str,
         report: Report | None = None,
         directory: Path | None = None,
+        *,
+        flash_only: bool = False,
     ) -> Outcome:
         """Build, train, evaluate.
 
@@ -128,11 +149,12 @@ class TrialRunner:
             key: its hash in the space; the randomness of training derives from it.
             report: tells a progress display.
             directory: where an interrupted training goes on from.
+            flash_only: the student is evaluated after flash distillation, and trained no further.
 
         Raises:
             TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
         """
-        student, details = self.train(architecture, key, report, directory)
+        student, details = self.train(architecture, key, report, directory, flash_only=flash_only)
         metrics = self._evaluate(student, self._training_seed(key))
         wanted = [metric.name for metric in self.metrics if metric.name in BUILT_IN and metric.name not in metrics]
         if wanted:
@@ -142,7 +164,13 @@ class TrialRunner:
         return Outcome(student, metrics, details)
 
     def train(
-        self, architecture: Architecture, key: str, report: Report | None = None, directory: Path | None = None
+        self,
+        architecture: Architecture,
+        key: str,
+        report: Report | None = None,
+        directory: Path | None = None,
+        *,
+        flash_only: bool = False,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Build and train, in all processes together; the arguments are those of `run`.
 
@@ -158,7 +186,9 @@ class TrialRunner:
             student = self.build(architecture)
             with isolated_random_state(seed):
                 if isinstance(self.train_func, Distiller):
-                    details["distillation"] = self.train_func(student, seed=seed, report=report, directory=directory)
+                    details["distillation"] = self.train_func(
+                        student, seed=seed, report=report, directory=directory, flash_only=flash_only
+                    )
                 else:
                     student = self.train_func(student)
             if not isinstance(student, nn.Module):

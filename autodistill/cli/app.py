@@ -140,20 +140,21 @@ def trials(
     directory: Directory,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List all trials."""
+    """List all trials, paused ones with their metrics after flash distillation."""
     result = SearchResult.load(directory)
     if as_json:
         for trial in result:
             print(json.dumps(trial.to_json()))
         return
     dimensions = list(dict.fromkeys(name for trial in result for name in trial.architecture))
-    metrics = list(dict.fromkeys(name for trial in result for name in trial.metrics))
+    measured = [trial.metrics or trial.after_flash for trial in result]
+    metrics = list(dict.fromkeys(name for values in measured for name in values))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("trial", "state", *dimensions, *metrics, "seconds"):
         table.add_column(Text(heading), justify="right", overflow="fold")
-    for trial in result:
+    for trial, known in zip(result, measured, strict=True):
         choices = (str(trial.architecture.get(name, "")) for name in dimensions)
-        values = (format_number(trial.metrics[name]) if name in trial.metrics else "" for name in metrics)
+        values = (format_number(known[name]) if name in known else "" for name in metrics)
         seconds = "" if trial.duration is None else f"{trial.duration:.1f}"
         table.add_row(*map(Text, (str(trial.number), trial.state.value, *choices, *values, seconds)))
     _print_table(table)

@@ -23,6 +23,7 @@ SEARCH_KEYS = (
     "metrics",
     "higher_is_better",
     "max_trials",
+    "promote",
     "seed",
 )
 

@@ -12,15 +12,36 @@ from autodistill.config.model import AutoDistillationConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_METRIC = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+_METRIC: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                **{bound: {"type": ["number", "null"]} for bound in ("at_most", "at_least")},
+                **{flag: {"type": "boolean"} for flag in ("greater_is_better", "measured", "before_training")},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    ]
+}
 
 _SEARCH: dict[str, Any] = {
     "search_space": {"type": "object", "description": "dimensions: lists, or ranges {low, high, step, log}"},
     "constraints": {"type": "array", "items": {"type": "string"}},
     "metrics": {"anyOf": [*_METRIC["anyOf"], {"type": "array", "items": _METRIC}]},
+    "promote": {
+        "anyOf": [
+            {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+            {"type": "string", "description": "a fraction such as 1/3"},
+            {"type": "null"},
+        ]
+    },
     "higher_is_better": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": ["boolean", "null"]}}]},
 }
-"""The forms in which a file gives a space and metrics."""
+"""The forms in which a file gives a space, metrics and a share."""
 
 
 class _FileSchema(GenerateJsonSchema):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,8 @@ class SearchConfig(Section):
             search needs one at least; a trainer has its own where none are given.
         higher_is_better: one flag for each metric that is given by name; built-in metrics know their direction.
         max_trials: the number of trials of the search directory, over all runs.
+        promote: the share of trials that are trained to the end, between 0 and 1, as a number or `"1/3"`: every trial
+            is evaluated after flash distillation, and the best go on to regular distillation. None finishes all.
         seed: everything random in the search derives from it.
     """
 
@@ -34,13 +37,14 @@ class SearchConfig(Section):
     search_algorithm: str = "BO"
     metrics: tuple[Metric, ...] = ()
     max_trials: Count = 10
+    promote: float | None = None
     seed: int = Field(default=42, ge=0, strict=True)
 
     @model_serializer(mode="plain")
     def _plain(self) -> dict[str, Any]:
         """As a file has it; a constraint given as a function by its name."""
         space = self.search_space.to_json()
-        given = {name: getattr(self, name) for name in ("search_algorithm", "max_trials", "seed")}
+        given = {name: getattr(self, name) for name in ("search_algorithm", "max_trials", "promote", "seed")}
         return {
             "search_space": {
                 name: list(domain.options) if isinstance(domain, Choice) else domain.to_json()
@@ -59,6 +63,17 @@ class SearchConfig(Section):
         except AdvisorError as error:
             raise ValueError(str(error)) from None
         return name
+
+    @field_validator("promote", mode="before")
+    @classmethod
+    def _is_a_share(cls, given: Any) -> Any:
+        try:
+            share = None if given is None or isinstance(given, bool) else float(Fraction(given))
+        except (TypeError, ValueError, OverflowError, ZeroDivisionError):
+            share = None
+        if given is not None and (share is None or not 0 < share < 1):
+            raise ValueError(f"must be a share of the trials between 0 and 1, such as 1/3, but got {given!r}.")
+        return share
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,13 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
-from autodistill.distillation.boundaries import Projection, fitting_features, outside_stage, teacher_fed_stages
+from autodistill.distillation.boundaries import (
+    Projection,
+    fitting_features,
+    outside_of,
+    outside_stage,
+    teacher_fed_stages,
+)
 from autodistill.distillation.checkpoint import Checkpoints, SharedCheckpoints
 from autodistill.distillation.criteria import (
     Criterion,
@@ -83,7 +89,13 @@ class Distiller:
     processes: Processes = ALONE
 
     def __call__(
-        self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
+        self,
+        student: nn.Module,
+        *,
+        seed: int,
+        report: Report | None = None,
+        directory: Path | None = None,
+        flash_only: bool = False,
     ) -> list[dict[str, Any]]:
         """Distil the teacher into a student, in place.
 
@@ -92,6 +104,8 @@ class Distiller:
             seed: of dropout; matchers and data order derive from the search's seed.
             report: tells a progress display.
             directory: where an interrupted training goes on from; the caller removes it in the end.
+            flash_only: stop before regular distillation; called again with the same directory, it goes on from there
+                to the same weights as one call makes.
 
         Returns:
             For each stage how it ran and its first and last loss.
@@ -124,7 +138,7 @@ class Distiller:
                 ).run()
         matchers = criteria[-1].parameters() if criteria else ()
         self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
-        if plan.regular is not None:
+        if plan.regular is not None and not flash_only:
             records.append(self.distil_whole(student, plan.regular, criteria[-1], seed, report, directory))
         return records
 
@@ -242,6 +256,16 @@ class Distiller:
         if problems:
             raise ConfigurationError(problems)
         return plan, criteria
+
+    def as_built_after_flash(self, student: nn.Module) -> list[str]:
+        """The paths of the modules whose weights flash distillation leaves as `model_builder` made them.
+
+        None where students start inside the teacher: these weights are the teacher's.
+        """
+        if self.config.init is not None:
+            return []
+        blocks = [block for stage in self.plan(student).flash for block in stage.blocks]
+        return [] if "" in blocks else outside_of(student, blocks)
 
     def plan(self, student: nn.Module) -> Plan:
         """The stages for a student, in their order.

@@ -49,11 +49,9 @@ class TrainerDistiller(Distiller):
 
     trainer: Any = None
 
-    def __call__(
-        self, student: nn.Module, *, seed: int, report: Report | None = None, directory: Path | None = None
-    ) -> list[dict[str, Any]]:
+    def __call__(self, student: nn.Module, **arguments: Any) -> list[dict[str, Any]]:
         """As `Distiller` does; the arguments are the same."""
-        records = super().__call__(student, seed=seed, report=report, directory=directory)
+        records = super().__call__(student, **arguments)
         self.trainer.evaluate_student(student)
         return records
 

@@ -165,6 +165,23 @@ def test_proposals_lie_in_the_space_in_its_own_form_and_never_repeat(
     assert len({space.key(architecture) for architecture in proposed}) == 14
 
 
+@pytest.mark.parametrize("kind", ["three objectives", "bounds"])
+def test_a_search_with_several_goals_or_bounds_repeats_nothing_and_is_resumed_as_it_was(
+    make: Callable[[SearchSpace], Advisor], kind: str
+) -> None:
+    space = choices_with_a_constraint()
+    history = search(make(space), 8, kind)
+    proposed = [observation.architecture for observation in history]
+    assert all(architecture in space for architecture in proposed)
+    assert len({space.key(architecture) for architecture in proposed}) == 8
+    # Resumed in the middle: another advisor, which is told the first six.
+    resumed = proposed[:6]
+    advisor = make(space)
+    for number in range(6, 8):
+        resumed.append(advisor.suggest(observe(space, resumed, kind), seed=1000 + number))
+    assert resumed == proposed
+
+
 def test_a_whole_space_is_proposed_once_and_then_exhausted(make: Callable[[SearchSpace], Advisor]) -> None:
     space = tiny()
     advisor = make(space)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_search
-from safetensors.torch import load_file
+from interruptions import Killed, assert_same_outcomes, count_steps, outcomes
 from small_models import Counted, Transformer
 from torch import nn
 from toy_search import make_config, make_loader, make_search, make_teacher
@@ -32,7 +32,6 @@ from autodistill import (
     SearchStoppedError,
     TrialState,
 )
-from autodistill.distillation.training import StepLoop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,21 +57,6 @@ def plain_search(tmp_path, evaluate=None, *, space=None, metrics=("score",), max
         }
         | arguments,
     )
-
-
-def outcomes(search_dir):
-    """What must not depend on interruptions: trials, metrics, losses, and the students' weights."""
-    result = SearchResult.load(search_dir)
-    trials = [(t.number, t.architecture, t.state, t.metrics, t.details["distillation"]) for t in result]
-    weights = [load_file(search_dir / f"trials/{t.number:06d}/student/model.safetensors") for t in result]
-    return trials, weights
-
-
-def assert_same_outcomes(left, right):
-    assert left[0] == right[0]
-    for a, b in zip(left[1], right[1], strict=True):
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def subprocess_environment():
@@ -114,25 +98,6 @@ def test_a_trial_interrupted_in_the_middle_is_begun_again_with_the_same_architec
     assert running.state is TrialState.RUNNING
     make_search(tmp_path / "search").search_loop()
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
-
-
-class Killed(BaseException):
-    """Nothing that the search may catch."""
-
-
-def count_steps(monkeypatch, *, die_at=None):
-    """Counts the optimizer steps of a search, and ends it at one of them."""
-    steps = []
-    update = StepLoop._update
-
-    def counting(loop, *arguments):
-        steps.append(loop.name)
-        if len(steps) == die_at:
-            raise Killed
-        update(loop, *arguments)
-
-    monkeypatch.setattr(StepLoop, "_update", counting)
-    return steps
 
 
 # Trial 0 has blocks of 4 steps each, then 9 of regular distillation with a checkpoint every 3.

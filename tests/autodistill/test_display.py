@@ -173,6 +173,42 @@ def test_step_outside_a_stage_and_close_before_the_start_are_survived() -> None:
         progress.close()
 
 
+def promoting(progress: Progress) -> None:
+    """A search of two trials, the first of which is paused, promoted and finished."""
+    trials = [finished(0, accuracy=0.5), finished(1, accuracy=0.75)]
+    paused = [replace(trial.pause(trial.metrics), metrics={}, finished_at=trial.finished_at) for trial in trials]
+    progress.search_started(2, 0)
+    for trial in paused:
+        progress.trial_started(replace(trial, after_flash={}))
+        progress.trial_finished(trial)
+    progress.trial_started(paused[1])
+    complete = replace(paused[1].complete({"accuracy": 0.9}), finished_at=START + timedelta(seconds=3))
+    progress.trial_finished(complete)
+    progress.search_finished(SearchResult([paused[0], complete], [Metric("accuracy")]))
+
+
+def test_plain_display_tells_of_pauses_and_promotions() -> None:
+    target = console(terminal=False)
+    promoting(PlainProgress(target))
+    assert text_of(target).splitlines() == [
+        "search of 2 trials",
+        "trial 0 (of 2): layers=1, kind=[b]",
+        "trial 0 paused after flash distillation (2.0 s): accuracy 0.5",
+        "trial 1 (of 2): layers=2, kind=[b]",
+        "trial 1 paused after flash distillation (2.0 s): accuracy 0.75",
+        "trial 1 (of 2) is promoted: layers=2, kind=[b]",
+        "trial 1 complete (3.0 s): accuracy 0.9",
+        "2 trials: 1 complete, 0 failed, 1 paused; the best is trial 1",
+    ]
+
+
+def test_bar_of_trials_counts_a_promoted_trial_once() -> None:
+    target = console(terminal=True)
+    promoting(RichProgress(target))
+    assert "2/2" in text_of(target)
+    assert "3/2" not in text_of(target)
+
+
 def test_no_display_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     show(NoProgress())
     assert capsys.readouterr() == ("", "")

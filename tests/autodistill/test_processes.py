@@ -54,7 +54,8 @@ def directory(tmp_path_factory):
     assert killed.returncode != 0
     assert "SIGKILL" in killed.stderr
     assert len(SearchResult.load(directory / "killed")) == 1
-    ran = launch(directory, "resumed", "search", "failing", "stopping", "evaluating", "buffers", "exchanges", "parting")
+    scenarios = ["search", "promoting", "failing", "stopping", "evaluating", "buffers", "exchanges", "parting"]
+    ran = launch(directory, "resumed", *scenarios)
     assert ran.returncode == 0, ran.stderr
     return directory
 
@@ -106,6 +107,19 @@ def test_a_killed_search_goes_on_from_its_checkpoint_in_both_processes_and_ends_
     architecture = str(SearchResult.load(directory / "killed")[0].architecture)
     assert first["steps"] == second["steps"] == 9 - 6
     assert first["students"][architecture] == second["students"][architecture] == uninterrupted[architecture]
+
+
+def test_both_processes_train_the_same_part_of_a_trial_that_may_be_promoted(directory):
+    first, second = seen(directory, "promoting")
+    assert first == second
+    result = SearchResult.load(directory / "promoting")
+    assert len(result.completed) >= 1
+    assert len(result.completed) + len(result.paused) == 3
+    assert first["best"] == result.best.architecture
+    whole = seen(directory, "search")[0]["students"]
+    for trial in result:
+        finished = first["students"][str(trial.architecture)] == whole[str(trial.architecture)]
+        assert finished == (trial in result.completed)
 
 
 def test_what_fails_in_one_process_fails_the_trial_in_both_and_the_search_goes_on(directory):

@@ -11,7 +11,7 @@ import pytest
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.metrics import Metric
-from autodistill.pareto import nearest_to_ideal, non_dominated
+from autodistill.pareto import dominance_order, nearest_to_ideal, non_dominated
 from autodistill.trial import SearchResult, Trial, TrialState, read_trial
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -123,6 +123,7 @@ def test_front_equals_brute_force_on_random_points(goals: int, levels: int) -> N
 def test_equal_points_are_both_on_the_front_and_no_points_have_none() -> None:
     assert non_dominated([[1, 1], [1, 1], [2, 1]]).tolist() == [True, True, False]
     assert non_dominated(np.empty((0, 2))).tolist() == []
+    assert dominance_order(np.empty((0, 2))) == []
 
 
 @pytest.mark.parametrize("bad", [[[1.0, float("nan")]], [[float("inf"), 0.0]], [1.0, 2.0]])
@@ -202,6 +203,29 @@ def test_the_front_is_unchanged_since_the_last_trial_that_entered_it_and_equals_
     ]
     assert [SearchResult(trials[:count], metrics).unchanged_for for count in range(7)] == [0, 0, 0, 1, 2, 3, 3]
     assert SearchResult([Trial(0, {}).fail("boom")], metrics).unchanged_for == 1
+
+
+def test_the_front_is_moved_by_a_trial_that_was_promoted_after_later_ones() -> None:
+    metrics = [Metric("accuracy")]
+    trials = [Trial(number, {}).pause({"accuracy": 0.5}) for number in range(3)]
+    assert SearchResult(trials, metrics).unchanged_for == 3
+    begun = trials[0].promote()
+    assert SearchResult([begun, *trials[1:]], metrics).unchanged_for == 2
+    result = SearchResult([begun.complete({"accuracy": 0.9}), *trials[1:]], metrics)
+    assert result.unchanged_for == 0
+    assert SearchResult([*result, Trial(3, {}).pause({"accuracy": 0.5})], metrics).unchanged_for == 1
+
+
+def test_paused_and_promoted_trials_are_tried_and_not_finished() -> None:
+    trials = [Trial(number, {}).pause({"accuracy": 0.5}) for number in range(2)]
+    result = SearchResult(
+        [trials[0].promote(), trials[1], Trial(2, {}), Trial(3, {}).fail("boom")], [Metric("accuracy")]
+    )
+    assert [t.number for t in result.tried] == [0, 1, 3]
+    assert [t.number for t in result.finished] == [3]
+    assert [t.number for t in result.paused] == [1]
+    assert result.best is None
+    assert repr(result) == "<SearchResult of 4 trials: 0 complete, 1 failed, 1 paused>"
 
 
 def test_several_metrics_the_best_is_the_front_member_nearest_to_the_ideal() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 from toy_search import SPACE, make_config, make_search
 
 from autodistill import ConfigurationError, Metric, SearchResult
+from autodistill.measure import Timing
 from autodistill.untrained_bounds import UntrainedBounds
 
 
@@ -65,6 +68,37 @@ def test_only_bounds_on_what_training_leaves_alone_are_checked_and_each_student_
     bounds = UntrainedBounds([Metric("parameters", at_most=4)])
     assert [bounds.keeps("a", build) for _ in range(3)] == [False] * 3
     assert len(built) == 1
+
+
+def test_a_bound_on_latency_is_checked_before_training_where_it_is_marked(tmp_path, monkeypatch):
+    def by_depth(models, batch):
+        """As many ms as there are layers: no clock decides the test."""
+        return {name: Timing(*[float(len(model.layers))] * 3, rounds=5) for name, model in models.items()}
+
+    monkeypatch.setitem(vars(sys.modules["autodistill.measure"]), "time_models", by_depth)
+    for marked, depths in ((True, {1, 2}), (False, {1, 2, 3})):
+        metrics = ["accuracy", Metric("latency", at_most=2.5, before_training=marked)]
+        agent = make_search(tmp_path / str(marked), make_config(metrics=metrics, max_trials=9))
+        agent.search_loop()
+        assert {trial.architecture["depth"] for trial in agent.search_result} == depths
+        assert {trial.architecture["depth"] for trial in agent.search_result.feasible} == {1, 2}
+
+
+def test_a_mark_counts_with_a_training_of_the_users_own_too(tmp_path):
+    sizes = sizes_in(tmp_path)
+    limit = sorted(sizes.values())[3]
+    metrics = ["accuracy", Metric("parameters", at_most=limit, before_training=True)]
+    agent = make_search(tmp_path / "search", make_config(metrics=metrics), train_func=lambda student: student)
+    agent.search_loop(n_trials=9)
+    assert len(agent.search_result.feasible) == len(agent.search_result) == 4
+
+
+def test_a_bound_on_the_speedup_is_checked_with_the_teacher():
+    bounds = UntrainedBounds([Metric("speedup", at_least=1e-9, before_training=True)])
+    example = (torch.zeros(2, 4), None)
+    assert bounds.keeps("a", lambda: nn.Linear(4, 1), example, teacher=nn.Linear(4, 1))
+    with pytest.raises(ConfigurationError, match="speedup compares the student with the teacher"):
+        bounds.keeps("b", lambda: nn.Linear(4, 1), example)
 
 
 def test_a_student_that_cannot_be_built_is_left_to_its_trial_and_flops_need_an_example():

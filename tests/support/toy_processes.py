@@ -60,6 +60,15 @@ def search(directory):
     return {"best": best, "students": hashes(students), "pid": os.getpid()}
 
 
+def promoting(directory):
+    """Trials are trained in two parts, as process 0 tells."""
+    settings = config()
+    settings["search"] |= {"promote": 0.5}
+    students = {}
+    best = searching(directory, "promoting", students=students, config=settings).search_loop()
+    return {"best": best, "students": hashes(students)}
+
+
 def killed(directory):
     """Process 0 is killed at the eighth optimizer step of regular distillation, two after a checkpoint."""
     update, steps = StepLoop._update, []

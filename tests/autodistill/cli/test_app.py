@@ -103,6 +103,23 @@ def test_search_from_init_to_an_export_that_another_process_loads(classifier):
     assert names == {"0": "bad", "1": "good"}
 
 
+def test_search_with_two_rungs_tells_what_is_paused(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    config["auto_distillation"]["search"]["promote"] = "1/2"
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    counts = "2 trials: 1 complete, 0 failed, 1 paused"
+    assert counts in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
+    assert counts in run("status", "runs")
+    listed = [json.loads(line) for line in CliRunner().invoke(app, ["trials", "runs", "--json"]).output.splitlines()]
+    (paused,) = [trial for trial in listed if trial["state"] == "paused"]
+    table = run("trials", "runs")
+    assert f"{paused['number']} paused" in table
+    assert f"{paused['after_flash']['parameters']:,.0f}" in table
+    shown = json.loads(CliRunner().invoke(app, ["show", "runs", str(paused["number"])]).output)
+    assert shown["after_flash"].keys() == {"accuracy", "parameters"}
+    assert "is not of them" in run("export", "runs", "out", "--trial", paused["number"], code=2)
+
+
 EMBEDDINGS = """
 import json
 from transformers import AutoModel, AutoTokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,9 @@ def test_the_schema_knows_every_key_that_can_be_written_and_no_other():
     search = schema["$defs"]["SearchConfig"]
     assert set(search["properties"]) == {*SearchConfig.model_fields, "constraints", "higher_is_better"}
     assert search["properties"]["max_trials"] == {"default": 10, "minimum": 1, "title": "Max Trials", "type": "integer"}
+    assert {"type": "null"} in search["properties"]["promote"]["anyOf"]
+    metric = search["properties"]["metrics"]["anyOf"][1]["properties"]
+    assert set(metric) == {field.name for field in dataclasses.fields(Metric)}
     assert search["additionalProperties"] is schema["additionalProperties"] is False
     flash = schema["$defs"]["FlashDistillationConfig"]["properties"]
     assert set(flash) == set(FlashDistillationConfig.model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -237,7 +238,8 @@ def test_space_may_hold_domains_or_be_one() -> None:
         (
             {"metrics": [Metric("f1")], "higher_is_better": [False]},
             "search.metrics: higher_is_better must agree with a metric's own direction, but is False for "
-            "Metric(name='f1', greater_is_better=True, at_most=None, at_least=None, measured=False).",
+            "Metric(name='f1', greater_is_better=True, at_most=None, at_least=None, measured=False, "
+            "before_training=False).",
         ),
         (
             {"higher_is_better": "yes"},
@@ -248,6 +250,13 @@ def test_space_may_hold_domains_or_be_one() -> None:
             "search.search_space: w: a choice needs at least one option, but the list is empty",
         ),
         ({"search_space": 5}, "search.search_space: Input should be an instance of SearchSpace, but got 5."),
+        *(
+            (
+                {"promote": share},
+                f"search.promote: must be a share of the trials between 0 and 1, such as 1/3, but got {share!r}.",
+            )
+            for share in (0, 1, 1.5, -0.2, True, "a third", "1/0", float("nan"), [0.5])
+        ),
         ({"max_trials": 0}, "search.max_trials: Input should be greater than or equal to 1, but got 0."),
         ({"max_trials": True}, "search.max_trials: Input should be a valid integer, but got True."),
         ({"max_trial": 3}, "search.max_trial: is not a key of the configuration; did you mean 'max_trials'?"),
@@ -256,6 +265,15 @@ def test_space_may_hold_domains_or_be_one() -> None:
 )
 def test_mistake_in_the_search_is_told_with_its_place(changes, problem: str) -> None:
     assert mistakes({"search": SEARCH | changes}) == [problem]
+
+
+@pytest.mark.parametrize("share", [1 / 3, "1/3", " 1/3 ", Fraction(1, 3)])
+def test_the_share_that_is_promoted_may_be_a_fraction_and_is_written_back(share, tmp_path) -> None:
+    config = AutoDistillationConfig.load({"search": SEARCH | {"promote": share}})
+    assert config.search.promote == 1 / 3
+    (tmp_path / "search.yaml").write_text(config.to_yaml())
+    assert AutoDistillationConfig.load(tmp_path / "search.yaml") == config
+    assert AutoDistillationConfig.load({"search": SEARCH | {"promote": None}}).search.promote is None
 
 
 def test_unknown_algorithm_is_refused_naming_the_nearest() -> None:

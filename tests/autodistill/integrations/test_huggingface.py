@@ -310,6 +310,24 @@ def test_regular_distillation_is_the_divergence_of_the_logits_and_the_student_s_
     assert trial.metrics["eval_loss"] == pytest.approx(ours.loss.item(), rel=1e-5)
 
 
+def test_promoted_students_are_those_of_a_search_that_finishes_all(tmp_path):
+    config = SMALL | {"search": SMALL["search"] | {"promote": "1/2"}}
+    promoting = search(tmp_path / "promoting", config=config)
+    result = promoting.autodistillation_search.search_result
+    assert len(result.completed) == len(result.paused) == 1
+    assert all(trial.after_flash.keys() == {"eval_loss", "parameters"} for trial in result)
+    whole = search(tmp_path / "whole")
+    trained, reference = weights(promoting), weights(whole)
+    assert trained.keys() < reference.keys()
+    assert all(torch.equal(trained[name], reference[name]) for name in trained)
+    (trial,) = result.completed
+    assert trial.metrics == whole.autodistillation_search.search_result[trial.number].metrics
+    own = make_trainer(tmp_path / "own", bert(), data=Pairs())
+    own.autodistillation_config = config
+    with pytest.raises(ConfigurationError, match="promote stands between the phases of the built-in distillation"):
+        own.autodistillation(bert(16, 2), train_func=lambda student: student)
+
+
 def test_feature_matchers_are_trained_by_the_trainer_and_are_no_part_of_the_student(tmp_path):
     regular = {"layer_mappings_for_knowledge_transfer": [("bert", "0", "bert", "0")], "loss_types": ["MSE"]}
     config = SMALL | {"flash_distillation": None, "regular_distillation": regular | {"train_steps": 2}}

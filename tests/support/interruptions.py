@@ -1,0 +1,43 @@
+"""Searches that are killed, and what must not depend on it."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file
+
+from autodistill import SearchResult
+from autodistill.distillation.training import StepLoop
+
+
+class Killed(BaseException):
+    """Nothing that the search may catch."""
+
+
+def outcomes(search_dir):
+    """What must not depend on interruptions: trials, metrics, losses, and the students' weights."""
+    result = SearchResult.load(search_dir)
+    trials = [(t.number, t.architecture, t.state, t.metrics, t.after_flash, t.details["distillation"]) for t in result]
+    weights = [load_file(t.directory / "student/model.safetensors") for t in result.completed]
+    return trials, weights
+
+
+def assert_same_outcomes(left, right):
+    assert left[0] == right[0]
+    for a, b in zip(left[1], right[1], strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def count_steps(monkeypatch, *, die_at=None):
+    """Counts the optimizer steps of a search, and ends it at one of them."""
+    steps = []
+    update = StepLoop._update
+
+    def counting(loop, *arguments):
+        steps.append(loop.name)
+        if len(steps) == die_at:
+            raise Killed
+        update(loop, *arguments)
+
+    monkeypatch.setattr(StepLoop, "_update", counting)
+    return steps
