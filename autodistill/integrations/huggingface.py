@@ -142,17 +142,13 @@ class AutoDistillationMixin(_Base):
         if problems:
             raise ConfigurationError(problems)
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
-        flash = config.flash_distillation
-        if flash is not None:
-            defaults = {"mixed_precision": precision, "automatic_mapping": "all"}
-            unset = {name: value for name, value in defaults.items() if name not in flash.model_fields_set}
-            config = config.model_copy(update={"flash_distillation": flash.model_copy(update=unset)})
-        regular = config.regular_distillation
-        if regular is not None:
-            config = config.model_copy(
-                update={"regular_distillation": regular.model_copy(update={"mixed_precision": precision})}
-            )
-        return config
+        phases = {"flash_distillation": config.flash_distillation, "regular_distillation": config.regular_distillation}
+        precise = {
+            name: phase.model_copy(update={"mixed_precision": precision})
+            for name, phase in phases.items()
+            if phase is not None and "mixed_precision" not in phase.model_fields_set
+        }
+        return config.model_copy(update=precise)
 
     def _problems(self, config: AutoDistillationConfig, train_func: Any, eval_func: Any) -> Iterator[str]:
         regular = config.regular_distillation
