@@ -3,7 +3,7 @@
 Student block i of n meets teacher block `ceil((i + 1) * m / n) - 1` of m, hidden states by normalised squared error.
 Where both models compute attention probabilities, with as many heads, those of a pair of blocks are compared by
 Kullback-Leibler divergence. The embeddings are trained with the first block, and what they give it is compared with
-what the teacher's first block gets; where the configuration names the blocks, it says what is trained, and they are not.
+what the teacher's first block gets, unless the configuration names the blocks, and so all that is trained.
 """
 
 from __future__ import annotations

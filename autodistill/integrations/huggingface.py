@@ -87,8 +87,8 @@ class AutoDistillationMixin(_Base):
             eval_func: `student -> metrics`, in place of the trainer's evaluation.
             search_dir: the search directory; `autodistillation` in the trainer's `output_dir` if not given.
             init: `"teacher"` starts students inside the teacher; `"auto"` does where the built-in model builder makes
-                students of the teacher's family that are no wider, and where the configuration says nothing else;
-                None leaves them as they are built.
+                students that can (of the teacher's family, no wider, with its vocabulary and labels), and where the
+                configuration says nothing else; None leaves them as they are built.
             n_trials: run so many more, whatever `max_trials` says.
             timeout: begin no trial after so many seconds.
             options: further keyword arguments of `AutoDistillation`.

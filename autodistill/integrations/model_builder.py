@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import itertools
@@ -11,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import FAMILIES, family_of
-from autodistill.initialization.weights import has, read
-from search_spaces import Architecture, SearchSpace
+from autodistill.initialization.checks import why_not_inside
+from autodistill.initialization.families import FAMILIES
+from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
 
@@ -176,27 +178,17 @@ class TransformersBuilder:
 
     def why_not_inside(self, teacher: nn.Module, space: SearchSpace) -> str | None:
         """Why students of a space cannot start inside a teacher; None where they can."""
-        found, table = family_of(teacher), FAMILIES.get(self.base_config.model_type)
-        if found is None or table is None:
-            return "the family of the teacher or of the students is not known"
-        base: Any = found[1]
-        family = found[2]
-        if table is not family:
-            return "students and teacher are of different families"
-        dimension = self._term("hidden_size", space)
-        widths: Any = space.dimensions[dimension].values() if dimension in space.names else (int(dimension),)
-        widest = max(widths, default=0)
-        if not widths or widest > base.config.hidden_size:
-            return f"the widest students ({widest}) are wider than the teacher ({base.config.hidden_size})"
-        own = family_of(self(next(iter(_samples(space)))))
-        if own is None:
-            return f"a {getattr(self.model_cls, '__name__', 'student')} has no blocks where its family has them"
-        for spec in family.embeddings:
-            if not (has(own[1], spec) and has(base, spec)):
+        if self.base_config.model_type not in FAMILIES:
+            return f"no table tells where a {self.base_config.model_type} has its weights"
+        for architecture in _varied(space):
+            try:
+                with torch.device("meta"):
+                    student = self(architecture)
+            except Exception:  # that it cannot be built is told elsewhere
                 continue
-            ours, theirs = read(own[1], spec).weight.shape[1], read(base, spec).weight.shape[1]
-            if ours > theirs or (ours < theirs and "position" not in str(spec)):
-                return f"the student's {spec} has {ours} rows and the teacher's {theirs}"
+            reason = why_not_inside(student, teacher)
+            if reason is not None:
+                return f"of {dict(architecture)}: {reason}"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -210,8 +202,15 @@ class TransformersBuilder:
         }
 
 
-def _samples(space: SearchSpace) -> Iterator[Architecture]:
-    return space.enumerate() if space.is_finite else itertools.repeat(space.sample(np.random.default_rng(0)))
+def _varied(space: SearchSpace) -> Iterator[Architecture]:
+    """An architecture of a space, and the same with another value of one dimension, each where it is in the space."""
+    first = next(space.enumerate()) if space.is_finite else space.sample(np.random.default_rng(0))
+    yield first
+    for name, domain in space.dimensions.items():
+        for value in (domain.low, domain.high) if isinstance(domain, IntRange | FloatRange) else domain.values():
+            with contextlib.suppress(SearchSpaceError):
+                if value != first[name]:
+                    yield space.validate({**first, name: value})
 
 
 def _key_value_heads(config: Any) -> int:

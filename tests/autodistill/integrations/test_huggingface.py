@@ -410,6 +410,14 @@ def test_another_vocabulary_is_refused_where_logits_are_compared(tmp_path):
     assert "the student has 30 tokens and the teacher 31 tokens" in message
 
 
+def test_students_that_cannot_start_inside_the_teacher_are_trained_as_they_are_built(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="autodistill"):
+        config = SMALL | {"search": SMALL["search"] | {"search_space": {"vocab_size": [30, 40]}}}
+        trainer = search(tmp_path, config={key: config[key] for key in ("search", "flash_distillation")})
+    assert [trial.state.value for trial in trainer.autodistillation_search.search_result] == ["complete"] * 2
+    assert "students start as they are built: of {'vocab_size': 40}: embeddings are taken row by row" in caplog.text
+
+
 def test_the_search_of_another_model_is_refused_naming_what_differs(tmp_path):
     search(tmp_path, n_trials=1)
     with pytest.raises(SearchDirectoryError, match=r"student\.config\.intermediate_size was 8, but is now 10"):
