@@ -41,7 +41,7 @@ def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
         spec = next(spec for spec in table.embeddings if has(own, spec) and has(base, spec))
         width, teacher_width = (len(read(model, spec).weight) for model in (own, base))
         if width > teacher_width:
-            return f"the student is wider ({width}) than the teacher ({teacher_width})."
+            return f"the student is wider ({width}) than the teacher ({teacher_width}); leave init out."
         subspace = TeacherSubspace(
             torch.zeros(1, teacher_width), torch.eye(teacher_width)[:, :width], torch.ones(width), explained=1.0
         )

@@ -164,12 +164,14 @@ class TransformersBuilder:
 
         Raises:
             ConfigurationError: a dimension is no field of the configuration.
+            SearchSpaceError: no architecture is left.
         """
         problems = list(self.problems(space.names))
         if problems:
             raise ConfigurationError(problems)
         new = [rule for rule in self.constraints(space) if rule not in space.constraints]
         narrowed = SearchSpace(dict(space.dimensions), [*space.constraints, *new]) if new else space
+        narrowed.ensure_feasible()
         if not new or narrowed.size == space.size:
             return space
         left_out = f"{space.size - narrowed.size} of {space.size}" if space.size and narrowed.size else "some"
@@ -203,14 +205,12 @@ class TransformersBuilder:
 
 
 def _varied(space: SearchSpace) -> Iterator[Architecture]:
-    """An architecture of a space, and the same with another value of one dimension, each where it is in the space."""
-    first = next(space.enumerate()) if space.is_finite else space.sample(np.random.default_rng(0))
-    yield first
+    """For each value of each dimension (of a range, for its ends) an architecture of the space that has it."""
     for name, domain in space.dimensions.items():
         for value in (domain.low, domain.high) if isinstance(domain, IntRange | FloatRange) else domain.values():
-            with contextlib.suppress(SearchSpaceError):
-                if value != first[name]:
-                    yield space.validate({**first, name: value})
+            with contextlib.suppress(SearchSpaceError):  # no architecture has it
+                part = SearchSpace({**space.dimensions, name: [value]}, space.constraints)
+                yield part.sample(np.random.default_rng(0))
 
 
 def _key_value_heads(config: Any) -> int:
