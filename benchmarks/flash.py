@@ -115,7 +115,7 @@ class Bench:
         config = AutoDistillationConfig.load(
             {
                 "search": {"search_space": {"width": [self.case.width]}, "metrics": ["loss"]},
-                "flash_distillation": {"train_steps": steps},
+                "flash_distillation": {"train_steps": steps, "automatic_mapping": "blocks"},  # embeddings are frozen
             }
         )
         return Distiller(self.teacher, config, self.data[:steps], torch.device("cpu"), cache_directory=directory)

@@ -122,6 +122,7 @@ class Bench:
         if variant.flash is not None:
             config["flash_distillation"] = {
                 "inputs": variant.flash,
+                "automatic_mapping": "blocks",
                 "train_steps": flash_steps,
                 "learning_rate": variant.learning_rate,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from search_spaces.checks import did_you_mean
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_READERS = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {"keep_default_na": False}),  # "NA" and "null" are texts
+    ".tsv": ("csv", {"sep": "\t", "keep_default_na": False}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".txt": ("text", {}),
@@ -40,20 +41,30 @@ def load_data(config: DataConfig, columns: Sequence[str], optional: Sequence[str
     Raises:
         ConfigurationError: the data are not there, cannot be read, or lack columns; all missing ones at once.
     """
-    train = _load(config.train, config.train_split, config.name)
+    tables = {"train": _load(config.train, config.train_split, config.name)}
     if isinstance(config.validation, str):
-        validation = _load(config.validation, config.validation_split, config.name)
-    else:
-        parts = train.train_test_split(test_size=config.validation, seed=_SPLIT_SEED)
-        train, validation = parts["train"], parts["test"]
-    tables = {config.train: train, str(config.validation): validation}
-    problems = [
-        *_unknown_roles(config.columns, [*columns, *optional]),
-        *(problem for source, table in tables.items() for problem in _missing(config, source, table, columns)),
-    ]
+        tables["test"] = _load(config.validation, config.validation_split, config.name)
+    problems = [*_unknown_roles(config.columns, [*columns, *optional]), *_shared_columns(config, [*columns, *optional])]
+    sources = [config.train, str(config.validation)]
+    for source, table in zip(sources, tables.values(), strict=False):
+        problems += _missing(config, source, table, columns) or _unfit(source, _named(table, config, columns, optional))
     if problems:
         raise ConfigurationError(list(dict.fromkeys(problems)))
-    return _named(train, config, columns, optional), _named(validation, config, columns, optional)
+    if not isinstance(config.validation, str):
+        tables = _split(tables["train"], config.validation, config.train)
+    train, test = (_as_texts(_named(tables[part], config, columns, optional)) for part in ("train", "test"))
+    return train, test
+
+
+def _split(table: Dataset, share: float, source: str) -> dict[str, Dataset]:
+    """What is learnt from, and a share that is held out; a row of each at least."""
+    if len(table) < 2:
+        raise ConfigurationError(
+            f"a share of data.train is held out, so it must have two rows at least, but {source} has {len(table)}; "
+            "give more, or data.validation."
+        )
+    held_out = min(math.ceil(share * len(table)), len(table) - 1)
+    return dict(table.train_test_split(test_size=held_out, seed=_SPLIT_SEED))
 
 
 def _load(source: str, split: str, name: str | None) -> Dataset:
@@ -71,8 +82,10 @@ def _load(source: str, split: str, name: str | None) -> Dataset:
                 raise ConfigurationError(
                     f"a file of data ends in {', '.join(_READERS)}, but got {source}; convert it, or save a data set."
                 )
-            reader, options = _READERS[path.suffix.lower()]
-            options, split = {**options, "data_files": source}, "train"
+            if path.stat().st_size == 0:
+                raise ConfigurationError(f"data must have rows, but {source} is empty.")
+            reader, given = _READERS[path.suffix.lower()]
+            options, split = {**given, "data_files": source}, "train"
         elif path.suffix.lower() in _READERS or not _HUB_ID.fullmatch(source):
             raise ConfigurationError(f"data.train and data.validation must exist, but {source} does not.")
         else:
@@ -82,6 +95,8 @@ def _load(source: str, split: str, name: str | None) -> Dataset:
         if isinstance(error, ConfigurationError):
             raise
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            raise ConfigurationError(f"data must have rows, but {source} has none.") from error
         raise ConfigurationError(f"the data in {source} must be readable, but: {cause}") from error
 
 
@@ -110,6 +125,50 @@ def _unknown_roles(columns: dict[str, str], known: Sequence[str]) -> list[str]:
         for role in columns
         if role not in known
     ]
+
+
+def _shared_columns(config: DataConfig, roles: Sequence[str]) -> list[str]:
+    names = [config.columns.get(role, role) for role in roles if role in config.columns]
+    return [
+        f"data.columns: each column of the task is one of the data, but {name!r} is given for several."
+        for name in dict.fromkeys(names)
+        if sum(config.columns.get(role, role) == name for role in roles) > 1
+    ]
+
+
+_TEXTS, _LISTS = ("text", "text_pair"), ("tokens", "tags")
+
+
+def _unfit(source: str, table: Dataset) -> list[str]:
+    """A sentence for each column that holds something else than the task takes."""
+    problems = [] if len(table) else [f"data must have rows, but {source} has none."]
+    for role, feature in table.features.items():
+        kind = "a list" if hasattr(feature, "feature") else "an image" if _is_image(feature) else "a value"
+        wanted = "a list" if role in _LISTS else "an image" if role == "image" else "a value"
+        if kind != wanted:
+            problems.append(f"data.columns.{role}: must hold {wanted} in each row, but {source} has {kind}.")
+        elif table.data.column(role).null_count:
+            problems.append(f"data.columns.{role}: must hold {wanted} in each row, but {source} has rows without.")
+    if not problems and {*_LISTS} <= {*table.features}:
+        rows = enumerate(zip(*(table[role] for role in _LISTS), strict=True))
+        problems += [
+            f"data.columns.tags: must hold a tag for each token, but row {row} of {source} does not."
+            for row, (tokens, tags) in rows
+            if len(tokens) != len(tags)
+        ][:1]
+    return problems
+
+
+def _is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image"
+
+
+def _as_texts(table: Dataset) -> Dataset:
+    """Numbers in a column of texts, as a csv of them gives, become texts."""
+    for role in _TEXTS:
+        if role in table.features and table.features[role].dtype != "string":
+            table = table.cast_column(role, _library().Value("string"))
+    return table
 
 
 def _missing(config: DataConfig, source: str, table: Dataset, columns: Sequence[str]) -> list[str]:

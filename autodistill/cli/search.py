@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
@@ -103,10 +104,18 @@ class SearchSetup:
     @cached_property
     def teacher(self) -> nn.Module:
         """The teacher, in eval mode."""
-        options = {} if self._embeds else {"use_safetensors": True}  # anything else would be a pickle
-        teacher: nn.Module = self._load(
-            SentenceEncoder if self._embeds else self._auto, "teacher", self.config.teacher, **options
-        )
+        source = self.config.teacher
+        if self._embeds:
+            return cast(nn.Module, self._load(SentenceEncoder, "teacher", source)).eval()
+        # anything but safetensors would be a pickle
+        loaded = self._load(self._auto, "teacher", source, use_safetensors=True, output_loading_info=True)
+        teacher: nn.Module = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:
+            raise ConfigurationError(
+                f"teacher: must be trained for {self.config.task}, but {source!r} has no weights for "
+                f"{', '.join(map(repr, missing[:3]))}{', …' if len(missing) > 3 else ''}; train it on the task first."
+            )
         return teacher.eval()
 
     @cached_property
@@ -114,6 +123,11 @@ class SearchSetup:
         """Its tokenizer or image processor."""
         kind = AutoImageProcessor if "image" in self.task.columns else AutoTokenizer
         preprocessor = self._load(kind, "teacher", self.config.teacher)
+        if kind is AutoTokenizer and len(preprocessor) <= len(preprocessor.all_special_ids):  # of a folder without one
+            raise ConfigurationError(
+                f"teacher: must come with its tokenizer, but {self.config.teacher!r} has none that knows a word; save "
+                "it there with tokenizer.save_pretrained."
+            )
         if getattr(preprocessor, "pad_token", "") is None:
             preprocessor.pad_token = preprocessor.eos_token
         return preprocessor
@@ -177,9 +191,7 @@ class SearchSetup:
         space = self._builder.feasible(search.search_space)
         reason = self._builder.why_not_inside(self._transformer(self.teacher), space) if given.init else None
         if reason is not None:
-            raise ConfigurationError(
-                f"auto_distillation.init: students cannot start inside the teacher, since {reason}; leave init out."
-            )
+            raise ConfigurationError(f"auto_distillation.init: students cannot start inside the teacher; {reason}")
         return given.model_copy(update={"search": search.model_copy(update={"search_space": space})})
 
     def example(self) -> tuple[Architecture, list[MappingRow]]:
@@ -261,7 +273,7 @@ class SearchSetup:
             return kind.from_pretrained(source, **options)
         except ConfigurationError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigurationError(
                 f"{role}: {kind.__name__} must be able to load {source!r}, from a folder or the hub, but says: "
                 f"{str(error).splitlines()[0]}"

@@ -1,9 +1,9 @@
-"""What is mapped where nothing is said: hidden states; in transformers' models perhaps attention and embeddings too.
+"""What is mapped where nothing is said: hidden states; in transformers' models attention and embeddings too.
 
 Student block i of n meets teacher block `ceil((i + 1) * m / n) - 1` of m, hidden states by normalised squared error.
 Where both models compute attention probabilities, with as many heads, those of a pair of blocks are compared by
 Kullback-Leibler divergence. The embeddings are trained with the first block, and what they give it is compared with
-what the teacher's first block gets.
+what the teacher's first block gets, unless the configuration names the blocks, and so all that is trained.
 """
 
 from __future__ import annotations
@@ -67,15 +67,17 @@ def automatic_stages(
     student: nn.Module,
     teacher: nn.Module,
     batch: Batch | None = None,
+    theirs: Anatomy | None = None,
 ) -> tuple[AutomaticStage, ...]:
     """The stages of flash distillation where no layer mappings are given.
 
     Args:
-        config: says whether more than hidden states is mapped; never where it has loss types or weights of its own.
+        config: its block names and its inputs.
         blocks: the student's, in their order.
-        student: runs on `batch` where both are models of the transformers library.
-        teacher: the same.
-        batch: any batch; without one, only hidden states are mapped.
+        student: runs on `batch`.
+        teacher: whose blocks are mapped.
+        batch: any batch.
+        theirs: `teacher_anatomy`; without one, only hidden states are mapped.
     """
     targets = repeated_blocks(teacher)
     partners = [targets[index] for index in automatic_mapping(len(blocks), len(targets))]
@@ -83,25 +85,37 @@ def automatic_stages(
         AutomaticStage(paths, (LayerMapping(Tap(paths[-1], AUTO), Tap(partner, AUTO)),))
         for paths, partner in zip(blocks, partners, strict=True)
     ]
-    own_losses = config.loss_types != "NMSE" or isinstance(config.loss_weights, tuple)
-    wanted = config.automatic_mapping == "all" and not own_losses and batch is not None
-    if not (wanted and _is_transformer(student) and _is_transformer(teacher)):
+    if theirs is None or batch is None or not _is_transformer(student):
         return tuple(hidden)
-    assert batch is not None
     own = anatomy(student, [paths[-1] for paths in blocks], batch)
-    theirs = anatomy(teacher, targets, batch)
+    joined = config.block_names is None and config.inputs == "student"
     stages = []
     for index, stage in enumerate(hidden):
         block, partner, extra = stage.blocks[-1], partners[index], []
         if block in own.attention and own.heads[block] == theirs.heads.get(partner):
             extra.append((LayerMapping(own.attention[block], theirs.attention[partner]), "KL"))
         trained = stage.blocks
-        if index == 0 and own.embeddings and theirs.embeddings and config.inputs == "student":
+        if index == 0 and joined and own.embeddings and theirs.embeddings:
             trained = (*own.embeddings, *trained)
             extra.append((LayerMapping(Tap(block, INPUT), Tap(targets[0], INPUT)), "NMSE"))
         mappings = (*(mapping for mapping, _ in extra), *stage.mappings)
         stages.append(AutomaticStage(trained, mappings, (*(kind for _, kind in extra), "NMSE")))
     return tuple(stages)
+
+
+def teacher_anatomy(config: FlashDistillationConfig, teacher: nn.Module, batch: Batch) -> Anatomy | None:
+    """What of a teacher is mapped beside its hidden states; None where nothing is, and the teacher need not run.
+
+    Args:
+        config: nothing is where it has mappings or loss types of its own, or weights for each block.
+        teacher: runs on `batch`.
+        batch: any batch.
+    """
+    own_losses = config.loss_types != "NMSE" or isinstance(config.loss_weights, tuple)
+    own = config.layer_mappings_for_knowledge_transfer is not None or own_losses
+    if own or config.automatic_mapping != "all" or not _is_transformer(teacher):
+        return None
+    return anatomy(teacher, repeated_blocks(teacher), batch)
 
 
 def _is_transformer(model: nn.Module) -> bool:

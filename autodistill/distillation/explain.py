@@ -67,8 +67,15 @@ def explain_mapping(
     content = batch.content if isinstance(batch, Batch) else batch
     config = AutoDistillationConfig.load(config)
     distiller = Distiller(teacher.to(device), config, [content], device)
-    # A start inside the teacher looks at more than one batch: without it, the features are compared as well.
-    plan = distiller.plan(student) if config.init is not None else distiller.prepare(student)[0]
+    if config.init is None:
+        plan = distiller.prepare(student)[0]
+    else:  # a start inside the teacher looks at more than one batch: the layers are compared without it
+        flash = config.flash_distillation
+        fed = None if flash is None else flash.model_copy(update={"inputs": "student"})
+        Distiller(
+            teacher, config.model_copy(update={"init": None, "flash_distillation": fed}), [content], device
+        ).prepare(student)
+        plan = distiller.plan(student)
     rows = []
     for stage in plan.stages:
         rows += [

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.automatic import automatic_stages
+from autodistill.distillation.automatic import Anatomy, automatic_stages
 from autodistill.distillation.layers import (
     AUTO,
     LayerMapping,
@@ -114,7 +114,11 @@ def frozen_problems(plan: Plan, student: nn.Module) -> list[str]:
 
 
 def flash_stages(
-    config: FlashDistillationConfig, student: nn.Module, teacher: nn.Module, batch: Batch | None = None
+    config: FlashDistillationConfig,
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch | None = None,
+    anatomy: Anatomy | None = None,
 ) -> tuple[Stage, ...]:
     """The stages of flash distillation for one student.
 
@@ -122,7 +126,8 @@ def flash_stages(
         config: its settings.
         student: the student.
         teacher: the teacher.
-        batch: any batch, to see with what the automatic mapping can compare; see `automatic_stages`.
+        batch: any batch, for the automatic mapping; see `automatic_stages`.
+        anatomy: the teacher's, for the same.
 
     Raises:
         ConfigurationError: the lists do not agree with the student's blocks; all mistakes at once.
@@ -133,7 +138,7 @@ def flash_stages(
     given = config.layer_mappings_for_knowledge_transfer
     losses: tuple[tuple[str, ...] | None, ...] = (None,) * len(blocks)
     if given is None:
-        automatic = automatic_stages(config, blocks, student, teacher, batch)
+        automatic = automatic_stages(config, blocks, student, teacher, batch, anatomy)
         blocks = [stage.blocks for stage in automatic]
         mappings = tuple(stage.mappings for stage in automatic)
         losses = tuple(stage.loss_types for stage in automatic)

@@ -14,6 +14,7 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activations import Budget
+from autodistill.distillation.automatic import Anatomy, teacher_anatomy
 from autodistill.distillation.boundaries import (
     Projection,
     fitting_features,
@@ -274,7 +275,9 @@ class Distiller:
             ConfigurationError: the lists of the configuration do not agree with the student's blocks.
         """
         flash, regular = self.config.flash_distillation, self.config.regular_distillation
-        stages = () if flash is None else flash_stages(flash, student, self.teacher, self.flash_set[0])
+        stages: tuple[Stage, ...] = ()
+        if flash is not None:
+            stages = flash_stages(flash, student, self.teacher, self.flash_set[0], self._anatomy)
         if flash is not None and flash.inputs == "teacher" and not flash.on_predictions:
             stages = teacher_fed_stages(stages, student, self.teacher, self.flash_set[0])
         last = None
@@ -284,6 +287,11 @@ class Distiller:
         if self._initializer is not None and stages and stages[0].input is not None:
             stages = (*stages, outside_stage(stages, last, student))
         return Plan(stages, last)
+
+    @cached_property
+    def _anatomy(self) -> Anatomy | None:
+        flash = self.config.flash_distillation
+        return None if flash is None else teacher_anatomy(flash, self.teacher, self.flash_set[0])
 
     @torch.no_grad()
     def _look(self, student: nn.Module, batch: Batch) -> Any:

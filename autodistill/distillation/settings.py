@@ -256,8 +256,9 @@ class FlashDistillationConfig(PhaseConfig):
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
-        automatic_mapping: what it maps in transformers' models: what "blocks" return; or "all", also their attention
-            where both models compute it with as many heads, and the embeddings, which train with the first block.
+        automatic_mapping: what it maps in transformers' models: "all" is what blocks return, their attention where both
+            models compute it with as many heads, and, unless `block_names` are given, the embeddings, which train with
+            the first block; "blocks" is the first of these alone.
         exact: False keeps captured inputs and the teacher's features as bfloat16: half the room, at a relative error of
             up to 2⁻⁸ = 0.4% of each number.
         inputs: 'student' feeds a block what the finished blocks before it give; 'teacher' feeds it the teacher's hidden
@@ -279,7 +280,7 @@ class FlashDistillationConfig(PhaseConfig):
     loss_weights: Annotated[BlockLossWeights, BeforeValidator(_tuples)] = 1.0
     add_origin_loss: Annotated[bool | tuple[bool, ...], BeforeValidator(_tuples)] = False
     train_steps: Annotated[Count | tuple[Count, ...], BeforeValidator(_tuples)] = 500
-    automatic_mapping: Literal["blocks", "all"] = "blocks"
+    automatic_mapping: Literal["blocks", "all"] = "all"
     exact: bool = True
     inputs: Literal["student", "teacher"] = "student"
     projection: Annotated[Callable[[torch.Tensor], torch.Tensor] | None, PlainSerializer(_projection_name)] = None
@@ -300,6 +301,7 @@ class FlashDistillationConfig(PhaseConfig):
     def _is_automatic(cls, value: str, info: ValidationInfo) -> str:
         given = [MAPPINGS] if info.data.get(MAPPINGS) is not None else []
         given += ["loss_types"] if info.data.get("loss_types", "NMSE") != "NMSE" else []
+        given += ["loss_weights"] if isinstance(info.data.get("loss_weights"), tuple) else []
         if value == "all" and given:
             raise ValueError(
                 f"automatic_mapping='all' has mappings and losses of its own, but {' and '.join(given)} are given; "

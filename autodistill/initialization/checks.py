@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.agreement import unlike_parts
 from autodistill.initialization.channels import selection_problems
-from autodistill.initialization.families import Attention
+from autodistill.initialization.families import Attention, require_family
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
-from autodistill.initialization.weights import part, read
+from autodistill.initialization.subspace import TeacherSubspace
+from autodistill.initialization.weights import has, part, read
 
 
 def require_fitting(pair: Pairing) -> None:
@@ -21,13 +23,40 @@ def require_fitting(pair: Pairing) -> None:
     Raises:
         ConfigurationError: it cannot; all mistakes at once.
     """
+    problems = [*_subspace_problems(pair), *_shape_problems(pair)]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
+    """Why a student cannot be written from its teacher, as far as their shapes tell; None where it can.
+
+    Args:
+        student: may be on the device `meta`.
+        teacher: the teacher.
+    """
+    try:
+        _, own, table = require_family(student, None, "student")
+        _, base, _ = require_family(teacher, None, "teacher")
+        spec = next(spec for spec in table.embeddings if has(own, spec) and has(base, spec))
+        width, teacher_width = (len(read(model, spec).weight) for model in (own, base))
+        if width > teacher_width:
+            return f"the student is wider ({width}) than the teacher ({teacher_width}); leave init out."
+        subspace = TeacherSubspace(
+            torch.zeros(1, teacher_width), torch.eye(teacher_width)[:, :width], torch.ones(width), explained=1.0
+        )
+        problems = _shape_problems(Pairing.of(student, teacher, subspace))
+    except ConfigurationError as error:
+        problems = error.problems
+    return " ".join(problems) or None
+
+
+def _shape_problems(pair: Pairing) -> list[str]:
     problems = [*_layer_problems(pair)] or [*_head_problems(pair), *unlike_parts(pair)]
-    problems += [*_subspace_problems(pair)]
     problems += [*_embedding_problems(pair), *_output_problems(pair)]
     if pair.family.axes is not None and not problems:
         problems += selection_problems(pair)
-    if problems:
-        raise ConfigurationError(problems)
+    return problems
 
 
 def _layer_problems(pair: Pairing) -> Iterator[str]:

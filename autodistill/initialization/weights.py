@@ -69,15 +69,16 @@ def parameters(model: nn.Module, spec: str | Part) -> list[nn.Parameter]:
 
 
 def read(model: nn.Module, spec: str | Part) -> Affine:
-    """The map at a path.
+    """The map at a path, on the CPU; of a model on the device `meta`, its shape alone.
 
     Raises:
         LayerNotFoundError: there is none.
     """
     chosen = part(spec)
     weight, bias, transposed = _parameters(model, chosen.path)
-    matrix = _matrix(weight.detach().double().cpu(), transposed)
-    vector = bias.detach().double().cpu() if bias is not None else None
+    device = "meta" if weight.is_meta else "cpu"
+    matrix = _matrix(weight.detach().double().to(device), transposed)
+    vector = bias.detach().double().to(device) if bias is not None else None
     size = len(matrix) // chosen.of
     rows = slice(chosen.index * size, (chosen.index + 1) * size)
     return Affine(matrix[rows], vector[rows] if vector is not None else None)

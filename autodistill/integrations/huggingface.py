@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,13 +18,13 @@ from transformers.trainer_utils import has_length
 from autodistill.auto_distillation import AutoDistillation
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
-from autodistill.distillation.settings import PhaseConfig
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.integrations.model_builder import TransformersBuilder
+from autodistill.integrations.trainer_checks import trainer_problems
 from autodistill.integrations.trainer_run import TrainerRun
 from autodistill.integrations.trainer_search import TrainerSearch
-from autodistill.metrics import BUILT_IN, Metric
+from autodistill.metrics import Metric
 from autodistill.processes import current_processes
 from autodistill.randomness import derive_seed, isolated_random_state
 from autodistill.trial_runner import EvalFunction, ModelBuilder, TrainFunction
@@ -32,9 +33,6 @@ from search_spaces import Architecture
 logger = logging.getLogger(__name__)
 
 DEFAULT_METRICS = ("eval_loss", "parameters")
-
-OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
-"""Settings of regular distillation for which the trainer's arguments stand."""
 
 SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -57,6 +55,14 @@ class AutoDistillationMixin(_Base):
     autodistillation_config: AutoDistillationConfig | Mapping[str, Any] | str | Path | None = None
     autodistillation_search: AutoDistillation | None = None
     _run: TrainerRun | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(AutoDistillationMixin):
+            raise TypeError(
+                "the mixin stands before the trainer that it extends, but the bases of "
+                f"{cls.__name__} are {', '.join(base.__name__ for base in cls.__bases__)}; put it first."
+            )
 
     def autodistillation(
         self,
@@ -87,8 +93,8 @@ class AutoDistillationMixin(_Base):
             eval_func: `student -> metrics`, in place of the trainer's evaluation.
             search_dir: the search directory; `autodistillation` in the trainer's `output_dir` if not given.
             init: `"teacher"` starts students inside the teacher; `"auto"` does where the built-in model builder makes
-                students of the teacher's family that are no wider, and where the configuration says nothing else;
-                None leaves them as they are built.
+                students that can (of the teacher's family, no wider, with its vocabulary and labels), and where the
+                configuration says nothing else; None leaves them as they are built.
             n_trials: run so many more, whatever `max_trials` says.
             timeout: begin no trial after so many seconds.
             options: further keyword arguments of `AutoDistillation`.
@@ -138,46 +144,19 @@ class AutoDistillationMixin(_Base):
         if not search.metrics:
             search = search.model_copy(update={"metrics": tuple(map(Metric, DEFAULT_METRICS))})
             config = config.model_copy(update={"search": search})
-        problems = list(self._problems(config, train_func, eval_func))
+        problems = list(trainer_problems(self, config, train_func, eval_func))
         if problems:
             raise ConfigurationError(problems)
+        if self.args.load_best_model_at_end:
+            logger.warning("a student is what its last update left: load_best_model_at_end has no effect on it")
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
-        flash = config.flash_distillation
-        if flash is not None:
-            defaults = {"mixed_precision": precision, "automatic_mapping": "all"}
-            unset = {name: value for name, value in defaults.items() if name not in flash.model_fields_set}
-            config = config.model_copy(update={"flash_distillation": flash.model_copy(update=unset)})
-        regular = config.regular_distillation
-        if regular is not None:
-            config = config.model_copy(
-                update={"regular_distillation": regular.model_copy(update={"mixed_precision": precision})}
-            )
-        return config
-
-    def _problems(self, config: AutoDistillationConfig, train_func: Any, eval_func: Any) -> Iterator[str]:
-        regular = config.regular_distillation
-        if regular is not None and train_func is None:
-            for name in OF_THE_TRAINER:
-                if name in regular.model_fields_set:
-                    yield (
-                        f"regular distillation is a run of the trainer, so its {name} is that of TrainingArguments, "
-                        f"but regular_distillation has {name}={getattr(regular, name)!r}; set it there."
-                    )
-        if train_func is None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            yield "the built-in distillation trains whole models, but FSDP or DeepSpeed splits them; use DDP."
-        if train_func is None and (self.optimizer is not None or self.lr_scheduler is not None):
-            yield (
-                "every student needs an optimizer of its own, but the trainer was given one; leave `optimizers` "
-                "out, or give optimizer_cls_and_kwargs."
-            )
-        if train_func is None and self.args.world_size > 1 and not has_length(self.train_dataset):
-            yield "several processes share a data set by its length, but train_dataset has none; use one process."
-        own = [metric.name for metric in config.the_search().metrics if metric.name not in BUILT_IN]
-        if own and eval_func is None and self.eval_dataset is None:
-            yield (
-                f"the trainer's evaluation gives {', '.join(map(repr, own))}, but there is no eval_dataset; give one, "
-                f"an eval_func, or search for built-in metrics only ({', '.join(BUILT_IN)})."
-            )
+        phases = {"flash_distillation": config.flash_distillation, "regular_distillation": config.regular_distillation}
+        precise = {
+            name: phase.model_copy(update={"mixed_precision": precision})
+            for name, phase in phases.items()
+            if phase is not None and "mixed_precision" not in phase.model_fields_set
+        }
+        return config.model_copy(update=precise)
 
     def _stream_source(self, seed: int) -> Any:
         """The training data as batches on the CPU: this process's share of them, where there are several."""
@@ -246,9 +225,10 @@ class AutoDistillationMixin(_Base):
         assert self.autodistillation_search is not None
         wanted = {metric.name for metric in self.autodistillation_search.config.the_search().metrics}
         self.model = self.model_wrapped = student
-        for name, value in self.evaluate().items():
+        results: dict[str, Any] = self.evaluate()
+        for name, value in results.items():
             short = name.removeprefix("eval_")
-            if name.startswith("eval_") and not short.endswith(SPEEDS):
+            if name.startswith("eval_") and not short.endswith(SPEEDS) and isinstance(value, Real):
                 self._measured[short if short in wanted else name] = float(value)
 
     def _last_metrics(self, student: nn.Module) -> dict[str, float]:
@@ -294,14 +274,17 @@ class AutoDistillationMixin(_Base):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The trainer's own loss; while a student is distilled, the criterion."""
-        if self._run is None or not model.training:
+        run = self._run
+        if run is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        def own() -> tuple[torch.Tensor, Any]:
+        def own() -> tuple[torch.Tensor | None, Any]:
+            if not run.stage.add_origin_loss and Batch(dict(inputs)).targets is None:
+                return None, model(**inputs)
             loss, outputs = super(AutoDistillationMixin, self).compute_loss(model, dict(inputs), True, None)
             return loss, outputs
 
-        loss, outputs = self._run.loss(inputs, own)
+        loss, outputs = run.loss(inputs, own)
         return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

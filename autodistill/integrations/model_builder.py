@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import itertools
@@ -11,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import FAMILIES, family_of
-from autodistill.initialization.weights import has, read
-from search_spaces import Architecture, SearchSpace
+from autodistill.initialization.checks import why_not_inside
+from autodistill.initialization.families import FAMILIES
+from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
 
@@ -162,12 +164,14 @@ class TransformersBuilder:
 
         Raises:
             ConfigurationError: a dimension is no field of the configuration.
+            SearchSpaceError: no architecture is left.
         """
         problems = list(self.problems(space.names))
         if problems:
             raise ConfigurationError(problems)
         new = [rule for rule in self.constraints(space) if rule not in space.constraints]
         narrowed = SearchSpace(dict(space.dimensions), [*space.constraints, *new]) if new else space
+        narrowed.ensure_feasible()
         if not new or narrowed.size == space.size:
             return space
         left_out = f"{space.size - narrowed.size} of {space.size}" if space.size and narrowed.size else "some"
@@ -176,27 +180,17 @@ class TransformersBuilder:
 
     def why_not_inside(self, teacher: nn.Module, space: SearchSpace) -> str | None:
         """Why students of a space cannot start inside a teacher; None where they can."""
-        found, table = family_of(teacher), FAMILIES.get(self.base_config.model_type)
-        if found is None or table is None:
-            return "the family of the teacher or of the students is not known"
-        base: Any = found[1]
-        family = found[2]
-        if table is not family:
-            return "students and teacher are of different families"
-        dimension = self._term("hidden_size", space)
-        widths: Any = space.dimensions[dimension].values() if dimension in space.names else (int(dimension),)
-        widest = max(widths, default=0)
-        if not widths or widest > base.config.hidden_size:
-            return f"the widest students ({widest}) are wider than the teacher ({base.config.hidden_size})"
-        own = family_of(self(next(iter(_samples(space)))))
-        if own is None:
-            return f"a {getattr(self.model_cls, '__name__', 'student')} has no blocks where its family has them"
-        for spec in family.embeddings:
-            if not (has(own[1], spec) and has(base, spec)):
+        if self.base_config.model_type not in FAMILIES:
+            return f"no table tells where a {self.base_config.model_type} has its weights"
+        for architecture in _varied(space):
+            try:
+                with torch.device("meta"):
+                    student = self(architecture)
+            except Exception:  # that it cannot be built is told elsewhere
                 continue
-            ours, theirs = read(own[1], spec).weight.shape[1], read(base, spec).weight.shape[1]
-            if ours > theirs or (ours < theirs and "position" not in str(spec)):
-                return f"the student's {spec} has {ours} rows and the teacher's {theirs}"
+            reason = why_not_inside(student, teacher)
+            if reason is not None:
+                return f"of {dict(architecture)}: {reason}"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -210,8 +204,13 @@ class TransformersBuilder:
         }
 
 
-def _samples(space: SearchSpace) -> Iterator[Architecture]:
-    return space.enumerate() if space.is_finite else itertools.repeat(space.sample(np.random.default_rng(0)))
+def _varied(space: SearchSpace) -> Iterator[Architecture]:
+    """For each value of each dimension (of a range, for its ends) an architecture of the space that has it."""
+    for name, domain in space.dimensions.items():
+        for value in (domain.low, domain.high) if isinstance(domain, IntRange | FloatRange) else domain.values():
+            with contextlib.suppress(SearchSpaceError):  # no architecture has it
+                part = SearchSpace({**space.dimensions, name: [value]}, space.constraints)
+                yield part.sample(np.random.default_rng(0))
 
 
 def _key_value_heads(config: Any) -> int:

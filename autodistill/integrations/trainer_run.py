@@ -230,15 +230,15 @@ class TrainerRun:
                     f"the loss must stay finite, but became {bad} near step {step} of {self.stage.name}."
                 )
 
-    def loss(self, inputs: Any, own: Callable[[], tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, Any]:
+    def loss(self, inputs: Any, own: Callable[[], tuple[torch.Tensor | None, Any]]) -> tuple[torch.Tensor, Any]:
         """The criterion on one batch, and the student's own loss where the stage adds it.
 
         Args:
             inputs: the batch.
-            own: runs the student; gives its own loss and its outputs.
+            own: runs the student; gives its own loss, which may be None where it is not added, and its outputs.
         """
         batch = Batch(dict(inputs))
-        returned: list[tuple[torch.Tensor, Any]] = []
+        returned: list[tuple[torch.Tensor | None, Any]] = []
         student = self._recorder.run(lambda: returned.append(own()))
         own_loss, outputs = returned[0]
         teacher = self.cache.features(batch, self.stage.teacher_taps)

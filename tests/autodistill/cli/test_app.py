@@ -256,6 +256,7 @@ def test_metric_that_nobody_measures_is_told():
 def test_students_wider_than_the_teacher_cannot_start_inside_it(classifier):
     config = configure("text-classification", classifier, write_csv(Path("train.csv")))
     config["auto_distillation"]["search"]["search_space"]["hidden_size"] = [8, 32]
+    config["auto_distillation"]["search"]["constraints"] = []
     Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     told = run("search", "search.yaml", "--search-dir", "runs", code=2)
     assert "auto_distillation.init: students cannot start inside the teacher" in told
@@ -275,6 +276,44 @@ def test_teacher_that_is_not_there_is_told(classifier):
     Path("search.yaml").write_text(yaml.safe_dump(config | {"teacher": "no/such/teacher"}), encoding="utf-8")
     told = run("search", "search.yaml", "--search-dir", "runs", code=2)
     assert "teacher: AutoModelForSequenceClassification must be able to load 'no/such/teacher'" in told
+
+
+def test_teacher_without_head_tokenizer_or_whole_weights_is_told(classifier):
+    config = configure(
+        "text-classification", save_teacher(Path("headless"), "BertModel", **BERT), write_csv(Path("t.csv"))
+    )
+
+    def told(teacher):
+        Path("search.yaml").write_text(yaml.safe_dump(config | {"teacher": str(teacher)}), encoding="utf-8")
+        return run("explain", "search.yaml", code=2)
+
+    assert "must be trained for text-classification, but 'headless' has no weights for 'classifier.bias'" in told(
+        "headless"
+    )
+    for file in classifier.glob("token*"):
+        file.unlink()
+    assert "must come with its tokenizer, but 'teacher' has none that knows a word" in told(classifier)
+    (classifier / "model.safetensors").write_bytes(b"torn")
+    assert "must be able to load 'teacher', from a folder or the hub, but says: " in told(classifier)
+
+
+def test_explain_tells_of_layers_that_are_not_there_though_students_start_inside_the_teacher(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    assert config["auto_distillation"]["init"] == "teacher"
+    block = "bert.encoder.layer.7"
+    config["auto_distillation"]["flash_distillation"] = {
+        "block_names": [block],
+        "layer_mappings_for_knowledge_transfer": [[[block, "bert.encoder.layer.1"]]],
+    }
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "has no layer 'bert.encoder.layer.7'; did you mean" in run("explain", "search.yaml", code=2)
+
+
+def test_space_without_an_architecture_is_told(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    config["auto_distillation"]["search"]["constraints"] = ["hidden_size > 1000"]
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "constraint 'hidden_size > 1000' excludes all" in run("explain", "search.yaml", code=2)
 
 
 @pytest.mark.parametrize("command", [("status",), ("trials",), ("show", "0"), ("export", "out")])

@@ -99,6 +99,13 @@ def test_all_missing_and_unknown_columns_are_told_at_once():
         ("no-such-data", None, "the data in no-such-data must be readable, but: "),  # taken for one of the hub
         ("rows.jsonl", "{", "the data in rows.jsonl must be readable, but: "),
         ("rows.parquet", "x", "the data in rows.parquet must be readable, but: "),
+        ("rows.jsonl", "", "data must have rows, but rows.jsonl is empty"),
+        ("rows.csv", "text,label\n", "data must have rows, but rows.csv has none"),
+        (
+            "rows.csv",
+            "text,label\na,0\n",
+            "must have two rows at least, but rows.csv has 1; give more, or data.validation",
+        ),
     ],
 )
 def test_data_that_cannot_be_read_are_told(source, content, told):
@@ -106,6 +113,44 @@ def test_data_that_cannot_be_read_are_told(source, content, told):
         Path(source).write_text(content, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=told):
         load(train=source)
+
+
+def test_numbers_and_words_that_mean_nothing_to_a_csv_reader_are_texts():
+    Path("rows.csv").write_text("text,label\nNA,0\nnull,1\n", encoding="utf-8")
+    Path("numbers.csv").write_text("text,label\n12,0\n34,1\n", encoding="utf-8")
+    words, numbers = load(train="rows.csv", validation="numbers.csv")
+    assert (words["text"][:], numbers["text"][:]) == (["NA", "null"], ["12", "34"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            {"tokens": ["a b"], "tags": [["x"]]},
+            "data.columns.tokens: must hold a list in each row, but saved has a val",
+        ),
+        (
+            {"tokens": [["a"], None], "tags": [["x"], ["x"]]},
+            "data.columns.tokens: must hold a list .* has rows without",
+        ),
+        (
+            {"tokens": [["a"], ["b"]], "tags": [["x"], []]},
+            "must hold a tag for each token, but row 1 of saved does not",
+        ),
+    ],
+)
+def test_columns_that_hold_something_else_are_told(rows, told):
+    datasets.Dataset.from_dict(rows).save_to_disk("saved")
+    with pytest.raises(ConfigurationError, match=told):
+        load(("tokens", "tags"), train="saved", validation="saved")
+
+
+def test_column_that_is_given_twice_is_told():
+    WRITERS["rows.csv"]("rows.csv")
+    with pytest.raises(
+        ConfigurationError, match="each column of the task is one of the data, but 'label' is given for"
+    ):
+        load(train="rows.csv", columns={"text": "label"})
 
 
 def test_split_that_is_not_there_is_told_with_those_there_are():

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBe
 from autodistill import ConfigurationError, explain_mapping
 
 SEARCH = {"search": {"search_space": {"depth": [1]}, "metrics": ["parameters"]}}
-ALL = {"flash_distillation": {"automatic_mapping": "all"}, "regular_distillation": "auto"}
+AUTO = {"flash_distillation": "auto", "regular_distillation": "auto"}
 TOKENS = torch.arange(1, 8).reshape(1, 7)
 BATCH = {"input_ids": TOKENS, "labels": TOKENS}
 
@@ -28,11 +28,7 @@ def distilbert(width, depth, heads=2):
     return seeded(lambda: DistilBertForMaskedLM(config))
 
 
-ALL = {"flash_distillation": {"automatic_mapping": "all"}, "regular_distillation": "auto"}
-
-
 def table(student, teacher, batch=BATCH, **sections):
-    sections = sections or ALL
     return [
         (row.stage, row.student, row.teacher, row.loss)
         for row in explain_mapping(SEARCH | sections, student, teacher, batch)
@@ -56,13 +52,13 @@ def expected_rows(student_blocks, teacher_blocks, partners, embeddings, attentio
 
 def test_a_bert_of_four_layers_meets_every_third_of_twelve():
     blocks = "bert.encoder.layer.{}"
-    assert table(bert(8, 4), bert(16, 12), **ALL) == expected_rows(
+    assert table(bert(8, 4), bert(16, 12), **AUTO) == expected_rows(
         blocks, blocks, [2, 5, 8, 11], ["bert.embeddings"], ("attention.self", "attention.self")
     )
 
 
 def test_a_distilbert_meets_a_bert():
-    assert table(distilbert(8, 2), bert(16, 3), **ALL) == expected_rows(
+    assert table(distilbert(8, 2), bert(16, 3), **AUTO) == expected_rows(
         "distilbert.transformer.layer.{}",
         "bert.encoder.layer.{}",
         [1, 2],
@@ -83,34 +79,53 @@ def test_other_families_map_hidden_states_and_embeddings_and_no_attention_betwee
     family, blocks, embeddings
 ):
     zoo = FAMILIES[f"{family}, eager"]  # students have two heads, teachers four
-    rows = table(zoo.student(), zoo.teacher(), zoo.batches()[0], **ALL)
+    rows = table(zoo.student(), zoo.teacher(), zoo.batches()[0], **AUTO)
     assert rows == expected_rows(blocks, blocks, [1, 3], embeddings)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "sdpa")])
 def test_attention_that_one_model_does_not_compute_is_not_mapped(ours, theirs):
-    rows = table(bert(8, 1, attention=ours), bert(16, 2, attention=theirs), **ALL)
+    rows = table(bert(8, 1, attention=ours), bert(16, 2, attention=theirs), **AUTO)
     assert [loss for *_, loss in rows] == ["NMSE", "NMSE", "KL", "loss"]
 
 
-def test_without_a_wish_for_more_the_blocks_outputs_are_mapped_alone():
-    rows = table(bert(8, 1), bert(16, 2), flash_distillation="auto")
+def test_nothing_given_is_the_automatic_mapping():
+    assert table(bert(8, 2), bert(16, 4)) == table(bert(8, 2), bert(16, 4), **AUTO)
+
+
+def test_the_blocks_outputs_are_mapped_alone_on_request():
+    rows = table(bert(8, 1), bert(16, 2), flash_distillation={"automatic_mapping": "blocks"})
     assert rows == [("bert.encoder.layer.0", "'bert.encoder.layer.0'[auto]", "'bert.encoder.layer.1'[auto]", "NMSE")]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("loss_types", "MSE"), ("layer_mappings_for_knowledge_transfer", lambda student, teacher: [])],
+    [
+        ("loss_types", "MSE"),
+        ("loss_weights", [0.5, 0.5]),
+        ("layer_mappings_for_knowledge_transfer", lambda student, teacher: []),
+    ],
 )
 def test_losses_and_mappings_of_ones_own_beside_those_of_the_automatic_mapping_are_refused(field, value):
-    flash = ALL["flash_distillation"] | {field: value}
+    flash = {"automatic_mapping": "all", field: value}
     with pytest.raises(ConfigurationError, match=f"losses of its own, but {field} are given; leave them or it out"):
         table(bert(8, 1), bert(16, 2), flash_distillation=flash)
 
 
+def test_blocks_that_are_named_are_trained_without_embeddings():
+    names = ["bert.encoder.layer.2", "bert.encoder.layer.3"]
+    rows = table(bert(8, 4), bert(16, 6), flash_distillation={"block_names": names})
+    assert {stage for stage, *_ in rows} == set(names)
+    assert [(student, loss) for _, student, _, loss in rows] == [
+        (f"'{name}{part}", loss)
+        for name in names
+        for part, loss in ((".attention.self'[1]", "KL"), ("'[auto]", "NMSE"))
+    ]
+
+
 def test_models_of_other_libraries_map_hidden_states_alone():
     zoo = FAMILIES["nn.TransformerEncoder"]
-    rows = table(zoo.student(), zoo.teacher(), zoo.batches()[0], flash_distillation=ALL["flash_distillation"])
+    rows = table(zoo.student(), zoo.teacher(), zoo.batches()[0], flash_distillation="auto")
     assert [(student.endswith("[auto]"), loss) for _, student, _, loss in rows] == [(True, "NMSE")] * 2
 
 
@@ -131,9 +146,7 @@ def test_a_mapping_given_as_a_function_is_asked_with_both_models_and_weights_are
 
 
 def test_students_that_start_inside_the_teacher_are_explained_from_one_batch():
-    rows = explain_mapping(
-        SEARCH | {"flash_distillation": ALL["flash_distillation"], "init": "teacher"}, bert(8, 1), bert(16, 2), BATCH
-    )
+    rows = explain_mapping(SEARCH | {"flash_distillation": "auto", "init": "teacher"}, bert(8, 1), bert(16, 2), BATCH)
     block, partner = "'bert.encoder.layer.0'", "'bert.encoder.layer.1'"
     assert [(row.student, row.teacher, row.loss) for row in rows] == [
         ("'bert.encoder.layer.0.attention.self'[1]", "'bert.encoder.layer.1.attention.self'[1]", "KL"),

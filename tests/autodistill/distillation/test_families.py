@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 
 
 def family_distiller(family, **flash):
-    return make_distiller(family.teacher(), family.batches(), **family.flash | {"train_steps": 5} | flash)
+    settings = {"train_steps": 5, "automatic_mapping": "blocks"}  # of which every one is replayed
+    return make_distiller(family.teacher(), family.batches(), **settings | family.flash | flash)
 
 
 def settings_of(model):
@@ -138,7 +139,9 @@ def test_attention_maps_asked_of_a_model_that_computes_none_are_refused_naming_t
 def test_a_batch_that_asks_for_a_key_value_cache_makes_the_blocks_fall_back():
     family = FAMILIES["Llama, sdpa"]
     batches = [batch | {"use_cache": True} for batch in family.batches()]
-    engine, naive, records = distil_both_ways(family.student(), make_distiller(family.teacher(), batches))
+    engine, naive, records = distil_both_ways(
+        family.student(), make_distiller(family.teacher(), batches, automatic_mapping="blocks")
+    )
     assert largest_difference(engine, naive) == 0
     reason = "its argument past_key_values (a DynamicCache) cannot be stored"
     assert [record["reason"] for record in records] == [reason] * 2

@@ -287,6 +287,41 @@ def test_metrics_of_compute_metrics_are_known_with_and_without_their_prefix(tmp_
         assert not [name for name in trial.metrics if "second" in name or "runtime" in name]
 
 
+def test_results_of_compute_metrics_that_are_no_numbers_are_left_out(tmp_path):
+    def results(prediction):
+        return {"f1": 0.25, "confusion": [[1, 0], [0, 1]], "report": "good"}
+
+    trainer = search(tmp_path, compute_metrics=results, n_trials=1)
+    (trial,) = trainer.autodistillation_search.search_result
+    assert trial.metrics.keys() == {"eval_loss", "eval_f1", "parameters"}
+
+
+def test_several_evaluation_data_sets_give_metrics_with_their_names(tmp_path):
+    sets = {"near": Pairs(), "far": Pairs()}
+    config = SMALL | {"search": SMALL["search"] | {"metrics": ["eval_near_loss", "far_loss"]}}
+    trainer = make_trainer(tmp_path, bert(), data=Pairs())
+    trainer.eval_dataset, trainer.autodistillation_config = sets, config
+    trainer.autodistillation(bert(16, 2), n_trials=1)
+    (trial,) = trainer.autodistillation_search.search_result
+    assert trial.metrics.keys() == {"eval_near_loss", "far_loss"}
+    trainer.autodistillation_config = SMALL
+    with pytest.raises(ConfigurationError, match=r"as 'eval_near_loss', 'eval_far_loss' do, but got 'eval_loss'; say"):
+        trainer.autodistillation(bert(16, 2))
+
+
+def test_data_without_labels_are_distilled_by_the_teacher_s_predictions_alone(tmp_path):
+    unlabelled = [{"input_ids": sample["input_ids"]} for sample in (Pairs()[index] for index in range(6))]
+    trainer = make_trainer(tmp_path, bert(), data=unlabelled, evaluated=False, arguments={"learning_rate": 0.0})
+    trainer.autodistillation_config = {
+        "search": SMALL["search"] | {"metrics": ["parameters"]},
+        "regular_distillation": {"train_steps": 1},
+    }
+    large = bert(16, 2).eval()
+    trainer.autodistillation(large, init=None, n_trials=1, keep="all")
+    (trial,) = trainer.autodistillation_search.search_result
+    assert 0 < trial.details["distillation"][-1]["first_loss"] < 1  # a divergence; the labels' loss would be above 3
+
+
 def test_regular_distillation_is_the_divergence_of_the_logits_and_the_student_s_own_loss(tmp_path):
     # One update without a learning rate, on all samples at once: its loss is that of the student that is saved.
     config = SMALL | {"flash_distillation": None, "regular_distillation": {"train_steps": 1, "temperature": 2.0}}
@@ -428,12 +463,33 @@ def test_another_vocabulary_is_refused_where_logits_are_compared(tmp_path):
     assert "the student has 30 tokens and the teacher 31 tokens" in message
 
 
+def test_students_that_cannot_start_inside_the_teacher_are_trained_as_they_are_built(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="autodistill"):
+        config = SMALL | {"search": SMALL["search"] | {"search_space": {"vocab_size": [30, 40]}}}
+        trainer = search(tmp_path, config={key: config[key] for key in ("search", "flash_distillation")})
+    assert [trial.state.value for trial in trainer.autodistillation_search.search_result] == ["complete"] * 2
+    assert "students start as they are built: of {'vocab_size': 40}: embeddings are taken row by row" in caplog.text
+
+
 def test_the_search_of_another_model_is_refused_naming_what_differs(tmp_path):
     search(tmp_path, n_trials=1)
     with pytest.raises(SearchDirectoryError, match=r"student\.config\.intermediate_size was 8, but is now 10"):
         search(tmp_path, model=bert(intermediate_size=10))
     with pytest.raises(SearchDirectoryError, match=r"trainer\.learning_rate was 0\.001, but is now 0\.1"):
         search(tmp_path, arguments=EPOCHS | {"learning_rate": 0.1})
+
+
+def test_a_mixin_behind_its_trainer_is_refused():
+    with pytest.raises(TypeError, match=r"the bases of Wrong are Trainer, AutoDistillationMixin; put it first\."):
+
+        class Wrong(Trainer, AutoDistillationMixin):
+            pass
+
+
+def test_a_wish_for_the_best_checkpoint_is_told_to_have_no_effect(tmp_path, caplog):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    search(tmp_path, arguments=EPOCHS | best, n_trials=1)
+    assert "load_best_model_at_end has no effect" in caplog.text
 
 
 def test_a_trainer_without_configuration_says_which_attribute_is_missing(tmp_path):

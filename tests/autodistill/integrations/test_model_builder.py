@@ -144,9 +144,10 @@ def bert(width, **changes):
     [
         (bert(16), {"hidden_size": [8, 16]}, None),
         (bert(16), {"num_hidden_layers": [1]}, None),
-        (bert(12), {"hidden_size": [8, 16]}, "wider than the teacher"),
-        (bert(16, vocab_size=21), {"hidden_size": [8]}, "has 20 rows and the teacher's 21"),
-        (ViTModel(FAMILIES["vit"][1]), {"hidden_size": [8]}, "of different families"),
+        (bert(12), {"hidden_size": [8, 16]}, "of {'hidden_size': 16}: the student is wider (16) than the teacher (12)"),
+        (bert(16, vocab_size=21), {"hidden_size": [8]}, "the student has 20, the teacher 21"),
+        (bert(16), {"vocab_size": [20, 24]}, "of {'vocab_size': 24}: embeddings are taken row by row"),
+        (ViTModel(FAMILIES["vit"][1]), {"hidden_size": [8]}, "must be of its family"),
     ],
 )
 def test_students_may_start_inside_a_teacher_of_their_family_that_is_as_wide(teacher, space, reason):
