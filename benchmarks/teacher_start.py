@@ -6,7 +6,7 @@
 Every variant distils the same student for the same CPU time, a part of it (`share`) in flash distillation and the rest
 in regular distillation; the teacher's features are cached before (as from a search's second trial on), and what
 starting inside the teacher costs by itself is in the time. The number of steps follows from the cost of a step, which
-is measured first, once for each variant. Rows that the result file already has are kept, and not run again.
+is measured first. Rows that the result file already has are kept, and not run again.
 """
 
 from __future__ import annotations
@@ -59,21 +59,30 @@ class Variant:
 
 
 EMBEDDINGS = {"weights": "embeddings"}
-BY_WEIGHTS = {"importance": "weights", "least_squares": "none"}
-AS_WRITTEN, NORMS, FITTED = ({"least_squares": fitted} for fitted in ("none", "norms", "all"))
-DEFAULT: dict[str, Any] = {}  # fits the norms of MiniLM, which stand behind the sum; the writers of the others
+DEFAULT: dict[
+    str, Any
+] = {}  # activations and norms where norms stand behind the sum (MiniLM), else weights and writers
+
+
+def chosen_by(importance: str, fitted: str) -> dict[str, Any]:
+    """All first weights; by which importance of heads and neurons, and what least squares fit."""
+    return {"importance": importance, "least_squares": fitted}
+
+
 VARIANTS = {
     "random, regular": Variant(None),
     "random, flash, regular": Variant(None, "student", 0.4),
     "embeddings, regular": Variant(EMBEDDINGS),
     "embeddings, subspace, regular": Variant(EMBEDDINGS, "teacher", 0.4),
-    "all by size of weights, regular": Variant(BY_WEIGHTS),
-    "all, regular": Variant(AS_WRITTEN),
-    "all, norms fitted, regular": Variant(NORMS),
-    "all, writers fitted too, regular": Variant(FITTED),
-    "all, fitted by default, subspace, regular": Variant(DEFAULT, "teacher", 0.4),
-    "all, fitted by default, flash, regular": Variant(DEFAULT, "student", 0.4),
+    "all by weights, regular": Variant(chosen_by("weights", "none")),
+    "all by weights, writers fitted, regular": Variant(chosen_by("weights", "all")),
+    "all by activations, regular": Variant(chosen_by("activations", "none")),
+    "all by activations, norms fitted, regular": Variant(chosen_by("activations", "norms")),
+    "all by activations, writers fitted, regular": Variant(chosen_by("activations", "all")),
+    "all by default, subspace, regular": Variant(DEFAULT, "teacher", 0.4),
+    "all by default, flash, regular": Variant(DEFAULT, "student", 0.4),
 }
+"""Where norms stand behind the residual sum, they are fitted with the writers; else there are none to fit."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,8 @@ class Bench:
     depth: int
     width: int
     directory: Path
-    _costs: dict[str, Costs] = field(default_factory=dict)
+    _steps: dict[str | None, float] = field(default_factory=dict)
+    _fixed: dict[str, float] = field(default_factory=dict)
 
     def batches(self, seed: int) -> list[Batch]:
         """In another order for each seed, since students that start inside their teacher differ in nothing else."""
@@ -159,22 +169,26 @@ class Bench:
         for number in range(min(steps[1], len(self.task.train))):
             distiller.cache.features(read(number), plan.stages[-1].teacher_taps)
 
-    def costs(self, name: str, seed: int) -> Costs:
-        """CPU seconds of a variant, measured once."""
-        if name not in self._costs:
-            variant = VARIANTS[name]
-            _, least, _ = self.timed(variant, (FEW, FEW), seed)
-            _, more, _ = self.timed(variant, (FEW, MORE), seed)
-            regular, flash = (more - least) / (MORE - FEW), 0.0
-            if variant.flash is not None:
-                _, more, _ = self.timed(variant, (MORE, FEW), seed)
-                flash = (more - least) / (MORE - FEW)
-            self._costs[name] = Costs(regular, flash, max(0.0, least - FEW * (regular + flash)))
-        return self._costs[name]
+    def costs(self, name: str) -> Costs:
+        """CPU seconds of a variant. A step costs all variants the same: it is measured once, as a median of three."""
+        variant = VARIANTS[name]
+        for kind in {None, variant.flash} - {*self._steps}:
+            self._steps[kind] = statistics.median(self._step_cost(kind) for _ in range(3))
+        regular, flash = self._steps[None], self._steps[variant.flash] if variant.flash is not None else 0.0
+        if name not in self._fixed:
+            least = min(self.timed(variant, (FEW, FEW), 0)[1] for _ in range(2))
+            self._fixed[name] = max(0.0, least - FEW * (regular + flash))
+        return Costs(regular, flash, self._fixed[name])
+
+    def _step_cost(self, flash: str | None) -> float:
+        """Of flash distillation, or of regular distillation where that is None."""
+        variant = Variant(None if flash is None else DEFAULT, flash, 0.4)
+        steps = (MORE, FEW) if flash is not None else (FEW, MORE)
+        return (self.timed(variant, steps, 0)[1] - self.timed(variant, (FEW, FEW), 0)[1]) / (MORE - FEW)
 
     def run(self, name: str, budget: float, seed: int) -> dict[str, Any]:
         """One row: a variant for so many CPU seconds."""
-        variant, costs = VARIANTS[name], self.costs(name, seed)
+        variant, costs = VARIANTS[name], self.costs(name)
         flash_steps = FEW
         if variant.flash is not None:
             flash_steps = min(BATCHES, int(variant.share * (budget - costs.fixed) / costs.flash))
@@ -248,7 +262,7 @@ def main() -> None:
                         for variant in arguments.variants:
                             key = (name, student, variant, budget, seed)
                             done = {(r["task"], r["student"], r["variant"], r["budget"], r["seed"]) for r in rows}
-                            if key in done or (VARIANTS[variant].init == NORMS and name != "minilm"):
+                            if key in done or ("norms" in variant and name != "minilm"):
                                 continue
                             rows.append(bench.run(variant, budget, seed))
                             print(json.dumps(rows[-1]), flush=True)

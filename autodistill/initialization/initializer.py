@@ -130,26 +130,27 @@ class TeacherInitializer:
         return start
 
     @property
+    def _norms_before(self) -> bool:
+        return self._family.norm_position == "before"
+
+    @property
     def _fitted(self) -> str:
         """What least squares fit."""
-        before = self._family.norm_position == "before"
         fitted = self._settings.least_squares
         if fitted == "auto":
-            return "all" if before else "norms"
-        return "none" if fitted == "norms" and before else fitted
+            return "all" if self._norms_before else "norms"
+        return "none" if fitted == "norms" and self._norms_before else fitted
 
     @cached_property
     def _importance(self) -> Importance | None:
         """Of heads and neurons; None where the weights decide."""
         kind = self._settings.importance
+        if kind == "auto":
+            kind = "weights" if self._norms_before else "activations"
         if kind == "weights" or self._family.axes is not None:
             return None
         return measure_importance(
-            self._teacher,
-            self._few(),
-            "activations" if kind == "auto" else kind,
-            loss_func=self._loss_func,
-            family=self._settings.family,
+            self._teacher, self._few(), kind, loss_func=self._loss_func, family=self._settings.family
         )
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
@@ -195,7 +196,7 @@ class TeacherInitializer:
             if path is not None and path.exists():
                 self._known = StreamDecomposition.load(path)
             else:
-                before = self._family.norm_position == "before"
+                before = self._norms_before
                 centring: Centring = "none" if before else self._settings.centring
                 self._known = decompose(
                     self._streams(also),

@@ -25,7 +25,8 @@ class InitializationConfig(Section):
             the norms where they stand behind the sum (BERT), and else (GPT-2, ViT, Llama) the maps: measured.
         importance: which heads and neurons a student keeps: those with the largest `"weights"`, those with the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
-            `"auto"` takes activations, and weights where students are selections of channels (MobileBERT).
+            `"auto"` takes activations where norms stand behind the sum (BERT), else (GPT-2, ViT, Llama) weights, as it
+            does where students are selections of channels (MobileBERT): measured.
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
             width; it starts as the way back.
         family: where the weights are, for models that are not in `families.FAMILIES`.
