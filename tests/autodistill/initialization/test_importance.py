@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from families import BERT_LIKE, hugging_face
-from identity_cases import DEPTH, EXACT, PERMUTATION, WIDTH, errors, randomised, square_subspace, token_batch
+from identity_cases import DEPTH, EXACT, GPT2_LIKE, PERMUTATION, WIDTH, errors, randomised, square_subspace, token_batch
 
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -113,16 +113,21 @@ def test_a_search_measures_it_once(kind):
     assert 0 < first == len(forwards)
 
 
-def test_activations_decide_where_nothing_is_said():
-    teacher = randomised(bert(WIDTH, DEPTH), 1)
-    students = []
-    for kind in ("auto", "activations", "weights"):
+@pytest.mark.parametrize(
+    ("make", "chosen", "other"),
+    [(bert, "activations", "weights"), (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), "weights", "activations")],
+    ids=["norms behind the sum", "norms before the readers"],
+)
+def test_what_decides_where_nothing_is_said(make, chosen, other):
+    teacher = randomised(make(WIDTH, DEPTH), 1)
+    states = {}
+    for kind in ("auto", chosen, other):
+        student = randomised(make(8, 2), 2)
         settings = InitializationConfig(importance=kind, least_squares="none")
-        students.append(randomised(bert(8, 2), 2))
-        TeacherInitializer(settings, teacher, batches(), TeacherCache(teacher)).start(students[-1])
-    auto, activations, weights = (student.state_dict() for student in students)
-    assert all(torch.equal(auto[name], activations[name]) for name in auto)
-    assert not all(torch.equal(auto[name], weights[name]) for name in auto)
+        TeacherInitializer(settings, teacher, batches(), TeacherCache(teacher)).start(student)
+        states[kind] = student.state_dict()
+    assert all(torch.equal(states["auto"][name], states[chosen][name]) for name in states["auto"])
+    assert not all(torch.equal(states["auto"][name], states[other][name]) for name in states["auto"])
 
 
 def test_plain_batches_of_a_loader_serve_as_well():
