@@ -91,6 +91,11 @@ def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:
     if isinstance(spec, type):
         if issubclass(spec, Advisor):
             return spec(space)
+        if issubclass(spec, BaseSampler):
+            raise AdvisorError(
+                f"a sampler must be given as a function `seed -> sampler`, but got the class {spec.__name__}; write "
+                f"`lambda seed: {spec.__name__}(seed=seed)`"
+            )
     elif isinstance(spec, BaseSampler) or _can_be_called(spec, 0):
         return SamplerAdvisor(space, cast(SamplerFactory, spec))
     elif _can_be_called(spec, (), seed=0):

@@ -131,6 +131,11 @@ def test_an_observation_that_contradicts_itself_is_refused(arguments: tuple[obje
         Observation({"a": 1}, *arguments)  # type: ignore[arg-type]
 
 
+def test_the_class_of_a_sampler_is_refused_with_the_remedy() -> None:
+    with pytest.raises(AdvisorError, match=r"write `lambda seed: TPESampler\(seed=seed\)`"):
+        as_advisor(optuna.samplers.TPESampler, SPACE)  # type: ignore[arg-type]
+
+
 def test_an_instance_of_a_sampler_is_refused_with_the_reason() -> None:
     with pytest.raises(
         AdvisorError,
