@@ -274,7 +274,8 @@ class AutoDistillation(Results):
         Raises:
             ConfigurationError: a metric of the search is missing, or not finite; or the set-up is wrong.
             SearchSpaceError: the architecture does not belong to the space.
-            SearchDirectoryError: a trial has this architecture, or the directory cannot be used.
+            SearchDirectoryError: a trial has this architecture; or the directory cannot be used, also where it is this
+                object's `search_loop` that is at work on it (in a callback).
         """
         self._check_setup(counts_trials=False)
         values = measured_elsewhere(metrics, self._search.metrics)
