@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from advisors import AdvisorError, create_advisor
+from advisors import AdvisorError, registered_name
 from autodistill.distillation.settings import Count, Section
 from autodistill.metrics import Metric, metric_problems
 from search_spaces import Choice, SearchSpace, domain_from_json
@@ -59,7 +59,7 @@ class SearchConfig(Section):
     @classmethod
     def _known_algorithm(cls, name: str) -> str:
         try:
-            create_advisor(name, SearchSpace({"any": [0]}))
+            registered_name(name)
         except AdvisorError as error:
             raise ValueError(str(error)) from None
         return name
