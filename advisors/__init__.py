@@ -9,7 +9,7 @@ from advisors.function import FunctionAdvisor, SuggestFunction
 from advisors.grid import GridAdvisor
 from advisors.local_search import LocalSearchAdvisor
 from advisors.random_search import RandomAdvisor
-from advisors.registry import AdvisorSpec, advisor_names, as_advisor, create_advisor
+from advisors.registry import AdvisorSpec, advisor_names, as_advisor, create_advisor, registered_name
 from advisors.sampler import SamplerAdvisor, SamplerFactory, TPEAdvisor
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "advisor_names",
     "as_advisor",
     "create_advisor",
+    "registered_name",
 ]

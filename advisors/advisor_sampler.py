@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,26 @@ from advisors.errors import AdvisorError
 from advisors.optuna_study import distributions
 from search_spaces import Architecture
 
+_PROPOSAL = (
+    "autodistill:proposal"  # noted with a trial, for those that ask before its objective has suggested all of it
+)
+
+_PROPOSING = threading.RLock()
+"""Held from reading the trials to noting the proposal; the module's, so that a sampler can be copied and pickled."""
+
 
 class AdvisorSampler(BaseSampler):
     """Lets an advisor choose the parameters of an Optuna study.
 
     The objective function suggests the dimensions of the advisor's space, each with the values it has there. The
-    study's trials are the advisor's history: complete ones with their values and constraints, running ones, and all
-    others as failed; trials without a parameter of the space, or with values outside it, are left out. The same seed
-    and trials give the same proposals. Raises `AdvisorError` for a parameter that is none of the space, and
-    `SpaceExhaustedError` when every architecture has had its trial.
+    study's trials are the advisor's history: complete ones with their values and constraints, running and enqueued
+    ones, and all others as failed; so are complete ones with a value that is not finite, or without a constraint that
+    another has. Trials without a parameter of the space, or with values outside it, are left out. Threads of one
+    process (`n_jobs`) propose in turns, so that they know of each other's. The same seed and trials give the same
+    proposals.
+
+    Raises `AdvisorError` for anything but an advisor and a seed from 0 on, and for a parameter that is none of the
+    space; `SpaceExhaustedError` when every architecture has had its trial.
 
     >>> from advisors.bayesian import BayesianAdvisor
     >>> from search_spaces import SearchSpace
@@ -38,6 +51,13 @@ class AdvisorSampler(BaseSampler):
     """
 
     def __init__(self, advisor: Advisor, *, seed: int = 0) -> None:
+        given: object = advisor
+        if not isinstance(given, Advisor):
+            raise AdvisorError(
+                f"an advisor that was made for a space is needed, such as BayesianAdvisor(space), but got {given!r}"
+            )
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise AdvisorError(f"seed must be a whole number from 0 on, but got {seed!r}")
         self._advisor = advisor
         self._seed = seed
         self._distributions = distributions(advisor.space)
@@ -50,10 +70,12 @@ class AdvisorSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The advisor's proposal, from all other trials of the study and a seed that belongs to this trial's number."""
-        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        observed = (self._observation(study, other) for other in others)
         seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
-        return dict(self._advisor.suggest([seen for seen in observed if seen is not None], seed=seed))
+        with _PROPOSING:
+            others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+            proposal = dict(self._advisor.suggest(self._history(study, others), seed=seed))
+            study._storage.set_trial_system_attr(trial._trial_id, _PROPOSAL, proposal)
+        return {name: proposal[name] for name in search_space}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -65,19 +87,31 @@ class AdvisorSampler(BaseSampler):
             f"asked for {param_name}: {param_distribution}; they are {known}"
         )
 
-    def _observation(self, study: optuna.Study, trial: FrozenTrial) -> Observation | None:
-        architecture = self._architecture(trial.params)
+    def _history(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Observation]:
+        names = sorted({name for trial in trials if trial.state is TrialState.COMPLETE for name in trial.constraints})
+        observed = (self._observation(study, trial, names) for trial in trials)
+        return [seen for seen in observed if seen is not None]
+
+    def _observation(self, study: optuna.Study, trial: FrozenTrial, constraints: Sequence[str]) -> Observation | None:
+        architecture = self._architecture(trial)
         if architecture is None:
             return None
-        if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+        if not trial.state.is_finished():
             return Observation(architecture, "running")
         if trial.state is not TrialState.COMPLETE:
             return Observation(architecture, "failed")
         signs = [-1.0 if direction is StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
         objectives = tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
-        bounds = tuple(value for _, value in sorted(trial.constraints.items()))
+        bounds = tuple(trial.constraints.get(name, math.nan) for name in constraints)
+        if not all(map(math.isfinite, objectives + bounds)):
+            return Observation(architecture, "failed")
         return Observation(architecture, "complete", objectives, bounds)
 
-    def _architecture(self, parameters: Mapping[str, Any]) -> Architecture | None:
+    def _architecture(self, trial: FrozenTrial) -> Architecture | None:
+        """What a trial has, or will have once its objective has suggested all."""
+        parameters = trial.params
+        if not trial.state.is_finished():
+            attributes = trial.system_attrs
+            parameters = attributes.get(_PROPOSAL, {}) | attributes.get("fixed_params", {}) | parameters
         known = {name: parameters[name] for name in self._distributions if name in parameters}
         return self._advisor.space.validate(known) if known in self._advisor.space else None

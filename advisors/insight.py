@@ -19,7 +19,9 @@ from search_spaces import SearchSpace
 
 
 def importance(space: SearchSpace, history: Sequence[Observation]) -> list[dict[str, float]]:
-    """For each objective the part of its variance that each dimension explains; the largest first, the sum is 1.
+    """For each objective the part of its variance that each dimension explains; the largest first.
+
+    The parts add up to 1; where an objective is the same for all trials, nothing is explained, and all are 0.
 
     By Optuna's functional analysis of variance on a random forest: Hutter, Hoos and Leyton-Brown, 2014, "An efficient
     approach for assessing hyperparameter importance". Raises `AdvisorError` when fewer than two trials are complete.
@@ -30,17 +32,18 @@ def importance(space: SearchSpace, history: Sequence[Observation]) -> list[dict[
     ['layers', 'heads']
     """
     complete = _complete(history)
+    names = [name for name, domain in space.dimensions.items() if domain.size != 1]
+    parts = []
     with quiet_optuna():
         study = rebuilt_study(space, complete, RandomSampler())
-        return [
-            get_param_importances(
-                study,
-                evaluator=FanovaImportanceEvaluator(seed=0),
-                params=[name for name, domain in space.dimensions.items() if domain.size != 1],
-                target=partial(_objective, i),
-            )
-            for i in range(len(complete[0].objectives))
-        ]
+        for i, values in enumerate(read_history(complete).objectives.T):
+            if values.min() == values.max():
+                parts.append(dict.fromkeys(names, 0.0))
+                continue
+            evaluator = FanovaImportanceEvaluator(seed=0)
+            found = get_param_importances(study, evaluator=evaluator, params=names, target=partial(_objective, i))
+            parts.append({name: float(part) for name, part in found.items()})
+    return parts
 
 
 def predict(

@@ -49,22 +49,39 @@ def create_advisor(name: str, space: SearchSpace) -> Advisor:
     """The advisor of that name (upper or lower case alike) for a space.
 
     Besides the built-in ones it knows the names under the entry-point group `autodistill.advisors`; each stands for a
-    subclass of `Advisor` or one of the functions that `as_advisor` takes. Raises `AdvisorError` for an unknown name.
+    subclass of `Advisor` or one of the functions that `as_advisor` takes. Raises `AdvisorError` for an unknown name, or
+    one whose package cannot be imported.
 
     >>> from search_spaces import SearchSpace
     >>> type(create_advisor("bo", SearchSpace({"layers": [2, 4]}))).__name__
     'BayesianAdvisor'
     """
-    for known, advisor in _BUILT_IN.items():
-        if known.lower() == name.lower():
-            return advisor(space)
-    for known, entry in _plug_ins().items():
-        if known.lower() == name.lower():
-            return as_advisor(entry.load(), space)
-    folded = {known.lower(): known for known in advisor_names()}
+    known = registered_name(name)
+    if known in _BUILT_IN:
+        return _BUILT_IN[known](space)
+    entry = _plug_ins()[known]
+    try:
+        spec = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise AdvisorError(
+            f"an advisor must be importable, but {known!r}, which stands for {entry.value}, is not: {error}; mend or "
+            "remove its package"
+        ) from error
+    return as_advisor(spec, space)
+
+
+def registered_name(name: str) -> str:
+    """A name as `advisor_names` has it (upper or lower case alike); raises `AdvisorError` for an unknown one.
+
+    >>> registered_name("bo")
+    'BO'
+    """
+    folded = {known.lower(): known for known in reversed(advisor_names())}  # of two that fold alike the first
+    if name.lower() in folded:
+        return folded[name.lower()]
     near = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=1)]
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AdvisorError(f"an advisor must be one of {', '.join(folded.values())}, but got {name!r}{hint}")
+    raise AdvisorError(f"an advisor must be one of {', '.join(advisor_names())}, but got {name!r}{hint}")
 
 
 def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:
@@ -91,6 +108,11 @@ def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:
     if isinstance(spec, type):
         if issubclass(spec, Advisor):
             return spec(space)
+        if issubclass(spec, BaseSampler):
+            raise AdvisorError(
+                f"a sampler must be given as a function `seed -> sampler`, but got the class {spec.__name__}; write "
+                f"`lambda seed: {spec.__name__}(seed=seed)`"
+            )
     elif isinstance(spec, BaseSampler) or _can_be_called(spec, 0):
         return SamplerAdvisor(space, cast(SamplerFactory, spec))
     elif _can_be_called(spec, (), seed=0):

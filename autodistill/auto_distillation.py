@@ -26,7 +26,7 @@ from autodistill.processes import current_processes
 from autodistill.proposals import Proposals
 from autodistill.results import Results
 from autodistill.search_directory import SearchDirectory
-from autodistill.set_up import Given, argument_problems, describe_search, set_up_problems
+from autodistill.set_up import Given, argument_problems, describe_search, limit_problems, set_up_problems
 from autodistill.trial import TEACHER_CACHE, Trial
 from autodistill.trial_loop import Policy, TrialLoop
 from autodistill.trial_runner import EvalFunction, ModelBuilder, TrainFunction, TrialRunner
@@ -129,6 +129,7 @@ class AutoDistillation(Results):
         self._train_dataloader = train_dataloader
         self._loss_func = loss_func
         self._example_batch = example_batch
+        self._history_from = history_from
         self._sizes = {
             "teacher_cache_gb": teacher_cache_gb,
             "activation_budget_gb": activation_budget_gb,
@@ -141,7 +142,9 @@ class AutoDistillation(Results):
         self.config = AutoDistillationConfig.load(config).starting_from(init)
         self._search = self.config.the_search()
         self.search_space: SearchSpace = self._search.search_space
-        self.advisor: Advisor = as_advisor(advisor or self._search.search_algorithm, self.search_space)
+        self.advisor: Advisor = as_advisor(
+            self._search.search_algorithm if advisor is None else advisor, self.search_space
+        )
         self.search_dir = Path(search_dir)
         self.callbacks = list(callbacks)
         self._processes = current_processes()  # first, since it chooses this process's GPU
@@ -179,9 +182,7 @@ class AutoDistillation(Results):
             AdvisorError: the advisor repeated itself or left the space.
         """
         with self._processes.together():
-            self._check_setup(counts_trials=n_trials is None)
-            if patience is not None and patience < 1:
-                raise ConfigurationError(f"patience must be at least 1 trial, but got {patience!r}.")
+            self._check_setup(counts_trials=n_trials is None, others=limit_problems(n_trials, timeout, patience))
         if not self._processes.is_main:
             return self._follow()
         try:
@@ -240,8 +241,9 @@ class AutoDistillation(Results):
         those of every metric marked `before_training`.
 
         Raises:
-            SpaceExhaustedError: every architecture of the space has had its trial.
-            AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
+            SpaceExhaustedError: every architecture of the space has had its trial, or breaks a bound untrained.
+            AdvisorError: the advisor proposed one of its history again, or one that is not in the space.
+            ConfigurationError: the set-up is wrong.
         """
         return self._proposals.next(self.advisor, self.search_result, self._worth_a_trial)
 
@@ -270,10 +272,12 @@ class AutoDistillation(Results):
         It counts towards `max_trials`, and may be the best.
 
         Raises:
-            ConfigurationError: a metric of the search is missing, or not finite.
+            ConfigurationError: a metric of the search is missing, or not finite; or the set-up is wrong.
             SearchSpaceError: the architecture does not belong to the space.
-            SearchDirectoryError: a trial has this architecture, or the directory cannot be used.
+            SearchDirectoryError: a trial has this architecture; or the directory cannot be used, also where it is this
+                object's `search_loop` that is at work on it (in a callback).
         """
+        self._check_setup(counts_trials=False)
         values = measured_elsewhere(metrics, self._search.metrics)
         with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
             trial = directory.claim(self.search_space.validate(architecture)).complete(values, {"added": True})
@@ -338,6 +342,7 @@ class AutoDistillation(Results):
 
     @cached_property
     def _distiller(self) -> Distiller:
+        self._check_setup(counts_trials=False)
         assert self.teacher_model is not None
         assert self._train_dataloader is not None
         return Distiller(
@@ -359,9 +364,9 @@ class AutoDistillation(Results):
             return None
         return DataStream(self._train_dataloader, self._search.seed).flash_set(1)[0]
 
-    def _check_setup(self, *, counts_trials: bool) -> None:
-        """Everything that can be known to be wrong before a trial runs, at once."""
-        problems = list(set_up_problems(self.config, self._given, counts_trials=counts_trials))
+    def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
+        """Everything that can be known to be wrong before a trial runs, at once; with what else was found."""
+        problems = [*others, *set_up_problems(self.config, self._given, counts_trials=counts_trials)]
         if problems:
             raise ConfigurationError(problems)
 
@@ -375,6 +380,7 @@ class AutoDistillation(Results):
             self.teacher_model,
             self._train_dataloader,
             self._example_batch,
+            self._history_from,
         )
 
     def _description(self) -> dict[str, Any]:

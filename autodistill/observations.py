@@ -80,16 +80,21 @@ def measured_elsewhere(values: Mapping[str, float], metrics: Sequence[Metric]) -
         >>> measured_elsewhere({"accuracy": 1}, [Metric("accuracy")])
         {'accuracy': 1.0}
     """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"metrics must be a mapping of names to numbers, but got {values!r}.")
     problems = [
         f"a trial that is added needs every metric of the search, but {metric.name!r} is missing."
         for metric in metrics
         if metric.name not in values
     ]
-    problems += [
-        f"a metric must be a finite number, but got {value!r} for {name!r}."
-        for name, value in values.items()
-        if not isinstance(value, int | float) or not math.isfinite(value)
-    ]
+    found = {}
+    for name, value in values.items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            found[str(name)] = math.nan
+        if not math.isfinite(found[str(name)]):
+            problems.append(f"a metric must be a finite number, but got {value!r} for {name!r}.")
     if problems:
         raise ConfigurationError(problems)
-    return {name: float(value) for name, value in values.items()}
+    return found

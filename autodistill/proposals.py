@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisors import Advisor, AdvisorError, Observation
+from advisors import Advisor, AdvisorError, Observation, SpaceExhaustedError
 from advisors.insight import importance, predict
 from autodistill.config import SearchConfig
 from autodistill.observations import earlier_observations, observation
 from autodistill.randomness import derive_seed
-from autodistill.trial import SearchResult, Trial
+from autodistill.trial import SearchResult
 from search_spaces import Architecture, SearchSpaceError
 
 Check = Callable[[Architecture], bool]
@@ -49,34 +49,39 @@ class Proposals:
             worth_a_trial: asked for what the advisor proposes; what is not is to the advisor one that failed.
 
         Raises:
-            SpaceExhaustedError: every architecture of the space has had its trial.
-            AdvisorError: the advisor proposed one that has had its trial, or is not in the space.
+            SpaceExhaustedError: every architecture of the space has had its trial, or is not worth one.
+            AdvisorError: the advisor proposed one of its history again, or one that is not in the space.
         """
         key = self.search.search_space.key
-        taken = {key(trial.architecture): trial for trial in result}
+        taken = {key(trial.architecture) for trial in result}
         for queued in self._queue:
             if key(queued) not in taken:
                 return queued
         seed = derive_seed(self.search.seed, "advisor", len(result))
         history = self._history(result)
-        while not worth_a_trial(proposed := self._advised(advisor, history, seed, taken)):
-            history.append(Observation(proposed, "failed"))
+        known = len(history)
+        try:
+            while not worth_a_trial(proposed := self._advised(advisor, history, seed)):
+                history.append(Observation(proposed, "failed"))
+        except SpaceExhaustedError as exhausted:
+            if len(history) == known:
+                raise
+            raise SpaceExhaustedError(
+                f"{exhausted}; {len(history) - known:,} of them break a bound before they are trained: relax the bounds"
+            ) from exhausted
         return proposed
 
-    def _advised(
-        self, advisor: Advisor, history: Sequence[Observation], seed: int, taken: Mapping[str, Trial]
-    ) -> Architecture:
+    def _advised(self, advisor: Advisor, history: Sequence[Observation], seed: int) -> Architecture:
         suggested = advisor.suggest(history, seed=seed)
         space, name = self.search.search_space, type(advisor).__name__
         try:
             proposed = space.validate(suggested)
         except SearchSpaceError as error:
             raise AdvisorError(f"an advisor must propose from the space, but {name} did not: {error}") from error
-        trial = taken.get(space.key(proposed))
-        if trial is not None:
+        if any(space.key(seen.architecture) == space.key(proposed) for seen in history):
             raise AdvisorError(
-                f"an advisor must propose an architecture that no trial has had, but {name} "
-                f"proposed that of trial {trial.number} again: {proposed}."
+                f"an advisor must propose an architecture that is not in its history, but {name} repeated {proposed}; "
+                "skip the architectures of the history, whatever their state."
             )
         return proposed
 

@@ -14,6 +14,24 @@ from autodistill.trial_runner import TrialRunner
 from search_spaces import Architecture
 
 
+def ensure_has_student(trial: Trial) -> None:
+    """Refuse a trial that has no trained student, kept or not.
+
+    Raises:
+        ConfigurationError: it is paused, or was added.
+    """
+    if trial.state is TrialState.PAUSED:
+        raise ConfigurationError(
+            f"a student is kept once its trial is complete, but trial {trial.number} is paused after flash "
+            "distillation; resume the search with a larger promote, or without it."
+        )
+    if trial.details.get("added"):
+        raise ConfigurationError(
+            f"a student is kept where it was trained, but trial {trial.number} was run elsewhere and added; take that "
+            "of another trial."
+        )
+
+
 class Results:
     """The part of a search that looks at what it found; a base of `AutoDistillation`."""
 
@@ -60,14 +78,10 @@ class Results:
         """The trained student of a trial, in eval mode on the device.
 
         Raises:
-            ConfigurationError: it was not kept, or its trial is paused.
+            ConfigurationError: it was not kept, or its trial is paused or was added.
         """
         directory = student_directory(self.search_dir, trial.number)
-        if trial.state is TrialState.PAUSED:
-            raise ConfigurationError(
-                f"a student is kept once its trial is complete, but trial {trial.number} is paused after flash "
-                "distillation; resume the search with a larger promote, or without it."
-            )
+        ensure_has_student(trial)
         if not directory.exists():
             raise ConfigurationError(
                 f"a student must have been kept to be loaded, but that of trial {trial.number} was not; search with "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.teacher_cache import model_fingerprint
 from autodistill.environment import describe_environment
 from autodistill.metrics import BUILT_IN
+from autodistill.trial import SEARCH_FILE
 from search_spaces import SearchSpaceError
 
 KEEP = ("pareto", "all", "none")
@@ -32,6 +34,7 @@ class Given:
     teacher_model: Any
     train_dataloader: Any
     example_batch: Any
+    history_from: Any
 
 
 def argument_problems(
@@ -64,13 +67,31 @@ def argument_problems(
         problems.append(f"callbacks must be a list of functions (search, trial), but got {callbacks!r}.")
     if keep not in KEEP:
         problems.append(f"keep must be one of {', '.join(map(repr, KEEP))}, but got {keep!r}.")
-    for name, (value, least) in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            problems.append(f"{name} must be a whole number of at least {least}, but got {value!r}.")
+    history = given.history_from
+    if not isinstance(history, list | tuple) or not all(isinstance(place, str | Path) for place in history):
+        problems.append(f"history_from must be a list of search directories, but got {history!r}.")
+    problems += _count_problems(counts)
     for name, value in sizes.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
             problems.append(f"{name} must be a finite size in GiB, zero or more, but got {value!r}.")
     return problems
+
+
+def limit_problems(n_trials: Any, timeout: Any, patience: Any) -> list[str]:
+    """What is wrong with the limits that `search_loop` is given, a sentence each; None is no limit."""
+    counts = {"n_trials": (n_trials, 0), "patience": (patience, 1)}
+    problems = _count_problems({name: limit for name, limit in counts.items() if limit[0] is not None})
+    if timeout is not None and (not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0):
+        problems.append(f"timeout must be a number of seconds, zero or more, but got {timeout!r}.")
+    return problems
+
+
+def _count_problems(counts: Mapping[str, tuple[Any, int]]) -> list[str]:
+    return [
+        f"{name} must be a whole number of at least {least}, but got {value!r}."
+        for name, (value, least) in counts.items()
+        if not isinstance(value, int) or isinstance(value, bool) or value < least
+    ]
 
 
 def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_trials: bool) -> Iterator[str]:
@@ -103,6 +124,9 @@ def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_tria
     no_batch = given.train_dataloader is None and given.example_batch is None
     if no_batch and {"latency", "speedup", "flops"} & set(names):
         yield "measuring latency or flops needs a batch: give example_batch or train_dataloader."
+    for place in given.history_from:
+        if not (Path(place) / SEARCH_FILE).exists():
+            yield f"history_from names directories of earlier searches, but {place} holds none (no {SEARCH_FILE})."
     yield from _space_problems(search, counts_trials)
 
 

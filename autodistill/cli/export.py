@@ -9,6 +9,7 @@ from pathlib import Path
 from autodistill.cli.search import PREPROCESSOR
 from autodistill.errors import ConfigurationError
 from autodistill.json_files import TEMPORARY_SUFFIX
+from autodistill.results import ensure_has_student
 from autodistill.trial import SearchResult, Trial, student_directory
 
 
@@ -51,6 +52,7 @@ def export_student(search_dir: Path, number: int | None, out: Path) -> Trial:
     """
     trial = find_trial(search_dir, number)
     student = student_directory(search_dir, trial.number)
+    ensure_has_student(trial)
     if not student.exists():
         kept = [
             other.number

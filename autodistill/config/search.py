@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from advisors import AdvisorError, create_advisor
+from advisors import AdvisorError, registered_name
 from autodistill.distillation.settings import Count, Section
 from autodistill.metrics import Metric, metric_problems
 from search_spaces import Choice, SearchSpace, domain_from_json
@@ -23,7 +23,7 @@ class SearchConfig(Section):
         search_space: a mapping of dimension names to lists or domains, or a `SearchSpace`. In a file a range is written
             `{low: 2, high: 12, step: 2}` or, with a decimal point, `{low: 0.0, high: 0.3}`.
         constraints: of the space, as expressions; only where `search_space` is a mapping.
-        search_algorithm: 'BO', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
+        search_algorithm: 'BO', 'LocalSearch', 'Evolution', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
         metrics: names or `Metric` objects; all that `eval_func` returns may be named, and the built-in ones. A
             search needs one at least; a trainer has its own where none are given.
         higher_is_better: one flag for each metric that is given by name; built-in metrics know their direction.
@@ -59,7 +59,7 @@ class SearchConfig(Section):
     @classmethod
     def _known_algorithm(cls, name: str) -> str:
         try:
-            create_advisor(name, SearchSpace({"any": [0]}))
+            registered_name(name)
         except AdvisorError as error:
             raise ValueError(str(error)) from None
         return name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import optuna
@@ -99,3 +101,76 @@ def test_a_parameter_that_is_not_in_the_space_is_refused() -> None:
         r"IntDistribution.*; they are layers: CategoricalDistribution\(choices=\(2, 4\)\)",
     ):
         study.optimize(lambda trial: trial.suggest_int("depth", 1, 3), n_trials=1)
+
+
+def test_enqueued_trials_are_known_before_their_objective_suggests_anything() -> None:
+    advisor = Recording(SPACE)
+    study = optuna.create_study(sampler=AdvisorSampler(advisor))
+    enqueued: list[Architecture] = [{"width": width, "layers": 4, "act": "gelu"} for width in (64, 96)]
+    study.enqueue_trial(enqueued[0])
+    study.ask()
+    trial = study.ask()
+    study.enqueue_trial(enqueued[1])
+    objective(trial)
+    assert advisor.last == tuple(Observation(architecture, "running") for architecture in enqueued)
+
+
+def test_threads_never_propose_the_same() -> None:
+    everyone = threading.Barrier(3)
+
+    def together(trial: optuna.Trial) -> float:
+        everyone.wait(timeout=60)  # all ask at the same time
+        width = trial.suggest_categorical("width", [64, 96, 128])
+        everyone.wait(timeout=60)  # and suggest the rest only when all have asked
+        return (
+            float(width or 0)
+            + trial.suggest_int("layers", 2, 6, step=2)
+            + len(trial.suggest_categorical("act", ["gelu", "relu"]))
+        )
+
+    class First(Advisor):
+        def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
+            seen = [observation.architecture for observation in history]
+            return next(architecture for architecture in self.space.enumerate() if architecture not in seen)
+
+    study = optuna.create_study(sampler=AdvisorSampler(First(SPACE)))
+    study.optimize(together, n_trials=18, n_jobs=3)
+    assert len(set(proposed(study))) == 18
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_value_that_is_not_finite_counts_as_failed(value: float) -> None:
+    advisor = Recording(SPACE)
+    study = optuna.create_study(sampler=AdvisorSampler(advisor))
+    study.optimize(lambda trial: value if trial.number == 0 and objective(trial) else objective(trial), n_trials=3)
+    assert [observation.state for observation in advisor.last] == ["failed", "complete"]
+
+
+def test_a_trial_without_a_constraint_that_others_have_counts_as_failed() -> None:
+    def constrained(trial: optuna.Trial) -> float:
+        loss = objective(trial)
+        if trial.number != 1:
+            trial.set_constraint("memory", math.inf if trial.number == 2 else loss - 3)
+        return loss
+
+    advisor = Recording(SPACE)
+    study = optuna.create_study(sampler=AdvisorSampler(advisor))
+    study.optimize(constrained, n_trials=5)
+    assert [observation.state for observation in advisor.last] == ["complete", "failed", "failed", "complete"]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_that_fixes_some_parameters_may_be_put_around_it() -> None:
+    sampler = optuna.samplers.PartialFixedSampler({"act": "relu"}, AdvisorSampler(RandomAdvisor(SPACE)))
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=3)
+    assert {trial.params["act"] for trial in study.trials} == {"relu"}
+
+
+def test_what_is_no_advisor_or_no_seed_is_refused() -> None:
+    for given in (BayesianAdvisor, "BO", None):
+        with pytest.raises(AdvisorError, match=r"such as BayesianAdvisor\(space\), but got"):
+            AdvisorSampler(given)  # type: ignore[arg-type]
+    for seed in (-1, None, 0.5, True):
+        with pytest.raises(AdvisorError, match=f"seed must be a whole number from 0 on, but got {seed}"):
+            AdvisorSampler(RandomAdvisor(SPACE), seed=seed)  # type: ignore[arg-type]

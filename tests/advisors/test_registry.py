@@ -94,6 +94,13 @@ def test_entry_points_of_third_parties_are_known_by_name() -> None:
     assert isinstance(create_advisor("a-sampler", SPACE), SamplerAdvisor)
 
 
+@pytest.mark.usefixtures("_plug_ins")
+def test_a_plug_in_that_cannot_be_imported_is_told_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("third_party.Last")
+    with pytest.raises(AdvisorError, match=r"'AClass', which stands for third_party:Last, is not: .*'Last'"):
+        create_advisor("aclass", SPACE)
+
+
 def test_names_classes_instances_and_functions_stand_for_advisors() -> None:
     instance = RandomAdvisor(SearchSpace({"a": [1, 2]}))
     assert as_advisor(instance, SPACE) is instance
@@ -129,6 +136,11 @@ def test_anything_else_is_refused(spec: object) -> None:
 def test_an_observation_that_contradicts_itself_is_refused(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(AdvisorError, match=message):
         Observation({"a": 1}, *arguments)  # type: ignore[arg-type]
+
+
+def test_the_class_of_a_sampler_is_refused_with_the_remedy() -> None:
+    with pytest.raises(AdvisorError, match=r"write `lambda seed: TPESampler\(seed=seed\)`"):
+        as_advisor(optuna.samplers.TPESampler, SPACE)  # type: ignore[arg-type]
 
 
 def test_an_instance_of_a_sampler_is_refused_with_the_reason() -> None:

@@ -459,7 +459,7 @@ def test_an_advisor_that_repeats_itself_is_told_so(tmp_path):
         def suggest(self, history, *, seed):
             return {"width": 1}
 
-    with pytest.raises(AdvisorError, match="Stubborn proposed that of trial 0 again"):
+    with pytest.raises(AdvisorError, match="not in its history, but Stubborn repeated"):
         plain_search(tmp_path, advisor=Stubborn).search_loop()
 
 

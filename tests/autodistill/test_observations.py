@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from autodistill import (
@@ -67,7 +69,7 @@ def test_an_added_trial_is_learnt_from_counts_and_may_be_the_best(tmp_path):
     assert agent.search_loop() == {"width": 4}
     assert widths_of(tmp_path) == [4, 1, 2]
     assert Recording.last[0] == Observation({"width": 4}, "complete", (-99.0,))
-    with pytest.raises(ConfigurationError, match=r"must have been kept to be loaded, but that of trial 0 was not"):
+    with pytest.raises(ConfigurationError, match="but trial 0 was run elsewhere and added; take that of another trial"):
         agent.best_model()
     with pytest.raises(SearchDirectoryError, match="no two trials share an architecture, but trial 0 has"):
         agent.add_trial({"width": 4}, {"score": 1.0})
@@ -79,7 +81,23 @@ def test_an_added_trial_without_a_metric_or_with_a_bad_one_is_refused_and_not_re
         agent.add_trial({"width": 4}, {"loss": float("nan")})
     assert "needs every metric of the search, but 'score' is missing" in str(error.value)
     assert "must be a finite number, but got nan for 'loss'" in str(error.value)
+    with pytest.raises(ConfigurationError, match=r"a mapping of names to numbers, but got 0\.9"):
+        agent.add_trial({"width": 4}, 0.9)
     assert len(agent.search_result) == 0
+
+
+def test_an_added_metric_may_be_whatever_eval_func_may_return(tmp_path):
+    agent = search(tmp_path)
+    added = agent.add_trial({"width": 4}, {"score": torch.tensor(0.5), 3: np.float32(2)})
+    assert agent.search_result[0].metrics == added.metrics == {"score": 0.5, "3": 2.0}
+
+
+def test_nothing_is_added_or_proposed_where_the_set_up_lacks_something(tmp_path):
+    agent = search(tmp_path, train_func=None)
+    for ask in (agent.model_arch_proposition, lambda: agent.add_trial({"width": 4}, {"score": 1.0})):
+        with pytest.raises(ConfigurationError, match="needs teacher_model, but there is none"):
+            ask()
+    assert not (tmp_path / "search.json").exists()
 
 
 def test_an_earlier_search_is_learnt_from_and_its_architectures_are_not_proposed_again(tmp_path):
@@ -109,8 +127,29 @@ def test_trials_of_an_earlier_search_without_a_metric_of_this_one_are_left_out(t
 
 def test_a_place_without_a_search_is_refused_as_history(tmp_path):
     agent = search(tmp_path / "second", history_from=[tmp_path / "nothing"])
-    with pytest.raises(SearchDirectoryError, match=r"a search directory holds a search.json, but .* has none"):
+    agent.enqueue_trial({"width": 3})
+    with pytest.raises(ConfigurationError, match=r"directories of earlier searches, but .*nothing holds none"):
+        agent.search_loop()  # before anything runs
+    assert len(agent.search_result) == 0
+    for history in (str(tmp_path), tmp_path, [3]):
+        with pytest.raises(ConfigurationError, match="history_from must be a list of search directories, but got"):
+            search(tmp_path / "second", history_from=history)
+
+
+def test_an_advisor_that_repeats_an_earlier_search_is_refused(tmp_path):
+    search(tmp_path / "first", max_trials=1).search_loop()
+    agent = search(
+        tmp_path / "second", history_from=[tmp_path / "first"], advisor=lambda history, *, seed: {"width": 1}
+    )
+    with pytest.raises(AdvisorError, match=r"repeated \{'width': 1\}"):
         agent.search_loop()
+
+    class Stubborn(Advisor):
+        def suggest(self, history, *, seed):
+            return {"width": 1}
+
+    with pytest.raises(AdvisorError, match=r"Stubborn repeated \{'width': 1\}; skip the architectures of the history"):
+        search(tmp_path / "second", history_from=[tmp_path / "first"], advisor=Stubborn).search_loop()
 
 
 def test_patience_ends_a_search_whose_best_has_not_changed(tmp_path):
@@ -120,8 +159,19 @@ def test_patience_ends_a_search_whose_best_has_not_changed(tmp_path):
     assert widths_of(tmp_path) == [1, 2, 3, 4]  # 3 equals 2, which changes nothing
     agent.search_loop(patience=3)
     assert widths_of(tmp_path) == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(ConfigurationError, match="patience must be at least 1 trial, but got 0"):
-        agent.search_loop(patience=0)
+
+
+def test_limits_that_are_none_are_told_all_at_once(tmp_path):
+    agent = search(tmp_path)
+    for wrong in ({"n_trials": -1, "timeout": -1, "patience": 0}, {"n_trials": 1.5, "timeout": "3", "patience": "3"}):
+        with pytest.raises(ConfigurationError) as error:
+            agent.search_loop(**wrong)
+        assert f"n_trials must be a whole number of at least 0, but got {wrong['n_trials']!r}." in str(error.value)
+        assert f"timeout must be a number of seconds, zero or more, but got {wrong['timeout']!r}." in str(error.value)
+        assert f"patience must be a whole number of at least 1, but got {wrong['patience']!r}." in str(error.value)
+    with pytest.raises(ConfigurationError, match="timeout must be a number of seconds, zero or more, but got nan"):
+        agent.search_loop(timeout=float("nan"))
+    assert len(agent.search_result) == 0
 
 
 def test_what_matters_and_what_is_expected_are_told_for_each_goal(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy_search import SPACE, make_config, make_search
 
-from autodistill import ConfigurationError, Metric, SearchResult
+from autodistill import Advisor, AdvisorError, ConfigurationError, Metric, SearchResult
 from autodistill.measure import Timing
 from autodistill.untrained_bounds import UntrainedBounds
 
@@ -35,6 +35,22 @@ def test_an_architecture_that_breaks_a_bound_untrained_costs_no_trial(tmp_path):
     tried = {tuple(trial.architecture.values()) for trial in SearchResult.load(tmp_path / "search")}
     assert tried == {architecture for architecture, size in sizes.items() if size <= limit}
     assert len(agent.search_result.feasible) == 4
+
+
+def test_a_space_in_which_nothing_keeps_the_bounds_is_told_as_such(tmp_path, caplog):
+    agent = make_search(tmp_path, make_config(metrics=["accuracy", Metric("parameters", at_most=1)]))
+    assert agent.search_loop() is None
+    assert "9 of them break a bound before they are trained: relax the bounds" in caplog.text
+
+
+def test_an_advisor_that_does_not_heed_its_history_is_told_of_instead_of_asked_for_ever(tmp_path):
+    class Stubborn(Advisor):
+        def suggest(self, history, *, seed):
+            return {"width": 8, "depth": 1}
+
+    config = make_config(metrics=["accuracy", Metric("parameters", at_most=1)])
+    with pytest.raises(AdvisorError, match="not in its history, but Stubborn repeated"):
+        make_search(tmp_path, config, advisor=Stubborn).search_loop()
 
 
 def test_a_resumed_search_passes_over_the_same_architectures(tmp_path):

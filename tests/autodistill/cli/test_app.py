@@ -117,7 +117,7 @@ def test_search_with_two_rungs_tells_what_is_paused(classifier):
     assert f"{paused['after_flash']['parameters']:,.0f}" in table
     shown = json.loads(CliRunner().invoke(app, ["show", "runs", str(paused["number"])]).output)
     assert shown["after_flash"].keys() == {"accuracy", "parameters"}
-    assert "is not of them" in run("export", "runs", "out", "--trial", paused["number"], code=2)
+    assert "is paused after flash distillation" in run("export", "runs", "out", "--trial", paused["number"], code=2)
 
 
 EMBEDDINGS = """

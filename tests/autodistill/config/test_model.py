@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 import yaml
 
+import advisors.registry
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.distillation.layers import LayerMapping, Tap
 from autodistill.distillation.settings import (
@@ -274,6 +276,13 @@ def test_the_share_that_is_promoted_may_be_a_fraction_and_is_written_back(share,
     (tmp_path / "search.yaml").write_text(config.to_yaml())
     assert AutoDistillationConfig.load(tmp_path / "search.yaml") == config
     assert AutoDistillationConfig.load({"search": SEARCH | {"promote": None}}).search.promote is None
+
+
+def test_an_advisor_of_a_plug_in_is_not_made_for_another_space_to_check_its_name(monkeypatch):
+    entry = EntryPoint("OfWidths", "third_party:OfWidths", advisors.registry.ENTRY_POINT_GROUP)  # no such module
+    monkeypatch.setattr(advisors.registry, "entry_points", lambda group: EntryPoints([entry]))
+    config = AutoDistillationConfig.load({"search": SEARCH | {"search_algorithm": "OfWidths"}})
+    assert config.search.search_algorithm == "OfWidths"
 
 
 def test_unknown_algorithm_is_refused_naming_the_nearest() -> None:
