@@ -59,9 +59,7 @@ class Variant:
 
 
 EMBEDDINGS = {"weights": "embeddings"}
-DEFAULT: dict[
-    str, Any
-] = {}  # activations and norms where norms stand behind the sum (MiniLM), else weights and writers
+DEFAULT: dict[str, Any] = {}  # activations and norms where these stand behind the sum (MiniLM), else weights; see docs
 
 
 def chosen_by(importance: str, fitted: str) -> dict[str, Any]:

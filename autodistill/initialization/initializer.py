@@ -14,6 +14,7 @@ from autodistill.data import Batch
 from autodistill.distillation.criteria import Criterion
 from autodistill.distillation.layers import AUTO, INPUT, Tap
 from autodistill.distillation.matchers import ChannelMatcher
+from autodistill.distillation.models import predicts_next_token
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.checks import require_fitting
@@ -137,8 +138,10 @@ class TeacherInitializer:
     def _fitted(self) -> str:
         """What least squares fit."""
         fitted = self._settings.least_squares
+        if fitted == "auto" and self._norms_before:
+            return "none" if predicts_next_token(self._teacher) else "all"
         if fitted == "auto":
-            return "all" if self._norms_before else "norms"
+            return "norms"
         return "none" if fitted == "norms" and self._norms_before else fitted
 
     @cached_property

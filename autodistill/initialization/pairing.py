@@ -213,7 +213,8 @@ class Pairing:
         up = gain[:, None] * self.subspace.directions
         kept = torch.zeros(self.subspace.width, dtype=torch.float64)
         if any(read(self.student, reader).bias is None for reader in readers):
-            kept = torch.linalg.lstsq(up, bias[:, None]).solution[:, 0]  # the norm's own bias stands in for theirs
+            # The norm's own bias stands in for theirs. The default driver, gelsy, gives other last bits at every call.
+            kept = torch.linalg.lstsq(up, bias[:, None], driver="gelsd").solution[:, 0]
             if (up @ kept - bias).norm() > 1e-6 * bias.norm():
                 self.approximations.append(
                     f"what reads the stream behind {norm.student.path!r} has no bias, and the norm's own has fewer "

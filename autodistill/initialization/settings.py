@@ -22,7 +22,8 @@ class InitializationConfig(Section):
             the stream, none is taken off.
         least_squares: before any gradient step, fit to the teacher, block by block, the `"norms"` that stand behind the
             residual sum; or `"all"`, which are the maps that write to the stream as well; or `"none"`. `"auto"` fits
-            the norms where they stand behind the sum (BERT), and else (GPT-2, ViT, Llama) the maps: measured.
+            the norms where they stand behind the sum (BERT), else the maps (ViT), but none of a model that predicts the
+            next token (GPT-2, Llama): measured.
         importance: which heads and neurons a student keeps: those with the largest `"weights"`, those with the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
             `"auto"` takes activations where norms stand behind the sum (BERT), else (GPT-2, ViT, Llama) weights, as it

@@ -114,20 +114,34 @@ def test_a_search_measures_it_once(kind):
 
 
 @pytest.mark.parametrize(
-    ("make", "chosen", "other"),
-    [(bert, "activations", "weights"), (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), "weights", "activations")],
-    ids=["norms behind the sum", "norms before the readers"],
+    ("make", "importance", "least_squares"),
+    [
+        (bert, "activations", "norms"),
+        (hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE), "weights", "all"),
+        (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), "weights", "none"),
+    ],
+    ids=["norms behind the sum", "norms before the readers", "next tokens"],
 )
-def test_what_decides_where_nothing_is_said(make, chosen, other):
+def test_what_decides_where_nothing_is_said(make, importance, least_squares):
     teacher = randomised(make(WIDTH, DEPTH), 1)
-    states = {}
-    for kind in ("auto", chosen, other):
+
+    def started(**settings):
         student = randomised(make(8, 2), 2)
-        settings = InitializationConfig(importance=kind, least_squares="none")
-        TeacherInitializer(settings, teacher, batches(), TeacherCache(teacher)).start(student)
-        states[kind] = student.state_dict()
-    assert all(torch.equal(states["auto"][name], states[chosen][name]) for name in states["auto"])
-    assert not all(torch.equal(states["auto"][name], states[other][name]) for name in states["auto"])
+        TeacherInitializer(InitializationConfig(**settings), teacher, batches(), TeacherCache(teacher)).start(student)
+        return student.state_dict()
+
+    states = {
+        (one, other): started(importance=one, least_squares=other)
+        for one in ("weights", "activations")
+        for other in ("none", "norms", "all")
+    }
+    found, wanted = started(), states[importance, least_squares]
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+    differing = [
+        key for key, state in states.items() if any(not torch.equal(state[name], found[name]) for name in found)
+    ]
+    assert len(differing) >= 3
+    assert all(key in differing for key in states if key[0] != importance)
 
 
 def test_plain_batches_of_a_loader_serve_as_well():
