@@ -4,9 +4,10 @@
 
 Every weight, gain and bias of the teachers is random. For each family the table has the most general P at which the
 student computes what its teacher does, and a P that turns freely. Families whose norms stand behind the residual sum
-(BERT) have gains that commute with permutations alone. LayerNorms before the readers (GPT-2, ViT) need P·1 = 1;
-RMSNorms (Llama, Qwen, T5) need nothing, but compute in float32 themselves, whatever the model's precision. MobileBERT's
-students are selections of channels, and nothing else. Differences are relative where the teacher's values exceed one.
+(BERT) have gains that commute with permutations alone. LayerNorms before the readers (GPT-2, ViT) need P·1 = 1, and
+another P is refused; RMSNorms (Llama, Qwen, T5) need nothing, but compute in float32 themselves, whatever the model's
+precision. MobileBERT's students are selections of channels, and nothing else. Differences are relative where the
+teacher's values exceed one.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from pathlib import Path
 from common import machine, print_table, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from identity_cases import CASES, DEPTH, ORTHOGONAL, SELECTION, WIDTH, identity_errors
+from identity_cases import CASES, DEPTH, KEEPS_CONSTANT, ORTHOGONAL, SELECTION, WIDTH, identity_errors
 
 
 def main() -> None:
     """Print the table, write the JSON."""
     results = []
     for name, case in CASES.items():
-        kinds = [SELECTION] if case.directions == SELECTION else dict.fromkeys((case.directions, ORTHOGONAL))
+        turns = case.directions not in (SELECTION, KEEPS_CONSTANT)
+        kinds = dict.fromkeys((case.directions, ORTHOGONAL) if turns else (case.directions,))
         for kind in kinds:
             found, _ = identity_errors(case, kind=kind)
             results.append({"model": name, "P": kind, "outputs": found.outputs, "matched_hidden_states": found.matched})
