@@ -1,7 +1,7 @@
 """Advisors against Optuna and scikit-optimize: `OMP_NUM_THREADS=1 python benchmarks/advisors.py`.
 
 Every run that is finished is kept in `benchmarks/results/advisors.json`, and only what is missing there is run: the
-whole comparison takes more than an hour on one core, most of them in the libraries' own Gaussian processes. `--again BO`
+whole comparison takes more than an hour on one core, most of it in the libraries' own Gaussian processes. `--again BO`
 runs a contestant anew; `--suites`, `--contestants` and `--seeds` choose a part; `--quick` is one seed of everything on
 the small space; `--table` only prints. `--seeds 100 110 --results other` repeats it on instances that nobody has seen.
 
