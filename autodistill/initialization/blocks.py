@@ -31,7 +31,7 @@ def write_blocks(pair: Pairing) -> None:
                 slots = slots if slots is not None and pair.family.heads_agree else heads.choose()
                 heads.write(slots)
             boundary = layer + 1
-            if not pair.norms_before:
+            if not pair.family.norms_before:
                 pair.norm_behind(norm, boundary)
 
 

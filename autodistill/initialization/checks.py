@@ -92,7 +92,7 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
 
 def _subspace_problems(pair: Pairing) -> Iterator[str]:
     """Norms before the readers take in no mean; LayerNorms there take off the mean over channels."""
-    if not pair.norms_before:
+    if not pair.family.norms_before:
         return
     arguments = 'centring="none"' + (", keeps_constant=True" if pair.family.centred else "")
     if bool(pair.subspace.means.any()):

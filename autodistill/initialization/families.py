@@ -148,6 +148,11 @@ class Family:
     heads_agree: bool = False
     axes: Axes | None = None
 
+    @property
+    def norms_before(self) -> bool:
+        """Whether norms stand before what reads the stream, rather than behind the residual sum."""
+        return self.norm_position == "before"
+
     def depth(self, base: nn.Module) -> int:
         """The number of blocks of a base model."""
         return len(list(base.get_submodule(self.blocks).children()))

@@ -116,7 +116,8 @@ def write_embeddings(pair: Pairing) -> None:
     """Write all tables and maps that write to the stream before the first block, and the norm behind them."""
     norm = pair.family.embedding_norm
     # The mean is taken off by the norm; where there is none, by the first table, of which every position has a row.
-    rest = pair.subspace.mean(0) if norm is None and not pair.norms_before else torch.zeros(pair.subspace.teacher_width)
+    takes_off = norm is None and not pair.family.norms_before
+    rest = pair.subspace.mean(0) if takes_off else torch.zeros(pair.subspace.teacher_width)
     for spec in pair.embeddings:
         place = pair.place(spec)
         given, rows = read(pair.teacher, place.teacher), read(pair.student, place.student).weight.shape[1]

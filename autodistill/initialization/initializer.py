@@ -131,25 +131,21 @@ class TeacherInitializer:
         return start
 
     @property
-    def _norms_before(self) -> bool:
-        return self._family.norm_position == "before"
-
-    @property
     def _fitted(self) -> str:
         """What least squares fit."""
         fitted = self._settings.least_squares
-        if fitted == "auto" and self._norms_before:
+        if fitted == "auto" and self._family.norms_before:
             return "none" if predicts_next_token(self._teacher) else "all"
         if fitted == "auto":
             return "norms"
-        return "none" if fitted == "norms" and self._norms_before else fitted
+        return "none" if fitted == "norms" and self._family.norms_before else fitted
 
     @cached_property
     def _importance(self) -> Importance | None:
         """Of heads and neurons; None where the weights decide."""
         kind = self._settings.importance
         if kind == "auto":
-            kind = "weights" if self._norms_before else "activations"
+            kind = "weights" if self._family.norms_before else "activations"
         if kind == "weights" or self._family.axes is not None:
             return None
         return measure_importance(
@@ -199,7 +195,7 @@ class TeacherInitializer:
             if path is not None and path.exists():
                 self._known = StreamDecomposition.load(path)
             else:
-                before = self._norms_before
+                before = self._family.norms_before
                 centring: Centring = "none" if before else self._settings.centring
                 self._known = decompose(
                     self._streams(also),

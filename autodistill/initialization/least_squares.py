@@ -120,7 +120,7 @@ class LeastSquares:
         blocks = [join(base, f"{family.blocks}.{layer}") for layer in layers]
         norms = [join(block, piece.norm) for block in blocks for piece in family.parts]
         sums = [Tap(norm, INPUT) for norm in norms] if writers else []
-        if family.norm_position == "before":
+        if family.norms_before:
             return [*sums, *(Tap(block, AUTO) for block in blocks)]
         if family.embedding_norm is not None:
             norms.append(join(base, family.embedding_norm))
@@ -135,7 +135,7 @@ class LeastSquares:
         Args:
             writers: fit the maps that write to the stream too, not the norms alone.
         """
-        if self.family.embedding_norm is not None and not self._before:
+        if self.family.embedding_norm is not None and not self.family.norms_before:
             ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
             self._fit_norm_behind(ours, theirs, 0)
         for index, layer in enumerate(self.start.layers):
@@ -144,16 +144,12 @@ class LeastSquares:
             for position, piece in enumerate(self.family.parts):
                 if writers:
                     self._fit_writer(position, ours, theirs)
-                if not self._before:
+                if not self.family.norms_before:
                     self._fit_norm_behind(join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
-
-    @property
-    def _before(self) -> bool:
-        return self.family.norm_position == "before"
 
     def _sum(self, position: int, block: str) -> Tap:
         """The residual sum behind a part."""
-        if not self._before:
+        if not self.family.norms_before:
             return Tap(join(block, self.family.parts[position].norm), INPUT)
         following = self.family.parts[position + 1 :]
         return Tap(join(block, following[0].norm), INPUT) if following else Tap(block, AUTO)

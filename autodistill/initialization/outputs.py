@@ -26,7 +26,7 @@ def write_outputs(pair: Pairing) -> None:
 
 def matcher(pair: Pairing) -> Affine:
     """The way back, from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,)."""
-    if not pair.norms_before or pair.family.final_norm is None:
+    if not pair.family.norms_before or pair.family.final_norm is None:
         return Affine(pair.subspace.up, pair.subspace.mean(pair.layers[-1] + 1))
     norm = pair.place(pair.family.final_norm)
     gain, bias = norm_of(pair.teacher, norm.teacher.path)
@@ -37,7 +37,7 @@ def matcher(pair: Pairing) -> Affine:
 
 def _final_reader(pair: Pairing, outputs: list[Output]) -> Reader:
     boundary, norm = pair.layers[-1] + 1, pair.family.final_norm
-    if norm is not None and pair.norms_before and _tied(pair, outputs):
+    if norm is not None and pair.family.norms_before and _tied(pair, outputs):
         place = pair.place(norm)
         gain, bias = norm_of(pair.teacher, place.teacher.path)
         pair.write_norm(place, pair.rotated_gain(gain) * pair.scale, bias @ pair.subspace.up)

@@ -165,11 +165,6 @@ class Pairing:
     # The stream.
 
     @property
-    def norms_before(self) -> bool:
-        """Whether norms stand before what reads the stream, rather than behind the residual sum."""
-        return self.family.norm_position == "before"
-
-    @property
     def correction(self) -> float:
         """c: what the student's directions keep of a vector, the share r of its power, lies in d channels, not in D."""
         return float((self.subspace.explained * self.subspace.teacher_width / self.subspace.width) ** 0.5)
@@ -186,7 +181,7 @@ class Pairing:
     def down(self) -> torch.Tensor:
         """What writers are multiplied by, (D, d). A LayerNorm before the readers never sees the mean over channels."""
         down = self.subspace.down
-        return down - down.mean(0) if self.norms_before and self.family.centred else down
+        return down - down.mean(0) if self.family.norms_before and self.family.centred else down
 
     def writer(self, affine: Affine, boundary: int) -> Affine:
         """The student's form of a map that writes to the stream.
@@ -194,7 +189,7 @@ class Pairing:
         Where norms stand behind the sum, they need all of it: the writer adds the mean that the residual path lacks.
         """
         bias = affine.bias
-        if not self.norms_before:
+        if not self.family.norms_before:
             mean = self.subspace.mean(boundary)
             bias = mean if bias is None else bias + mean
         return Affine(self.down().T @ affine.weight, bias @ self.down() if bias is not None else None)
@@ -207,7 +202,7 @@ class Pairing:
             boundary: of the teacher's blocks, where they read.
             readers: of the student.
         """
-        if not self.norms_before or norm is None:
+        if not self.family.norms_before or norm is None:
             return Reader(self.subspace.up, self.subspace.mean(boundary))
         gain, bias = norm_of(self.teacher, norm.teacher.path)
         up = gain[:, None] * self.subspace.directions
