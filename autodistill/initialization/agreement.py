@@ -8,7 +8,7 @@ from torch import nn
 
 from autodistill.initialization.families import Attention, FeedForward
 from autodistill.initialization.pairing import Pairing, Place
-from autodistill.initialization.weights import has, part, read
+from autodistill.initialization.weights import has, part, shape
 
 SETTINGS = (
     "model_type",
@@ -51,8 +51,7 @@ def unlike_parts(pair: Pairing) -> Iterator[str]:
             if not pair.in_both(table):
                 continue
             given, own = (
-                read(model, spec).weight.shape[1]
-                for model, spec in ((pair.teacher, table.teacher), (pair.student, table.student))
+                shape(model, spec)[1] for model, spec in ((pair.teacher, table.teacher), (pair.student, table.student))
             )
             if own != given:
                 yield (

@@ -10,7 +10,7 @@ import torch
 from autodistill.initialization.families import Attention, FeedForward
 from autodistill.initialization.heads import Slot, choose_slots, query_key_maps, strongest, value_output_maps
 from autodistill.initialization.pairing import Pairing, Place, Reader
-from autodistill.initialization.weights import Affine, norm_of, read
+from autodistill.initialization.weights import Affine, norm_of, read, shape
 
 
 def write_blocks(pair: Pairing) -> None:
@@ -42,7 +42,7 @@ def _write_feed_forward(pair: Pairing, places: Sequence[Place], output: Place, r
     importance = pair.importance.of(output.teacher.path, writer.weight) if pair.importance is not None else None
     if importance is None:
         importance = writer.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
-    weight = torch.zeros_like(read(pair.student, output.student).weight)
+    weight = torch.zeros(shape(pair.student, output.student), dtype=torch.float64)
     kept = strongest(importance, weight.shape[1])
     for one, place in zip(readers, places, strict=True):
         own = read(pair.student, place.student)

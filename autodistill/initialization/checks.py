@@ -14,7 +14,7 @@ from autodistill.initialization.families import Attention, require_family
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import has, part, read
+from autodistill.initialization.weights import has, part, shape
 
 
 def require_fitting(pair: Pairing) -> None:
@@ -39,7 +39,7 @@ def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
         _, own, table = require_family(student, None, "student")
         _, base, _ = require_family(teacher, None, "teacher")
         spec = next(spec for spec in table.embeddings if has(own, spec) and has(base, spec))
-        width, teacher_width = (len(read(model, spec).weight) for model in (own, base))
+        width, teacher_width = (shape(model, spec)[0] for model in (own, base))
         if width > teacher_width:
             return f"the student is wider ({width}) than the teacher ({teacher_width}); leave init out."
         subspace = TeacherSubspace(
@@ -81,7 +81,7 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
             if piece.rotary and sizes.channels % 2:
                 yield f"rotary heads need an even number of channels, but the {owner}'s have {sizes.channels}."
             place = pair.place(piece.query, 0)
-            rows = len(read(model, getattr(place, owner)).weight)
+            rows, _ = shape(model, getattr(place, owner))
             if rows != sizes.heads * sizes.channels:
                 yield (
                     f"queries must be divided evenly into heads, but {getattr(place, owner).path!r} of the {owner} has "
@@ -112,15 +112,14 @@ def _embedding_problems(pair: Pairing) -> Iterator[str]:
     looked_up = {name for name, module in pair.student.named_modules() if isinstance(module, nn.Embedding)}
     for spec in pair.embeddings:
         place = pair.place(spec)
-        theirs, ours = read(pair.teacher, place.teacher).weight, read(pair.student, place.student).weight
-        if len(ours) != pair.subspace.width or len(theirs) != pair.subspace.teacher_width:
+        (theirs, given), (ours, rows) = shape(pair.teacher, place.teacher), shape(pair.student, place.student)
+        if ours != pair.subspace.width or theirs != pair.subspace.teacher_width:
             yield (
                 f"the subspace must lead from the teacher's width to the student's, but it leads from "
-                f"{pair.subspace.teacher_width} to {pair.subspace.width}, and {part(spec).path!r} is {len(theirs)} "
-                f"wide in the teacher, {len(ours)} in the student."
+                f"{pair.subspace.teacher_width} to {pair.subspace.width}, and {part(spec).path!r} is {theirs} wide in "
+                f"the teacher, {ours} in the student."
             )
             continue
-        rows, given = ours.shape[1], theirs.shape[1]
         # Where a table is looked up, the first positions are those of a shorter text; an image's grid is added whole.
         fewer = "position" in part(spec).path and place.student.path in looked_up
         if rows > given or (rows < given and not fewer):
@@ -134,7 +133,7 @@ def _embedding_problems(pair: Pairing) -> Iterator[str]:
 def _output_problems(pair: Pairing) -> Iterator[str]:
     lasts = [output.last for output in outputs_of(pair) if output.last is not None]
     for place in dict.fromkeys(output_place(pair, last) for last in lasts):
-        theirs, ours = len(read(pair.teacher, place.teacher).weight), len(read(pair.student, place.student).weight)
+        theirs, ours = shape(pair.teacher, place.teacher)[0], shape(pair.student, place.student)[0]
         if theirs != ours:
             yield (
                 f"outputs are taken from the teacher, so both models must have as many, but {place.student.path!r} has "

@@ -26,7 +26,7 @@ from autodistill.initialization.importance import Importance
 from autodistill.initialization.outputs import matcher, write_outputs
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import Affine, read
+from autodistill.initialization.weights import Affine, read, shape
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def write_embeddings(pair: Pairing) -> None:
     rest = pair.subspace.mean(0) if takes_off else torch.zeros(pair.subspace.teacher_width)
     for spec in pair.embeddings:
         place = pair.place(spec)
-        given, rows = read(pair.teacher, place.teacher), read(pair.student, place.student).weight.shape[1]
+        given, (_, rows) = read(pair.teacher, place.teacher), shape(pair.student, place.student)
         weight = given.weight[:, :rows] - (rest[:, None] if given.bias is None else 0)
         bias = (given.bias - rest) @ pair.down() if given.bias is not None else None
         pair.write(place.student, Affine(pair.down().T @ weight, bias))

@@ -21,14 +21,14 @@ from autodistill.initialization.checks import require_fitting
 from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.importance import Importance, measure_importance
-from autodistill.initialization.least_squares import LeastSquares, Recorder, student_recorder
+from autodistill.initialization.least_squares import LeastSquares
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
-from autodistill.initialization.weights import Affine, has, join, read, write
+from autodistill.initialization.weights import Affine, has, join, shape, write
 from autodistill.structures import content_hash
 
-POSITIONS = {"norms": 2048, "all": 4096}
+POSITIONS = {"norms": 1024, "all": 4096}
 """Tokens or patches of the flash set that least squares look at: two numbers a channel need fewer than a whole map."""
 
 
@@ -84,7 +84,7 @@ class TeacherInitializer:
         """
         path, base, family = require_family(student, self._settings.family, "student")
         table = next(spec for spec in family.embeddings if has(base, spec))
-        return self._decomposition(tuple(also)).subspace(len(read(student, join(path, str(table))).weight))
+        return self._decomposition(tuple(also)).subspace(shape(student, join(path, str(table)))[0])
 
     def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
         """See that a student can begin inside the teacher; the arguments are those of `subspace`.
@@ -101,7 +101,7 @@ class TeacherInitializer:
         require_fitting(Pairing.of(student, self._teacher, subspace, family=self._settings.family))
         head = self._settings.projection_head
         wanted = (subspace.teacher_width, subspace.width)
-        found = tuple(read(student, head).weight.shape) if head is not None and has(student, head) else None
+        found = shape(student, head) if head is not None and has(student, head) else None
         if head is not None and found != wanted:
             raise ConfigurationError(
                 f"init.projection_head must be the path of a linear layer of the student from its width {wanted[1]} to "
@@ -158,8 +158,7 @@ class TeacherInitializer:
         taps = LeastSquares.teacher_taps(family, self._path, start.layers, writers=writers)
         for batch in batches:
             self._cache.features(batch, taps)
-        teacher = Recorder(self._teacher, batches, self._cache.features)
-        fit = LeastSquares(start, family, student_recorder(student, batches), teacher, (path, self._path))
+        fit = LeastSquares(start, family, student, self._cache.features, batches, (path, self._path))
         fit.run(writers=writers)
 
     def _few(self, wanted: int = POSITIONS["all"]) -> list[Batch]:

@@ -13,8 +13,10 @@ The block gets what the blocks before it, already fitted, give it: later blocks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,9 +24,13 @@ from torch import nn
 from autodistill.data import Batch
 from autodistill.distillation.layers import AUTO, INPUT, Tap, TapRecorder, find_module
 from autodistill.distillation.models import plain_forward
+from autodistill.distillation.replay import calls_of, returning
 from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
 from autodistill.initialization.weights import Affine, join, part, read, write, write_norm
+
+Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
+"""`(batch, taps) -> features`."""
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float) -> Affine:
@@ -63,35 +69,35 @@ def fit_channels(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
     return gain, targets.mean(0) - gain * inputs.mean(0)
 
 
-@dataclass(frozen=True)
-class Recorder:
-    """Runs a model on a few batches and gives what its taps see, (positions, channels) each, without padding."""
+class StudentRun:
+    """Runs a student on a few batches, no block of it again once that is finished: it returns what it returned then.
 
-    model: nn.Module
-    batches: Sequence[Batch]
-    features: Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
+    Args:
+        student: is put into eval mode.
+    """
 
-    def __call__(self, *taps: Tap) -> list[torch.Tensor]:
-        seen: list[list[torch.Tensor]] = [[] for _ in taps]
-        for batch in self.batches:
-            features = self.features(batch, taps)
-            for rows, tap in zip(seen, taps, strict=True):
-                rows.append(batch.without_padding(features[tap]))
-        return [torch.cat(rows) for rows in seen]
+    def __init__(self, student: nn.Module) -> None:
+        self.student = student.eval()
+        self._finished: dict[str, dict[nn.Module, Any]] = {}  # by batch, what the finished blocks return
 
+    def features(self, batch: Batch, taps: Sequence[Tap]) -> Mapping[Tap, torch.Tensor]:
+        """What taps see of a batch; the forward ends at the last of them."""
+        with TapRecorder(self.student, taps, owner="student", stop=True) as recorder, self._unfinished(batch):
+            return recorder.run(lambda: batch.call(self.student))
 
-def student_recorder(student: nn.Module, batches: Sequence[Batch]) -> Recorder:
-    """Records a student; every forward ends at the last tap."""
+    def finish(self, block: str, batches: Sequence[Batch]) -> None:
+        """Keep what a block returns for these batches: its weights will not change again."""
+        module = find_module(self.student, block)
+        for batch in batches:
+            with self._unfinished(batch):
+                (call,) = calls_of(self.student, [block], batch)
+                output = call(module)
+            self._finished.setdefault(batch.hash, {})[module] = output
 
-    def features(batch: Batch, taps: Sequence[Tap]) -> Mapping[Tap, torch.Tensor]:
-        with (
-            TapRecorder(student, taps, owner="student", stop=True) as recorder,
-            torch.no_grad(),
-            plain_forward(student),
-        ):
-            return recorder.run(lambda: batch.call(student))
-
-    return Recorder(student.eval(), batches, features)
+    @contextlib.contextmanager
+    def _unfinished(self, batch: Batch) -> Iterator[None]:
+        with torch.no_grad(), plain_forward(self.student), returning(self._finished.get(batch.hash, {})):
+            yield
 
 
 @dataclass(frozen=True)
@@ -101,16 +107,18 @@ class LeastSquares:
     Args:
         start: what that did.
         family: of both models.
-        student: records the student, whose weights are set.
-        teacher: records the teacher.
+        student: whose weights are set; is put into eval mode.
+        teacher: gives the teacher's features.
+        batches: that both are compared on.
         bases: the paths of the two base models, the student's and the teacher's.
         strength: of the pull of `ridge`.
     """
 
     start: TeacherStart
     family: Family
-    student: Recorder
-    teacher: Recorder
+    student: nn.Module
+    teacher: Features
+    batches: Sequence[Batch]
     bases: tuple[str, str]
     strength: float = 0.01
 
@@ -135,17 +143,29 @@ class LeastSquares:
         Args:
             writers: fit the maps that write to the stream too, not the norms alone.
         """
+        run = StudentRun(self.student)
         if self.family.embedding_norm is not None and not self.family.norms_before:
             ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
-            self._fit_norm_behind(ours, theirs, 0)
+            self._fit_norm_behind(run, ours, theirs, 0)
         for index, layer in enumerate(self.start.layers):
             ours = join(self.bases[0], f"{self.family.blocks}.{index}")
             theirs = join(self.bases[1], f"{self.family.blocks}.{layer}")
             for position, piece in enumerate(self.family.parts):
                 if writers:
-                    self._fit_writer(position, ours, theirs)
+                    self._fit_writer(run, position, ours, theirs)
                 if not self.family.norms_before:
-                    self._fit_norm_behind(join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
+                    self._fit_norm_behind(run, join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
+            if index + 1 < len(self.start.layers):
+                run.finish(ours, self.batches)
+
+    def _rows(self, features: Features, *taps: Tap) -> list[torch.Tensor]:
+        """What each tap sees of all batches, (positions, channels), without padding."""
+        seen: list[list[torch.Tensor]] = [[] for _ in taps]
+        for batch in self.batches:
+            found = features(batch, taps)
+            for rows, tap in zip(seen, taps, strict=True):
+                rows.append(batch.without_padding(found[tap]))
+        return [torch.cat(rows) for rows in seen]
 
     def _sum(self, position: int, block: str) -> Tap:
         """The residual sum behind a part."""
@@ -154,19 +174,19 @@ class LeastSquares:
         following = self.family.parts[position + 1 :]
         return Tap(join(block, following[0].norm), INPUT) if following else Tap(block, AUTO)
 
-    def _fit_writer(self, position: int, ours: str, theirs: str) -> None:
+    def _fit_writer(self, run: StudentRun, position: int, ours: str, theirs: str) -> None:
         writer = join(ours, part(self.family.parts[position].output).path)
-        if isinstance(find_module(self.student.model, writer.rpartition(".")[0]), nn.MultiheadAttention):
+        if isinstance(find_module(self.student, writer.rpartition(".")[0]), nn.MultiheadAttention):
             return  # computes with the writer's weights, but never calls it
-        (wanted,) = self.teacher(self._sum(position, theirs))
-        inputs, written, total = self.student(Tap(writer, INPUT), Tap(writer), self._sum(position, ours))
+        (wanted,) = self._rows(self.teacher, self._sum(position, theirs))
+        inputs, written, total = self._rows(run.features, Tap(writer, INPUT), Tap(writer), self._sum(position, ours))
         targets = wanted @ self.start.subspace.down.to(wanted) - (total - written)
-        write(self.student.model, writer, ridge(inputs, targets, read(self.student.model, writer), self.strength))
+        write(self.student, writer, ridge(inputs, targets, read(self.student, writer), self.strength))
 
-    def _fit_norm_behind(self, ours: str, theirs: str, boundary: int) -> None:
-        (wanted,), (total,) = self.teacher(Tap(theirs)), self.student(Tap(ours, INPUT))
-        inputs = self._normalised(total, find_module(self.student.model, ours))
-        write_norm(self.student.model, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
+    def _fit_norm_behind(self, run: StudentRun, ours: str, theirs: str, boundary: int) -> None:
+        (wanted,), (total,) = self._rows(self.teacher, Tap(theirs)), self._rows(run.features, Tap(ours, INPUT))
+        inputs = self._normalised(total, find_module(self.student, ours))
+        write_norm(self.student, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """What the norm makes of rows, but for its gain and bias."""

@@ -7,7 +7,7 @@ import torch
 from autodistill.initialization.families import Hidden, Output, Weight
 from autodistill.initialization.heads import strongest
 from autodistill.initialization.pairing import Pairing, Place, Reader
-from autodistill.initialization.weights import Affine, Part, join, norm_of, parameters, part, read
+from autodistill.initialization.weights import Affine, Part, join, norm_of, parameters, part, read, shape
 
 TIED = (
     "the student's output table is its embedding table, which cannot take in the gain of the last norm; set "
@@ -99,7 +99,7 @@ def _write_hidden(pair: Pairing, hidden: Hidden, reader: Reader, kept: dict[str,
         return
     given = reader(read(pair.teacher, place.teacher))
     if not hidden.spans_stream:
-        chosen = strongest(given.weight.norm(dim=1), len(read(pair.student, place.student).weight))
+        chosen = strongest(given.weight.norm(dim=1), shape(pair.student, place.student)[0])
         kept[place.student.path] = chosen
         pair.write(place.student, Affine(given.weight[chosen], given.bias[chosen] if given.bias is not None else None))
         return

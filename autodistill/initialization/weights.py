@@ -1,4 +1,4 @@
-"""Weights by name, whatever kind of module holds them: as float64 matrices (outputs, inputs) to read and to write."""
+"""Weights by name, whatever kind of module holds them: float64 matrices (outputs, inputs) to read and to write."""
 
 from __future__ import annotations
 
@@ -68,20 +68,29 @@ def parameters(model: nn.Module, spec: str | Part) -> list[nn.Parameter]:
     return [parameter for parameter in (weight, bias) if parameter is not None]
 
 
+def shape(model: nn.Module, spec: str | Part) -> tuple[int, int]:
+    """(outputs, inputs) of the map at a path, of a model on any device, also `meta`.
+
+    Raises:
+        LayerNotFoundError: there is none.
+    """
+    chosen = part(spec)
+    weight, _, transposed = _parameters(model, chosen.path)
+    outputs, inputs = _matrix(weight.detach(), transposed).shape
+    return outputs // chosen.of, inputs
+
+
 def read(model: nn.Module, spec: str | Part) -> Affine:
-    """The map at a path, on the CPU; of a model on the device `meta`, its shape alone.
+    """The map at a path, on the CPU.
 
     Raises:
         LayerNotFoundError: there is none.
     """
     chosen = part(spec)
     weight, bias, transposed = _parameters(model, chosen.path)
-    device = "meta" if weight.is_meta else "cpu"
-    matrix = _matrix(weight.detach().double().to(device), transposed)
-    vector = bias.detach().double().to(device) if bias is not None else None
-    size = len(matrix) // chosen.of
-    rows = slice(chosen.index * size, (chosen.index + 1) * size)
-    return Affine(matrix[rows], vector[rows] if vector is not None else None)
+    rows = _rows(chosen, weight, transposed)
+    matrix = _matrix(weight.detach(), transposed)[rows].double().cpu()
+    return Affine(matrix, bias.detach()[rows].double().cpu() if bias is not None else None)
 
 
 @torch.no_grad()
@@ -89,11 +98,10 @@ def write(model: nn.Module, spec: str | Part, affine: Affine) -> None:
     """Set the map at a path; a bias that the module does not have is left out."""
     chosen = part(spec)
     weight, bias, transposed = _parameters(model, chosen.path)
-    matrix = _matrix(weight.detach().double().cpu(), transposed).clone()
-    size = len(matrix) // chosen.of
-    rows = slice(chosen.index * size, (chosen.index + 1) * size)
-    matrix[rows] = affine.weight
-    weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))
+    rows = _rows(chosen, weight, transposed)
+    matrix = _matrix(weight.detach(), transposed)
+    matrix[rows] = affine.weight.to(matrix)
+    weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))  # where the matrix is no view
     if bias is not None and affine.bias is not None:
         bias[rows] = affine.bias.to(bias)
 
@@ -114,7 +122,13 @@ def write_norm(model: nn.Module, path: str, gain: torch.Tensor, bias: torch.Tens
         own_bias.copy_(bias)
 
 
+def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice:
+    size = len(_matrix(weight.detach(), transposed)) // chosen.of
+    return slice(chosen.index * size, (chosen.index + 1) * size)
+
+
 def _matrix(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """The weight as (outputs, inputs): a view, where its memory allows for one."""
     if transposed:
         return weight.flatten(0, -2).T
     return weight.flatten(1) if weight.dim() > 1 else weight[None]

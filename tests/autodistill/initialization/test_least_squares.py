@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 from autodistill.data import Batch
 from autodistill.initialization.families import FAMILIES
 from autodistill.initialization.from_teacher import initialize_from_teacher
-from autodistill.initialization.least_squares import LeastSquares, fit_channels, ridge, student_recorder
+from autodistill.initialization.least_squares import LeastSquares, StudentRun, fit_channels, ridge
 from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.initialization.weights import Affine
 
@@ -68,8 +70,8 @@ def batches(count: int) -> list[Batch]:
 def fitted(kind: str, student: torch.nn.Module, subspace: TeacherSubspace, *, writers: bool) -> torch.nn.Module:
     teacher = models(kind, 8)
     start = initialize_from_teacher(student, teacher, subspace)
-    recorders = student_recorder(student, batches(20)), student_recorder(teacher, batches(20))
-    LeastSquares(start, FAMILIES[kind], *recorders, ("", "")).run(writers=writers)
+    features = StudentRun(teacher).features
+    LeastSquares(start, FAMILIES[kind], student, features, batches(20), ("", "")).run(writers=writers)
     return student
 
 
@@ -108,3 +110,25 @@ def test_a_narrow_student_comes_nearer_to_the_teacher(writers: bool) -> None:
     written = models("bert", 4)
     initialize_from_teacher(written, models("bert", 8), subspace)
     assert distance(fitted("bert", models("bert", 4), subspace, writers=writers)) < 0.7 * distance(written)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_finished_blocks_are_not_run_again_and_nothing_changes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(student: torch.nn.Module) -> list[int]:
+        runs = [0, 0]
+        feed_forward = r"layer.(\d).intermediate" if kind == "bert" else r"layers.(\d).mlp"
+        for name, module in student.named_modules():
+            if (found := re.search(feed_forward + "$", name)) is not None:
+                module.register_forward_hook(lambda *_, block=int(found[1]): runs.__setitem__(block, runs[block] + 1))
+        return runs
+
+    narrow = TeacherSubspace(torch.zeros(1, 8).double(), full_subspace(kind).directions[:, :4], torch.ones(4), 0.5)
+    quick, slow = models(kind, 4), models(kind, 4)
+    quick_runs, slow_runs = counted(quick), counted(slow)
+    fitted(kind, quick, narrow, writers=True)
+    monkeypatch.setattr(StudentRun, "finish", lambda *_: None)
+    fitted(kind, slow, narrow, writers=True)
+    for (name, parameter), other in zip(quick.named_parameters(), slow.parameters(), strict=True):
+        assert torch.equal(parameter, other), name
+    assert quick_runs[1] == slow_runs[1]
+    assert quick_runs[0] < slow_runs[0]
