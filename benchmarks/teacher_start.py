@@ -1,17 +1,19 @@
 """Students that start inside their teacher, against the same students from random weights, at equal CPU time.
 
     python benchmarks/teacher_start.py [--tasks minilm digits-128 digits-48 gpt2 llama] [--students 4x128]
-                                       [--budgets 40] [--seeds 5] [--variants ...]
+                                       [--budgets 40] [--seeds 5] [--learning-rates 1e-3 2e-3] [--variants ...]
 
 Every variant distils the same student for the same CPU time, a part of it (`share`) in flash distillation and the rest
 in regular distillation; the teacher's features are cached before (as from a search's second trial on), and what
 starting inside the teacher costs by itself is in the time. The number of steps follows from the cost of a step, which
-is measured first. Rows that the result file already has are kept, and not run again.
+is measured first. The first seed is run with every learning rate, the others with each variant's best. Rows that the
+result file already has are kept, and not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -31,10 +33,6 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.schedule import Distiller
 
 STUDENTS = {"minilm": "4x128", "digits-128": "2x32", "digits-48": "2x32", "gpt2": "2x64", "llama": "2x64"}
-LEARNING_RATE = 2e-3
-FROM_NOISE = (
-    1e-3  # better for students from random weights: MiniLM 4 x 128 after 430 steps .31, with 2e-3 .02, 5e-4 .20
-)
 FEW, MORE = 4, 12  # steps, whose difference gives the cost of one
 BATCHES = 200  # of the flash set at most: what is cached of the teacher's stream
 
@@ -52,10 +50,6 @@ class Variant:
     init: dict[str, Any] | None
     flash: str | None = None
     share: float = 0.0
-
-    @property
-    def learning_rate(self) -> float:
-        return FROM_NOISE if self.init is None else LEARNING_RATE
 
 
 EMBEDDINGS = {"weights": "embeddings"}
@@ -115,13 +109,13 @@ class Bench:
         order = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(seed))
         return [self.task.train[number] for number in order.tolist()]
 
-    def distiller(self, variant: Variant, flash_steps: int, regular_steps: int, seed: int) -> Distiller:
-        """One for so many steps."""
+    def distiller(self, variant: Variant, steps: tuple[int, int], seed: int, rate: float) -> Distiller:
+        """One for so many steps of flash and of regular distillation."""
         config: dict[str, Any] = {
             "search": {"search_space": {"width": [self.width]}, "metrics": ["score"], "seed": seed},
             "regular_distillation": {
-                "train_steps": regular_steps,
-                "learning_rate": variant.learning_rate,
+                "train_steps": steps[1],
+                "learning_rate": rate,
                 **self.task.regular,
             },
         }
@@ -131,8 +125,8 @@ class Bench:
             config["flash_distillation"] = {
                 "inputs": variant.flash,
                 "automatic_mapping": "blocks",
-                "train_steps": flash_steps,
-                "learning_rate": variant.learning_rate,
+                "train_steps": steps[0],
+                "learning_rate": rate,
             }
         return Distiller(
             self.task.teacher,
@@ -145,10 +139,10 @@ class Bench:
         )
 
     def timed(
-        self, variant: Variant, steps: tuple[int, int], seed: int
+        self, variant: Variant, steps: tuple[int, int], seed: int = 0, rate: float = 1e-3
     ) -> tuple[nn.Module, float, list[dict[str, Any]]]:
         """The distilled student, CPU seconds, and how the stages went."""
-        distiller = self.distiller(variant, *steps, seed)
+        distiller = self.distiller(variant, steps, seed, rate)
         self._fill_cache(distiller, variant, steps, seed)
         student = self.task.student(self.depth, self.width, seed).eval()
         start = time.process_time()
@@ -159,7 +153,7 @@ class Bench:
         """Everything that is asked of the teacher."""
         student = self.task.student(self.depth, self.width, seed).eval()
         if variant.init is not None:
-            self.distiller(variant, 1, 1, seed)(student, seed=seed)
+            self.distiller(variant, (1, 1), seed, 1e-3)(student, seed=seed)
         plan, _ = distiller.prepare(student)
         for batch in distiller.flash_set if variant.flash is not None else ():
             distiller.cache.features(batch, plan.teacher_taps)
@@ -174,7 +168,7 @@ class Bench:
             self._steps[kind] = statistics.median(self._step_cost(kind) for _ in range(3))
         regular, flash = self._steps[None], self._steps[variant.flash] if variant.flash is not None else 0.0
         if name not in self._fixed:
-            least = min(self.timed(variant, (FEW, FEW), 0)[1] for _ in range(2))
+            least = min(self.timed(variant, (FEW, FEW))[1] for _ in range(2))
             self._fixed[name] = max(0.0, least - FEW * (regular + flash))
         return Costs(regular, flash, self._fixed[name])
 
@@ -182,25 +176,27 @@ class Bench:
         """Of flash distillation, or of regular distillation where that is None."""
         variant = Variant(None if flash is None else DEFAULT, flash, 0.4)
         steps = (MORE, FEW) if flash is not None else (FEW, MORE)
-        return (self.timed(variant, steps, 0)[1] - self.timed(variant, (FEW, FEW), 0)[1]) / (MORE - FEW)
+        return (self.timed(variant, steps)[1] - self.timed(variant, (FEW, FEW))[1]) / (MORE - FEW)
 
-    def run(self, name: str, budget: float, seed: int) -> dict[str, Any]:
-        """One row: a variant for so many CPU seconds."""
+    def run(self, name: str, budget: float, seed: int, rate: float) -> dict[str, Any]:
+        """One row: a variant for so many CPU seconds, with one learning rate."""
         variant, costs = VARIANTS[name], self.costs(name)
         flash_steps = FEW
         if variant.flash is not None:
             flash_steps = min(BATCHES, int(variant.share * (budget - costs.fixed) / costs.flash))
         rest = budget - costs.fixed - flash_steps * costs.flash
         steps = flash_steps, max(1, int(rest / costs.regular))
-        student, cpu, records = self.timed(variant, steps, seed)
+        student, cpu, records = self.timed(variant, steps, seed, rate)
         return {
             "task": self.task.name,
             "student": f"{self.depth}x{self.width}",
             "variant": name,
             "budget": budget,
             "seed": seed,
+            "learning_rate": rate,
             "score": self.task.score(student),
             "metric": self.task.metric,
+            "greater_is_better": self.task.greater_is_better,
             "cpu_seconds": cpu,
             "fixed_seconds": costs.fixed,
             "flash_steps": steps[0] if variant.flash else 0,
@@ -209,27 +205,53 @@ class Bench:
         }
 
 
-def report(rows: Sequence[dict[str, Any]], teachers: dict[str, float]) -> None:
+Row = dict[str, Any]
+
+
+def setting(row: Row) -> tuple[str, str, str, float]:
+    """What runs have in common that differ in seed and learning rate alone."""
+    return row["task"], row["student"], row["variant"], row["budget"]
+
+
+def best_rate(rows: Sequence[Row]) -> float:
+    """The learning rate with the best score of the first seed, of rows of one setting."""
+    first = [row for row in rows if row["seed"] == 0]
+    sign = 1 if first[0]["greater_is_better"] else -1
+    return float(max(first, key=lambda row: sign * row["score"])["learning_rate"])
+
+
+def report(rows: Sequence[Row], teachers: dict[str, float]) -> None:
     """A table for each task and student: variants and budgets, mean and 95% interval over the seeds."""
+    by_setting: dict[tuple[str, str, str, float], list[Row]] = {}
+    for row in rows:
+        by_setting.setdefault(setting(row), []).append(row)
     for task, student in dict.fromkeys((row["task"], row["student"]) for row in rows):
-        chosen = [row for row in rows if (row["task"], row["student"]) == (task, student)]
-        budgets = sorted({row["budget"] for row in chosen})
-        lines = []
-        for variant in VARIANTS:
-            cells = []
-            for budget in budgets:
-                scores = [row["score"] for row in chosen if (row["variant"], row["budget"]) == (variant, budget)]
-                cells.append(interval(scores))
-            if any(cells):
-                lines.append([variant, *cells])
-        title = f"{task}, student {student}: {chosen[0]['metric']} (teacher {teachers.get(task, float('nan')):.3f})"
-        print_table(title, ["first weights, then", *(f"{budget:g} s" for budget in budgets)], lines)
+        own = [key for key in by_setting if key[:2] == (task, student)]
+        budgets = sorted({budget for *_, budget in own})
+        known = [name for name in VARIANTS if any(variant == name for _, _, variant, _ in own)]
+        metric = by_setting[own[0]][0]["metric"]
+        print_table(
+            f"{task}, student {student}: {metric} (teacher {teachers.get(task, float('nan')):.3f})",
+            ["first weights, then", *(f"{budget:g} s" for budget in budgets)],
+            [
+                [name, *(cell(by_setting.get((task, student, name, budget), [])) for budget in budgets)]
+                for name in known
+            ],
+        )
+
+
+def cell(alike: Sequence[Row]) -> str:
+    """Mean and interval with the best learning rate; nothing where nothing was run."""
+    if not alike:
+        return ""
+    rate = best_rate(alike)
+    return f"{interval([row['score'] for row in alike if row['learning_rate'] == rate])} at {rate:g}"
 
 
 def interval(scores: Sequence[float]) -> str:
     """Mean and half width of the 95% interval of the mean."""
     if len(scores) < 2:
-        return f"{scores[0]:.3f}" if scores else ""
+        return f"{scores[0]:.3f}"
     half = student_t.ppf(0.975, len(scores) - 1) * statistics.stdev(scores) / len(scores) ** 0.5
     return f"{statistics.mean(scores):.3f} ± {half:.3f} ({len(scores)})"
 
@@ -242,6 +264,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[40.0], help="CPU seconds")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--learning-rates", nargs="+", type=float, default=[1e-3, 2e-3])
     parser.add_argument("--report", action="store_true", help="print the tables of the result file, run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -251,20 +274,20 @@ def main() -> None:
     for name in () if arguments.report else arguments.tasks:
         task = TASKS[name]()
         teachers[name] = task.score(task.teacher)
+        variants = [variant for variant in arguments.variants if name == "minilm" or "norms" not in variant]
         with tempfile.TemporaryDirectory() as directory:
             for student in arguments.students or [STUDENTS[name]]:
                 depth, width = map(int, student.split("x"))
                 bench = Bench(task, depth, width, Path(directory))
-                for seed in range(arguments.seeds):
-                    for budget in arguments.budgets:
-                        for variant in arguments.variants:
-                            key = (name, student, variant, budget, seed)
-                            done = {(r["task"], r["student"], r["variant"], r["budget"], r["seed"]) for r in rows}
-                            if key in done or ("norms" in variant and name != "minilm"):
-                                continue
-                            rows.append(bench.run(variant, budget, seed))
-                            print(json.dumps(rows[-1]), flush=True)
-                            write_results("teacher_start", {"machine": machine(), "teachers": teachers, "rows": rows})
+                for seed, budget, variant in itertools.product(range(arguments.seeds), arguments.budgets, variants):
+                    alike = [row for row in rows if setting(row) == (name, student, variant, budget)]
+                    rates = arguments.learning_rates if seed == 0 else [best_rate(alike)]
+                    for rate in rates:
+                        if any((row["seed"], row["learning_rate"]) == (seed, rate) for row in alike):
+                            continue
+                        rows.append(bench.run(variant, budget, seed, rate))
+                        print(json.dumps(rows[-1]), flush=True)
+                        write_results("teacher_start", {"machine": machine(), "teachers": teachers, "rows": rows})
     report(rows, teachers)
 
 
