@@ -28,8 +28,9 @@ from autodistill.initialization.subspace import Centring, StreamDecomposition, T
 from autodistill.initialization.weights import Affine, has, join, shape, write
 from autodistill.structures import content_hash
 
-POSITIONS = {"norms": 1024, "all": 4096}
-"""Tokens or patches of the flash set that least squares look at: two numbers a channel need fewer than a whole map."""
+POSITIONS = {"importance": 1024, "norms": 1024, "all": 4096}
+"""Tokens or patches of the flash set that are looked at for the importance of heads and neurons, and for least squares:
+a few numbers a channel need fewer than a whole map."""
 
 
 class TeacherInitializer:
@@ -149,7 +150,11 @@ class TeacherInitializer:
         if kind == "weights" or self._family.axes is not None:
             return None
         return measure_importance(
-            self._teacher, self._few(), kind, loss_func=self._loss_func, family=self._settings.family
+            self._teacher,
+            self._few(POSITIONS["importance"]),
+            kind,
+            loss_func=self._loss_func,
+            family=self._settings.family,
         )
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
@@ -161,7 +166,7 @@ class TeacherInitializer:
         fit = LeastSquares(start, family, student, self._cache.features, batches, (path, self._path))
         fit.run(writers=writers)
 
-    def _few(self, wanted: int = POSITIONS["all"]) -> list[Batch]:
+    def _few(self, wanted: int) -> list[Batch]:
         """Batches of about so many positions."""
         chosen: list[Batch] = []
         positions = 0
