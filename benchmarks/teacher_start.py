@@ -53,7 +53,7 @@ class Variant:
 
 
 EMBEDDINGS = {"weights": "embeddings"}
-DEFAULT: dict[str, Any] = {}  # activations and norms where these stand behind the sum (MiniLM), else weights; see docs
+DEFAULT: dict[str, Any] = {}  # by activations; what is fitted depends on the family, see docs
 
 
 def chosen_by(importance: str, fitted: str) -> dict[str, Any]:

@@ -145,14 +145,12 @@ class TeacherInitializer:
     def _importance(self) -> Importance | None:
         """Of heads and neurons; None where the weights decide."""
         kind = self._settings.importance
-        if kind == "auto":
-            kind = "weights" if self._family.norms_before else "activations"
         if kind == "weights" or self._family.axes is not None:
             return None
         return measure_importance(
             self._teacher,
             self._few(POSITIONS["importance"]),
-            kind,
+            "activations" if kind == "auto" else kind,
             loss_func=self._loss_func,
             family=self._settings.family,
         )

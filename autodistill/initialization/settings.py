@@ -26,8 +26,7 @@ class InitializationConfig(Section):
             next token (GPT-2, Llama): measured.
         importance: which heads and neurons a student keeps: those with the largest `"weights"`, those with the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
-            `"auto"` takes activations where norms stand behind the sum (BERT), else (GPT-2, ViT, Llama) weights, as it
-            does where students are selections of channels (MobileBERT): measured.
+            `"auto"` takes activations (measured), and weights where students are selections of channels (MobileBERT).
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
             width; it starts as the way back.
         family: where the weights are, for models that are not in `families.FAMILIES`.

@@ -117,8 +117,8 @@ def test_a_search_measures_it_once(kind):
     ("make", "importance", "least_squares"),
     [
         (bert, "activations", "norms"),
-        (hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE), "weights", "all"),
-        (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), "weights", "none"),
+        (hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE), "activations", "all"),
+        (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), "activations", "none"),
     ],
     ids=["norms behind the sum", "norms before the readers", "next tokens"],
 )
