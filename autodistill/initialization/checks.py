@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.agreement import unlike_parts
 from autodistill.initialization.channels import selection_problems
-from autodistill.initialization.families import Attention, require_family
+from autodistill.initialization.families import Attention, Family, Weight, require_family
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
@@ -52,7 +52,8 @@ def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
 
 
 def _shape_problems(pair: Pairing) -> list[str]:
-    problems = [*_layer_problems(pair)] or [*_head_problems(pair), *unlike_parts(pair)]
+    problems = [*_layer_problems(pair)] or [*_table_problems(pair)]
+    problems = problems or [*_head_problems(pair), *unlike_parts(pair)]
     problems += [*_embedding_problems(pair), *_output_problems(pair)]
     if pair.family.axes is not None and not problems:
         problems += selection_problems(pair)
@@ -68,7 +69,40 @@ def _layer_problems(pair: Pairing) -> Iterator[str]:
         )
 
 
+def _table_problems(pair: Pairing) -> Iterator[str]:
+    """What the table names must be there; one model may lack an embedding, and a block some of its readers."""
+    family, blocks = pair.family, range(len(pair.layers))
+    norms = [pair.place(norm) for norm in (family.embedding_norm, family.final_norm) if norm is not None]
+    wanted = [[place] for place in norms]
+    wanted += [[pair.place(spec, block) for spec in specs] for block in blocks for specs in _needed(family)]
+    for owner, model in (("teacher", pair.teacher), ("student", pair.student)):
+        places = [[getattr(place, owner) for place in alternatives] for alternatives in wanted]
+        missing = [found[0].path for found in places if not any(has(model, place) for place in found)]
+        if missing:
+            yield (
+                f"the {owner} must have the weights that the table of its family names, but has none at "
+                f"{', '.join(map(repr, dict.fromkeys(missing)))}; mend the table."
+            )
+    embeddings = [(part(spec).path, pair.place(spec)) for spec in family.embeddings]
+    nowhere = [
+        repr(path)
+        for path, place in embeddings
+        if not has(pair.teacher, place.teacher) and not has(pair.student, place.student)
+    ]
+    if nowhere:
+        yield f"the table of a family must name embeddings, but neither model has {', '.join(nowhere)}; mend the table."
+
+
+def _needed(family: Family) -> Iterator[Sequence[Weight]]:
+    """Of each block; one weight of each sequence is enough."""
+    for piece in family.parts:
+        yield from ([piece.output], [piece.norm])
+        yield from [[piece.query], [piece.key], [piece.value]] if isinstance(piece, Attention) else [piece.readers]
+
+
 def _head_problems(pair: Pairing) -> Iterator[str]:
+    if not any(isinstance(piece, Attention) for piece in pair.family.parts):
+        return
     for owner, model, sizes in zip(("teacher", "student"), (pair.teacher, pair.student), pair.head_sizes, strict=True):
         if sizes.heads % sizes.key_value_heads:
             yield (

@@ -105,8 +105,17 @@ Axes = Mapping[str, tuple[str, ...]]
 
 
 def config_heads(model: nn.Module) -> HeadSizes:
-    """The head sizes in a transformers configuration."""
-    config: Any = model.config
+    """The head sizes in a transformers configuration.
+
+    Raises:
+        ConfigurationError: the model has none.
+    """
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "num_attention_heads"):
+        raise ConfigurationError(
+            f"the sizes of attention heads must be known, but {type(model).__name__} has no transformers configuration "
+            "that tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
+        )
     heads = config.num_attention_heads
     width = getattr(config, "true_hidden_size", None) or config.hidden_size
     channels = getattr(config, "d_kv", None) or getattr(config, "head_dim", None) or width // heads
@@ -131,6 +140,9 @@ class Family:
         axes: for families whose norms are gains and biases of single channels, the roles of the axes of every weight:
             students are then selections of channels (see `channels`), and `parts` and `outputs` are empty.
 
+    Raises:
+        ConfigurationError: a norm position that is not known, or a string in place of a tuple.
+
     Examples:
         >>> FAMILIES["bert"].parts[1]
         FeedForward(readers=('intermediate.dense',), output='output.dense', norm='output.LayerNorm')
@@ -147,6 +159,18 @@ class Family:
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
     axes: Axes | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.norm_position not in ("before", "after"):
+            problems.append(f"norm_position must be 'before' or 'after', but is {self.norm_position!r}.")
+        given: list[tuple[str, Any]] = [("embeddings", self.embeddings)]
+        given += [("readers", piece.readers) for piece in self.parts if isinstance(piece, FeedForward)]
+        for name, value in given:
+            if isinstance(value, str | Part):
+                problems.append(f"{name} must be a tuple of weights, but is {value!r}; write ({value!r},).")
+        if problems:
+            raise ConfigurationError(problems)
 
     @property
     def norms_before(self) -> bool:

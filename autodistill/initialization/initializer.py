@@ -82,9 +82,14 @@ class TeacherInitializer:
         Raises:
             ConfigurationError: the student is of another family, or wider than the teacher.
         """
-        path, base, family = require_family(student, self._settings.family, "student")
-        table = next(spec for spec in family.embeddings if has(base, spec))
-        return self._decomposition(tuple(also)).subspace(shape(student, join(path, str(table)))[0])
+        _, base, family = require_family(student, self._settings.family, "student")
+        widths = [shape(base, spec)[0] for spec in family.embeddings if has(base, spec)]
+        if not widths:
+            raise ConfigurationError(
+                "the table of a family must name embeddings, which tell a student's width, but the student has none of "
+                f"those that this one names ({', '.join(map(str, family.embeddings))}); mend the table."
+            )
+        return self._decomposition(tuple(also)).subspace(widths[0])
 
     def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
         """See that a student can begin inside the teacher; the arguments are those of `subspace`.

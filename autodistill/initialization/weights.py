@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autodistill.errors import LayerNotFoundError
+from autodistill.errors import ConfigurationError, LayerNotFoundError
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,21 @@ class Part:
         path: of the module, or `"attention.in_proj"` for parameters `in_proj_weight` and `in_proj_bias`.
         index: which of them.
         of: how many there are.
+
+    Raises:
+        ConfigurationError: there is no such one.
     """
 
     path: str
     index: int = 0
     of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.of:
+            raise ConfigurationError(
+                f"the index of a part must be 0 to {self.of - 1}, since {self.path!r} holds {self.of}, but is "
+                f"{self.index}; count from 0."
+            )
 
 
 @dataclass
@@ -130,7 +140,7 @@ def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice:
 def _matrix(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
     """The weight as (outputs, inputs): a view, where its memory allows for one."""
     if transposed:
-        return weight.flatten(0, -2).T
+        return weight.reshape(-1, weight.shape[-1]).T
     return weight.flatten(1) if weight.dim() > 1 else weight[None]
 
 
