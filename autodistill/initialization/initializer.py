@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from autodistill.data import Batch
@@ -27,6 +29,8 @@ from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
 from autodistill.initialization.weights import Affine, has, join, shape, write
 from autodistill.structures import content_hash
+
+logger = logging.getLogger(__name__)
 
 POSITIONS = {"norms": 1024, "all": 4096}
 """Tokens or patches of the flash set that least squares look at: two numbers a channel need fewer than a whole map."""
@@ -196,9 +200,8 @@ class TeacherInitializer:
     def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:
         if self._known is None:
             path = self._file()
-            if path is not None and path.exists():
-                self._known = StreamDecomposition.load(path)
-            else:
+            self._known = self._saved(path) if path is not None and path.exists() else None
+            if self._known is None:
                 before = self._family.norms_before
                 centring: Centring = "none" if before else self._settings.centring
                 self._known = decompose(
@@ -212,6 +215,14 @@ class TeacherInitializer:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._known.save(path)
         return self._known
+
+    @staticmethod
+    def _saved(path: Path) -> StreamDecomposition | None:
+        try:
+            return StreamDecomposition.load(path)
+        except (SafetensorError, OSError, KeyError):
+            logger.warning("the decomposition of the teacher's stream, %s, is damaged; it is computed anew", path)
+            return None
 
     def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
         taps = self.boundaries

@@ -7,6 +7,8 @@ boundaries of blocks, since the residual path carries z from one to the next unc
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,17 +256,19 @@ class StreamDecomposition:
         return TeacherSubspace(self.means, directions, scale.clamp(min=1e-12), kept / total if total else 1.0)
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors."""
+        """Write it as safetensors, whole or not at all."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
-        save_file(tensors, path)
+        staged = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        save_file({**tensors, "selects": torch.tensor(self.selects)}, staged)
+        os.replace(staged, path)
 
     @classmethod
     def load(cls, path: Path) -> StreamDecomposition:
         """Read what `save` wrote."""
         tensors = load_file(path)
         means, directions = tensors["means"], tensors["directions"]
-        keeps_constant, selects = directions.shape[0] > directions.shape[1], bool((directions.max(0).values == 1).all())
-        return cls(means, directions, tensors["power"], keeps_constant, selects)
+        keeps_constant = directions.shape[0] > directions.shape[1]
+        return cls(means, directions, tensors["power"], keeps_constant, bool(tensors["selects"]))
 
 
 def _require_known(name: str, value: str, known: Any) -> None:

@@ -219,6 +219,23 @@ def test_init_with_a_train_func_is_refused(tmp_path):
         search(tmp_path, train_func=lambda student: student).search_loop()
 
 
+def test_a_damaged_decomposition_is_computed_anew(tmp_path, caplog):
+    def begun():
+        distil = Distiller(model(), distiller(model(), init={}).config, texts(), torch.device("cpu"), tmp_path)
+        student = model(8, 2, 1)
+        distil._start(student, *distil.prepare(student))
+        return student.state_dict()
+
+    first = begun()
+    (path,) = tmp_path.glob("subspace-*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    second = begun()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert path.read_bytes() == whole
+    assert f"{path}, is damaged; it is computed anew" in caplog.text
+
+
 def test_the_teacher_runs_once_a_batch(tmp_path):
     teacher = model()
     seen = []

@@ -140,6 +140,17 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, keeps_constant):
     assert torch.equal(saved.subspace(3).directions, loaded.subspace(3).directions)
 
 
+@pytest.mark.parametrize("selects", [False, True])
+def test_channels_that_happen_to_be_principal_directions_are_no_selection(tmp_path, selects):
+    x = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    saved = decompose([([x], None)], centring="none", selects=selects)
+    saved.save(tmp_path / "stream.safetensors")
+    loaded = StreamDecomposition.load(tmp_path / "stream.safetensors")
+    assert loaded.selects == selects
+    assert torch.equal(saved.subspace(2).scale, loaded.subspace(2).scale)
+    assert [path.name for path in tmp_path.iterdir()] == ["stream.safetensors"]
+
+
 def test_directions_have_their_largest_entry_positive():
     (x,) = stream()
     directions = decompose([([x], None)]).directions
