@@ -195,8 +195,8 @@ class Distiller:
             self._initializer is None or not self.processes.is_main
         ):  # process 0 alone distils blocks, and has the batches
             return None
-        subspace, boundaries = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundaries
-        return lambda hidden, tap: subspace.project(hidden, boundaries.index(tap) if tap in boundaries else -1)
+        subspace, boundary = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundary
+        return lambda hidden, tap: subspace.project(hidden, boundary(tap))
 
     @cached_property
     def _initializer(self) -> TeacherInitializer | None:

@@ -76,6 +76,13 @@ class TeacherInitializer:
         depth = self._family.depth(self._base)
         return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
 
+    def boundary(self, tap: Tap) -> int:
+        """The number of the boundary where a tap of the teacher lies, however it names it; -1, the last, elsewhere."""
+        for behind, block in enumerate(self.boundaries[1:], start=1):
+            if tap.path == block.path:
+                return behind - 1 if tap.process == INPUT else behind
+        return -1
+
     def subspace(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherSubspace:
         """The subspace that a student lives in.
 
@@ -185,16 +192,14 @@ class TeacherInitializer:
     def start_matchers(self, start: TeacherStart, student: nn.Module, criterion: Criterion) -> None:
         """Let the matchers of the stream begin as the way back from the subspace."""
         path, _, family = require_family(student, self._settings.family, "student")
-        blocks = join(path, family.blocks)
-        lifts = {f"{blocks}.{index}": layer + 1 for index, layer in enumerate(start.layers)}
+        blocks = [join(path, f"{family.blocks}.{index}") for index in range(len(start.layers))]
         for mapping, matcher in zip(criterion.layer_mappings, criterion.feature_matchers, strict=True):
             if not isinstance(matcher, ChannelMatcher) or matcher.linear.weight.shape != start.matcher.weight.shape:
                 continue
             if mapping.student.path == path:  # the last hidden states
                 write(matcher, "linear", start.matcher)
-            elif mapping.student.path in lifts:
-                boundary = lifts[mapping.student.path] if mapping.student.process != INPUT else 0
-                mean = start.subspace.mean(boundary)
+            elif mapping.student.path in blocks:
+                mean = start.subspace.mean(self.boundary(mapping.teacher))
                 write(matcher, "linear", Affine(start.subspace.up, mean))
 
     def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:

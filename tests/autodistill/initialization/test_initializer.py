@@ -130,6 +130,34 @@ def test_matchers_begin_as_the_way_back_from_the_subspace():
         torch.testing.assert_close(matcher.linear.bias.double(), subspace.mean(0), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("process", ["", "auto"])
+def test_each_boundary_has_its_mean_however_layers_are_named(process):
+    make = hugging_face("BertModel", **BERT_LIKE)
+    teacher, student = model(16, 4, make=make), model(8, 2, 1, make)
+    pairs = [[(f"encoder.layer.{i}", process, f"encoder.layer.{2 * i + 1}", process)] for i in range(2)]
+    flash = {"layer_mappings_for_knowledge_transfer": pairs, "block_names": [f"encoder.layer.{i}" for i in range(2)]}
+    regular = {
+        "train_steps": 1,
+        "layer_mappings_for_knowledge_transfer": [
+            ("encoder.layer.1", "input", "encoder.layer.2", "input"),
+            ("encoder.layer.1", process, "encoder.layer.3", process),
+        ],
+        "loss_types": ["MSE", "MSE"],
+    }
+    distil = distiller(teacher, TEACHER_FED | flash, regular, init={"centring": "boundary"})
+    plan, criteria = distil.prepare(student)
+    distil._start(student, plan, criteria)
+    subspace, projection = distil._initializer.subspace(student), distil._projection(student, plan)
+    assert len({tuple(mean.tolist()) for mean in subspace.means}) == 5
+    sources = [plan.flash[0].input.teacher, *(stage.mappings[0].teacher for stage in plan.flash[:2])]
+    hidden = torch.randn(2, 3, 16)
+    for tap, boundary in zip(sources, (0, 2, 4), strict=True):
+        expected = (hidden - subspace.means[boundary].float()) @ subspace.down.float()
+        torch.testing.assert_close(projection(hidden, tap), expected)
+    for matcher, boundary in zip(criteria[-1].feature_matchers, (2, 4), strict=True):
+        torch.testing.assert_close(matcher.linear.bias.double(), subspace.means[boundary], atol=1e-6, rtol=1e-6)
+
+
 class Projected(nn.Module):
     """Hidden states, brought to the teacher's width."""
 
