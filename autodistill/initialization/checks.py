@@ -14,7 +14,7 @@ from autodistill.initialization.families import Attention, Family, Weight, requi
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import has, part, shape
+from autodistill.initialization.weights import Part, has, has_bias, join, part, shape, takes_in_constants
 
 
 def require_fitting(pair: Pairing) -> None:
@@ -49,6 +49,29 @@ def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
     except ConfigurationError as error:
         problems = error.problems
     return " ".join(problems) or None
+
+
+def why_no_mean(teacher: nn.Module, path: str, family: Family) -> str | None:
+    """What keeps students from taking in the mean that is taken off the stream; None where nothing does.
+
+    Args:
+        teacher: any model around a base model.
+        path: of the base model.
+        family: of it.
+    """
+    if family.norms_before:
+        return "norms before what reads the stream"
+    if family.final_norm is not None:
+        return "a norm behind its last block"
+    base = teacher.get_submodule(path)
+    blocks = [f"{family.blocks}.{index}" for index in range(family.depth(base))]
+    maps = [Part(join(block, spec.path), spec.index, spec.of) for block in blocks for spec in _specs(family)]
+    if not all(has_bias(base, spec) for spec in maps if has(base, spec)):
+        return "maps or norms without bias in its blocks"
+    tables = [spec for spec in family.embeddings if has(base, spec)]
+    if family.embedding_norm is None and not any(takes_in_constants(base, spec) for spec in tables):
+        return "neither norm nor bias in its embeddings"
+    return None
 
 
 def _shape_problems(pair: Pairing) -> list[str]:
@@ -100,6 +123,10 @@ def _needed(family: Family) -> Iterator[Sequence[Weight]]:
         yield from [[piece.query], [piece.key], [piece.value]] if isinstance(piece, Attention) else [piece.readers]
 
 
+def _specs(family: Family) -> list[Part]:
+    return [part(spec) for specs in _needed(family) for spec in specs]
+
+
 def _head_problems(pair: Pairing) -> Iterator[str]:
     if not any(isinstance(piece, Attention) for piece in pair.family.parts):
         return
@@ -126,6 +153,12 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
 
 def _subspace_problems(pair: Pairing) -> Iterator[str]:
     """Norms before the readers take in no mean; LayerNorms there take off the mean over channels."""
+    reason = why_no_mean(pair.teacher, pair.bases[1], pair.family)
+    if reason is not None and bool(pair.subspace.means.any()) and not pair.family.norms_before:
+        yield (
+            f"a family with {reason} needs a subspace of mean zero, but this one has a mean; use decompose(..., "
+            'centring="none").'
+        )
     if not pair.family.norms_before:
         return
     arguments = 'centring="none"' + (", keeps_constant=True" if pair.family.centred else "")

@@ -129,7 +129,8 @@ class Family:
     Args:
         blocks: the path of the list of blocks.
         parts: of a block, in the order in which they run.
-        embeddings: tables and maps that write to the stream before the first block.
+        embeddings: tables and maps that write to the stream before the first block. Where norms stand behind the sum,
+            but none behind the embeddings, the first table, or map with a bias, must be added at every position.
         norm_position: `"before"` the parts read the stream (GPT-2, Llama), or `"after"` the residual sum (BERT).
         centred: the norms take off the mean over channels, as LayerNorm does and RMSNorm does not.
         embedding_norm: behind the embeddings.

@@ -19,7 +19,7 @@ from autodistill.distillation.matchers import ChannelMatcher
 from autodistill.distillation.models import predicts_next_token
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.checks import require_fitting
+from autodistill.initialization.checks import require_fitting, why_no_mean
 from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.importance import Importance, measure_importance
@@ -208,7 +208,8 @@ class TeacherInitializer:
             self._known = self._saved(path) if path is not None and path.exists() else None
             if self._known is None:
                 before = self._family.norms_before
-                centring: Centring = "none" if before else self._settings.centring
+                whole = why_no_mean(self._teacher, self._path, self._family) is not None
+                centring: Centring = "none" if whole else self._settings.centring
                 self._known = decompose(
                     self._streams(also),
                     weighting=self._settings.weighting,

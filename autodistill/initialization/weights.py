@@ -72,6 +72,18 @@ def has(model: nn.Module, spec: str | Part) -> bool:
         return False
 
 
+def has_bias(model: nn.Module, spec: str | Part) -> bool:
+    """Whether a map or a norm has a bias."""
+    return len(parameters(model, spec)) > 1
+
+
+def takes_in_constants(model: nn.Module, spec: str | Part) -> bool:
+    """Whether a vector can be added to all that it gives: to its bias, or to the rows of a table."""
+    path = part(spec).path
+    is_map = any(path == name and not isinstance(module, nn.Embedding) for name, module in model.named_modules())
+    return not is_map or has_bias(model, spec)
+
+
 def parameters(model: nn.Module, spec: str | Part) -> list[nn.Parameter]:
     """The parameters that hold it: the weight, and the bias where there is one."""
     weight, bias, _ = _parameters(model, part(spec).path)
@@ -105,15 +117,15 @@ def read(model: nn.Module, spec: str | Part) -> Affine:
 
 @torch.no_grad()
 def write(model: nn.Module, spec: str | Part, affine: Affine) -> None:
-    """Set the map at a path; a bias that the module does not have is left out."""
+    """Set the map at a path; a bias that the module does not have is left out, one that the map has not is zero."""
     chosen = part(spec)
     weight, bias, transposed = _parameters(model, chosen.path)
     rows = _rows(chosen, weight, transposed)
     matrix = _matrix(weight.detach(), transposed)
     matrix[rows] = affine.weight.to(matrix)
     weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))  # where the matrix is no view
-    if bias is not None and affine.bias is not None:
-        bias[rows] = affine.bias.to(bias)
+    if bias is not None:
+        bias[rows] = affine.bias.to(bias) if affine.bias is not None else 0.0
 
 
 def norm_of(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
