@@ -311,7 +311,7 @@ FAMILIES: Mapping[str, Family] = {
         embeddings=("wte", "wpe"),
         norm_position="before",
         final_norm="ln_f",
-        outputs=(Output("lm_head"), Output("score"), Output("classifier")),
+        outputs=(Output("lm_head"), Output("score"), Output("classifier"), Output("qa_outputs")),
     ),
     "vit": Family(
         blocks="layers",
@@ -356,6 +356,7 @@ FAMILIES: Mapping[str, Family] = {
         norm_position="before",
         centred=False,
         final_norm="encoder.final_layer_norm",
+        outputs=(Output("classifier"),),
         heads_agree=True,
     ),
 }

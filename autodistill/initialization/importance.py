@@ -16,7 +16,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import find_module
-from autodistill.distillation.models import frozen, plain_forward
+from autodistill.distillation.models import evaluating, frozen, plain_forward
 from autodistill.distillation.replay import removing
 from autodistill.initialization.families import Family, require_family
 from autodistill.initialization.weights import has, join, part
@@ -106,7 +106,13 @@ def _measured(
     """For each writer that ran: its squared inputs, or |input x gradient|, (..., inputs), float64."""
     graph = kind == "gradients"
     inputs_of = _inputs(teacher, writers, graph)
-    with frozen(teacher), plain_forward(teacher), inputs_of as inputs, torch.set_grad_enabled(graph):
+    with (
+        evaluating(teacher),
+        frozen(teacher),
+        plain_forward(teacher),
+        inputs_of as inputs,
+        torch.set_grad_enabled(graph),
+    ):
         output = batch.call(teacher)
         seen = list(inputs.values())
         factors = torch.autograd.grad(_loss(output, batch, loss_func), seen) if graph else seen

@@ -144,6 +144,16 @@ def test_what_decides_where_nothing_is_said(make, importance, least_squares):
     assert all(key in differing for key in states if key[0] != importance)
 
 
+@pytest.mark.parametrize("kind", ["activations", "gradients"])
+def test_the_teacher_is_left_as_it_was(kind):
+    model = bert(WIDTH, DEPTH).double().train()
+    model.bert.embeddings.eval()
+    model.bert.pooler.requires_grad_(False)
+    before = [(module.training, [p.requires_grad for p in module.parameters()]) for module in model.modules()]
+    measure_importance(model, batches(), kind)
+    assert before == [(module.training, [p.requires_grad for p in module.parameters()]) for module in model.modules()]
+
+
 def test_plain_batches_of_a_loader_serve_as_well():
     teacher = randomised(bert(WIDTH, DEPTH), 1)
     wrapped, plain = (measure_importance(teacher, [one]).inputs for one in (Batch(token_batch()), token_batch()))

@@ -99,6 +99,18 @@ def test_without_regular_distillation_the_head_stays_and_the_embeddings_train():
     assert not any(name.startswith(("classifier", "bert.pooler")) for name in changed)
 
 
+@pytest.mark.parametrize("frozen", [["bert.embeddings"], ["bert.embeddings", "bert.pooler", "classifier"]])
+def test_what_is_frozen_outside_the_blocks_keeps_its_first_weights(frozen):
+    student = model(8, 2, seed=1)
+    for path in frozen:
+        student.get_submodule(path).requires_grad_(False)
+    before, after, records, _ = trained_parts(student, distiller(model(), TEACHER_FED, {"train_steps": 1}, {}), None)
+    assert len(records) == (3 if len(frozen) == 1 else 2)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("bert.encoder.layer.1.") for name in changed)
+    assert not any(name.startswith(tuple(frozen)) for name in changed)
+
+
 def test_a_student_of_full_width_begins_at_the_teachers_outputs():
     teacher = model(depth=2)
     begun, built = (
