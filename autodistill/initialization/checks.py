@@ -23,9 +23,20 @@ def require_fitting(pair: Pairing) -> None:
     Raises:
         ConfigurationError: it cannot; all mistakes at once.
     """
-    problems = [*_subspace_problems(pair), *_shape_problems(pair)]
+    problems = [*_sharing_problems(pair), *_subspace_problems(pair), *_shape_problems(pair)]
     if problems:
         raise ConfigurationError(problems)
+
+
+def _sharing_problems(pair: Pairing) -> Iterator[str]:
+    theirs = {id(parameter) for parameter in pair.teacher.parameters()}
+    shared = [name for name, parameter in pair.base_models[0].named_parameters() if id(parameter) in theirs]
+    if shared:
+        yield (
+            "a student that is written from its teacher must share no parameter with it, but "
+            f"{', '.join(map(repr, shared[:3]))}{' and others are' * (len(shared) > 3) or ' is'} the teacher's own; "
+            "give the student copies (copy.deepcopy)."
+        )
 
 
 def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
@@ -85,7 +96,8 @@ def _shape_problems(pair: Pairing) -> list[str]:
 
 def _layer_problems(pair: Pairing) -> Iterator[str]:
     depth, own = pair.depths
-    if len(pair.layers) != own or not all(0 <= layer < depth for layer in pair.layers):
+    known = all(isinstance(layer, int) and 0 <= layer < depth for layer in pair.layers)
+    if len(pair.layers) != own or not known:
         yield (
             f"layers must name one of the teacher's {depth} blocks (0 to {depth - 1}) for each of the student's {own}, "
             f"but is {list(pair.layers)}."
@@ -153,6 +165,12 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
 
 def _subspace_problems(pair: Pairing) -> Iterator[str]:
     """Norms before the readers take in no mean; LayerNorms there take off the mean over channels."""
+    boundaries, known = len(pair.subspace.means), pair.depths[0] + 1
+    if boundaries not in (1, known):
+        yield (
+            f"a subspace must have one mean, or one for each of the {known} boundaries of the teacher's "
+            f"{known - 1} blocks, but it has {boundaries}; decompose this teacher's stream."
+        )
     reason = why_no_mean(pair.teacher, pair.bases[1], pair.family)
     if reason is not None and bool(pair.subspace.means.any()) and not pair.family.norms_before:
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PositiveInt, model_validator
@@ -45,6 +46,6 @@ class InitializationConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_other_name(cls, data: Any) -> Any:
-        if isinstance(data, str):
+        if not isinstance(data, Mapping | InitializationConfig):
             raise ValueError(f"must be 'teacher', or a mapping of settings, but is {data!r}.")
         return data

@@ -303,3 +303,28 @@ def test_heads_of_a_model_without_configuration():
         "the sizes of attention heads must be known, but TransformerEncoder has no transformers configuration that "
         "tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
     )
+
+
+@pytest.mark.parametrize("layers", [[0], [-1, 0], ["0", "1"], [0.0, 1.0], [0, DEPTH]])
+def test_layers_that_the_teacher_does_not_have(layers):
+    assert refusal(bert(8, 2), bert(WIDTH, DEPTH), narrow_subspace(), layers=layers) == [
+        f"layers must name one of the teacher's {DEPTH} blocks (0 to {DEPTH - 1}) for each of the student's 2, but is "
+        f"{layers}."
+    ]
+
+
+def test_means_of_another_number_of_boundaries():
+    subspace = dataclasses.replace(narrow_subspace(), means=torch.zeros(DEPTH, WIDTH))
+    assert refusal(bert(8, 2), bert(WIDTH, DEPTH), subspace) == [
+        f"a subspace must have one mean, or one for each of the {DEPTH + 1} boundaries of the teacher's {DEPTH} "
+        f"blocks, but it has {DEPTH}; decompose this teacher's stream."
+    ]
+
+
+def test_a_student_that_shares_weights_with_its_teacher():
+    teacher, student = bert(WIDTH, DEPTH), bert(WIDTH, 2)
+    student.bert.embeddings.word_embeddings = teacher.bert.embeddings.word_embeddings
+    assert refusal(student, teacher) == [
+        "a student that is written from its teacher must share no parameter with it, but "
+        "'embeddings.word_embeddings.weight' is the teacher's own; give the student copies (copy.deepcopy)."
+    ]

@@ -252,6 +252,13 @@ def test_mistakes_in_init_are_told(tmp_path):
         search(tmp_path, init={"weights": "none"})
 
 
+def test_an_init_that_is_no_mapping_is_told(tmp_path):
+    for given in (3, [], "Teacher"):
+        with pytest.raises(ConfigurationError) as error:
+            search(tmp_path, init=given)
+        assert str(error.value) == f"init: must be 'teacher', or a mapping of settings, but is {given!r}."
+
+
 def test_init_with_a_train_func_is_refused(tmp_path):
     with pytest.raises(
         ConfigurationError, match="init belongs to the built-in distillation, but there is a train_func"
