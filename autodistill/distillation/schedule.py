@@ -29,7 +29,7 @@ from autodistill.distillation.criteria import (
     KnowledgeDistillationLoss,
 )
 from autodistill.distillation.flash import FlashDistillation
-from autodistill.distillation.layers import AUTO, Tap, TapRecorder, repeated_blocks
+from autodistill.distillation.layers import AUTO, Tap, TapRecorder, find_module, repeated_blocks
 from autodistill.distillation.models import plain_forward
 from autodistill.distillation.plan import (
     Plan,
@@ -195,8 +195,8 @@ class Distiller:
             self._initializer is None or not self.processes.is_main
         ):  # process 0 alone distils blocks, and has the batches
             return None
-        subspace, boundaries = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundaries
-        return lambda hidden, tap: subspace.project(hidden, boundaries.index(tap) if tap in boundaries else -1)
+        subspace, boundary = self._initializer.subspace(student, plan.teacher_taps), self._initializer.boundary
+        return lambda hidden, tap: subspace.project(hidden, boundary(tap))
 
     @cached_property
     def _initializer(self) -> TeacherInitializer | None:
@@ -285,7 +285,9 @@ class Distiller:
             batch = self.flash_set[0]
             last = regular_stage(regular, student, self.teacher, batch, self._look(student, batch))
         if self._initializer is not None and stages and stages[0].input is not None:
-            stages = (*stages, outside_stage(stages, last, student))
+            outside = outside_stage(stages, last, student)
+            if any(p.requires_grad for path in outside.blocks for p in find_module(student, path).parameters()):
+                stages = (*stages, outside)
         return Plan(stages, last)
 
     @cached_property

@@ -14,6 +14,7 @@ SETTINGS = (
     "model_type",
     "is_decoder",
     *("hidden_act", "activation", "activation_function", "dense_act_fn"),
+    *("pooler_act", "classifier_activation", "normalization_type"),
     *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"),
     *("rope_parameters", "sliding_window", "relative_attention_max_distance"),
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -10,11 +10,11 @@ from torch import nn
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.agreement import unlike_parts
 from autodistill.initialization.channels import selection_problems
-from autodistill.initialization.families import Attention, require_family
+from autodistill.initialization.families import Attention, Family, Weight, require_family
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import has, part, shape
+from autodistill.initialization.weights import Part, has, has_bias, join, part, shape, takes_in_constants
 
 
 def require_fitting(pair: Pairing) -> None:
@@ -23,9 +23,20 @@ def require_fitting(pair: Pairing) -> None:
     Raises:
         ConfigurationError: it cannot; all mistakes at once.
     """
-    problems = [*_subspace_problems(pair), *_shape_problems(pair)]
+    problems = [*_sharing_problems(pair), *_subspace_problems(pair), *_shape_problems(pair)]
     if problems:
         raise ConfigurationError(problems)
+
+
+def _sharing_problems(pair: Pairing) -> Iterator[str]:
+    theirs = {id(parameter) for parameter in pair.teacher.parameters()}
+    shared = [name for name, parameter in pair.base_models[0].named_parameters() if id(parameter) in theirs]
+    if shared:
+        yield (
+            "a student that is written from its teacher must share no parameter with it, but "
+            f"{', '.join(map(repr, shared[:3]))}{' and others are' * (len(shared) > 3) or ' is'} the teacher's own; "
+            "give the student copies (copy.deepcopy)."
+        )
 
 
 def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
@@ -51,8 +62,32 @@ def why_not_inside(student: nn.Module, teacher: nn.Module) -> str | None:
     return " ".join(problems) or None
 
 
+def why_no_mean(teacher: nn.Module, path: str, family: Family) -> str | None:
+    """What keeps students from taking in the mean that is taken off the stream; None where nothing does.
+
+    Args:
+        teacher: any model around a base model.
+        path: of the base model.
+        family: of it.
+    """
+    if family.norms_before:
+        return "norms before what reads the stream"
+    if family.final_norm is not None:
+        return "a norm behind its last block"
+    base = teacher.get_submodule(path)
+    blocks = [f"{family.blocks}.{index}" for index in range(family.depth(base))]
+    maps = [Part(join(block, spec.path), spec.index, spec.of) for block in blocks for spec in _specs(family)]
+    if not all(has_bias(base, spec) for spec in maps if has(base, spec)):
+        return "maps or norms without bias in its blocks"
+    tables = [spec for spec in family.embeddings if has(base, spec)]
+    if family.embedding_norm is None and not any(takes_in_constants(base, spec) for spec in tables):
+        return "neither norm nor bias in its embeddings"
+    return None
+
+
 def _shape_problems(pair: Pairing) -> list[str]:
-    problems = [*_layer_problems(pair)] or [*_head_problems(pair), *unlike_parts(pair)]
+    problems = [*_layer_problems(pair)] or [*_table_problems(pair)]
+    problems = problems or [*_head_problems(pair), *unlike_parts(pair)]
     problems += [*_embedding_problems(pair), *_output_problems(pair)]
     if pair.family.axes is not None and not problems:
         problems += selection_problems(pair)
@@ -61,14 +96,52 @@ def _shape_problems(pair: Pairing) -> list[str]:
 
 def _layer_problems(pair: Pairing) -> Iterator[str]:
     depth, own = pair.depths
-    if len(pair.layers) != own or not all(0 <= layer < depth for layer in pair.layers):
+    known = all(isinstance(layer, int) and 0 <= layer < depth for layer in pair.layers)
+    if len(pair.layers) != own or not known:
         yield (
             f"layers must name one of the teacher's {depth} blocks (0 to {depth - 1}) for each of the student's {own}, "
             f"but is {list(pair.layers)}."
         )
 
 
+def _table_problems(pair: Pairing) -> Iterator[str]:
+    """What the table names must be there; one model may lack an embedding, and a block some of its readers."""
+    family, blocks = pair.family, range(len(pair.layers))
+    norms = [pair.place(norm) for norm in (family.embedding_norm, family.final_norm) if norm is not None]
+    wanted = [[place] for place in norms]
+    wanted += [[pair.place(spec, block) for spec in specs] for block in blocks for specs in _needed(family)]
+    for owner, model in (("teacher", pair.teacher), ("student", pair.student)):
+        places = [[getattr(place, owner) for place in alternatives] for alternatives in wanted]
+        missing = [found[0].path for found in places if not any(has(model, place) for place in found)]
+        if missing:
+            yield (
+                f"the {owner} must have the weights that the table of its family names, but has none at "
+                f"{', '.join(map(repr, dict.fromkeys(missing)))}; mend the table."
+            )
+    embeddings = [(part(spec).path, pair.place(spec)) for spec in family.embeddings]
+    nowhere = [
+        repr(path)
+        for path, place in embeddings
+        if not has(pair.teacher, place.teacher) and not has(pair.student, place.student)
+    ]
+    if nowhere:
+        yield f"the table of a family must name embeddings, but neither model has {', '.join(nowhere)}; mend the table."
+
+
+def _needed(family: Family) -> Iterator[Sequence[Weight]]:
+    """Of each block; one weight of each sequence is enough."""
+    for piece in family.parts:
+        yield from ([piece.output], [piece.norm])
+        yield from [[piece.query], [piece.key], [piece.value]] if isinstance(piece, Attention) else [piece.readers]
+
+
+def _specs(family: Family) -> list[Part]:
+    return [part(spec) for specs in _needed(family) for spec in specs]
+
+
 def _head_problems(pair: Pairing) -> Iterator[str]:
+    if not any(isinstance(piece, Attention) for piece in pair.family.parts):
+        return
     for owner, model, sizes in zip(("teacher", "student"), (pair.teacher, pair.student), pair.head_sizes, strict=True):
         if sizes.heads % sizes.key_value_heads:
             yield (
@@ -92,6 +165,18 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
 
 def _subspace_problems(pair: Pairing) -> Iterator[str]:
     """Norms before the readers take in no mean; LayerNorms there take off the mean over channels."""
+    boundaries, known = len(pair.subspace.means), pair.depths[0] + 1
+    if boundaries not in (1, known):
+        yield (
+            f"a subspace must have one mean, or one for each of the {known} boundaries of the teacher's "
+            f"{known - 1} blocks, but it has {boundaries}; decompose this teacher's stream."
+        )
+    reason = why_no_mean(pair.teacher, pair.bases[1], pair.family)
+    if reason is not None and bool(pair.subspace.means.any()) and not pair.family.norms_before:
+        yield (
+            f"a family with {reason} needs a subspace of mean zero, but this one has a mean; use decompose(..., "
+            'centring="none").'
+        )
     if not pair.family.norms_before:
         return
     arguments = 'centring="none"' + (", keeps_constant=True" if pair.family.centred else "")

@@ -105,8 +105,17 @@ Axes = Mapping[str, tuple[str, ...]]
 
 
 def config_heads(model: nn.Module) -> HeadSizes:
-    """The head sizes in a transformers configuration."""
-    config: Any = model.config
+    """The head sizes in a transformers configuration.
+
+    Raises:
+        ConfigurationError: the model has none.
+    """
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "num_attention_heads"):
+        raise ConfigurationError(
+            f"the sizes of attention heads must be known, but {type(model).__name__} has no transformers configuration "
+            "that tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
+        )
     heads = config.num_attention_heads
     width = getattr(config, "true_hidden_size", None) or config.hidden_size
     channels = getattr(config, "d_kv", None) or getattr(config, "head_dim", None) or width // heads
@@ -120,7 +129,8 @@ class Family:
     Args:
         blocks: the path of the list of blocks.
         parts: of a block, in the order in which they run.
-        embeddings: tables and maps that write to the stream before the first block.
+        embeddings: tables and maps that write to the stream before the first block. Where norms stand behind the sum,
+            but none behind the embeddings, the first table, or map with a bias, must be added at every position.
         norm_position: `"before"` the parts read the stream (GPT-2, Llama), or `"after"` the residual sum (BERT).
         centred: the norms take off the mean over channels, as LayerNorm does and RMSNorm does not.
         embedding_norm: behind the embeddings.
@@ -130,6 +140,9 @@ class Family:
         heads_agree: head i means the same in all blocks (they share a table of position biases).
         axes: for families whose norms are gains and biases of single channels, the roles of the axes of every weight:
             students are then selections of channels (see `channels`), and `parts` and `outputs` are empty.
+
+    Raises:
+        ConfigurationError: a norm position that is not known, or a string in place of a tuple.
 
     Examples:
         >>> FAMILIES["bert"].parts[1]
@@ -147,6 +160,18 @@ class Family:
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
     axes: Axes | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.norm_position not in ("before", "after"):
+            problems.append(f"norm_position must be 'before' or 'after', but is {self.norm_position!r}.")
+        given: list[tuple[str, Any]] = [("embeddings", self.embeddings)]
+        given += [("readers", piece.readers) for piece in self.parts if isinstance(piece, FeedForward)]
+        for name, value in given:
+            if isinstance(value, str | Part):
+                problems.append(f"{name} must be a tuple of weights, but is {value!r}; write ({value!r},).")
+        if problems:
+            raise ConfigurationError(problems)
 
     @property
     def norms_before(self) -> bool:
@@ -286,7 +311,7 @@ FAMILIES: Mapping[str, Family] = {
         embeddings=("wte", "wpe"),
         norm_position="before",
         final_norm="ln_f",
-        outputs=(Output("lm_head"), Output("score"), Output("classifier")),
+        outputs=(Output("lm_head"), Output("score"), Output("classifier"), Output("qa_outputs")),
     ),
     "vit": Family(
         blocks="layers",
@@ -331,6 +356,7 @@ FAMILIES: Mapping[str, Family] = {
         norm_position="before",
         centred=False,
         final_norm="encoder.final_layer_norm",
+        outputs=(Output("classifier"),),
         heads_agree=True,
     ),
 }

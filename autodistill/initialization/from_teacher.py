@@ -26,7 +26,7 @@ from autodistill.initialization.importance import Importance
 from autodistill.initialization.outputs import matcher, write_outputs
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import Affine, read, shape
+from autodistill.initialization.weights import Affine, has_bias, read, shape, takes_in_constants
 
 logger = logging.getLogger(__name__)
 
@@ -115,15 +115,17 @@ def initialize_from_teacher(
 def write_embeddings(pair: Pairing) -> None:
     """Write all tables and maps that write to the stream before the first block, and the norm behind them."""
     norm = pair.family.embedding_norm
-    # The mean is taken off by the norm; where there is none, by the first table, of which every position has a row.
+    # The mean is taken off by the norm; where there is none, by the first bias, or table with a row for every position.
     takes_off = norm is None and not pair.family.norms_before
     rest = pair.subspace.mean(0) if takes_off else torch.zeros(pair.subspace.teacher_width)
     for spec in pair.embeddings:
         place = pair.place(spec)
         given, (_, rows) = read(pair.teacher, place.teacher), shape(pair.student, place.student)
-        weight = given.weight[:, :rows] - (rest[:, None] if given.bias is None else 0)
-        bias = (given.bias - rest) @ pair.down() if given.bias is not None else None
-        pair.write(place.student, Affine(pair.down().T @ weight, bias))
-        rest = torch.zeros_like(rest)
+        off = rest if takes_in_constants(pair.student, place.student) else torch.zeros_like(rest)
+        biased = has_bias(pair.student, place.student)
+        weight = given.weight[:, :rows] - (0 if biased else off[:, None])
+        bias = (given.bias if given.bias is not None else 0) - off if biased else None
+        pair.write(place.student, Affine(pair.down().T @ weight, bias @ pair.down() if bias is not None else None))
+        rest = rest - off
     if norm is not None:
         pair.norm_behind(pair.place(norm), 0)

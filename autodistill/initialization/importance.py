@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.layers import find_module
-from autodistill.distillation.models import frozen, plain_forward
+from autodistill.distillation.models import evaluating, frozen, plain_forward
 from autodistill.distillation.replay import removing
+from autodistill.errors import ConfigurationError
 from autodistill.initialization.families import Family, require_family
 from autodistill.initialization.weights import has, join, part
 from autodistill.structures import tensors_in
@@ -74,7 +75,7 @@ def measure_importance(
         family: where the weights are, for models that are not in `families.FAMILIES`.
 
     Raises:
-        ConfigurationError: the model is of no known family.
+        ConfigurationError: the model is of no known family, there is no batch, or another kind.
 
     Examples:
         >>> from transformers import BertConfig, BertModel
@@ -84,18 +85,24 @@ def measure_importance(
         >>> [(path, len(values)) for path, values in found.inputs.items()]
         [('encoder.layer.0.attention.output.dense', 8), ('encoder.layer.0.output.dense', 16)]
     """
+    if kind not in get_args(Kind):
+        raise ConfigurationError(f"kind must be 'activations' or 'gradients', but is {kind!r}.")
     path, base, table = require_family(teacher, family, "teacher")
     blocks = [join(path, f"{table.blocks}.{index}") for index in range(table.depth(base))]
     outputs = [join(block, part(piece.output).path) for block in blocks for piece in table.parts]
     writers = [path for path in outputs if has(teacher, path)]
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
+    ran = False
     for given in batches:
+        ran = True
         batch = given if isinstance(given, Batch) else Batch(given)
         for name, values in _measured(teacher, writers, batch, kind, loss_func):
             rows = batch.without_padding(values)
             sums[name] = sums.get(name, torch.zeros(())) + rows.sum(0)
             counts[name] = counts.get(name, 0) + len(rows)
+    if not ran:
+        raise ConfigurationError("importance is measured on a few batches, but there is none; give a list of them.")
     means = {name: total / counts[name] for name, total in sums.items()}
     return Importance(kind, {name: mean.sqrt() if kind == "activations" else mean for name, mean in means.items()})
 
@@ -106,7 +113,13 @@ def _measured(
     """For each writer that ran: its squared inputs, or |input x gradient|, (..., inputs), float64."""
     graph = kind == "gradients"
     inputs_of = _inputs(teacher, writers, graph)
-    with frozen(teacher), plain_forward(teacher), inputs_of as inputs, torch.set_grad_enabled(graph):
+    with (
+        evaluating(teacher),
+        frozen(teacher),
+        plain_forward(teacher),
+        inputs_of as inputs,
+        torch.set_grad_enabled(graph),
+    ):
         output = batch.call(teacher)
         seen = list(inputs.values())
         factors = torch.autograd.grad(_loss(output, batch, loss_func), seen) if graph else seen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from autodistill.data import Batch
@@ -17,7 +19,7 @@ from autodistill.distillation.matchers import ChannelMatcher
 from autodistill.distillation.models import predicts_next_token
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.checks import require_fitting
+from autodistill.initialization.checks import require_fitting, why_no_mean
 from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.importance import Importance, measure_importance
@@ -27,6 +29,8 @@ from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
 from autodistill.initialization.weights import Affine, has, join, shape, write
 from autodistill.structures import content_hash
+
+logger = logging.getLogger(__name__)
 
 POSITIONS = {"importance": 1024, "norms": 1024, "all": 4096}
 """Tokens or patches of the flash set that are looked at for the importance of heads and neurons, and for least squares:
@@ -73,6 +77,13 @@ class TeacherInitializer:
         depth = self._family.depth(self._base)
         return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
 
+    def boundary(self, tap: Tap) -> int:
+        """The number of the boundary where a tap of the teacher lies, however it names it; -1, the last, elsewhere."""
+        for behind, block in enumerate(self.boundaries[1:], start=1):
+            if tap.path == block.path:
+                return behind - 1 if tap.process == INPUT else behind
+        return -1
+
     def subspace(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherSubspace:
         """The subspace that a student lives in.
 
@@ -83,9 +94,14 @@ class TeacherInitializer:
         Raises:
             ConfigurationError: the student is of another family, or wider than the teacher.
         """
-        path, base, family = require_family(student, self._settings.family, "student")
-        table = next(spec for spec in family.embeddings if has(base, spec))
-        return self._decomposition(tuple(also)).subspace(shape(student, join(path, str(table)))[0])
+        _, base, family = require_family(student, self._settings.family, "student")
+        widths = [shape(base, spec)[0] for spec in family.embeddings if has(base, spec)]
+        if not widths:
+            raise ConfigurationError(
+                "the table of a family must name embeddings, which tell a student's width, but the student has none of "
+                f"those that this one names ({', '.join(map(str, family.embeddings))}); mend the table."
+            )
+        return self._decomposition(tuple(also)).subspace(widths[0])
 
     def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
         """See that a student can begin inside the teacher; the arguments are those of `subspace`.
@@ -179,26 +195,24 @@ class TeacherInitializer:
     def start_matchers(self, start: TeacherStart, student: nn.Module, criterion: Criterion) -> None:
         """Let the matchers of the stream begin as the way back from the subspace."""
         path, _, family = require_family(student, self._settings.family, "student")
-        blocks = join(path, family.blocks)
-        lifts = {f"{blocks}.{index}": layer + 1 for index, layer in enumerate(start.layers)}
+        blocks = [join(path, f"{family.blocks}.{index}") for index in range(len(start.layers))]
         for mapping, matcher in zip(criterion.layer_mappings, criterion.feature_matchers, strict=True):
             if not isinstance(matcher, ChannelMatcher) or matcher.linear.weight.shape != start.matcher.weight.shape:
                 continue
             if mapping.student.path == path:  # the last hidden states
                 write(matcher, "linear", start.matcher)
-            elif mapping.student.path in lifts:
-                boundary = lifts[mapping.student.path] if mapping.student.process != INPUT else 0
-                mean = start.subspace.mean(boundary)
+            elif mapping.student.path in blocks:
+                mean = start.subspace.mean(self.boundary(mapping.teacher))
                 write(matcher, "linear", Affine(start.subspace.up, mean))
 
     def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:
         if self._known is None:
             path = self._file()
-            if path is not None and path.exists():
-                self._known = StreamDecomposition.load(path)
-            else:
+            self._known = self._saved(path) if path is not None and path.exists() else None
+            if self._known is None:
                 before = self._family.norms_before
-                centring: Centring = "none" if before else self._settings.centring
+                whole = why_no_mean(self._teacher, self._path, self._family) is not None
+                centring: Centring = "none" if whole else self._settings.centring
                 self._known = decompose(
                     self._streams(also),
                     weighting=self._settings.weighting,
@@ -210,6 +224,14 @@ class TeacherInitializer:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._known.save(path)
         return self._known
+
+    @staticmethod
+    def _saved(path: Path) -> StreamDecomposition | None:
+        try:
+            return StreamDecomposition.load(path)
+        except (SafetensorError, OSError, KeyError):
+            logger.warning("the decomposition of the teacher's stream, %s, is damaged; it is computed anew", path)
+            return None
 
     def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
         taps = self.boundaries

@@ -28,21 +28,24 @@ from autodistill.distillation.replay import calls_of, returning
 from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
 from autodistill.initialization.weights import Affine, join, part, read, write, write_norm
+from autodistill.structures import map_tensors
 
 Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
 """`(batch, taps) -> features`."""
 
 
-def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float) -> Affine:
+def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float, *, bias: bool = True) -> Affine:
     """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not say.
 
     Minimises ‖x Wᵀ + b - t‖² + λ ‖W - W₀‖², with λ `strength` times the mean power of an input; the bias is free.
+    Where inputs do not vary, the weight stays the first one.
 
     Args:
         inputs: (positions, inputs).
         targets: (positions, outputs).
         first: W₀ (outputs, inputs).
         strength: of the pull to it, relative to the number of positions.
+        bias: False for a map that has none: b is zero.
 
     Examples:
         >>> x, wanted = torch.randn(50, 3).double(), torch.randn(2, 3).double()
@@ -51,22 +54,29 @@ def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: 
         [True, True]
     """
     inputs, targets = inputs.double(), targets.double()
-    mean_input, mean_target = inputs.mean(0), targets.mean(0)
+    mean_input, mean_target = inputs.mean(0) * bias, targets.mean(0) * bias
     centred = inputs - mean_input
     gram = centred.T @ centred / len(inputs)
     rest = (targets - mean_target) - centred @ first.weight.T
-    pull = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    power = max(float(gram.diagonal().mean()), 1e-12 * float(inputs.square().mean()), 1e-300)  # rounding is no variance
+    pull = strength * power * torch.eye(len(gram), dtype=gram.dtype)
     change = torch.linalg.solve(gram + pull, centred.T @ rest / len(inputs)).T
     weight = first.weight + change
-    return Affine(weight, mean_target - weight @ mean_input)
+    return Affine(weight, mean_target - weight @ mean_input if bias else None)
 
 
-def fit_channels(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gain and the bias, channel by channel, that bring inputs nearest to targets; (positions, channels) both."""
+def fit_channels(
+    inputs: torch.Tensor, targets: torch.Tensor, *, bias: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gain and the bias, channel by channel, that bring inputs nearest to targets; (positions, channels) both.
+
+    Without a bias, which is then zero, the gain alone.
+    """
     inputs, targets = inputs.double(), targets.double()
-    centred = inputs - inputs.mean(0)
+    mean_input, mean_target = inputs.mean(0) * bias, targets.mean(0) * bias
+    centred = inputs - mean_input
     gain = (centred * targets).mean(0) / centred.square().mean(0).clamp(min=1e-12)
-    return gain, targets.mean(0) - gain * inputs.mean(0)
+    return gain, mean_target - gain * mean_input
 
 
 class StudentRun:
@@ -79,6 +89,12 @@ class StudentRun:
     def __init__(self, student: nn.Module) -> None:
         self.student = student.eval()
         self._finished: dict[str, dict[nn.Module, Any]] = {}  # by batch, what the finished blocks return
+
+    def calls(self, blocks: Sequence[str], batch: Batch) -> Mapping[str, int]:
+        """How often each block runs in a forward."""
+        with TapRecorder(self.student, [], owner="student", also_run=blocks) as recorder, self._unfinished(batch):
+            recorder.run(lambda: batch.call(self.student))
+        return recorder.calls
 
     def features(self, batch: Batch, taps: Sequence[Tap]) -> Mapping[Tap, torch.Tensor]:
         """What taps see of a batch; the forward ends at the last of them."""
@@ -96,7 +112,9 @@ class StudentRun:
 
     @contextlib.contextmanager
     def _unfinished(self, batch: Batch) -> Iterator[None]:
-        with torch.no_grad(), plain_forward(self.student), returning(self._finished.get(batch.hash, {})):
+        kept = self._finished.get(batch.hash, {})
+        outputs = {module: map_tensors(torch.Tensor.clone, output) for module, output in kept.items()}
+        with torch.no_grad(), plain_forward(self.student), returning(outputs):  # the student may go on in place
             yield
 
 
@@ -138,7 +156,8 @@ class LeastSquares:
         """Fit the norm behind the embeddings, then the blocks one after the other.
 
         Norms that stand before the readers are left as they are: a gain fitted to inputs that resemble the teacher's
-        but in part is too small, and slows down what follows.
+        but in part is too small, and slows down what follows. So are blocks that run several times in one forward:
+        what is fitted for one of their inputs is wrong for the others.
 
         Args:
             writers: fit the maps that write to the stream too, not the norms alone.
@@ -147,15 +166,18 @@ class LeastSquares:
         if self.family.embedding_norm is not None and not self.family.norms_before:
             ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
             self._fit_norm_behind(run, ours, theirs, 0)
-        for index, layer in enumerate(self.start.layers):
-            ours = join(self.bases[0], f"{self.family.blocks}.{index}")
+        blocks = [join(self.bases[0], f"{self.family.blocks}.{index}") for index in range(len(self.start.layers))]
+        calls = run.calls(blocks, self.batches[0])
+        for ours, layer in zip(blocks, self.start.layers, strict=True):
+            if calls[ours] > 1:
+                continue
             theirs = join(self.bases[1], f"{self.family.blocks}.{layer}")
             for position, piece in enumerate(self.family.parts):
                 if writers:
                     self._fit_writer(run, position, ours, theirs)
                 if not self.family.norms_before:
                     self._fit_norm_behind(run, join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
-            if index + 1 < len(self.start.layers):
+            if ours != blocks[-1]:
                 run.finish(ours, self.batches)
 
     def _rows(self, features: Features, *taps: Tap) -> list[torch.Tensor]:
@@ -181,16 +203,19 @@ class LeastSquares:
         (wanted,) = self._rows(self.teacher, self._sum(position, theirs))
         inputs, written, total = self._rows(run.features, Tap(writer, INPUT), Tap(writer), self._sum(position, ours))
         targets = wanted @ self.start.subspace.down.to(wanted) - (total - written)
-        write(self.student, writer, ridge(inputs, targets, read(self.student, writer), self.strength))
+        first = read(self.student, writer)
+        write(self.student, writer, ridge(inputs, targets, first, self.strength, bias=first.bias is not None))
 
     def _fit_norm_behind(self, run: StudentRun, ours: str, theirs: str, boundary: int) -> None:
         (wanted,), (total,) = self._rows(self.teacher, Tap(theirs)), self._rows(run.features, Tap(ours, INPUT))
-        inputs = self._normalised(total, find_module(self.student, ours))
-        write_norm(self.student, ours, *fit_channels(inputs, self.start.subspace.project(wanted, boundary)))
+        norm = find_module(self.student, ours)
+        targets = self.start.subspace.project(wanted, boundary)
+        fitted = fit_channels(self._normalised(total, norm), targets, bias=getattr(norm, "bias", None) is not None)
+        write_norm(self.student, ours, *fitted)
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """What the norm makes of rows, but for its gain and bias."""
-        epsilon = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5)))
+        epsilon: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))  # None: the precision's own
         if self.family.centred:
             return nn.functional.layer_norm(rows, rows.shape[-1:], eps=epsilon)
         return nn.functional.rms_norm(rows, rows.shape[-1:], eps=epsilon)

@@ -43,6 +43,8 @@ def _final_reader(pair: Pairing, outputs: list[Output]) -> Reader:
         pair.write_norm(place, pair.rotated_gain(gain) * pair.scale, bias @ pair.subspace.up)
         pair.approximations.append(TIED)
         return Reader(pair.subspace.down, torch.zeros_like(bias))
+    if norm is not None and not pair.family.norms_before:
+        pair.norm_behind(pair.place(norm), boundary)
     specs = [output.hidden.reader if output.hidden else output.last for output in outputs]
     readers = [output_place(pair, spec).student for spec in specs if spec is not None]
     return pair.reader(pair.place(norm) if norm is not None else None, boundary, readers)

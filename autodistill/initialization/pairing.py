@@ -179,9 +179,9 @@ class Pairing:
         return self.correction * (self.subspace.directions.square() * gain[:, None]).sum(0)
 
     def down(self) -> torch.Tensor:
-        """What writers are multiplied by, (D, d). A LayerNorm before the readers never sees the mean over channels."""
-        down = self.subspace.down
-        return down - down.mean(0) if self.family.norms_before and self.family.centred else down
+        """What writers are multiplied by, (D, d). LayerNorms before all readers never see the mean over channels."""
+        down, family = self.subspace.down, self.family
+        return down - down.mean(0) if family.norms_before and family.centred and family.final_norm is not None else down
 
     def writer(self, affine: Affine, boundary: int) -> Affine:
         """The student's form of a map that writes to the stream.

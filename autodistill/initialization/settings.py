@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PositiveInt, model_validator
@@ -19,7 +20,7 @@ class InitializationConfig(Section):
         batches: of the flash set; so many are looked at.
         weighting: `"power"` lets every boundary of the teacher's blocks count alike, `"uniform"` as large as it is.
         centring: one `"mean"` over all boundaries, or one for each `"boundary"`. Where norms stand before what reads
-            the stream, none is taken off.
+            the stream, or behind the last block, or where blocks lack biases, none is taken off.
         least_squares: before any gradient step, fit to the teacher, block by block, the `"norms"` that stand behind the
             residual sum; or `"all"`, which are the maps that write to the stream as well; or `"none"`. `"auto"` fits
             the norms where they stand behind the sum (BERT), else the maps (ViT), but none of a model that predicts the
@@ -44,6 +45,6 @@ class InitializationConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_other_name(cls, data: Any) -> Any:
-        if isinstance(data, str):
+        if not isinstance(data, Mapping | InitializationConfig):
             raise ValueError(f"must be 'teacher', or a mapping of settings, but is {data!r}.")
         return data

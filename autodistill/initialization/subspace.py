@@ -7,6 +7,8 @@ boundaries of blocks, since the residual path carries z from one to the next unc
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +29,14 @@ class TeacherSubspace:
     """The subspace of a teacher's stream that a student of some width lives in; kept in float64.
 
     Args:
-        means: (B, D), what is taken from the stream at each of its B boundaries.
+        means: (B, D), what is taken from the stream at each of its B boundaries; (1, D) at all of them.
         directions: P, (D, d), with orthonormal columns.
         scale: s, (d,): the root mean square of (x - μ) P, the same for all directions unless they are whitened.
         explained: the share of the stream's power about its mean that the directions keep, in [0, 1].
 
     Raises:
-        ConfigurationError: a value that is not finite, or columns that are not orthonormal.
+        ConfigurationError: other shapes, values that are not finite, a scale or a share that cannot be, or columns that
+            are not orthonormal.
 
     Examples:
         >>> subspace = TeacherSubspace(torch.zeros(1, 3), torch.eye(3)[:, :2], torch.full((2,), 2.0), 0.9)
@@ -51,12 +54,20 @@ class TeacherSubspace:
     def __post_init__(self) -> None:
         for name in ("means", "directions", "scale"):
             given = getattr(self, name).double()
-            if not bool(given.isfinite().all()):
-                raise ConfigurationError(
-                    f"a subspace must be finite, but its {name} hold nan or infinity; look for them in the teacher's "
-                    "hidden states."
-                )
+            _require_finite(f"a subspace must be finite, but its {name} hold", given)
             object.__setattr__(self, name, given)
+        shapes = [tuple(part.shape) for part in (self.means, self.directions, self.scale)]
+        fitting = [len(shape) for shape in shapes] == [2, 2, 1] and shapes[0][1] == shapes[1][0]
+        if not fitting or shapes[1][1] != shapes[2][0]:
+            raise ConfigurationError(
+                "means, directions and scale of a subspace must have the shapes (B, D), (D, d) and (d,), but have "
+                f"{', '.join(map(str, shapes))}; transpose or reshape them."
+            )
+        if not bool((self.scale > 0).all()) or not 0 <= self.explained <= 1 + 1e-9:
+            raise ConfigurationError(
+                "the scale of a subspace must be positive, and the explained share in [0, 1], but the smallest scale "
+                f"is {float(self.scale.min()):.3g}, the share {self.explained:.3g}; use decompose(...).subspace(width)."
+            )
         difference = self.directions.T @ self.directions - torch.eye(self.width, dtype=torch.float64)
         if float(difference.abs().max()) > 1e-4:  # more than float32 leaves
             raise ConfigurationError(
@@ -136,9 +147,12 @@ class StreamMoments:
         rows = [stream.detach()[mask] if mask is not None else stream.detach().flatten(0, -2) for stream in streams]
         # A batch's sums keep the precision of the stream, at least 32 bits; batches are added in 64.
         parts = [part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in rows]
+        if not len(parts[0]):
+            return
         if self._weights is None:
             powers = torch.stack([part.double().square().mean().cpu() for part in parts])
-            self._weights = powers.reciprocal() if self._weighting == "power" else torch.ones_like(powers)
+            known = powers > 0 if self._weighting == "power" else torch.zeros_like(powers, dtype=torch.bool)
+            self._weights = torch.where(known, powers.reciprocal(), 1.0)
         self._count += len(parts[0])
         self._sums += torch.stack([part.sum(0).double() for part in parts]).cpu()
         for weight, part in zip(self._weights.tolist(), parts, strict=True):
@@ -156,7 +170,7 @@ class StreamMoments:
             selects: see there.
 
         Raises:
-            ConfigurationError: fewer positions than channels, or another centring.
+            ConfigurationError: fewer positions than channels, a stream that is not finite, or another centring.
         """
         _require_known("centring", centring, Centring)
         boundaries, width = self._sums.shape
@@ -165,6 +179,7 @@ class StreamMoments:
                 f"the teacher's stream of {width} channels needs at least as many positions (tokens, patches) in the "
                 f"flash set, but it has {self._count}; raise init.batches, or the batch size."
             )
+        _require_finite("the teacher's stream must be finite, but holds", self._second)
         weights = self._weights[:, None]
         means = self._sums / self._count
         if centring == "mean":
@@ -254,23 +269,30 @@ class StreamDecomposition:
         return TeacherSubspace(self.means, directions, scale.clamp(min=1e-12), kept / total if total else 1.0)
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors."""
+        """Write it as safetensors, whole or not at all."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
-        save_file(tensors, path)
+        staged = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        save_file({**tensors, "selects": torch.tensor(self.selects)}, staged)
+        os.replace(staged, path)
 
     @classmethod
     def load(cls, path: Path) -> StreamDecomposition:
         """Read what `save` wrote."""
         tensors = load_file(path)
         means, directions = tensors["means"], tensors["directions"]
-        keeps_constant, selects = directions.shape[0] > directions.shape[1], bool((directions.max(0).values == 1).all())
-        return cls(means, directions, tensors["power"], keeps_constant, selects)
+        keeps_constant = directions.shape[0] > directions.shape[1]
+        return cls(means, directions, tensors["power"], keeps_constant, bool(tensors["selects"]))
 
 
 def _require_known(name: str, value: str, known: Any) -> None:
     if value not in get_args(known):
         names = ", ".join(map(repr, get_args(known)))
         raise ConfigurationError(f"{name} must be one of {names}, but is {value!r}.")
+
+
+def _require_finite(rule: str, values: torch.Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise ConfigurationError(f"{rule} nan or infinity; look for them in the teacher's hidden states.")
 
 
 def _without_constant(width: int) -> torch.Tensor:
@@ -296,11 +318,21 @@ def decompose(
         selects: see there.
 
     Raises:
-        ConfigurationError: fewer positions than channels, boundaries of several widths, or an option that is not known.
+        ConfigurationError: fewer positions than channels, boundaries of several widths, batches of several numbers of
+            boundaries, a stream that is not finite, or an option that is not known.
     """
     moments: StreamMoments | None = None
+    found: set[int] = set()
+    numbers: set[int] = set()
     for streams, mask in batches:
-        widths = sorted({stream.shape[-1] for stream in streams})
+        found.update(stream.shape[-1] for stream in streams)
+        numbers.add(len(streams))
+        if numbers != {max(1, *numbers)}:
+            raise ConfigurationError(
+                "every batch must have the stream at the same boundaries, one at least, but there are batches of "
+                f"{' and '.join(map(str, sorted(numbers)))}; look at each with the same hooks."
+            )
+        widths = sorted(found)
         if len(widths) > 1:
             raise ConfigurationError(
                 "the teacher's stream must have one width, since one subspace serves all blocks, but its blocks have "

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autodistill.errors import LayerNotFoundError
+from autodistill.errors import ConfigurationError, LayerNotFoundError
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,21 @@ class Part:
         path: of the module, or `"attention.in_proj"` for parameters `in_proj_weight` and `in_proj_bias`.
         index: which of them.
         of: how many there are.
+
+    Raises:
+        ConfigurationError: there is no such one.
     """
 
     path: str
     index: int = 0
     of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.of:
+            raise ConfigurationError(
+                f"the index of a part must be 0 to {self.of - 1}, since {self.path!r} holds {self.of}, but is "
+                f"{self.index}; count from 0."
+            )
 
 
 @dataclass
@@ -62,6 +72,18 @@ def has(model: nn.Module, spec: str | Part) -> bool:
         return False
 
 
+def has_bias(model: nn.Module, spec: str | Part) -> bool:
+    """Whether a map or a norm has a bias."""
+    return len(parameters(model, spec)) > 1
+
+
+def takes_in_constants(model: nn.Module, spec: str | Part) -> bool:
+    """Whether a vector can be added to all that it gives: to its bias, or to the rows of a table."""
+    path = part(spec).path
+    is_map = any(path == name and not isinstance(module, nn.Embedding) for name, module in model.named_modules())
+    return not is_map or has_bias(model, spec)
+
+
 def parameters(model: nn.Module, spec: str | Part) -> list[nn.Parameter]:
     """The parameters that hold it: the weight, and the bias where there is one."""
     weight, bias, _ = _parameters(model, part(spec).path)
@@ -95,15 +117,15 @@ def read(model: nn.Module, spec: str | Part) -> Affine:
 
 @torch.no_grad()
 def write(model: nn.Module, spec: str | Part, affine: Affine) -> None:
-    """Set the map at a path; a bias that the module does not have is left out."""
+    """Set the map at a path; a bias that the module does not have is left out, one that the map has not is zero."""
     chosen = part(spec)
     weight, bias, transposed = _parameters(model, chosen.path)
     rows = _rows(chosen, weight, transposed)
     matrix = _matrix(weight.detach(), transposed)
     matrix[rows] = affine.weight.to(matrix)
     weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))  # where the matrix is no view
-    if bias is not None and affine.bias is not None:
-        bias[rows] = affine.bias.to(bias)
+    if bias is not None:
+        bias[rows] = affine.bias.to(bias) if affine.bias is not None else 0.0
 
 
 def norm_of(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +152,7 @@ def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice:
 def _matrix(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
     """The weight as (outputs, inputs): a view, where its memory allows for one."""
     if transposed:
-        return weight.flatten(0, -2).T
+        return weight.reshape(-1, weight.shape[-1]).T
     return weight.flatten(1) if weight.dim() > 1 else weight[None]
 
 

@@ -230,6 +230,9 @@ CASES = {
     "GPT-2, classes": IdentityCase(
         hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE, use_cache=False, num_labels=3), KEEPS_CONSTANT
     ),
+    "GPT-2, spans": IdentityCase(
+        hugging_face("GPT2ForQuestionAnswering", **GPT2_LIKE, use_cache=False), KEEPS_CONSTANT
+    ),
     "ViT, classes": IdentityCase(hugging_face("ViTForImageClassification", **VIT_LIKE), KEEPS_CONSTANT, picture_batch),
     "ViT, pooled": IdentityCase(hugging_face("ViTModel", **VIT_LIKE), KEEPS_CONSTANT, picture_batch),
     "Llama, words": IdentityCase(hugging_face("LlamaForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
@@ -241,9 +244,12 @@ CASES = {
     ),
     "Qwen2, words": IdentityCase(hugging_face("Qwen2ForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
     "Qwen3, words": IdentityCase(hugging_face("Qwen3ForCausalLM", **LLAMA_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
-    "T5 encoder": IdentityCase(
-        hugging_face("T5EncoderModel", "d_model", "num_layers", vocab_size=VOCABULARY, d_kv=4, d_ff=24, num_heads=4),
-        ORTHOGONAL,
-        error=SINGLE,
-    ),
+    **{
+        name: IdentityCase(
+            hugging_face(model, "d_model", "num_layers", vocab_size=VOCABULARY, d_kv=4, d_ff=24, num_heads=4),
+            ORTHOGONAL,
+            error=SINGLE,
+        )
+        for name, model in {"T5 encoder": "T5EncoderModel", "T5 encoder, tokens": "T5ForTokenClassification"}.items()
+    },
 }

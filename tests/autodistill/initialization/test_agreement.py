@@ -9,8 +9,10 @@ from identity_cases import (
     DEPTH,
     GPT2_LIKE,
     KEEPS_CONSTANT,
+    MOBILEBERT_LIKE,
     ORTHOGONAL,
     PERMUTATION,
+    SELECTION,
     UNTIED,
     WIDTH,
     errors,
@@ -38,6 +40,10 @@ def gpt2(**settings):
 def t5(**settings):
     sizes = {"vocab_size": VOCABULARY, "d_kv": 4, "d_ff": 24, "num_heads": 4} | settings
     return hugging_face("T5EncoderModel", "d_model", "num_layers", **sizes)
+
+
+def mobilebert(**settings):
+    return hugging_face("MobileBertForSequenceClassification", **MOBILEBERT_LIKE | settings)
 
 
 def lost(*names):
@@ -90,8 +96,33 @@ PLAIN, BIASED = words("Llama"), words("Llama", attention_bias=True, mlp_bias=Tru
             [other("activation_function", "gelu_new", "relu")],
         ),
         (t5(), t5(feed_forward_proj="gelu"), ORTHOGONAL, [other("dense_act_fn", "relu", "gelu")]),
+        (
+            mobilebert(),
+            mobilebert(normalization_type="layer_norm"),
+            SELECTION,
+            [other("normalization_type", "no_norm", "layer_norm")],
+        ),
+        (
+            mobilebert(),
+            mobilebert(classifier_activation=False),
+            SELECTION,
+            [other("classifier_activation", True, False)],
+        ),
     ],
-    ids=["Qwen2", "Qwen3", "biases", "RoBERTa", "BERT act", "BERT eps", "Llama eps", "window", "GPT-2 act", "T5 act"],
+    ids=[
+        "Qwen2",
+        "Qwen3",
+        "biases",
+        "RoBERTa",
+        "BERT act",
+        "BERT eps",
+        "Llama eps",
+        "window",
+        "GPT-2 act",
+        "T5 act",
+        "MobileBERT norm",
+        "MobileBERT pooler",
+    ],
 )
 def test_what_a_student_does_otherwise_is_told(teacher, student, directions, sentences):
     first, second = randomised(teacher(WIDTH, DEPTH), 1), randomised(student(WIDTH, DEPTH), 2)

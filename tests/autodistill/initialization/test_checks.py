@@ -25,9 +25,10 @@ from transformers import BertConfig, BertModel
 from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.schedule import Distiller
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import FAMILIES, HeadSizes, family_of
+from autodistill.initialization.families import FAMILIES, Attention, Family, FeedForward, HeadSizes, family_of
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.subspace import TeacherSubspace, decompose
+from autodistill.initialization.weights import Part
 
 bert = hugging_face("BertForSequenceClassification", **BERT_LIKE)
 
@@ -229,3 +230,101 @@ def test_a_subspace_of_another_teacher_is_refused():
     subspace = TeacherSubspace(torch.zeros(1, 12), torch.eye(12, 8), torch.ones(8), 1.0)
     (first, *_) = refusal(bert(8, 2), bert(WIDTH, DEPTH), subspace)
     assert "it leads from 12 to 8, and 'embeddings.word_embeddings' is 16 wide in the teacher, 8 in" in first
+
+
+BERT = FAMILIES["bert"]
+ATTENTION, FEED_FORWARD = BERT.parts
+
+
+@pytest.mark.parametrize(
+    ("change", "paths"),
+    [
+        ({"parts": (dataclasses.replace(ATTENTION, query="q"), FEED_FORWARD)}, ["encoder.layer.{}.q"]),
+        (
+            {"parts": (dataclasses.replace(ATTENTION, output="o", norm="n"), FEED_FORWARD)},
+            ["encoder.layer.{}.o", "encoder.layer.{}.n"],
+        ),
+        ({"parts": (ATTENTION, dataclasses.replace(FEED_FORWARD, readers=("up", "gate")))}, ["encoder.layer.{}.up"]),
+        ({"parts": (ATTENTION, dataclasses.replace(FEED_FORWARD, output="down"))}, ["encoder.layer.{}.down"]),
+        ({"embedding_norm": "embeddings.norm"}, ["embeddings.norm"]),
+        ({"final_norm": "norm"}, ["norm"]),
+    ],
+)
+def test_a_table_with_misspelt_paths(change, paths):
+    family = dataclasses.replace(BERT, **change)
+    expected = [
+        f"the {owner} must have the weights that the table of its family names, but has none at "
+        + ", ".join(repr(f"bert.{path.format(layer)}") for path in paths for layer in layers)
+        + "; mend the table."
+        for owner, layers in (("teacher", [DEPTH - 1]), ("student", [0]))
+    ]
+    assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == expected
+
+
+def narrow_subspace():
+    return TeacherSubspace(torch.zeros(1, WIDTH), torch.eye(WIDTH, 8), torch.ones(8), 1.0)
+
+
+def test_a_table_with_misspelt_embeddings():
+    family = dataclasses.replace(BERT, embeddings=(*BERT.embeddings, "embeddings.words"))
+    assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == [
+        "the table of a family must name embeddings, but neither model has 'embeddings.words'; mend the table."
+    ]
+    with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); mend"):
+        distiller(family=dataclasses.replace(BERT, embeddings=("words",))).prepare(Projected(8))
+
+
+def test_a_table_that_cannot_be_meant():
+    with pytest.raises(ConfigurationError) as error:
+        Family("layers", (FeedForward("up", "down", "norm"),), "words", norm_position="behind")
+    assert error.value.problems == [
+        "norm_position must be 'before' or 'after', but is 'behind'.",
+        "embeddings must be a tuple of weights, but is 'words'; write ('words',).",
+        "readers must be a tuple of weights, but is 'up'; write ('up',).",
+    ]
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_a_part_that_is_not_there(index):
+    with pytest.raises(ConfigurationError) as error:
+        Part("attention.in_proj", index, of=3)
+    assert str(error.value) == (
+        f"the index of a part must be 0 to 2, since 'attention.in_proj' holds 3, but is {index}; count from 0."
+    )
+
+
+def test_heads_of_a_model_without_configuration():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, batch_first=True), 2, enable_nested_tensor=False)
+    attention = Attention(*(Part("self_attn.in_proj", index, 3) for index in range(3)), "self_attn.out_proj", "norm1")
+    family = Family("layers", (attention,), ("layers.0.linear2",), norm_position="after")
+    with pytest.raises(ConfigurationError) as error:
+        initialize_from_teacher(model, model, square_subspace(PERMUTATION), family=family)
+    assert str(error.value) == (
+        "the sizes of attention heads must be known, but TransformerEncoder has no transformers configuration that "
+        "tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
+    )
+
+
+@pytest.mark.parametrize("layers", [[0], [-1, 0], ["0", "1"], [0.0, 1.0], [0, DEPTH]])
+def test_layers_that_the_teacher_does_not_have(layers):
+    assert refusal(bert(8, 2), bert(WIDTH, DEPTH), narrow_subspace(), layers=layers) == [
+        f"layers must name one of the teacher's {DEPTH} blocks (0 to {DEPTH - 1}) for each of the student's 2, but is "
+        f"{layers}."
+    ]
+
+
+def test_means_of_another_number_of_boundaries():
+    subspace = dataclasses.replace(narrow_subspace(), means=torch.zeros(DEPTH, WIDTH))
+    assert refusal(bert(8, 2), bert(WIDTH, DEPTH), subspace) == [
+        f"a subspace must have one mean, or one for each of the {DEPTH + 1} boundaries of the teacher's {DEPTH} "
+        f"blocks, but it has {DEPTH}; decompose this teacher's stream."
+    ]
+
+
+def test_a_student_that_shares_weights_with_its_teacher():
+    teacher, student = bert(WIDTH, DEPTH), bert(WIDTH, 2)
+    student.bert.embeddings.word_embeddings = teacher.bert.embeddings.word_embeddings
+    assert refusal(student, teacher) == [
+        "a student that is written from its teacher must share no parameter with it, but "
+        "'embeddings.word_embeddings.weight' is the teacher's own; give the student copies (copy.deepcopy)."
+    ]

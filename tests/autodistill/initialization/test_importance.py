@@ -9,6 +9,7 @@ from identity_cases import DEPTH, EXACT, GPT2_LIKE, PERMUTATION, WIDTH, errors, 
 
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.errors import ConfigurationError
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.importance import Importance, measure_importance
 from autodistill.initialization.initializer import TeacherInitializer
@@ -142,6 +143,29 @@ def test_what_decides_where_nothing_is_said(make, importance, least_squares):
     ]
     assert len(differing) >= 3
     assert all(key in differing for key in states if key[0] != importance)
+
+
+@pytest.mark.parametrize("kind", ["activations", "gradients"])
+def test_the_teacher_is_left_as_it_was(kind):
+    model = bert(WIDTH, DEPTH).double().train()
+    model.bert.embeddings.eval()
+    model.bert.pooler.requires_grad_(False)
+    before = [(module.training, [p.requires_grad for p in module.parameters()]) for module in model.modules()]
+    measure_importance(model, batches(), kind)
+    assert before == [(module.training, [p.requires_grad for p in module.parameters()]) for module in model.modules()]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "sentence"),
+    [
+        ([], "activations", "importance is measured on a few batches, but there is none; give a list of them."),
+        (batches(), "loss", "kind must be 'activations' or 'gradients', but is 'loss'."),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(given, kind, sentence):
+    with pytest.raises(ConfigurationError) as error:
+        measure_importance(bert(WIDTH, DEPTH), given, kind)
+    assert str(error.value) == sentence
 
 
 def test_plain_batches_of_a_loader_serve_as_well():

@@ -99,6 +99,18 @@ def test_without_regular_distillation_the_head_stays_and_the_embeddings_train():
     assert not any(name.startswith(("classifier", "bert.pooler")) for name in changed)
 
 
+@pytest.mark.parametrize("frozen", [["bert.embeddings"], ["bert.embeddings", "bert.pooler", "classifier"]])
+def test_what_is_frozen_outside_the_blocks_keeps_its_first_weights(frozen):
+    student = model(8, 2, seed=1)
+    for path in frozen:
+        student.get_submodule(path).requires_grad_(False)
+    before, after, records, _ = trained_parts(student, distiller(model(), TEACHER_FED, {"train_steps": 1}, {}), None)
+    assert len(records) == (3 if len(frozen) == 1 else 2)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("bert.encoder.layer.1.") for name in changed)
+    assert not any(name.startswith(tuple(frozen)) for name in changed)
+
+
 def test_a_student_of_full_width_begins_at_the_teachers_outputs():
     teacher = model(depth=2)
     begun, built = (
@@ -128,6 +140,34 @@ def test_matchers_begin_as_the_way_back_from_the_subspace():
     for matcher in criteria[-1].feature_matchers:
         torch.testing.assert_close(matcher.linear.weight.double(), subspace.up, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(matcher.linear.bias.double(), subspace.mean(0), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("process", ["", "auto"])
+def test_each_boundary_has_its_mean_however_layers_are_named(process):
+    make = hugging_face("BertModel", **BERT_LIKE)
+    teacher, student = model(16, 4, make=make), model(8, 2, 1, make)
+    pairs = [[(f"encoder.layer.{i}", process, f"encoder.layer.{2 * i + 1}", process)] for i in range(2)]
+    flash = {"layer_mappings_for_knowledge_transfer": pairs, "block_names": [f"encoder.layer.{i}" for i in range(2)]}
+    regular = {
+        "train_steps": 1,
+        "layer_mappings_for_knowledge_transfer": [
+            ("encoder.layer.1", "input", "encoder.layer.2", "input"),
+            ("encoder.layer.1", process, "encoder.layer.3", process),
+        ],
+        "loss_types": ["MSE", "MSE"],
+    }
+    distil = distiller(teacher, TEACHER_FED | flash, regular, init={"centring": "boundary"})
+    plan, criteria = distil.prepare(student)
+    distil._start(student, plan, criteria)
+    subspace, projection = distil._initializer.subspace(student), distil._projection(student, plan)
+    assert len({tuple(mean.tolist()) for mean in subspace.means}) == 5
+    sources = [plan.flash[0].input.teacher, *(stage.mappings[0].teacher for stage in plan.flash[:2])]
+    hidden = torch.randn(2, 3, 16)
+    for tap, boundary in zip(sources, (0, 2, 4), strict=True):
+        expected = (hidden - subspace.means[boundary].float()) @ subspace.down.float()
+        torch.testing.assert_close(projection(hidden, tap), expected)
+    for matcher, boundary in zip(criteria[-1].feature_matchers, (2, 4), strict=True):
+        torch.testing.assert_close(matcher.linear.bias.double(), subspace.means[boundary], atol=1e-6, rtol=1e-6)
 
 
 class Projected(nn.Module):
@@ -212,11 +252,35 @@ def test_mistakes_in_init_are_told(tmp_path):
         search(tmp_path, init={"weights": "none"})
 
 
+def test_an_init_that_is_no_mapping_is_told(tmp_path):
+    for given in (3, [], "Teacher"):
+        with pytest.raises(ConfigurationError) as error:
+            search(tmp_path, init=given)
+        assert str(error.value) == f"init: must be 'teacher', or a mapping of settings, but is {given!r}."
+
+
 def test_init_with_a_train_func_is_refused(tmp_path):
     with pytest.raises(
         ConfigurationError, match="init belongs to the built-in distillation, but there is a train_func"
     ):
         search(tmp_path, train_func=lambda student: student).search_loop()
+
+
+def test_a_damaged_decomposition_is_computed_anew(tmp_path, caplog):
+    def begun():
+        distil = Distiller(model(), distiller(model(), init={}).config, texts(), torch.device("cpu"), tmp_path)
+        student = model(8, 2, 1)
+        distil._start(student, *distil.prepare(student))
+        return student.state_dict()
+
+    first = begun()
+    (path,) = tmp_path.glob("subspace-*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    second = begun()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert path.read_bytes() == whole
+    assert f"{path}, is damaged; it is computed anew" in caplog.text
 
 
 def test_the_teacher_runs_once_a_batch(tmp_path):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from autodistill.data import Batch
-from autodistill.initialization.families import FAMILIES
-from autodistill.initialization.from_teacher import initialize_from_teacher
+from autodistill.distillation.layers import INPUT, Tap
+from autodistill.initialization.families import FAMILIES, Family, FeedForward
+from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.least_squares import LeastSquares, StudentRun, fit_channels, ridge
-from autodistill.initialization.subspace import TeacherSubspace
+from autodistill.initialization.subspace import TeacherSubspace, decompose
 from autodistill.initialization.weights import Affine
 
 GENERATOR = torch.Generator()
@@ -24,14 +27,24 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=GENERATOR.manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("strength", [0.01, 1.0])
-def test_ridge_from_zero_is_scikit_learns(strength: float) -> None:
-    inputs, targets = random(60, 5), random(60, 3, seed=1) + 2
-    found = ridge(inputs, targets, Affine(torch.zeros(3, 5, dtype=torch.float64), None), strength)
-    power = inputs.sub(inputs.mean(0)).square().mean().item()
-    reference = Ridge(alpha=strength * power * len(inputs)).fit(inputs.numpy(), targets.numpy())
+def test_ridge_from_zero_is_scikit_learns(strength: float, bias: bool) -> None:
+    inputs, targets = random(60, 5) + 1, random(60, 3, seed=1) + 2
+    found = ridge(inputs, targets, Affine(torch.zeros(3, 5, dtype=torch.float64), None), strength, bias=bias)
+    power = inputs.sub(inputs.mean(0) * bias).square().mean().item()
+    reference = Ridge(alpha=strength * power * len(inputs), fit_intercept=bias).fit(inputs.numpy(), targets.numpy())
     np.testing.assert_allclose(found.weight, reference.coef_, atol=1e-10)
-    np.testing.assert_allclose(found.bias, reference.intercept_, atol=1e-10)
+    assert (found.bias is not None) == bias
+    np.testing.assert_allclose(found.bias if bias else 0.0, reference.intercept_, atol=1e-10)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_ridge_of_inputs_that_do_not_vary_keeps_the_first_weight(value: float) -> None:
+    first, targets = random(3, 5, seed=2), random(60, 3, seed=1)
+    found = ridge(torch.full((60, 5), value), targets, Affine(first, None), 0.01)
+    np.testing.assert_allclose(found.weight, first, atol=1e-6)
+    np.testing.assert_allclose(found.weight.sum(1) * value + found.bias, targets.mean(0), atol=1e-6)
 
 
 def test_ridge_of_great_strength_stays_at_the_first_weight() -> None:
@@ -47,6 +60,15 @@ def test_channels_are_fitted_as_straight_lines() -> None:
         slope, intercept = np.polyfit(inputs[:, channel].numpy(), targets[:, channel].numpy(), 1)
         assert gain[channel].item() == pytest.approx(slope)
         assert bias[channel].item() == pytest.approx(intercept)
+
+
+def test_channels_without_bias_are_fitted_as_lines_through_zero() -> None:
+    inputs, targets = random(40, 3) + 1, random(40, 3, seed=1)
+    gain, bias = fit_channels(inputs, targets, bias=False)
+    for channel in range(3):
+        (slope,), *_ = np.linalg.lstsq(inputs[:, channel : channel + 1].numpy(), targets[:, channel].numpy())
+        assert gain[channel].item() == pytest.approx(slope)
+    assert not bias.any()
 
 
 def models(kind: str, width: int) -> torch.nn.Module:
@@ -132,3 +154,106 @@ def test_finished_blocks_are_not_run_again_and_nothing_changes(kind: str, monkey
         assert torch.equal(parameter, other), name
     assert quick_runs[1] == slow_runs[1]
     assert quick_runs[0] < slow_runs[0]
+
+
+class Block(nn.Module):
+    """Adds what it computes to its input, with a norm before or behind; in place where that is wanted."""
+
+    def __init__(self, width: int, *, norm: nn.Module, behind: bool, bias: bool, in_place: bool) -> None:
+        super().__init__()
+        self.norm, self.behind, self.in_place = norm, behind, in_place
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        written = self.down(torch.relu(self.up(x if self.behind else self.norm(x))))
+        total = x.add_(written) if self.in_place else x + written
+        return self.norm(total) if self.behind else total
+
+
+class Plain(nn.Module):
+    """Vectors (N, L, 8) through blocks, each of them so many times."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        norm: type[nn.Module] = nn.LayerNorm,
+        behind: bool = False,
+        bias: bool = True,
+        in_place: bool = False,
+        times: int = 1,
+    ) -> None:
+        super().__init__()
+        self.rows, self.times, self.norm = nn.Linear(8, width), times, nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            Block(width, norm=norm(width), behind=behind, bias=bias, in_place=in_place) for _ in range(3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.rows(x)
+        for block in self.blocks:
+            for _ in range(self.times):
+                x = block(x)
+        return x if self.blocks[0].behind else self.norm(x)
+
+
+def plain(width: int, seed: int, **options: Any) -> Plain:
+    torch.manual_seed(seed)
+    model = Plain(width, **options)
+    for parameter in model.blocks.parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.3)
+    return model.eval()
+
+
+def vectors() -> list[Batch]:
+    return [Batch((random(16, 6, 8, seed=seed).float(),)) for seed in range(3)]
+
+
+def written_and_fitted(*, writers: bool = True, **options: Any) -> tuple[Plain, Plain, TeacherStart, Plain]:
+    """A narrow student as it was written, the same fitted, and their teacher."""
+    behind = options.get("behind", False)
+    family = Family(
+        blocks="blocks",
+        parts=(FeedForward(("up",), "down", "norm"),),
+        embeddings=("rows",),
+        norm_position="after" if behind else "before",
+        centred=options.get("norm") is not nn.RMSNorm,
+        final_norm=None if behind else "norm",
+    )
+    teacher, written, student = plain(16, 1, **options), plain(8, 2, **options), plain(8, 2, **options)
+    run = StudentRun(teacher)
+    taps = [Tap("blocks.0", INPUT), *(Tap(f"blocks.{index}") for index in range(3))]
+    streams = [(list(run.features(batch, taps).values()), None) for batch in vectors()]
+    subspace = decompose(streams, centring="none", keeps_constant=not behind).subspace(8)
+    initialize_from_teacher(written, teacher, subspace, family=family)
+    start = initialize_from_teacher(student, teacher, subspace, family=family)
+    LeastSquares(start, family, student, run.features, vectors(), ("", "")).run(writers=writers)
+    return written, student, start, teacher
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_student_that_works_in_place_spoils_nothing_that_is_kept() -> None:
+    _, fitted_in_place, *_ = written_and_fitted(in_place=True)
+    _, fitted_otherwise, *_ = written_and_fitted()
+    assert same_weights(fitted_in_place, fitted_otherwise)
+
+
+def test_blocks_that_run_several_times_are_left_as_written() -> None:
+    written, student, *_ = written_and_fitted(times=2)
+    assert same_weights(written, student)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_has_no_bias_is_fitted_without_one(behind: bool) -> None:
+    options: dict[str, Any] = {"behind": True, "norm": nn.RMSNorm} if behind else {"bias": False}
+    written, student, start, teacher = written_and_fitted(writers=not behind, **options)
+    distances = []
+    for model in (written, student):
+        found = torch.cat([batch.call(model) for batch in vectors()]).double() @ start.matcher.weight.T
+        wanted = torch.cat([batch.call(teacher) for batch in vectors()])
+        distances.append(float((found + start.matcher.bias - wanted).square().mean()))
+    assert distances[1] < 0.7 * distances[0]

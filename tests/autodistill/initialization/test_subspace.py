@@ -140,6 +140,17 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, keeps_constant):
     assert torch.equal(saved.subspace(3).directions, loaded.subspace(3).directions)
 
 
+@pytest.mark.parametrize("selects", [False, True])
+def test_channels_that_happen_to_be_principal_directions_are_no_selection(tmp_path, selects):
+    x = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    saved = decompose([([x], None)], centring="none", selects=selects)
+    saved.save(tmp_path / "stream.safetensors")
+    loaded = StreamDecomposition.load(tmp_path / "stream.safetensors")
+    assert loaded.selects == selects
+    assert torch.equal(saved.subspace(2).scale, loaded.subspace(2).scale)
+    assert [path.name for path in tmp_path.iterdir()] == ["stream.safetensors"]
+
+
 def test_directions_have_their_largest_entry_positive():
     (x,) = stream()
     directions = decompose([([x], None)]).directions
@@ -237,3 +248,68 @@ def test_a_mean_of_its_own_is_taken_off_at_each_boundary():
     assert subspace.mean(1).tolist() == [0.0, 2.0]
     assert subspace.project(torch.zeros(2), -1).tolist() == [-3.0, -3.0]
     assert subspace.lift(torch.zeros(2), 0).tolist() == [1.0, 0.0]
+
+
+def sentence_of(make) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        make()
+    return str(error.value)
+
+
+def subspace_of(**parts):
+    given = {"means": torch.zeros(1, 3), "directions": torch.eye(3, 2), "scale": torch.ones(2), "explained": 1.0}
+    return TeacherSubspace(**(given | parts))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("means", torch.zeros(3)), ("means", torch.zeros(1, 2)), ("scale", torch.ones(3)), ("scale", torch.tensor(1.0))],
+)
+def test_a_subspace_of_parts_that_do_not_fit_is_refused(name, value):
+    shapes = {"means": (1, 3), "directions": (3, 2), "scale": (2,), name: tuple(value.shape)}
+    assert sentence_of(lambda: subspace_of(**{name: value})) == (
+        "means, directions and scale of a subspace must have the shapes (B, D), (D, d) and (d,), but have "
+        f"{', '.join(map(str, shapes.values()))}; transpose or reshape them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "values"),
+    [
+        ({"scale": torch.zeros(2)}, "0, the share 1"),
+        ({"scale": torch.tensor([1.0, -1.0])}, "-1, the share 1"),
+        ({"explained": -0.5}, "1, the share -0.5"),
+        ({"explained": float("nan")}, "1, the share nan"),
+    ],
+)
+def test_a_scale_or_a_share_that_cannot_be_is_refused(parts, values):
+    assert sentence_of(lambda: subspace_of(**parts)) == (
+        "the scale of a subspace must be positive, and the explained share in [0, 1], but the smallest scale is "
+        f"{values}; use decompose(...).subspace(width)."
+    )
+
+
+def test_a_stream_that_is_not_finite_is_refused():
+    x = torch.randn(5, 3)
+    x[2, 1] = torch.nan
+    assert sentence_of(lambda: decompose([([x], None)])) == (
+        "the teacher's stream must be finite, but holds nan or infinity; look for them in the teacher's hidden states."
+    )
+
+
+def test_batches_of_other_boundaries_or_widths_are_refused():
+    x, narrow = torch.randn(5, 3), torch.randn(5, 2)
+    for batches, numbers in (([([x], None), ([x, x], None)], "1 and 2"), ([([], None)], "0")):
+        assert sentence_of(lambda batches=batches: decompose(batches)) == (
+            "every batch must have the stream at the same boundaries, one at least, but there are batches of "
+            f"{numbers}; look at each with the same hooks."
+        )
+    assert "its blocks have 2, 3 channels" in sentence_of(lambda: decompose([([x], None), ([narrow], None)]))
+
+
+@pytest.mark.parametrize("first", ["only padding", "silent"])
+def test_a_first_batch_that_tells_nothing_of_the_power_does_no_harm(first):
+    (x,) = stream()
+    silent = (torch.zeros_like(x[:2]), None) if first == "silent" else (x[:2], torch.zeros(x[:2].shape[:-1]))
+    found = decompose([([silent[0]], silent[1]), ([x], None)], centring="none").subspace(2)
+    torch.testing.assert_close(found.directions, decompose([([x], None)], centring="none").subspace(2).directions)

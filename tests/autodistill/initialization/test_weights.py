@@ -20,6 +20,7 @@ class Model(nn.Module):
         self.patches = nn.Conv2d(2, 6, 4, 4)
         self.table = nn.Embedding(5, 6)
         self.token = nn.Parameter(torch.randn(1, 1, 6))
+        self.vector = nn.Parameter(torch.randn(6))
         self.attention = nn.MultiheadAttention(6, 2)
         self.norm = nn.LayerNorm(6)
         self.rms = nn.RMSNorm(6)
@@ -33,6 +34,7 @@ PATHS = {
     "patches": (6, 32),
     "table": (6, 5),
     "token": (6, 1),
+    "vector": (6, 1),
     "attention.in_proj": (18, 6),
     "attention.out_proj": (6, 6),
 }
