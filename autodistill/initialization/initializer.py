@@ -32,7 +32,7 @@ from autodistill.structures import content_hash
 
 logger = logging.getLogger(__name__)
 
-POSITIONS = {"importance": 1024, "norms": 1024, "all": 4096}
+POSITIONS = {"importance": 1024, "norms": 512, "all": 4096}
 """Tokens or patches of the flash set that are looked at for the importance of heads and neurons, and for least squares:
 a few numbers a channel need fewer than a whole map."""
 
