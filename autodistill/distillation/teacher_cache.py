@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.data import Batch
@@ -20,6 +18,7 @@ from autodistill.distillation.layers import Tap, TapRecorder
 from autodistill.distillation.models import plain_forward
 from autodistill.distillation.training import autocast
 from autodistill.structures import content_hash, nbytes
+from autodistill.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -161,10 +160,7 @@ class TeacherCache:
         if path is None or nbytes(feature) + HEADER > self._disk_left:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        save_file({"feature": feature.cpu().contiguous()}, temporary)
-        self._disk_left -= temporary.stat().st_size
-        os.replace(temporary, path)
+        self._disk_left -= write_tensors(path, {"feature": feature.cpu().contiguous()})
 
     def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
         size = nbytes(feature)

@@ -7,18 +7,17 @@ boundaries of blocks, since the residual path carries z from one to the next unc
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.linalg import helmert
 
 from autodistill.errors import ConfigurationError
+from autodistill.tensor_files import write_tensors
 
 Centring = Literal["mean", "boundary", "none"]
 Weighting = Literal["power", "uniform"]
@@ -271,9 +270,7 @@ class StreamDecomposition:
     def save(self, path: Path) -> None:
         """Write it as safetensors, whole or not at all."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
-        staged = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        save_file({**tensors, "selects": torch.tensor(self.selects)}, staged)
-        os.replace(staged, path)
+        write_tensors(path, {**tensors, "selects": torch.tensor(self.selects)})
 
     @classmethod
     def load(cls, path: Path) -> StreamDecomposition:

@@ -1,0 +1,35 @@
+"""Files of tensors: whole, of the size that is told, and nothing beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autodistill import tensor_files
+from autodistill.tensor_files import write_tensors
+
+
+def test_a_file_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "some.safetensors"
+    for value in (1.0, 2.0):
+        size = write_tensors(path, {"one": torch.full((3,), value)})
+        assert load_file(path)["one"].tolist() == [value] * 3
+        assert size == path.stat().st_size
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_dies_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "some.safetensors"
+    write_tensors(path, {"one": torch.ones(3)})
+
+    def dies(tensors: object, staged: Path) -> None:
+        staged.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensor_files, "save_file", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors(path, {"one": torch.zeros(3)})
+    assert load_file(path)["one"].tolist() == [1.0] * 3
