@@ -164,29 +164,23 @@ def _head_problems(pair: Pairing) -> Iterator[str]:
 
 
 def _subspace_problems(pair: Pairing) -> Iterator[str]:
-    """Norms before the readers take in no mean; LayerNorms there take off the mean over channels."""
+    """Not every family takes in a mean; LayerNorms before the readers take off the mean over channels."""
     boundaries, known = len(pair.subspace.means), pair.depths[0] + 1
     if boundaries not in (1, known):
         yield (
             f"a subspace must have one mean, or one for each of the {known} boundaries of the teacher's "
             f"{known - 1} blocks, but it has {boundaries}; decompose this teacher's stream."
         )
+    keeps_constant = pair.family.norms_before and pair.family.centred
+    arguments = 'centring="none"' + (", keeps_constant=True" if keeps_constant else "")
     reason = why_no_mean(pair.teacher, pair.bases[1], pair.family)
-    if reason is not None and bool(pair.subspace.means.any()) and not pair.family.norms_before:
+    if reason is not None and bool(pair.subspace.means.any()):
         yield (
-            f"a family with {reason} needs a subspace of mean zero, but this one has a mean; use decompose(..., "
-            'centring="none").'
-        )
-    if not pair.family.norms_before:
-        return
-    arguments = 'centring="none"' + (", keeps_constant=True" if pair.family.centred else "")
-    if bool(pair.subspace.means.any()):
-        yield (
-            "a family with norms before what reads the stream needs a subspace of mean zero, but this one has a mean; "
-            f"use decompose(..., {arguments})."
+            f"a family with {reason} needs a subspace of mean zero, but this one has a mean; use "
+            f"decompose(..., {arguments})."
         )
     rows = pair.subspace.directions.sum(1)
-    if pair.family.centred and float((rows - rows.mean()).norm()) > 1e-5 * float(rows.norm()):
+    if keeps_constant and float((rows - rows.mean()).norm()) > 1e-5 * float(rows.norm()):
         yield (
             "a family with LayerNorms before what reads the stream needs a subspace that keeps the constant vector "
             f"(P·1 parallel to 1), but this one does not; use decompose(..., {arguments})."

@@ -27,7 +27,7 @@ from autodistill.distillation.models import plain_forward
 from autodistill.distillation.replay import calls_of, returning
 from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
-from autodistill.initialization.weights import Affine, join, part, read, write, write_norm
+from autodistill.initialization.weights import Affine, has_bias, join, part, read, write, write_norm
 from autodistill.structures import map_tensors
 
 Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
@@ -208,10 +208,9 @@ class LeastSquares:
 
     def _fit_norm_behind(self, run: StudentRun, ours: str, theirs: str, boundary: int) -> None:
         (wanted,), (total,) = self._rows(self.teacher, Tap(theirs)), self._rows(run.features, Tap(ours, INPUT))
-        norm = find_module(self.student, ours)
+        inputs = self._normalised(total, find_module(self.student, ours))
         targets = self.start.subspace.project(wanted, boundary)
-        fitted = fit_channels(self._normalised(total, norm), targets, bias=getattr(norm, "bias", None) is not None)
-        write_norm(self.student, ours, *fitted)
+        write_norm(self.student, ours, *fit_channels(inputs, targets, bias=has_bias(self.student, ours)))
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """What the norm makes of rows, but for its gain and bias."""

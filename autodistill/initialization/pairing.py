@@ -17,11 +17,11 @@ from autodistill.initialization.weights import (
     Affine,
     Part,
     has,
+    has_bias,
     join,
     norm_of,
     parameters,
     part,
-    read,
     write,
     write_norm,
 )
@@ -207,7 +207,7 @@ class Pairing:
         gain, bias = norm_of(self.teacher, norm.teacher.path)
         up = gain[:, None] * self.subspace.directions
         kept = torch.zeros(self.subspace.width, dtype=torch.float64)
-        if any(read(self.student, reader).bias is None for reader in readers):
+        if not all(has_bias(self.student, reader) for reader in readers):
             # The norm's own bias stands in for theirs. The default driver, gelsy, gives other last bits at every call.
             kept = torch.linalg.lstsq(up, bias[:, None], driver="gelsd").solution[:, 0]
             if (up @ kept - bias).norm() > 1e-6 * bias.norm():
