@@ -1,6 +1,6 @@
 """Finds and delivers small, fast students of a large teacher: architecture search with block-by-block distillation."""
 
-from autodistill._siblings import check_siblings as _check_siblings
+from autodistill.siblings import check_siblings as _check_siblings
 
 _check_siblings()
 
@@ -20,34 +20,15 @@ from advisors import (  # noqa: E402
 )
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
 from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
-from autodistill.depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableStudent  # noqa: E402
-from autodistill.display import results_table  # noqa: E402
-from autodistill.distillation.callbacks import (  # noqa: E402
-    AttentionHiddenStatesCallback,
-    KLDivCallback,
-    LabelLossCallback,
-    LossCallback,
-    MSEHiddenStatesCallback,
-)
-from autodistill.distillation.criteria import (  # noqa: E402
-    IntermediateLayersKnowledgeDistillationLoss,
-    KnowledgeDistillationLoss,
-)
-from autodistill.distillation.explain import MappingRow, explain_mapping  # noqa: E402
-from autodistill.distillation.layers import LayerMapping, Tap  # noqa: E402
-from autodistill.distillation.loss_modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss  # noqa: E402
-from autodistill.distillation.losses import distillation_loss  # noqa: E402
-from autodistill.distillation.offline import DistillationDataset, save_predictions  # noqa: E402
-from autodistill.distillation.relational import RelationalLoss  # noqa: E402
-from autodistill.distillation.runner import DistilRunner  # noqa: E402
-from autodistill.distillation.schedule import Distiller  # noqa: E402
-from autodistill.distillation.settings import (  # noqa: E402
-    AnnealedTemperature,
+from autodistill.config.distillation import (  # noqa: E402
     DistillationConfig,
     FlashDistillationConfig,
     PhaseConfig,
     RegularDistillationConfig,
 )
+from autodistill.config.initialization import InitializationConfig  # noqa: E402
+from autodistill.config.temperature import AnnealedTemperature  # noqa: E402
+from autodistill.distiller import Distiller  # noqa: E402
 from autodistill.errors import (  # noqa: E402
     AdvisorError,
     AutoDistillationError,
@@ -60,16 +41,35 @@ from autodistill.errors import (  # noqa: E402
     SpaceExhaustedError,
     TrialError,
 )
-from autodistill.evaluation import evaluate_distillation  # noqa: E402
-from autodistill.initialization.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
 from autodistill.initialization.importance import Importance, measure_importance  # noqa: E402
-from autodistill.initialization.settings import InitializationConfig  # noqa: E402
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
-from autodistill.initialization.weights import Part  # noqa: E402
-from autodistill.measure import measure  # noqa: E402
-from autodistill.metrics import Metric  # noqa: E402
-from autodistill.trial import SearchResult, Trial, TrialState  # noqa: E402
+from autodistill.losses.functions import distillation_loss  # noqa: E402
+from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss  # noqa: E402
+from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss  # noqa: E402
+from autodistill.losses.modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss  # noqa: E402
+from autodistill.losses.relational import RelationalLoss  # noqa: E402
+from autodistill.metrics.measure import measure  # noqa: E402
+from autodistill.metrics.metric import Metric  # noqa: E402
+from autodistill.models.depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableStudent  # noqa: E402
+from autodistill.models.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
+from autodistill.models.layer_mappings import LayerMapping  # noqa: E402
+from autodistill.models.taps import Tap  # noqa: E402
+from autodistill.models.weights import Part  # noqa: E402
+from autodistill.report.mapping_table import MappingRow, explain_mapping  # noqa: E402
+from autodistill.report.terminal import results_table  # noqa: E402
+from autodistill.search.result import SearchResult  # noqa: E402
+from autodistill.search.trial import Trial, TrialState  # noqa: E402
+from autodistill.standalone.callbacks import (  # noqa: E402
+    AttentionHiddenStatesCallback,
+    KLDivCallback,
+    LabelLossCallback,
+    LossCallback,
+    MSEHiddenStatesCallback,
+)
+from autodistill.standalone.evaluation import evaluate_distillation  # noqa: E402
+from autodistill.standalone.runner import DistilRunner  # noqa: E402
+from autodistill.standalone.stored_predictions import DistillationDataset, save_predictions  # noqa: E402
 from search_spaces import (  # noqa: E402
     Architecture,
     Choice,

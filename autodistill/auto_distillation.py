@@ -15,22 +15,23 @@ from torch import nn
 
 from advisors import Advisor, as_advisor
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch, DataStream
-from autodistill.display import make_progress
-from autodistill.distillation.schedule import Distiller
+from autodistill.distiller import Distiller
 from autodistill.environment import resolve_device
 from autodistill.errors import ConfigurationError, SearchStoppedError
-from autodistill.initialization.settings import InitializationConfig
-from autodistill.observations import measured_elsewhere
 from autodistill.processes import current_processes
-from autodistill.proposals import Proposals
+from autodistill.report.terminal import make_progress
 from autodistill.results import Results
-from autodistill.search_directory import SearchDirectory
+from autodistill.search.directory import SearchDirectory
+from autodistill.search.layout import TEACHER_CACHE
+from autodistill.search.loop import Policy, TrialLoop
+from autodistill.search.observations import measured_elsewhere
+from autodistill.search.proposals import Proposals
+from autodistill.search.trial import Trial
+from autodistill.search.trial_runner import EvalFunction, ModelBuilder, TrainFunction, TrialRunner
+from autodistill.search.untrained_bounds import UNTRAINED, UntrainedBounds
 from autodistill.set_up import Given, argument_problems, describe_search, limit_problems, set_up_problems
-from autodistill.trial import TEACHER_CACHE, Trial
-from autodistill.trial_loop import Policy, TrialLoop
-from autodistill.trial_runner import EvalFunction, ModelBuilder, TrainFunction, TrialRunner
-from autodistill.untrained_bounds import UNTRAINED, UntrainedBounds
 from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)

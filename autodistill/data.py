@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.randomness import derive_seed, isolated_random_state
-from autodistill.structures import content_hash, tensors_in, to_device
+from autodistill.randomness import isolated_random_state
+from autodistill.seeds import derive_seed
+from autodistill.tensors import content_hash, tensors_in, to_device
 
 IGNORED_LABEL = -100
 

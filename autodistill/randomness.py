@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import operator
 import random
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-
-_SEED_BITS = 63  # what a signed 64-bit integer holds: accepted by torch, and by JSON readers that know no larger one
-
-
-def derive_seed(seed: int, *labels: str | int) -> int:
-    """A seed for the purpose that `labels` name: the same on every machine, unrelated to that of any other labels.
-
-    Args:
-        seed: the search's seed.
-        labels: the purpose, such as `"student"` or `("advisor", trial_number)`; `1` and `"1"` are different labels.
-
-    Returns:
-        An integer in [0, 2**63).
-
-    Raises:
-        TypeError: the seed is no integer, or a label neither a string nor an integer.
-
-    Examples:
-        >>> derive_seed(0, "advisor", 3)
-        9116361836291015163
-        >>> derive_seed(0, "advisor", 3) == derive_seed(0, "advisor", "3")
-        False
-    """
-    parts = [part if isinstance(part, str) else int(operator.index(part)) for part in labels]
-    parts.insert(0, int(operator.index(seed)))
-    digest = hashlib.blake2b(json.dumps(parts).encode("ascii"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
 
 
 @contextlib.contextmanager
@@ -67,3 +37,11 @@ def isolated_random_state(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the random numbers that a forward pass on the device draws."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for each idle device
+    else:
+        torch.manual_seed(seed)

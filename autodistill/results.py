@@ -8,9 +8,11 @@ from torch import nn
 
 from autodistill.config import SearchConfig
 from autodistill.errors import ConfigurationError
-from autodistill.students import load_student
-from autodistill.trial import SEARCH_FILE, SearchResult, Trial, TrialState, student_directory
-from autodistill.trial_runner import TrialRunner
+from autodistill.frameworks.student_files import load_student
+from autodistill.search.layout import SEARCH_FILE, student_directory
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
+from autodistill.search.trial_runner import TrialRunner
 from search_spaces import Architecture
 
 

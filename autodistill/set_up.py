@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig, SearchConfig
-from autodistill.distillation.layers import process_name
-from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.teacher_cache import model_fingerprint
+from autodistill.distiller import Distiller
 from autodistill.environment import describe_environment
-from autodistill.metrics import BUILT_IN
-from autodistill.trial import SEARCH_FILE
+from autodistill.metrics.metric import BUILT_IN
+from autodistill.models.fingerprint import model_fingerprint
+from autodistill.models.taps import process_name
+from autodistill.search.layout import SEARCH_FILE
 from search_spaces import SearchSpaceError
 
 KEEP = ("pareto", "all", "none")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from autodistill.json_files import TEMPORARY_SUFFIX
+from autodistill.files import TEMPORARY_SUFFIX
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> int:

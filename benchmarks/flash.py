@@ -26,8 +26,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, get_scheduler
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distillation.layers import TapRecorder
-from autodistill.distillation.schedule import Distiller
+from autodistill.distiller import Distiller
+from autodistill.models.taps import TapRecorder
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from naive_distillation import naive_flash

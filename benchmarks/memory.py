@@ -27,7 +27,7 @@ from torch import nn  # noqa: E402
 
 from autodistill import Distiller  # noqa: E402
 from autodistill.config import AutoDistillationConfig  # noqa: E402
-from autodistill.structures import content_hash  # noqa: E402
+from autodistill.tensors import content_hash  # noqa: E402
 
 BATCHES, SAMPLES, WIDTH = 600, 2000, 512
 BUDGETS = (64.0, 0.5)  # GiB

@@ -18,10 +18,10 @@ import torch
 from common import Timing, in_turns, machine, print_table, write_results
 from start_tasks import TASKS
 
+from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.initialization.initializer import TeacherInitializer
-from autodistill.initialization.settings import InitializationConfig
 
 TRIAL = 40.0  # CPU seconds
 WIDTHS = (64, 128, 256)

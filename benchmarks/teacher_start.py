@@ -30,7 +30,7 @@ from start_tasks import TASKS, Batch, Task
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distillation.schedule import Distiller
+from autodistill.distiller import Distiller
 
 STUDENTS = {"minilm": "4x128", "digits-128": "2x32", "digits-48": "2x32", "gpt2": "2x64", "llama": "2x64"}
 FEW, MORE = 4, 12  # steps, whose difference gives the cost of one

@@ -21,7 +21,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autodistill import AutoDistillation, BayesianAdvisor, Metric, SearchSpace, measure, results_table
+from autodistill import AutoDistillation, BayesianAdvisor, Metric, SearchSpace, results_table
+from autodistill.metrics.metric import measure
 
 BATCH_SIZE = 64
 TEACHER = {"depth": 4, "width": 128, "heads": 4, "feed_forward": 512}

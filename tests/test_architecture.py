@@ -25,30 +25,45 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-# What a module may not import, by the prefix of its name. Prefixes match on whole components.
-FORBIDDEN = {
-    "search_spaces": {"advisors", "autodistill", "torch", "transformers", "optuna", "skopt", "sklearn", "scipy"},
-    "advisors": {"autodistill", "torch", "transformers"},
-    "autodistill.auto_distillation": {"autodistill.integrations"},
-    "autodistill.distillation": {
-        "autodistill.auto_distillation",
-        "autodistill.integrations",
-        "autodistill.claims",
-        "autodistill.description",
-        "autodistill.display",
-        "autodistill.measure",
-        "autodistill.ownership",
-        "autodistill.pareto",
-        "autodistill.search_directory",
-        "autodistill.students",
-        "autodistill.trial",
-        "autodistill.trial_report",
-        "autodistill.trial_runner",
-        "advisors",
-    },
-    "autodistill.search_directory": {"torch", "autodistill.distillation", "autodistill.auto_distillation"},
-    "autodistill.trial": {"torch", "autodistill.distillation", "autodistill.search_directory"},
-    "autodistill.metrics": {"torch", "autodistill.distillation", "autodistill.trial"},
+# The parts of `autodistill` in import order: a part imports from itself and from those before it.
+ORDER = (
+    # small modules on the ground floor
+    "errors",
+    "siblings",
+    "files",
+    "tensors",
+    "tensor_files",
+    "seeds",
+    "randomness",
+    "processes",
+    "environment",
+    "data",
+    "training",
+    # folders, and the two modules that join them
+    "models",
+    "losses",
+    "metrics",
+    "config",
+    "distillation",
+    "initialization",
+    "distiller",
+    "frameworks",
+    "search",
+    "export",
+    "report",
+    "standalone",
+    "results",
+    "set_up",
+    "auto_distillation",
+    "integrations",
+    "cli",
+)
+
+# Libraries that a package or a folder must not import, by the prefix of the module's name.
+FORBIDDEN_LIBRARIES = {
+    "search_spaces": {"torch", "transformers", "optuna", "skopt", "sklearn", "scipy"},
+    "advisors": {"torch", "transformers"},
+    "autodistill.search": {"torch", "transformers", "safetensors"},
 }
 
 
@@ -73,24 +88,45 @@ def imports_of(module: str) -> Iterator[str]:
                 yield full if full in FILES else str(node.module)
 
 
-def forbidden_arrows(imports: dict[str, list[str]]) -> list[str]:
+def rank(module: str) -> int | None:
+    """The position of a module of this project in the import order; None for other libraries."""
+    package, *rest = module.split(".")
+    if package not in PACKAGES:
+        return None
+    if package != "autodistill":
+        return PACKAGES.index(package) - len(PACKAGES)
+    return ORDER.index(rest[0]) if rest and rest[0] in ORDER else len(ORDER)
+
+
+def upward_imports(imports: dict[str, list[str]]) -> list[str]:
+    """The imports of a part that comes later in the order."""
     return [
         f"{module} imports {imported}"
         for module, names in imports.items()
         for imported in names
-        for floor, above in FORBIDDEN.items()
-        if is_within(module, floor) and any(is_within(imported, name) for name in above)
+        if (there := rank(imported)) is not None and (here := rank(module)) is not None and there > here
+    ]
+
+
+def forbidden_imports(imports: dict[str, list[str]]) -> list[str]:
+    """The imports of libraries that a package or a folder must not know."""
+    return [
+        f"{module} imports {imported}"
+        for module, names in imports.items()
+        for imported in names
+        for prefix, libraries in FORBIDDEN_LIBRARIES.items()
+        if is_within(module, prefix) and any(is_within(imported, library) for library in libraries)
     ]
 
 
 IMPORTS = {module: list(imports_of(module)) for module in FILES}
 
 
-def test_every_package_is_walked() -> None:
-    assert {module.split(".")[0] for module in FILES} == set(PACKAGES)
-    assert "autodistill.distillation.layers" in FILES
-    assert "autodistill.errors" in IMPORTS["autodistill.distillation.layers"]
-    assert all(is_within(name.split(".")[0], package) for package in PACKAGES for name in FORBIDDEN if name == package)
+def test_import_order_names_every_part_of_the_package_once() -> None:
+    parts = {path.stem for path in (ROOT / "autodistill").glob("*.py")} | {
+        path.parent.name for path in (ROOT / "autodistill").glob("*/__init__.py")
+    }
+    assert sorted(ORDER) == sorted(parts - {"__init__", "__main__"})
 
 
 def test_every_package_is_installed() -> None:
@@ -98,26 +134,34 @@ def test_every_package_is_installed() -> None:
     assert sorted(listed) == sorted(module for module, path in FILES.items() if path.name == "__init__.py")
 
 
-def test_no_arrow_points_upward() -> None:
-    assert forbidden_arrows(IMPORTS) == []
+def test_no_import_points_upward() -> None:
+    assert upward_imports(IMPORTS) == []
+
+
+def test_no_forbidden_library_is_imported() -> None:
+    assert forbidden_imports(IMPORTS) == []
 
 
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("search_spaces.space", "torch"),
         ("search_spaces.space", "advisors.base"),
-        ("advisors.grid", "torch.nn"),
+        ("advisors.grid", "autodistill.errors"),
+        ("autodistill.errors", "autodistill.files"),
+        ("autodistill.models.taps", "autodistill.config.search"),
         ("autodistill.distillation.flash", "autodistill.auto_distillation"),
     ],
 )
-def test_arrow_that_points_upward_is_found(module: str, imported: str) -> None:
-    assert forbidden_arrows({module: [imported]}) == [f"{module} imports {imported}"]
+def test_import_that_points_upward_is_found(module: str, imported: str) -> None:
+    assert upward_imports({module: [imported]}) == [f"{module} imports {imported}"]
 
 
-def test_forbidden_modules_are_those_that_exist() -> None:
-    ours = {name for names in FORBIDDEN.values() for name in names if name.split(".")[0] in PACKAGES}
-    assert ours | set(FORBIDDEN) <= set(FILES)
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [("search_spaces.space", "torch"), ("advisors.grid", "torch.nn"), ("autodistill.search.loop", "torch")],
+)
+def test_forbidden_library_is_found(module: str, imported: str) -> None:
+    assert forbidden_imports({module: [imported]}) == [f"{module} imports {imported}"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -19,9 +19,8 @@ from typer.core import TyperGroup
 
 from autodistill.cli.export import export_student, find_trial
 from autodistill.cli.search import SearchSetup
-from autodistill.cli.settings import CommandConfig, TaskName
 from autodistill.cli.template import configuration_text
-from autodistill.display import describe_architecture, describe_outcome, describe_result, format_number, results_table
+from autodistill.config.command_line import CommandConfig, TaskName
 from autodistill.errors import (
     AdvisorError,
     AutoDistillationError,
@@ -30,7 +29,15 @@ from autodistill.errors import (
     SearchSpaceError,
 )
 from autodistill.processes import current_processes
-from autodistill.trial import SearchResult, Trial, TrialState
+from autodistill.report.terminal import (
+    describe_architecture,
+    describe_outcome,
+    describe_result,
+    format_number,
+    results_table,
+)
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 _WIDE = 300  # characters

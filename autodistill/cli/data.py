@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodistill.cli.settings import DataConfig
+from autodistill.config.command_line import DataConfig
 from autodistill.errors import ConfigurationError
 from search_spaces.checks import did_you_mean
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from autodistill.cli.search import PREPROCESSOR
 from autodistill.errors import ConfigurationError
-from autodistill.json_files import TEMPORARY_SUFFIX
+from autodistill.files import TEMPORARY_SUFFIX
 from autodistill.results import ensure_has_student
-from autodistill.trial import SearchResult, Trial, student_directory
+from autodistill.search.layout import student_directory
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial
 
 
 def find_trial(search_dir: Path, number: int | None) -> Trial:

@@ -23,16 +23,16 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from autodistill.auto_distillation import AutoDistillation
 from autodistill.cli.data import label_numbers, load_data
 from autodistill.cli.sentence_encoder import SentenceEncoder
-from autodistill.cli.settings import CommandConfig
 from autodistill.cli.tasks import TASKS, Encoder, Scores, Task
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.command_line import CommandConfig
 from autodistill.data import Batch, DataStream
-from autodistill.distillation.explain import MappingRow, explain_mapping
 from autodistill.errors import ConfigurationError
-from autodistill.integrations.model_builder import TransformersBuilder
-from autodistill.json_files import TEMPORARY_SUFFIX
-from autodistill.metrics import BUILT_IN
-from autodistill.trial import Trial
+from autodistill.files import TEMPORARY_SUFFIX
+from autodistill.integrations.huggingface.model_builder import TransformersBuilder
+from autodistill.metrics.metric import BUILT_IN
+from autodistill.report.mapping_table import MappingRow, explain_mapping
+from autodistill.search.trial import Trial
 from search_spaces import Architecture
 from search_spaces.checks import did_you_mean
 

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from autodistill.data import IGNORED_LABEL, Batch
-from autodistill.distillation.models import predicts_next_token
+from autodistill.models.masks import predicts_next_token
 
 _COMPARED_TEXTS = 1000  # at most; their similarities are half a million
 

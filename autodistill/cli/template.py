@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from autodistill.cli.tasks import TASKS, Task
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import FAMILIES
+from autodistill.models.families import FAMILIES
 from search_spaces import SearchSpace
 from search_spaces.transformers import transformers_space
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autodistill.distillation.settings import RegularDistillationConfig
+from autodistill.config.distillation import RegularDistillationConfig
 
 FLASH, REGULAR, TRANSFER = "flash_distillation", "regular_distillation", "knowledge_transfer"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, JsonSchemaWarningKind
 
+from autodistill.config.auto_distillation import AutoDistillationConfig
 from autodistill.config.layouts import FLASH, REGULAR, TRANSFER
 from autodistill.config.layouts import HOOK_SECTIONS as HOOKS
-from autodistill.config.model import AutoDistillationConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from advisors import AdvisorError, registered_name
-from autodistill.distillation.settings import Count, Section
-from autodistill.metrics import Metric, metric_problems
+from autodistill.config.section import Count, Section
+from autodistill.metrics.metric import Metric, metric_problems
 from search_spaces import Choice, SearchSpace, domain_from_json
 
 

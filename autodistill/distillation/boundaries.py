@@ -6,7 +6,6 @@ before it and has the one after it for a target, both brought to the student's w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
@@ -14,16 +13,22 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.criteria import Features
-from autodistill.distillation.layers import AUTO, INPUT, LayerMapping, Tap, describe, find_module
-from autodistill.distillation.models import frozen, plain_forward
 from autodistill.distillation.plan import Plan, Stage, path_problems
 from autodistill.distillation.replay import why_not
-from autodistill.distillation.training import autocast
+from autodistill.distillation.step_loop import autocast
 from autodistill.errors import ConfigurationError
+from autodistill.losses.criterion import Features
+from autodistill.models.blocks import _row, outside_of
+from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.modes import frozen, plain_forward
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import AUTO, INPUT, Tap, describe
 
 Projection = Callable[[torch.Tensor, Tap], torch.Tensor]
+
+
 """Brings a hidden state of the teacher (..., teacher width), from the place of a tap, to the student's width."""
+
 
 REMEDY = "set inputs='student'"
 
@@ -95,23 +100,6 @@ def outside_stage(blocks: Sequence[Stage], regular: Stage | None, student: nn.Mo
         steps=blocks[0].steps,
         settings=blocks[0].settings,
     )
-
-
-def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
-    """The largest modules that hold parameters, but none of these blocks.
-
-    Examples:
-        >>> inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-        >>> outside_of(nn.Sequential(nn.Linear(2, 2), inner), ["1.0"])
-        ['0', '1.2']
-    """
-    found: list[str] = []
-    for name, module in model.named_modules():
-        holds = any(block == name or block.startswith(name + ".") or not name for block in blocks)
-        below = any(name.startswith(other + ".") for other in (*found, *blocks))
-        if not holds and not below and any(True for _ in module.parameters()):
-            found.append(name)
-    return found
 
 
 def output_mapping(stage: Stage) -> LayerMapping | None:
@@ -206,20 +194,3 @@ def _sources(targets: Sequence[Tap], teacher: nn.Module) -> list[Tap]:
         follows = index > 0 and targets[index - 1].path in row
         sources.append(targets[index - 1] if follows else Tap(row[0], INPUT))
     return sources
-
-
-def _row(model: nn.Module, path: str) -> list[str]:
-    """The blocks that stand in one row with the one at `path`, in the model's order.
-
-    They are the modules with parameters whose paths differ from its in numbers alone, and which are of its class or
-    stand in one `ModuleList` with it.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    whole_list = isinstance(modules.get(path.rpartition(".")[0]), nn.ModuleList)
-    return [
-        name
-        for name, module in modules.items()
-        if re.sub(r"\d+", "0", name) == re.sub(r"\d+", "0", path)
-        and (whole_list or type(module) is type(modules[path]))
-        and any(True for _ in module.parameters())
-    ]

@@ -9,19 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.config.distillation import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
 from autodistill.data import Batch
-from autodistill.distillation.automatic import Anatomy, automatic_stages
-from autodistill.distillation.layers import (
-    AUTO,
-    LayerMapping,
-    Tap,
-    find_module,
-    parse_mapping,
-    repeated_blocks,
-)
-from autodistill.distillation.models import nothing_to_train
-from autodistill.distillation.settings import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
+from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages
 from autodistill.errors import ConfigurationError, LayerNotFoundError
+from autodistill.models.blocks import repeated_blocks
+from autodistill.models.layer_mappings import LayerMapping, parse_mapping
+from autodistill.models.modes import nothing_to_train
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import AUTO, Tap
 
 PREDICTIONS = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
 

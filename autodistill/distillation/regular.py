@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.config.temperature import temperature_at
 from autodistill.data import DataStream
-from autodistill.distillation.checkpoint import Checkpoints, LoopCheckpoint
-from autodistill.distillation.criteria import Criterion
-from autodistill.distillation.layers import TapRecorder
-from autodistill.distillation.models import compiled, plain_forward, predicts_next_token, training_only
+from autodistill.distillation.checkpoints import Checkpoints, LoopCheckpoint
 from autodistill.distillation.plan import Stage
-from autodistill.distillation.settings import temperature_at
+from autodistill.distillation.step_loop import StepLoop
 from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.distillation.training import Report, StepLoop
+from autodistill.losses.criterion import Criterion
+from autodistill.models.masks import predicts_next_token
+from autodistill.models.modes import compiled, plain_forward, training_only
+from autodistill.models.taps import TapRecorder
 from autodistill.processes import ALONE, Processes
-from autodistill.randomness import derive_seed
+from autodistill.seeds import derive_seed
+from autodistill.training import Report
 
 
 @dataclass(frozen=True)

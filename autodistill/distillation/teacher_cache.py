@@ -14,22 +14,23 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.layers import Tap, TapRecorder
-from autodistill.distillation.models import plain_forward
-from autodistill.distillation.training import autocast
-from autodistill.structures import content_hash, nbytes
+from autodistill.distillation.step_loop import autocast
+from autodistill.models.fingerprint import model_fingerprint
+from autodistill.models.modes import plain_forward
+from autodistill.models.taps import Tap, TapRecorder
 from autodistill.tensor_files import write_tensors
+from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
 
+
 GIB = 2**30
 
+
 HEADER = 128
+
+
 """Bytes that a file takes beyond its one feature, at the most."""
-
-
-UNIMPORTANT_SETTINGS = ("_name_or_path", "transformers_version", "problem_type")
-"""Entries of a configuration that no feature depends on; a forward with labels writes the last one itself."""
 
 
 class TeacherCache:
@@ -173,25 +174,6 @@ class TeacherCache:
             return None
         key = content_hash((self.fingerprint, batch.hash, tap.path, tap.process))
         return self._directory / f"{key}.safetensors"
-
-
-def model_fingerprint(model: nn.Module) -> str:
-    """A hash of what a model computes: class, configuration, weights and buffers (also those not in its state dict).
-
-    Examples:
-        >>> layer = nn.Linear(2, 2)
-        >>> before = model_fingerprint(layer)
-        >>> with torch.no_grad():
-        ...     _ = layer.bias.add_(1)
-        >>> before == model_fingerprint(layer)
-        False
-    """
-    config: Any = getattr(model, "config", None)
-    settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    settings = {key: value for key, value in settings.items() if key not in UNIMPORTANT_SETTINGS}
-    attention = getattr(config, "_attn_implementation", None)
-    tensors = [(name, tensor.detach()) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
-    return content_hash((type(model).__module__, str(model), settings, attention, tensors))
 
 
 def _size(directory: Path) -> int:

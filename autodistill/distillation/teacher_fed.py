@@ -12,19 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.config.temperature import temperature_at
 from autodistill.data import Batch
 from autodistill.distillation.boundaries import Projection, boundary_taps, output_mapping, project
-from autodistill.distillation.checkpoint import Checkpoints, block_state, load_block_state
-from autodistill.distillation.criteria import Criterion, Features
-from autodistill.distillation.layers import Tap, TapRecorder, find_module, first_keyword
-from autodistill.distillation.models import compiled, frozen, plain_forward, predicts_next_token, training_only
+from autodistill.distillation.checkpoints import Checkpoints, block_state, load_block_state
 from autodistill.distillation.plan import Stage
-from autodistill.distillation.replay import Call, calls_of, removing, returning
-from autodistill.distillation.settings import temperature_at
+from autodistill.distillation.step_loop import StepLoop, autocast
 from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.distillation.training import Report, StepLoop, autocast, seed_torch
-from autodistill.randomness import derive_seed
-from autodistill.structures import tensors_in
+from autodistill.losses.criterion import Criterion, Features
+from autodistill.models.calls import Call, calls_of, first_keyword, removing, returning
+from autodistill.models.masks import predicts_next_token
+from autodistill.models.modes import compiled, frozen, plain_forward, training_only
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import Tap, TapRecorder
+from autodistill.randomness import seed_torch
+from autodistill.seeds import derive_seed
+from autodistill.tensors import tensors_in
+from autodistill.training import Report
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from autodistill.initialization.families import Attention, FeedForward
 from autodistill.initialization.pairing import Pairing, Place
-from autodistill.initialization.weights import has, part, shape
+from autodistill.models.families import Attention, FeedForward
+from autodistill.models.weights import has, part, shape
 
 SETTINGS = (
     "model_type",

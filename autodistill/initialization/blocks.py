@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from autodistill.initialization.families import Attention, FeedForward
 from autodistill.initialization.heads import Slot, choose_slots, query_key_maps, strongest, value_output_maps
 from autodistill.initialization.pairing import Pairing, Place, Reader
-from autodistill.initialization.weights import Affine, norm_of, read, shape
+from autodistill.models.families import Attention, FeedForward
+from autodistill.models.weights import Affine, norm_of, read, shape
 
 
 def write_blocks(pair: Pairing) -> None:

@@ -9,12 +9,12 @@ from torch import nn
 
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.agreement import unlike_parts
-from autodistill.initialization.channels import selection_problems
-from autodistill.initialization.families import Attention, Family, Weight, require_family
+from autodistill.initialization.channel_selection import selection_problems
 from autodistill.initialization.outputs import output_place, outputs_of
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import Part, has, has_bias, join, part, shape, takes_in_constants
+from autodistill.models.families import Attention, Family, Weight, require_family
+from autodistill.models.weights import Part, has, has_bias, join, part, shape, takes_in_constants
 
 
 def require_fitting(pair: Pairing) -> None:

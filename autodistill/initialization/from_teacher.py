@@ -19,14 +19,14 @@ from torch import nn
 
 from autodistill.initialization.agreement import disagreements
 from autodistill.initialization.blocks import write_blocks
-from autodistill.initialization.channels import write_selected
+from autodistill.initialization.channel_selection import write_selected
 from autodistill.initialization.checks import require_fitting
-from autodistill.initialization.families import Family
 from autodistill.initialization.importance import Importance
 from autodistill.initialization.outputs import matcher, write_outputs
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import Affine, has_bias, read, shape, takes_in_constants
+from autodistill.models.families import Family
+from autodistill.models.weights import Affine, has_bias, read, shape, takes_in_constants
 
 logger = logging.getLogger(__name__)
 

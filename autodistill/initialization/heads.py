@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autodistill.initialization.families import HeadSizes
+from autodistill.models.families import HeadSizes
 
 
 @dataclass(frozen=True)

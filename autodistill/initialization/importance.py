@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.layers import find_module
-from autodistill.distillation.models import evaluating, frozen, plain_forward
-from autodistill.distillation.replay import removing
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import Family, require_family
-from autodistill.initialization.weights import has, join, part
-from autodistill.structures import tensors_in
+from autodistill.models.calls import removing
+from autodistill.models.families import Family, require_family
+from autodistill.models.modes import evaluating, frozen, plain_forward
+from autodistill.models.module_paths import find_module
+from autodistill.models.weights import has, join, part
+from autodistill.tensors import tensors_in
 
 Kind = Literal["activations", "gradients"]
 LossFunction = Callable[[Any, Any], torch.Tensor]

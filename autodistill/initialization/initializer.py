@@ -12,23 +12,23 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch
-from autodistill.distillation.criteria import Criterion
-from autodistill.distillation.layers import AUTO, INPUT, Tap
-from autodistill.distillation.matchers import ChannelMatcher
-from autodistill.distillation.models import predicts_next_token
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.checks import require_fitting, why_no_mean
-from autodistill.initialization.families import require_family
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.importance import Importance, measure_importance
 from autodistill.initialization.least_squares import LeastSquares
 from autodistill.initialization.pairing import Pairing
-from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
-from autodistill.initialization.weights import Affine, has, join, shape, write
-from autodistill.structures import content_hash
+from autodistill.losses.criterion import Criterion
+from autodistill.losses.feature_matchers import ChannelMatcher
+from autodistill.models.families import require_family
+from autodistill.models.masks import predicts_next_token
+from autodistill.models.taps import AUTO, INPUT, Tap
+from autodistill.models.weights import Affine, has, join, shape, write
+from autodistill.tensors import content_hash
 
 logger = logging.getLogger(__name__)
 

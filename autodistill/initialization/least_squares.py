@@ -22,13 +22,14 @@ import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.distillation.layers import AUTO, INPUT, Tap, TapRecorder, find_module
-from autodistill.distillation.models import plain_forward
-from autodistill.distillation.replay import calls_of, returning
-from autodistill.initialization.families import Family
 from autodistill.initialization.from_teacher import TeacherStart
-from autodistill.initialization.weights import Affine, has_bias, join, part, read, write, write_norm
-from autodistill.structures import map_tensors
+from autodistill.models.calls import calls_of, returning
+from autodistill.models.families import Family
+from autodistill.models.modes import plain_forward
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import AUTO, INPUT, Tap, TapRecorder
+from autodistill.models.weights import Affine, has_bias, join, part, read, write, write_norm
+from autodistill.tensors import map_tensors
 
 Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
 """`(batch, taps) -> features`."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from autodistill.initialization.families import Hidden, Output, Weight
 from autodistill.initialization.heads import strongest
 from autodistill.initialization.pairing import Pairing, Place, Reader
-from autodistill.initialization.weights import Affine, Part, join, norm_of, parameters, part, read, shape
+from autodistill.models.families import Hidden, Output, Weight
+from autodistill.models.weights import Affine, Part, join, norm_of, parameters, part, read, shape
 
 TIED = (
     "the student's output table is its embedding table, which cannot take in the gain of the last norm; set "

@@ -8,23 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from autodistill.distillation.layers import automatic_mapping
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import Family, HeadSizes, Weight, require_family
 from autodistill.initialization.importance import Importance
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import (
-    Affine,
-    Part,
-    has,
-    has_bias,
-    join,
-    norm_of,
-    parameters,
-    part,
-    write,
-    write_norm,
-)
+from autodistill.models.families import Family, HeadSizes, Weight, require_family
+from autodistill.models.layer_mappings import automatic_mapping
+from autodistill.models.weights import Affine, Part, has, has_bias, join, norm_of, parameters, part, write, write_norm
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file
 from scipy.linalg import helmert
 
+from autodistill.config.initialization import Centring, Weighting
 from autodistill.errors import ConfigurationError
 from autodistill.tensor_files import write_tensors
-
-Centring = Literal["mean", "boundary", "none"]
-Weighting = Literal["power", "uniform"]
 
 
 @dataclass(frozen=True)

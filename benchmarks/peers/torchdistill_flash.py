@@ -17,9 +17,9 @@ from torchdistill.optim.registry import register_scheduler
 from transformers import get_scheduler
 
 from autodistill.data import Batch
-from autodistill.distillation.criteria import IntermediateLayersKnowledgeDistillationLoss
-from autodistill.distillation.losses import normalized_mse_loss
 from autodistill.distillation.plan import Stage
+from autodistill.losses.functions import normalized_mse_loss
+from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 
 
 @register_auxiliary_model_wrapper

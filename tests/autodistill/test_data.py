@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from autodistill.data import Batch, DataStream
 from autodistill.errors import ConfigurationError
-from autodistill.structures import identical
+from autodistill.tensors import identical
 
 
 class Model(nn.Module):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from autodistill.randomness import derive_seed, isolated_random_state
+from autodistill.randomness import isolated_random_state
+from autodistill.seeds import derive_seed
 
 
 def draw() -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import autodistill
-from autodistill._siblings import SIBLINGS, check_siblings
+from autodistill.siblings import SIBLINGS, check_siblings
 
 ROOT = Path(autodistill.__file__).resolve().parent.parent
 GUARD = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('guard', sys.argv[1]); \

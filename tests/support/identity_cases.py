@@ -17,9 +17,9 @@ from families import BERT_LIKE, CLASSES, LLAMA_LIKE, VOCABULARY, half, hugging_f
 from scipy.linalg import helmert
 from torch import nn
 
-from autodistill.initialization.families import family_of
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.subspace import TeacherSubspace
+from autodistill.models.families import family_of
 
 WIDTH, DEPTH = 16, 3
 SELECTION, PERMUTATION = "permutation, μ = 0", "permutation"

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from autodistill import SearchResult
-from autodistill.distillation.training import StepLoop
+from autodistill.distillation.step_loop import StepLoop
 
 
 class Killed(BaseException):

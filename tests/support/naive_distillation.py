@@ -14,11 +14,11 @@ from transformers import get_scheduler
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.flash import FlashDistillation
-from autodistill.distillation.layers import find_module
-from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.training import NoReport
-from autodistill.randomness import derive_seed
-from autodistill.structures import map_tensors
+from autodistill.distiller import Distiller
+from autodistill.models.module_paths import find_module
+from autodistill.seeds import derive_seed
+from autodistill.tensors import map_tensors
+from autodistill.training import NoReport
 
 
 def capture_outputs(model, paths):

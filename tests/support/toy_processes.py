@@ -21,10 +21,10 @@ from toy_search import make_config, make_search
 
 from autodistill import SearchStoppedError, TrialError
 from autodistill.config import AutoDistillationConfig
-from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.training import StepLoop
+from autodistill.distillation.step_loop import StepLoop
+from autodistill.distiller import Distiller
 from autodistill.processes import current_processes
-from autodistill.structures import content_hash
+from autodistill.tensors import content_hash
 
 SPACE = {"width": [8, 12], "depth": [1, 2]}
 UNUSABLE = "/dev/null/search"  # whoever writes there fails

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from autodistill.integrations.huggingface import AutoDistillationTrainer
+from autodistill.integrations.huggingface.trainer import AutoDistillationTrainer
 from autodistill.processes import current_processes
-from autodistill.structures import content_hash
+from autodistill.tensors import content_hash
 
 CONFIG = {
     "search": {

@@ -11,7 +11,7 @@ import pytest
 from saved_teachers import write_images, write_lines
 
 from autodistill.cli.data import label_numbers, load_data
-from autodistill.cli.settings import DataConfig
+from autodistill.config.command_line import DataConfig
 from autodistill.errors import ConfigurationError
 
 ROWS = {"text": [f"text {number}" for number in range(10)], "label": [number % 2 for number in range(10)]}

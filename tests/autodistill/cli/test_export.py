@@ -9,8 +9,8 @@ import pytest
 from autodistill.cli.export import export_student, find_trial
 from autodistill.cli.search import PREPROCESSOR
 from autodistill.errors import ConfigurationError
-from autodistill.search_directory import SearchDirectory
-from autodistill.trial import student_directory
+from autodistill.search.directory import SearchDirectory
+from autodistill.search.layout import student_directory
 from search_spaces import SearchSpace
 
 RUNS = Path("runs")

@@ -10,7 +10,7 @@ import transformers
 from saved_teachers import BERT, GPT2, NAMED, save_teacher, write_csv, write_lines
 
 from autodistill.cli.search import SearchSetup
-from autodistill.cli.settings import CommandConfig
+from autodistill.config.command_line import CommandConfig
 from autodistill.errors import ConfigurationError
 
 

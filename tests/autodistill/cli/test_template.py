@@ -9,11 +9,11 @@ import transformers
 import yaml
 from saved_teachers import BERT, save_teacher
 
-from autodistill.cli.settings import CommandConfig
 from autodistill.cli.tasks import TASKS
 from autodistill.cli.template import configuration_text
+from autodistill.config.command_line import CommandConfig
 from autodistill.errors import ConfigurationError
-from autodistill.integrations.model_builder import TransformersBuilder
+from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from search_spaces import SearchSpaceError
 from search_spaces.transformers import FAMILIES, transformers_space
 

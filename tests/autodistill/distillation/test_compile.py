@@ -11,7 +11,7 @@ import torch
 from small_models import Transformer
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distillation.schedule import Distiller
+from autodistill.distiller import Distiller
 
 COMPILED = {"compile": True}
 

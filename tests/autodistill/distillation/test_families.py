@@ -14,9 +14,9 @@ from naive_distillation import distil, distil_both_ways, largest_difference, mak
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distillation.layers import repeated_blocks
-from autodistill.distillation.schedule import Distiller
+from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
+from autodistill.models.blocks import repeated_blocks
 
 CPU = torch.device("cpu")
 

@@ -14,11 +14,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch
-from autodistill.distillation.activations import Budget
+from autodistill.distillation.activation_store import Budget
 from autodistill.distillation.flash import FlashDistillation
-from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.training import NoReport
+from autodistill.distiller import Distiller
 from autodistill.errors import NonFiniteError
+from autodistill.training import NoReport
 
 
 def assert_identical(left, right):

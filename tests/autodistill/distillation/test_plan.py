@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
 from autodistill.data import Batch
-from autodistill.distillation.layers import AUTO, LayerMapping, Tap
 from autodistill.distillation.plan import Plan, flash_stages, frozen_problems, path_problems, regular_stage
-from autodistill.distillation.settings import FlashDistillationConfig, RegularDistillationConfig
 from autodistill.errors import ConfigurationError
+from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.taps import AUTO, Tap
 
 
 class Blocks(nn.Module):

@@ -13,11 +13,11 @@ from toy_search import make_loader
 from transformers import get_scheduler
 
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.temperature import AnnealedTemperature
 from autodistill.data import DataStream
-from autodistill.distillation.schedule import Distiller
-from autodistill.distillation.settings import AnnealedTemperature
+from autodistill.distiller import Distiller
 from autodistill.errors import NonFiniteError
-from autodistill.randomness import derive_seed
+from autodistill.seeds import derive_seed
 
 SEED = 42  # the search's, by default
 

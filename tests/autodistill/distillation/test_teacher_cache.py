@@ -11,9 +11,10 @@ from torch import nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification
 
 from autodistill.data import Batch
-from autodistill.distillation.layers import Tap
-from autodistill.distillation.teacher_cache import TeacherCache, model_fingerprint
-from autodistill.structures import identical
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.models.fingerprint import model_fingerprint
+from autodistill.models.taps import Tap
+from autodistill.tensors import identical
 
 
 class Teacher(nn.Module):

@@ -15,11 +15,11 @@ from torch import nn
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.boundaries import boundary_taps
-from autodistill.distillation.layers import AUTO, INPUT, Tap
-from autodistill.distillation.schedule import Distiller
 from autodistill.distillation.teacher_fed import STAGE
-from autodistill.distillation.training import NoReport
+from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
+from autodistill.models.taps import AUTO, INPUT, Tap
+from autodistill.training import NoReport
 
 SIZES = (6, 6, 3)  # the last batch is smaller
 

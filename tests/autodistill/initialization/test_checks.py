@@ -23,12 +23,12 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distillation.schedule import Distiller
+from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.families import FAMILIES, Attention, Family, FeedForward, HeadSizes, family_of
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.subspace import TeacherSubspace, decompose
-from autodistill.initialization.weights import Part
+from autodistill.models.families import FAMILIES, Attention, Family, FeedForward, HeadSizes, family_of
+from autodistill.models.weights import Part
 
 bert = hugging_face("BertForSequenceClassification", **BERT_LIKE)
 

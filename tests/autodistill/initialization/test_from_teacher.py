@@ -29,15 +29,15 @@ from identity_cases import (
 from scipy.linalg import helmert
 from torch import nn
 
+from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.initialization.families import family_of
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.outputs import TIED
-from autodistill.initialization.settings import InitializationConfig
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.initialization.weights import Affine, has, join, part, read, write
+from autodistill.models.families import family_of
+from autodistill.models.weights import Affine, has, join, part, read, write
 
 AFTER = [name for name, case in CASES.items() if case.directions == PERMUTATION]
 BEFORE = [name for name, case in CASES.items() if case.directions in (KEEPS_CONSTANT, ORTHOGONAL)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autodistill.initialization.families import HeadSizes
 from autodistill.initialization.heads import (
     Slot,
     choose_slots,
@@ -15,6 +14,7 @@ from autodistill.initialization.heads import (
     strongest,
     value_output_maps,
 )
+from autodistill.models.families import HeadSizes
 
 
 def matrix(rows, columns, seed=0):

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from autodistill import AutoDistillation, AutoDistillationConfig
-from autodistill.distillation.checkpoint import Checkpoints
-from autodistill.distillation.schedule import Distiller
+from autodistill.distillation.checkpoints import Checkpoints
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
-from autodistill.distillation.training import NoReport
+from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
+from autodistill.training import NoReport
 
 bert = hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3)
 SEARCH = {"search_space": {"width": [8, 12], "depth": [1, 2]}, "search_algorithm": "Random", "metrics": ["parameters"]}

@@ -13,12 +13,12 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from autodistill.data import Batch
-from autodistill.distillation.layers import INPUT, Tap
-from autodistill.initialization.families import FAMILIES, Family, FeedForward
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.least_squares import LeastSquares, StudentRun, fit_channels, ridge
 from autodistill.initialization.subspace import TeacherSubspace, decompose
-from autodistill.initialization.weights import Affine
+from autodistill.models.families import FAMILIES, Family, FeedForward
+from autodistill.models.taps import INPUT, Tap
+from autodistill.models.weights import Affine
 
 GENERATOR = torch.Generator()
 

@@ -1,0 +1,162 @@
+"""The configuration of a search as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.initialization import InitializationConfig
+from autodistill.config.layouts import criterion_alone, normalised
+from autodistill.config.reading import read_configuration, sentences
+from autodistill.config.search import SearchConfig
+from autodistill.config.section import Count, Section
+from autodistill.errors import ConfigurationError
+
+_FEEDING = {"inputs", "block_names", "layer_mappings_for_knowledge_transfer"}
+
+
+"""The settings of flash distillation that say, or may say by what they name, what blocks are fed."""
+
+
+class ModelConfig(Section):
+    """What the specification's files call `model`: a name for the reader, and the framework.
+
+    Attributes:
+        name: of the search; it changes nothing.
+        framework: what the models are made with.
+    """
+
+    name: str | None = None
+    framework: Literal["pytorch", "tensorflow"] = "pytorch"
+
+
+class AutoDistillationConfig(Section):
+    """The whole configuration: the search, and the two phases of the built-in training.
+
+    A phase whose section is absent is skipped; with neither section, both are automatic.
+
+    Attributes:
+        search: what is searched, how, and for what; None where a criterion stands alone, for a `Distiller`.
+        checkpoint_steps: steps of regular distillation between two checkpoints.
+        flash_distillation: block by block; `"auto"` for the defaults.
+        regular_distillation: the whole student, after flash distillation; `"auto"` for the defaults.
+        init: `"teacher"`, or settings of it: students begin with weights from the teacher instead of those that
+            `model_builder` gives them. Flash distillation then feeds blocks from the teacher, unless it says otherwise
+            or names blocks and layers of its own: they live in the teacher's subspace already.
+        model: a name and the framework, as the specification's files have them.
+
+    Examples:
+        >>> config = AutoDistillationConfig.load({
+        ...     "search": {"search_space": {"width": [16, 32]}, "metrics": ["accuracy", "latency"]},
+        ...     "regular_distillation": {"train_steps": 200},
+        ... })
+        >>> config.search.max_trials, config.flash_distillation, config.regular_distillation.train_steps
+        (10, None, 200)
+    """
+
+    search: SearchConfig | None
+    checkpoint_steps: Count = 200
+    flash_distillation: FlashDistillationConfig | None = None
+    regular_distillation: RegularDistillationConfig | None = None
+    init: InitializationConfig | None = None
+    model: ModelConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _automatic(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = normalised(data)
+        phases = ("flash_distillation", "regular_distillation")
+        neither = all(data.get(phase) is None for phase in phases)
+        for phase in phases:
+            if neither or data.get(phase) == "auto":
+                data[phase] = {}
+        if data.get("init") == "teacher":
+            data["init"] = {}
+        flash = data.get("flash_distillation")
+        if data.get("init") is not None and isinstance(flash, Mapping) and not _FEEDING & {*flash}:
+            data["flash_distillation"] = {**flash, "inputs": "teacher"}
+        return data
+
+    @classmethod
+    def load(cls, source: AutoDistillationConfig | Mapping[str, Any] | str | Path) -> AutoDistillationConfig:
+        """The configuration from a mapping, a YAML file, or a configuration.
+
+        Raises:
+            ConfigurationError: with every mistake at once.
+        """
+        return source if isinstance(source, AutoDistillationConfig) else read_configuration(cls, source)
+
+    @property
+    def seed(self) -> int:
+        """The search's seed, from which everything random derives."""
+        return self.search.seed if self.search is not None else SearchConfig.model_fields["seed"].default
+
+    def the_search(self) -> SearchConfig:
+        """The section `search`.
+
+        Raises:
+            ConfigurationError: the configuration is that of a criterion alone.
+        """
+        if self.search is None:
+            raise ConfigurationError("search: is required, but the configuration is that of one distillation alone.")
+        return self.search
+
+    def starting_from(self, init: Any) -> AutoDistillationConfig:
+        """The same with other first weights; None changes nothing, and `"teacher"` no settings that are configured.
+
+        Raises:
+            ConfigurationError: with every mistake at once.
+        """
+        if init is None:
+            return self
+        try:
+            settings = InitializationConfig.model_validate((self.init or {}) if init == "teacher" else init)
+        except ValidationError as error:
+            mistakes = [f"init.{sentence}" for sentence in sentences(InitializationConfig, error)]
+            mistakes = [sentence.replace("init.the configuration:", "init:") for sentence in mistakes]
+            raise ConfigurationError(mistakes) from None
+        flash = self.flash_distillation
+        if flash is not None and not _FEEDING & flash.model_fields_set:
+            flash = flash.model_copy(update={"inputs": "teacher"})
+        return self.model_copy(update={"init": settings, "flash_distillation": flash})
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was configured, as plain values in one layout: `load` makes an equal configuration of it.
+
+        Raises:
+            ConfigurationError: there are functions in it, which no file can hold.
+
+        Examples:
+            >>> config = AutoDistillationConfig.load({
+            ...     "search": {"search_space": {"width": (16, 32)}, "metrics": "accuracy"},
+            ...     "flash_distillation": {"regular_distillation": {"train_steps": [200]}},
+            ... })
+            >>> config.to_dict()
+            {'search': {'search_space': {'width': [16, 32]}, 'metrics': ['accuracy']}, 'regular_distillation': \
+{'train_steps': 200}}
+        """
+        plain = self.model_dump(mode="json", exclude_unset=True)
+        plain = {key: value for key, value in plain.items() if value is not None}
+        if self.search is None:
+            plain |= criterion_alone(plain.pop("regular_distillation"))
+        try:
+            same = AutoDistillationConfig.load(plain) == self
+        except ConfigurationError:
+            same = False
+        if not same:
+            raise ConfigurationError(
+                "a configuration that is written to a file must be of names and numbers, but this one holds functions "
+                "or modules; give layers and constraints by name."
+            )
+        return plain
+
+    def to_yaml(self) -> str:
+        """`to_dict` as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)

@@ -1,0 +1,97 @@
+"""The file that describes a search for the command line: the task, the models, the data, and the search itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from autodistill.config import AutoDistillationConfig, ModelConfig, read_configuration
+from autodistill.config.section import Section
+
+TaskName = Literal[
+    "text-classification",
+    "token-classification",
+    "masked-lm",
+    "causal-lm",
+    "sentence-embedding",
+    "image-classification",
+]
+
+
+class DataConfig(Section):
+    """What students learn from, and what they are judged by.
+
+    Attributes:
+        train: a csv, tsv, jsonl, txt or parquet file, a folder of images (a folder for each label), a folder that
+            `Dataset.save_to_disk` wrote, or a data set of the Hugging Face hub.
+        validation: another one, or the share of `train` that is held out.
+        name: the configuration of a hub data set that has several.
+        train_split: of a data set that has splits.
+        validation_split: of a data set that has splits.
+        columns: where a column has another name than the task gives it, by the task's name.
+        max_length: tokens of a text; what is longer is cut.
+        batch_size: samples in a batch.
+    """
+
+    train: str
+    validation: str | float = 0.1
+    name: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    columns: dict[str, str] = Field(default_factory=dict)
+    max_length: PositiveInt = 128
+    batch_size: PositiveInt = 32
+
+    @field_validator("validation")
+    @classmethod
+    def _is_a_share(cls, value: str | float) -> str | float:
+        if not isinstance(value, str) and not 0 < value < 1:
+            raise ValueError(
+                f"must be data, or the share of `train` that is held out, between 0 and 1, but got {value}."
+            )
+        return value
+
+
+class CommandConfig(Section):
+    """What `autodistill search` reads.
+
+    Attributes:
+        task: what the models do.
+        teacher: a folder that `save_pretrained` wrote, or a model of the Hugging Face hub.
+        student: the model whose configuration students are built from, or a model type such as `distilbert`; the
+            teacher if not given.
+        data: what students learn from.
+        auto_distillation: the search and the distillation, as everywhere.
+        device: `auto` is a GPU where there is one.
+        model: what the specification's files have beside `auto_distillation`.
+
+    Examples:
+        >>> config = CommandConfig.load({
+        ...     "task": "text-classification",
+        ...     "teacher": "models/teacher",
+        ...     "data": {"train": "reviews.csv"},
+        ...     "auto_distillation": {"search": {"search_space": {"hidden_size": [64, 96]}, "metrics": ["accuracy"]}},
+        ... })
+        >>> config.data.validation, config.auto_distillation.search.max_trials
+        (0.1, 10)
+    """
+
+    task: TaskName
+    teacher: str
+    student: str | None = None
+    data: DataConfig
+    auto_distillation: AutoDistillationConfig
+    device: str = "auto"
+    model: ModelConfig | None = None
+
+    @classmethod
+    def load(cls, source: Mapping[str, Any] | str | Path) -> CommandConfig:
+        """The configuration from a mapping or a YAML file.
+
+        Raises:
+            ConfigurationError: with every mistake at once.
+        """
+        return read_configuration(cls, source)

@@ -1,0 +1,175 @@
+"""Where captured inputs live: in memory within a budget, then on disk, then nowhere, to be computed when needed."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from autodistill.tensors import map_tensors, nbytes, tensors_in
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a store may take.
+
+    Args:
+        memory_gb: in memory, in GiB.
+        disk_gb: on disk, in GiB.
+        directory: of the files; None for memory only.
+    """
+
+    memory_gb: float = 4.0
+    disk_gb: float = 50.0
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands for a tensor that is kept elsewhere."""
+
+    number: int
+    dtype: torch.dtype
+    device: torch.device
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+
+class ActivationStore:
+    """Nested structures of tensors by number, within a budget.
+
+    What is taken out equals what was put in to the bit, strides included, unless `exact` is False.
+
+    Args:
+        budget: what it may take.
+        exact: False keeps 32-bit floats as bfloat16: half the room, at a relative error of up to 2⁻⁸ = 0.4%.
+
+    Examples:
+        >>> store = ActivationStore(Budget(memory_gb=1e-6))
+        >>> store.put(0, {"hidden": torch.ones(2, 3)}), store.put(1, torch.ones(1000, 1000))
+        (True, False)
+        >>> store.get(0)
+        {'hidden': tensor([[1., 1., 1.],
+                [1., 1., 1.]])}
+        >>> store.get(1) is None
+        True
+    """
+
+    def __init__(self, budget: Budget, *, exact: bool = True) -> None:
+        self.exact = exact
+        self._budget = budget
+        self._memory: dict[int, tuple[Any, list[torch.Tensor]]] = {}
+        self._disk: dict[int, tuple[Any, int]] = {}  # the form, and the bytes of the file
+        self._memory_left = budget.memory_gb * GIB
+        self._disk_left = budget.disk_gb * GIB if budget.directory is not None else 0.0
+
+    def put(self, number: int, structure: Any) -> bool:
+        """Keep a structure in place of what has this number; False where there is no room for it."""
+        self.drop(number)
+        tensors = [tensor if self.exact else _compressed(tensor) for tensor in tensors_in(structure)]
+        numbers = itertools.count()
+        form = map_tensors(lambda t: _Slot(next(numbers), t.dtype, t.device, t.shape, t.stride()), structure)
+        size = nbytes(tensors)
+        if size <= self._memory_left:
+            self._memory[number] = form, tensors
+            self._memory_left -= size
+        elif size <= self._disk_left:
+            self._write(number, tensors)
+            self._disk[number] = form, size
+            self._disk_left -= size
+        else:
+            return False
+        return True
+
+    def get(self, number: int) -> Any:
+        """The structure of this number; None where it is not kept."""
+        if number in self._memory:
+            form, tensors = self._memory[number]
+        elif number in self._disk:
+            form = self._disk[number][0]
+            stored = load_file(self._path(number))
+            tensors = [stored[str(index)] for index in range(len(stored))]
+        else:
+            return None
+        return _filled(form, tensors)
+
+    def drop(self, number: int) -> None:
+        """Forget a structure, if it is there."""
+        if number in self._memory:
+            self._memory_left += nbytes(self._memory.pop(number)[1])
+        elif number in self._disk:
+            self._disk_left += self._disk.pop(number)[1]
+            self._path(number).unlink()
+
+    def clear(self) -> None:
+        """Forget everything, and remove the files."""
+        for number in [*self._memory, *self._disk]:
+            self.drop(number)
+        if self._budget.directory is not None:
+            shutil.rmtree(self._budget.directory, ignore_errors=True)
+
+    def outlook(self, need: int) -> str:
+        """Where so many bytes would go, in words.
+
+        Examples:
+            >>> ActivationStore(Budget(memory_gb=1, disk_gb=1)).outlook(4 * GIB)
+            '1.000 GiB in memory, 0.000 on disk, 3.000 computed when needed'
+        """
+        need = need if self.exact else need // 2
+        memory = min(need, self._memory_left)
+        disk = min(need - memory, self._disk_left)
+        rest = need - memory - disk
+        return f"{memory / GIB:.3f} GiB in memory, {disk / GIB:.3f} on disk, {rest / GIB:.3f} computed when needed"
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many structures are in memory, and how many on disk."""
+        return len(self._memory), len(self._disk)
+
+    def _write(self, number: int, tensors: list[torch.Tensor]) -> None:
+        path = self._path(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({str(index): _dense(tensor) for index, tensor in enumerate(tensors)}, path)
+
+    def _path(self, number: int) -> Path:
+        assert self._budget.directory is not None
+        return self._budget.directory / f"{number:06d}.safetensors"
+
+
+def _compressed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16() if tensor.dtype == torch.float32 else tensor
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU without repeated or skipped elements; a file of safetensors holds nothing else."""
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _filled(form: Any, tensors: list[torch.Tensor]) -> Any:
+    if isinstance(form, _Slot):
+        return _restored(form, tensors[form.number])
+    if isinstance(form, tuple | list):
+        filled = [_filled(item, tensors) for item in form]
+        return type(form)(*filled) if hasattr(form, "_fields") else type(form)(filled)
+    if isinstance(form, dict):
+        return {key: _filled(item, tensors) for key, item in form.items()}
+    return form
+
+
+def _restored(slot: _Slot, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as it was: also its strides, on which the last bits of a product may depend."""
+    if (tensor.dtype, tensor.device, tensor.stride()) == (slot.dtype, slot.device, slot.stride):
+        return tensor
+    small = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in slot.stride)
+    source = tensor[small]
+    strided = torch.empty_strided(
+        source.shape, [stride or 1 for stride in slot.stride], dtype=slot.dtype, device=slot.device
+    )
+    return strided.copy_(source).expand(slot.shape)

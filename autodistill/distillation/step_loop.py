@@ -1,0 +1,190 @@
+"""The step loop that flash and regular distillation share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.config.distillation import PhaseConfig
+from autodistill.distillation.checkpoints import LoopCheckpoint
+from autodistill.errors import ConfigurationError, NonFiniteError
+from autodistill.processes import ALONE, Processes
+from autodistill.randomness import isolated_random_state, seed_torch
+from autodistill.seeds import derive_seed
+from autodistill.tensors import tensors_in
+
+CHECK_EVERY = 20
+
+
+"""Steps between two looks at the losses: each look waits for the device."""
+
+
+Given = Callable[[int], Mapping[str, Any]]
+
+
+"""What the loss of a batch, by its number, is made from: names for messages, and the tensors."""
+
+
+@dataclass(frozen=True)
+class StepLoop:
+    """Trains the parameters it is given, for a number of optimizer steps.
+
+    Args:
+        name: of the stage, for messages.
+        settings: optimizer, learning rate, schedule, clipping, accumulation and precision.
+        steps: optimizer updates; each takes `settings.gradient_accumulation_steps` batches in each process.
+        seed: the random state of batch number k (dropout) derives from `(seed, k)`, whatever ran before.
+        report: called as `report(step, loss)` every few steps, for the progress display.
+        processes: take the batches in turns, and each step together.
+    """
+
+    name: str
+    settings: PhaseConfig
+    steps: int
+    seed: int
+    device: torch.device
+    report: Callable[[int, float], None]
+    processes: Processes = ALONE
+
+    def run(
+        self,
+        parameters: Sequence[nn.Parameter],
+        matchers: Sequence[nn.Parameter],
+        loss_at: Callable[[int, int], torch.Tensor],
+        checkpoint: LoopCheckpoint | None = None,
+        clipped_apart: Sequence[Sequence[nn.Parameter]] | None = None,
+        buffers: Sequence[torch.Tensor] = (),
+        given_at: Given = lambda number: {},
+    ) -> list[float]:
+        """Take the steps and return the loss of each.
+
+        Args:
+            parameters: of the student: what the stage trains.
+            matchers: the criterion's parameters, trained with them.
+            loss_at: `loss_at(step, batch number)` gives the loss to go down, a scalar with its graph.
+            checkpoint: where an interrupted loop goes on from.
+            clipped_apart: groups of parameters whose gradients are clipped each to a norm of its own; None for one
+                norm over all.
+            buffers: of the student: those of process 0 are given to all.
+            given_at: looked at when a loss is not finite.
+
+        Raises:
+            ConfigurationError: the loss depends on none of the parameters.
+            NonFiniteError: a loss was NaN or infinite.
+        """
+        trained = [*parameters, *matchers]
+        optimizer = self._optimizer(trained)
+        schedule = self._schedule(optimizer)
+        optimizer.zero_grad(set_to_none=True)  # the student may come with gradients of its own
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.mixed_precision == "fp16")
+        others = {"schedule": schedule, "scaler": scaler}
+        losses = checkpoint.restore(optimizer, others) if checkpoint is not None else []
+        first = len(losses)
+        pending: list[torch.Tensor] = []
+        with isolated_random_state(self.seed):
+            for step in range(first, self.steps):
+                with self.processes.together():
+                    loss = self._accumulate(step, loss_at, scaler)
+                pending.append(self.processes.average_gradients(trained, loss))
+                self.processes.broadcast_tensors(buffers)
+                if step == first:
+                    self._check_gradients(parameters)
+                self._update(optimizer, scaler, clipped_apart or [trained])
+                schedule.step()
+                saves = checkpoint is not None and (step + 1) % checkpoint.every == 0
+                if len(pending) == CHECK_EVERY or saves or step + 1 == self.steps:
+                    losses.extend(torch.stack(pending).tolist())
+                    pending.clear()
+                    self._check_finite(losses, given_at)
+                    self.report(step + 1, losses[-1])
+                if checkpoint is not None and (saves or step + 1 == self.steps):
+                    checkpoint.save(losses, optimizer, others)
+        return losses
+
+    def _accumulate(
+        self, step: int, loss_at: Callable[[int, int], torch.Tensor], scaler: torch.amp.GradScaler
+    ) -> torch.Tensor:
+        parts = self.settings.gradient_accumulation_steps
+        losses: list[torch.Tensor] = []
+        for number in self._numbers(step):
+            seed_torch(derive_seed(self.seed, number), self.device)
+            with autocast(self.device, self.settings.mixed_precision):
+                loss = loss_at(step, number) / parts
+            if loss.requires_grad:
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return losses[0] if parts == 1 else torch.stack(losses).sum()
+
+    def _numbers(self, step: int) -> range:
+        """The batches that this process takes in a step."""
+        taken = self.settings.gradient_accumulation_steps * self.processes.count
+        return range(step * taken + self.processes.rank, (step + 1) * taken, self.processes.count)
+
+    def _update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        clipped_apart: Sequence[Sequence[nn.Parameter]],
+    ) -> None:
+        if self.settings.max_grad_norm is not None:
+            scaler.unscale_(optimizer)
+            for group in clipped_apart:
+                nn.utils.clip_grad_norm_(group, self.settings.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+        settings = self.settings
+        optimizer_class = getattr(torch.optim, settings.optimizer)
+        optimizer: torch.optim.Optimizer = optimizer_class(
+            trained,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            **settings.optimizer_arguments,
+        )
+        return optimizer
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        from transformers import get_scheduler  # a slow import, needed only once something trains
+
+        schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+            self.settings.scheduler,
+            optimizer,
+            num_warmup_steps=round(self.settings.warmup_ratio * self.steps),
+            num_training_steps=self.steps,
+        )
+        return schedule
+
+    def _check_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if all(parameter.grad is None for parameter in parameters):
+            raise ConfigurationError(
+                f"the loss of {self.name} must depend on what the stage trains, but it does not: "
+                "map a layer inside the block or after it."
+            )
+
+    def _check_finite(self, losses: list[float], given_at: Given) -> None:
+        for step, loss in enumerate(losses[-CHECK_EVERY:], start=max(0, len(losses) - CHECK_EVERY)):
+            if not math.isfinite(loss):
+                remedy = self._holding_nan(step, given_at) or "lower learning_rate, or set max_grad_norm"
+                raise NonFiniteError(
+                    f"the loss must stay finite, but became {loss} at step {step} of {self.name}; {remedy}."
+                )
+
+    def _holding_nan(self, step: int, given_at: Given) -> str | None:
+        for number in self._numbers(step):
+            for name, given in given_at(number).items():
+                if any(bool(tensor.isnan().any()) for tensor in tensors_in(given)):
+                    return f"{name} already hold NaN for batch {number}: look for it there"
+        return None
+
+
+def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    """The mixed-precision context of a phase: `"no"`, `"bf16"` or `"fp16"`."""
+    dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=mixed_precision != "no")

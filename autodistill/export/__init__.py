@@ -1,0 +1,1 @@
+"""Students in the form that is deployed."""

@@ -1,0 +1,240 @@
+"""Students of the transformers library: a configuration changed by an architecture, and a model class made from it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.checks import why_not_inside
+from autodistill.models.families import FAMILIES
+from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
+
+logger = logging.getLogger(__name__)
+
+
+FIELDS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "embedding_size")
+
+
+"""What the constraints of the families are about, besides MobileBERT's bottleneck."""
+
+
+class TransformersBuilder:
+    """Builds the student of an architecture: `model_cls` from a copy of a configuration with the architecture's keys.
+
+    Keys are fields of the configuration, or the common names that it has for them (`hidden_size` for GPT-2's
+    `n_embd`). Fields that follow from others follow: MobileBERT's `true_hidden_size`, Llama's `head_dim`, the key-value
+    heads where there are as many as heads, the types of layers where their number changes.
+
+    Args:
+        model_cls: an auto class (`AutoModelForPreTraining`) or a model class (`BertForMaskedLM`).
+        base_config: the configuration of a student; it is left as it is.
+
+    Raises:
+        ConfigurationError: `model_cls` makes no models of such a configuration.
+
+    Examples:
+        >>> from transformers import AutoModel, BertConfig
+        >>> base = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
+        >>> builder = TransformersBuilder(AutoModel, base)
+        >>> builder({"hidden_size": 4}).config.hidden_size, base.hidden_size
+        (4, 8)
+        >>> builder.constraints(SearchSpace({"hidden_size": [4, 6], "num_attention_heads": [2, 4]}))
+        ['hidden_size % num_attention_heads == 0']
+    """
+
+    def __init__(self, model_cls: Any, base_config: Any) -> None:
+        self.model_cls = model_cls
+        self.base_config = base_config
+        if not hasattr(base_config, "to_dict") or not hasattr(base_config, "model_type"):
+            raise ConfigurationError(
+                "the built-in model builder changes a configuration of the transformers library, but got "
+                f"{type(base_config).__name__}; give a model_builder of your own."
+            )
+        problem = self._class_problem()
+        if problem is not None:
+            raise ConfigurationError(problem)
+
+    def __call__(self, architecture: Architecture) -> nn.Module:
+        """The student, with random weights."""
+        config = self.config(architecture)
+        make = self.model_cls.from_config if self._is_auto else self.model_cls
+        student: nn.Module = make(config)
+        return student
+
+    @property
+    def _is_auto(self) -> bool:
+        return hasattr(self.model_cls, "from_config")
+
+    def _class_problem(self) -> str | None:
+        name, kind = getattr(self.model_cls, "__name__", repr(self.model_cls)), type(self.base_config)
+        mapping = getattr(self.model_cls, "_model_mapping", None)
+        if self._is_auto and mapping is not None:
+            return (
+                None
+                if kind in mapping
+                else f"model_cls must make models of the student's configuration, but {name} knows no {kind.__name__}."
+            )
+        wanted = getattr(self.model_cls, "config_class", None)
+        if not (isinstance(self.model_cls, type) and issubclass(self.model_cls, nn.Module) and wanted is not None):
+            return (
+                "model_cls must be a class of the transformers library such as AutoModelForPreTraining, "
+                f"but got {name}; or give a model_builder."
+            )
+        if not isinstance(self.base_config, wanted):
+            return (
+                f"model_cls must make models of the student's configuration, but {name} takes a {wanted.__name__} "
+                f"and the configuration is a {kind.__name__}."
+            )
+        return None
+
+    def config(self, architecture: Architecture) -> Any:
+        """The configuration of a student.
+
+        Raises:
+            ConfigurationError: it has no field of a key's name.
+        """
+        problems = list(self.problems(architecture))
+        if problems:
+            raise ConfigurationError(problems)
+        base, config = self.base_config, copy.deepcopy(self.base_config)
+        for key, value in architecture.items():
+            setattr(config, key, value)
+        given = {self._field(key) for key in architecture}
+        for field, value in _following(base, config):
+            if field not in given:
+                setattr(config, field, value)
+        return config
+
+    def problems(self, names: Sequence[str] | Architecture) -> Iterator[str]:
+        """A sentence for each name that is no field of the configuration, with the nearest fields."""
+        known = [*self._fields, *self.base_config.attribute_map]
+        for name in names:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=3)
+                hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "see its documentation."
+                yield (f"a dimension must be a field of {type(self.base_config).__name__}, but {name!r} is not; {hint}")
+
+    @property
+    def _fields(self) -> list[str]:
+        described = ("transformers_version", "_name_or_path", "model_type", "architectures")
+        return [name for name in self.base_config.to_dict() if name not in described]
+
+    def _field(self, name: str) -> str:
+        field: str = self.base_config.attribute_map.get(name, name)
+        return field
+
+    def constraints(self, space: SearchSpace) -> list[str]:
+        """Which architectures of a space can be built, as constraints of it: heads divide the width, and so on."""
+        base = self.base_config
+        width, heads = "hidden_size", "num_attention_heads"
+        if getattr(base, "use_bottleneck", False):  # MobileBERT attends inside its bottleneck
+            width = "intra_bottleneck_size"
+        if not hasattr(base, width) or not hasattr(base, heads) or hasattr(base, "d_kv"):
+            return []
+        rules: list[str] = []
+        if hasattr(base, "trigram_input"):  # MobileBERT's prediction head is as much wider than the embeddings
+            rules.append("{hidden_size} >= {embedding_size}")
+        if not _has_own_head_size(base):
+            rules.append(f"{{{width}}} % {{{heads}}} == 0")
+            if hasattr(base, "rope_parameters"):
+                rules.append(f"({{{width}}} // {{{heads}}}) % 2 == 0")
+        if _key_value_heads(base) != getattr(base, heads) or "num_key_value_heads" in space.names:
+            rules.append(f"{{{heads}}} % {{num_key_value_heads}} == 0")
+        terms = {name: self._term(name, space) for name in (*FIELDS, width)}
+        searched = set(space.names)
+        return [
+            rule.format(**terms) for rule in rules if any(terms[n] in searched for n in terms if f"{{{n}}}" in rule)
+        ]
+
+    def _term(self, name: str, space: SearchSpace) -> str:
+        """How an expression over the space names a field: by its dimension, or by the configuration's own number."""
+        same = (dimension for dimension in space.names if self._field(dimension) == self._field(name))
+        return next(same, str(getattr(self.base_config, name, None)))
+
+    def feasible(self, space: SearchSpace) -> SearchSpace:
+        """The space without the architectures that cannot be built; says in the log what is left out.
+
+        Raises:
+            ConfigurationError: a dimension is no field of the configuration.
+            SearchSpaceError: no architecture is left.
+        """
+        problems = list(self.problems(space.names))
+        if problems:
+            raise ConfigurationError(problems)
+        new = [rule for rule in self.constraints(space) if rule not in space.constraints]
+        narrowed = SearchSpace(dict(space.dimensions), [*space.constraints, *new]) if new else space
+        narrowed.ensure_feasible()
+        if not new or narrowed.size == space.size:
+            return space
+        left_out = f"{space.size - narrowed.size} of {space.size}" if space.size and narrowed.size else "some"
+        logger.warning("%s architectures cannot be built and are left out: they break %s", left_out, " and ".join(new))
+        return narrowed
+
+    def why_not_inside(self, teacher: nn.Module, space: SearchSpace) -> str | None:
+        """Why students of a space cannot start inside a teacher; None where they can."""
+        if self.base_config.model_type not in FAMILIES:
+            return f"no table tells where a {self.base_config.model_type} has its weights"
+        for architecture in _varied(space):
+            try:
+                with torch.device("meta"):
+                    student = self(architecture)
+            except Exception:  # that it cannot be built is told elsewhere
+                continue
+            reason = why_not_inside(student, teacher)
+            if reason is not None:
+                return f"of {dict(architecture)}: {reason}"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is built, for the record that a resumed search is compared with."""
+        config = json.loads(self.base_config.to_json_string(use_diff=False))
+        described = ("transformers_version", "_name_or_path", "architectures")
+        return {
+            "model_cls": getattr(self.model_cls, "__name__", repr(self.model_cls)),
+            "config": {key: value for key, value in config.items() if key not in described},
+            "attention": getattr(self.base_config, "_attn_implementation", None),
+        }
+
+
+def _varied(space: SearchSpace) -> Iterator[Architecture]:
+    """For each value of each dimension (of a range, for its ends) an architecture of the space that has it."""
+    for name, domain in space.dimensions.items():
+        for value in (domain.low, domain.high) if isinstance(domain, IntRange | FloatRange) else domain.values():
+            with contextlib.suppress(SearchSpaceError):  # no architecture has it
+                part = SearchSpace({**space.dimensions, name: [value]}, space.constraints)
+                yield part.sample(np.random.default_rng(0))
+
+
+def _key_value_heads(config: Any) -> int:
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads
+
+
+def _has_own_head_size(config: Any) -> bool:
+    """Whether a head's channels are a number of their own, and not the width divided by the heads."""
+    size = getattr(config, "head_dim", None)
+    return size is not None and size != config.hidden_size // config.num_attention_heads
+
+
+def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
+    """The fields that follow from the changed ones, with their values."""
+    if hasattr(base, "true_hidden_size"):
+        yield "true_hidden_size", config.intra_bottleneck_size if config.use_bottleneck else config.hidden_size
+    if getattr(base, "head_dim", None) is not None and not _has_own_head_size(base):
+        yield "head_dim", config.hidden_size // config.num_attention_heads
+    if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:
+        yield "num_key_value_heads", config.num_attention_heads
+    types = getattr(base, "layer_types", None)
+    if types and len(types) == base.num_hidden_layers:
+        yield "layer_types", list(itertools.islice(itertools.cycle(types), config.num_hidden_layers))

@@ -1,0 +1,257 @@
+"""Regular distillation as a run of transformers' `Trainer`: what the trainer asks for while it trains one student."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import has_length
+
+from autodistill.config.temperature import temperature_at
+from autodistill.data import Batch, DataStream
+from autodistill.distillation.checkpoints import LoopCheckpoint
+from autodistill.distillation.plan import Stage
+from autodistill.distillation.step_loop import CHECK_EVERY
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.errors import NonFiniteError
+from autodistill.losses.criterion import Criterion
+from autodistill.models.masks import predicts_next_token
+from autodistill.models.modes import plain_forward, training_only
+from autodistill.models.taps import TapRecorder, main_part
+from autodistill.processes import Processes
+from autodistill.randomness import seed_torch
+from autodistill.seeds import derive_seed
+from autodistill.tensors import tensors_in
+from autodistill.training import Report
+
+
+class EpochLoader(DataLoader[Any]):
+    """The batches of a stream, an epoch at a time, as a trainer reads them: ready, and the same for every student.
+
+    Args:
+        stream: gives them.
+        length: their number in an epoch; None where that is not known.
+        samples: in an epoch, for the trainer's log.
+    """
+
+    def __init__(self, stream: DataStream, length: int | None, samples: int | None) -> None:
+        self.samples = samples
+        dataset = _Epoch(stream) if length is None else _CountedEpoch(stream, length)
+        super().__init__(dataset, batch_size=None, collate_fn=_as_it_is)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Read another epoch from now on."""
+        self.dataset.number = epoch  # type: ignore[attr-defined]
+
+
+def _as_it_is(content: Any) -> Any:
+    return content
+
+
+class _Epoch(IterableDataset[Any]):
+    def __init__(self, stream: DataStream) -> None:
+        self._stream = stream
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch.content for batch in self._stream.epoch(self.number))
+
+
+class _CountedEpoch(_Epoch):
+    def __init__(self, stream: DataStream, length: int) -> None:
+        super().__init__(stream)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class _TrainerState:
+    """A trainer's state as a checkpoint takes it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / TRAINER_STATE_NAME
+            self._trainer.state.save_to_json(str(file))
+            state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return {"json": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: the trainer has read its state before the rest."""
+
+
+@dataclass
+class TrainerRun:
+    """One student's regular distillation in a trainer.
+
+    Args:
+        trainer: its data, arguments and callbacks are used; it asks this object while it trains.
+        student: on its device.
+        stage: the one stage.
+        criterion: with its matchers.
+        loader: the training data.
+        cache: gives the teacher's features.
+        seed: dropout of batch number k derives from `(seed, k, process)`.
+        report: told of the losses.
+        checkpoint: where an interrupted run goes on from; safetensors and JSON.
+        processes: take the batches in turns.
+        directory: for the trainer's logs; None for its own.
+        max_steps: optimizer updates; None for what the trainer's arguments say.
+    """
+
+    trainer: Trainer
+    student: nn.Module
+    stage: Stage
+    criterion: Criterion
+    loader: EpochLoader
+    cache: TeacherCache
+    seed: int
+    report: Report
+    checkpoint: LoopCheckpoint
+    processes: Processes
+    directory: Path | None = None
+    max_steps: int | None = None
+    _losses: list[float] = field(default_factory=list)
+    _pending: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._recorder = TapRecorder(self.student, self.stage.student_taps, owner="student")
+        self.matchers = list(self.criterion.parameters())
+
+    def run(self) -> dict[str, Any]:
+        """Train the student; return how it went."""
+        trainer = self.trainer
+        trainer.args = self._arguments(trainer.args)
+        trainer.model_init = lambda: cast(Any, self.student)
+        trainer.loss_is_scaled_for_ga = False
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            plain_forward(self.student),
+            training_only(self.student, [""]),
+            self._recorder,
+        ):
+            self.report.stage(self.stage.name, self._steps())
+            trainer.train(resume_from_checkpoint=self._state_to_resume(Path(directory)))
+        self._look()
+        self.report.finished(self.stage.name, self._losses)
+        return {
+            "stage": self.stage.name,
+            "mode": "Trainer",
+            "first_loss": self._losses[0],
+            "last_loss": self._losses[-1],
+            "steps": trainer.state.global_step,
+        }
+
+    def _arguments(self, given: Any) -> Any:
+        """The trainer's arguments for one student: checkpoints are ours, and logs lie with the trial."""
+        args = copy.copy(given)
+        args.save_strategy = "steps"
+        args.save_steps = self.checkpoint.every
+        args.load_best_model_at_end = False
+        args.push_to_hub = False
+        args._n_gpu = min(given.n_gpu, 1)  # one process drives one GPU
+        if self.directory is not None:
+            args.output_dir = str(self.directory)
+        if self.max_steps is not None:
+            args.max_steps = self.max_steps
+        return args
+
+    def _steps(self) -> int:
+        values = self.trainer.set_initial_training_values(self.trainer.args, self.loader)
+        return int(values[-1])
+
+    def _state_to_resume(self, directory: Path) -> str | None:
+        """A directory with the state of an interrupted run for the trainer to begin from, if there is one."""
+        saved = self.checkpoint.checkpoints.load(self.checkpoint.name)
+        if saved is None:
+            return None
+        state = saved[1]["others"]["trainer"]["json"]
+        (directory / TRAINER_STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
+        if has_length(self.loader):
+            updates = math.ceil(len(self.loader) / self.trainer.args.gradient_accumulation_steps)
+            self.loader.set_epoch(state["global_step"] // updates)
+        return str(directory)
+
+    def save(self) -> None:
+        """Write the student, the matchers, the optimizer and the schedule after an update."""
+        self._look()
+        if self.processes.is_main:
+            self.checkpoint.save(self._losses, self._optimizer, self._others)
+
+    def restore(self) -> None:
+        """Put everything back as it was saved."""
+        self._losses = self.checkpoint.restore(self._optimizer, self._others)
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer: Any = self.trainer.optimizer
+        return optimizer  # type: ignore[no-any-return]
+
+    @property
+    def _others(self) -> dict[str, Any]:
+        others: dict[str, Any] = {"schedule": self.trainer.lr_scheduler, "trainer": _TrainerState(self.trainer)}
+        scaler = getattr(self.trainer.accelerator, "scaler", None)
+        return others if scaler is None else others | {"scaler": scaler}
+
+    def step(self, train: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """One batch, whose dropout depends on its number alone; the matchers' gradients are averaged."""
+        number = len(self._losses) + len(self._pending)
+        device = self.trainer.args.device
+        seed_torch(derive_seed(self.seed, "regular", number, self.processes.rank), device)
+        loss = train()
+        if self.matchers and self.trainer.accelerator.sync_gradients:
+            self.processes.average_gradients(self.matchers, loss)
+        self._pending.append(loss.detach() * self.trainer.current_gradient_accumulation_steps)
+        if len(self._pending) == CHECK_EVERY:
+            self._look()
+            self.report.step(self.trainer.state.global_step, self._losses[-1])
+        return loss
+
+    def _look(self) -> None:
+        """Read the losses of the last steps: this waits for the device."""
+        if self._pending:
+            self._losses.extend(torch.stack(self._pending).tolist())
+            recent, self._pending = self._losses[-len(self._pending) :], []
+            bad = next((loss for loss in recent if not math.isfinite(loss)), None)
+            if bad is not None:
+                step = self.trainer.state.global_step
+                raise NonFiniteError(
+                    f"the loss must stay finite, but became {bad} near step {step} of {self.stage.name}."
+                )
+
+    def loss(self, inputs: Any, own: Callable[[], tuple[torch.Tensor | None, Any]]) -> tuple[torch.Tensor, Any]:
+        """The criterion on one batch, and the student's own loss where the stage adds it.
+
+        Args:
+            inputs: the batch.
+            own: runs the student; gives its own loss, which may be None where it is not added, and its outputs.
+        """
+        batch = Batch(dict(inputs))
+        returned: list[tuple[torch.Tensor | None, Any]] = []
+        student = self._recorder.run(lambda: returned.append(own()))
+        own_loss, outputs = returned[0]
+        teacher = self.cache.features(batch, self.stage.teacher_taps)
+        progress = self.trainer.state.global_step / max(self.trainer.state.max_steps, 1)
+        temperature = temperature_at(self.stage.settings.temperature, progress)
+        output = {"loss": own_loss, "logits": main_part(outputs)}
+        shift = predicts_next_token(self.student)
+        loss = self.criterion.step_loss(student, teacher, output, batch, temperature=temperature, label_shift=shift)
+        if (
+            not self.stage.add_origin_loss and self.processes.count > 1
+        ):  # every parameter that made the outputs must get a gradient, if only of zero
+            loss = loss + 0 * sum(t.float().sum() for t in tensors_in(outputs) if t.requires_grad)
+        return loss, outputs

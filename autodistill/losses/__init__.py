@@ -1,0 +1,1 @@
+"""Losses, criteria and feature matchers."""

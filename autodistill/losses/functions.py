@@ -1,0 +1,286 @@
+"""Losses between a student's feature and a teacher's: pure functions of two tensors of one shape.
+
+Every loss is computed per position in a first step (the last axis, the channels or classes, is reduced) and then
+averaged over the positions that count; `mask` says which do. A feature of shape (N, C, H, W) has no channel axis at its
+end: its positions are its pixels all the same, since the mean over everything does not depend on the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from autodistill.data import IGNORED_LABEL
+from autodistill.errors import ConfigurationError
+from autodistill.losses.checks import check_temperature
+from autodistill.models.masks import counted_labels
+
+FeatureLoss = Callable[..., torch.Tensor]
+
+
+def in_full(feature: torch.Tensor) -> torch.Tensor:
+    """The feature in 32 bits at least, whatever the model's own precision: losses need the digits.
+
+    Examples:
+        >>> in_full(torch.zeros(1, dtype=torch.bfloat16)).dtype, in_full(torch.zeros(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return feature if feature.dtype == torch.float64 else feature.float()
+
+
+def mask_fits(mask: torch.Tensor, positions: torch.Size) -> bool:
+    """Whether `masked_mean` applies a mask to losses of this shape.
+
+    Examples:
+        >>> mask_fits(torch.ones(2, 3), torch.Size((2, 3))), mask_fits(torch.ones(2, 3), torch.Size((2,)))
+        (True, False)
+    """
+    return positions[: mask.dim()] == mask.shape or (len(positions) == 3 and positions[::2] == mask.shape)
+
+
+def masked_mean(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the positions that count.
+
+    Args:
+        per_position: (N, ...), one loss a position.
+        mask: (N, L), True where a position counts; used where `per_position` is (N, L, ...) or, for the query axis of
+            attention maps, (N, heads, L). It may have fewer axes, (N,), or more. None, or any other shape: every
+            position counts.
+    """
+    if mask is not None:
+        if per_position.shape[: mask.dim()] == mask.shape:
+            return _weighted(per_position, mask.reshape(mask.shape + (1,) * (per_position.dim() - mask.dim())))
+        if per_position.dim() == 3 and per_position.shape[::2] == mask.shape:
+            return _weighted(per_position, mask[:, None, :])
+    return per_position.mean()
+
+
+def _weighted(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    mask = mask.expand_as(values)
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
+def mse_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared error over channels and positions.
+
+    Examples:
+        >>> mse_loss(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]])).item()
+        5.0
+    """
+    return masked_mean((student - teacher).square().mean(-1), mask)
+
+
+def normalized_mse_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared error divided by the teacher feature's own mean square, so that losses compare between layers.
+
+    0 is a perfect match; 1 is what a student that always answers 0 gets.
+
+    Examples:
+        >>> normalized_mse_loss(torch.zeros(1, 2), torch.tensor([[10.0, 30.0]])).item()
+        1.0
+    """
+    power = masked_mean(teacher.square().mean(-1), mask)
+    return mse_loss(student, teacher, mask) / power.clamp(min=torch.finfo(power.dtype).tiny)
+
+
+def l1_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean absolute error over channels and positions.
+
+    Examples:
+        >>> l1_loss(torch.zeros(1, 2), torch.tensor([[1.0, -3.0]])).item()
+        2.0
+    """
+    return masked_mean((student - teacher).abs().mean(-1), mask)
+
+
+def cosine_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """One minus the cosine between the channels of student and teacher, averaged over positions.
+
+    Examples:
+        >>> cosine_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])).item()
+        1.0
+    """
+    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=-1), mask)
+
+
+def kl_divergence(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """`T² · KL(softmax(teacher / T) ‖ softmax(student / T))`, summed over classes, averaged over the other positions.
+
+    Args:
+        student_logits: (..., C).
+        teacher_logits: (..., C).
+        mask: (N, L), True where a position counts.
+        temperature: T; the factor T² keeps the gradient's size independent of it (Hinton et al. 2015,
+            https://arxiv.org/abs/1503.02531, section 2).
+
+    Examples:
+        >>> kl_divergence(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]), temperature=4.0).item()
+        0.0
+    """
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    terms = F.kl_div(student, teacher, reduction="none", log_target=True)
+    per_position = terms.masked_fill(teacher == float("-inf"), 0).sum(-1)  # p log p = 0 at p = 0
+    return temperature**2 * masked_mean(per_position, mask)
+
+
+def soft_cross_entropy(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """`-T² · Σ softmax(teacher / T) · log softmax(student / T)`, summed over classes, averaged over the positions.
+
+    The same as `kl_divergence` up to T² times the teacher's entropy: equal gradients, but no zero at a perfect match.
+    Arguments and source are those of `kl_divergence`.
+
+    Examples:
+        >>> round(soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2)).item(), 4)
+        0.6931
+    """
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.softmax(teacher_logits / temperature, dim=-1)
+    per_position = -(teacher * student).masked_fill(teacher == 0, 0).sum(-1)
+    return temperature**2 * masked_mean(per_position, mask)
+
+
+def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
+    """Cross-entropy with labels, averaged over the positions whose label is not `ignore_index`; 0 where none is left.
+
+    Args:
+        logits: (..., C), classes last.
+        labels: (...), class numbers.
+        ignore_index: the label of positions that do not count.
+
+    Examples:
+        >>> round(label_cross_entropy(torch.zeros(1, 3, 2), torch.tensor([[1, 0, -100]])).item(), 4)
+        0.6931
+    """
+    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="sum")
+    return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+) -> torch.Tensor:
+    """`(1 - α) · CE(student, labels) + α · T² · KL(teacher / T ‖ student / T)`, positions labelled -100 left out.
+
+    Args:
+        student_logits: (N, C), or (N, L, V) with the classes last.
+        teacher_logits: the same shape.
+        labels: (N,) or (N, L), class numbers.
+        temperature: T, positive.
+        alpha: α in [0, 1], the teacher's share.
+
+    Raises:
+        ConfigurationError: a temperature or α out of its range, or logits of two shapes.
+
+    Examples:
+        >>> logits, labels = torch.zeros(1, 2), torch.tensor([1])
+        >>> distillation_loss(logits, logits, labels, temperature=2.0, alpha=1.0).item()
+        0.0
+    """
+    check_temperature(temperature)
+    check_logits(student_logits, teacher_logits)
+    if not 0 <= alpha <= 1:
+        raise ConfigurationError(f"alpha, the teacher's share of the loss, must lie in [0, 1], but got {alpha}.")
+    soft = kl_divergence(student_logits, teacher_logits, counted_labels(labels, student_logits), temperature)
+    return (1 - alpha) * label_cross_entropy(student_logits, labels) + alpha * soft
+
+
+def check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:
+    """Refuse logits of two shapes, which would be broadcast.
+
+    Raises:
+        ConfigurationError: their shapes differ.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ConfigurationError(
+            f"logits of student and teacher must have one shape, but theirs are {tuple(student_logits.shape)} and "
+            f"{tuple(teacher_logits.shape)}."
+        )
+
+
+def probability_kl_divergence(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`KL(teacher ‖ student)` of features that are probabilities already, such as attention maps (N, heads, L, L).
+
+    No softmax is taken and no temperature applies; the student's rows are normalised, since a matcher may have scaled
+    them. Summed over the last axis, averaged over the other positions; rows of padded queries are left out.
+
+    Examples:
+        >>> p = torch.tensor([[0.5, 0.5]])
+        >>> probability_kl_divergence(p, p).item()
+        0.0
+    """
+    return _mean_over_queries(F.kl_div(_log_of_rows(student), teacher, reduction="none").sum(-1), mask)
+
+
+def probability_cross_entropy(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`-Σ teacher · log student` of features that are probabilities already; else as `probability_kl_divergence`.
+
+    Examples:
+        >>> p = torch.tensor([[0.5, 0.5]])
+        >>> round(probability_cross_entropy(p, p).item(), 4)
+        0.6931
+    """
+    return _mean_over_queries(-(teacher * _log_of_rows(student)).sum(-1), mask)
+
+
+def _log_of_rows(student: torch.Tensor) -> torch.Tensor:
+    tiny = torch.finfo(student.dtype).tiny
+    return student.clamp(min=tiny).log() - student.sum(-1, keepdim=True).clamp(min=tiny).log()
+
+
+def _mean_over_queries(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if per_position.dim() == 3:  # (N, heads, L): heads last, so that as many heads as positions are not mistaken
+        per_position = per_position.movedim(1, -1)
+    return masked_mean(per_position, mask)
+
+
+def are_probabilities(feature: torch.Tensor) -> bool:
+    """Whether the rows of a feature are non-negative and sum to one, as those of attention maps are.
+
+    Examples:
+        >>> are_probabilities(torch.tensor([[0.25, 0.75]])), are_probabilities(torch.tensor([[-1.0, 2.0]]))
+        (True, False)
+    """
+    if not feature.is_floating_point() or feature.dim() < 2:
+        return False
+    sums = feature.sum(-1)
+    tolerance = 1e-2 if feature.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    return bool((feature >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=tolerance))
+
+
+FEATURE_LOSSES: dict[str, FeatureLoss] = {
+    "MSE": mse_loss,
+    "NMSE": normalized_mse_loss,
+    "L1": l1_loss,
+    "KL": kl_divergence,
+    "CE": soft_cross_entropy,
+    "cosine": cosine_loss,
+}
+
+
+PROBABILITY_LOSSES: dict[str, FeatureLoss] = {
+    "KL": probability_kl_divergence,
+    "CE": probability_cross_entropy,
+}
+
+
+"""What takes the place of the losses between logits where both features are probabilities already."""

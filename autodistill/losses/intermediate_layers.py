@@ -1,0 +1,306 @@
+"""The criterion on intermediate layers: weighted losses between mapped features of student and teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.errors import ConfigurationError
+from autodistill.losses import checks
+from autodistill.losses import functions as losses
+from autodistill.losses.criterion import Criterion, Features, features_of
+from autodistill.losses.feature_matchers import ChannelMatcher, matcher_for
+from autodistill.losses.origin_loss import origin_loss
+from autodistill.models.layer_mappings import parse_mapping
+from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
+from autodistill.models.modes import plain_forward
+from autodistill.models.taps import OutputProcess, TapRecorder
+
+
+class IntermediateLayersKnowledgeDistillationLoss(Criterion):
+    """The weighted sum of losses between mapped layers of a student and a teacher.
+
+    Its parameters are those of the feature matchers, linear maps from the student's width to the teacher's where they
+    differ (the hint regressors of FitNets, https://arxiv.org/abs/1412.6550); give them to the optimizer together with
+    the student's. As a context manager it records the student's mapped layers, and leaves no hook behind.
+
+    Args:
+        layer_mappings: pairs of layers; every form of `parse_mapping` is accepted. One student layer may be mapped to
+            several teacher layers.
+        loss_types: one of `LOSS_TYPES` for each mapping.
+        loss_weights: one weight for each mapping; 1 each if not given.
+        add_origin_loss: add the student's own loss: `outputs.loss` where the model gives one, else `loss_func`.
+        student_model: the student whose layers the context manager records.
+        teacher_model: the teacher that `teacher_model_forward` runs.
+        temperature: T of the losses between logits.
+        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
+        example: inputs with which both models are called once, in eval mode, to create the matchers; without them
+            call `init_feature_matcher`.
+
+    Raises:
+        ConfigurationError: a mapping, a loss type, a weight, the temperature or the length of a list is wrong.
+
+    Examples:
+        >>> student = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> teacher = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> inputs, labels = torch.randn(32, 4), torch.randint(0, 3, (32,))
+        >>> criterion = IntermediateLayersKnowledgeDistillationLoss(
+        ...     [("1", "1"), ("2", "2")], ["MSE", "KL"], add_origin_loss=True,
+        ...     student_model=student, teacher_model=teacher, example=inputs,
+        ... )
+        >>> [tuple(parameter.shape) for parameter in criterion.parameters()]
+        [(16, 8), (16,)]
+        >>> optimizer = torch.optim.Adam([*student.parameters(), *criterion.parameters()])
+        >>> with criterion:
+        ...     features = criterion.teacher_model_forward(inputs)
+        ...     criterion(student(inputs), labels).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        layer_mappings: Sequence[Any],
+        loss_types: Sequence[str],
+        loss_weights: Sequence[float] | None = None,
+        add_origin_loss: bool = False,
+        *,
+        student_model: nn.Module | None = None,
+        teacher_model: nn.Module | None = None,
+        temperature: float = 1.0,
+        loss_func: Callable[[Any, Any], torch.Tensor] = F.cross_entropy,
+        example: Any = None,
+    ) -> None:
+        super().__init__(student_model, teacher_model, temperature)
+        self.layer_mappings = tuple(parse_mapping(mapping) for mapping in layer_mappings)
+        self.loss_types = tuple(loss_types)
+        self.loss_weights = tuple(loss_weights) if loss_weights is not None else (1.0,) * len(self.layer_mappings)
+        self.add_origin_loss = add_origin_loss
+        self._check()
+        self.student_features: Features = {}
+        self.teacher_features: Features = {}
+        self.loss_funcs: list[Callable[..., torch.Tensor]] = []
+        self._loss_func = loss_func
+        self._recorder: TapRecorder | None = None
+        self._hooks = contextlib.ExitStack()
+        self._inputs: Any = None
+        self._teacher_has_run = False
+        if example is not None:
+            student = features_of(self._student(), self.student_taps, "student", example)
+            self.init_feature_matcher(student, self._teacher_features(example))
+
+    def _check(self) -> None:
+        count = len(self.layer_mappings)
+        problems = [
+            f"{name} must have one entry for each mapping, but has {len(value)} for {count} mappings."
+            for name, value in (("loss_types", self.loss_types), ("loss_weights", self.loss_weights))
+            if len(value) != count
+        ]
+        problems += checks.type_problems(self.loss_types)
+        problems += checks.weight_problems(self.loss_weights)
+        problems += checks.temperature_problems(self.temperature)
+        if problems:
+            raise ConfigurationError(problems)
+
+    @property
+    def layer_output_process(self) -> list[tuple[OutputProcess, OutputProcess]]:
+        """For each mapping how the student's and the teacher's output become a tensor; see `Tap`."""
+        return [(mapping.student.process, mapping.teacher.process) for mapping in self.layer_mappings]
+
+    def init_loss_funcs(self, student: Features, teacher: Features) -> None:
+        """Choose the function of each mapping: its loss type's, in the form for probabilities where both features are.
+
+        Args:
+            student: one feature for each student tap.
+            teacher: one feature for each teacher tap.
+        """
+        self.loss_funcs = [
+            losses.PROBABILITY_LOSSES[loss_type]
+            if loss_type in losses.PROBABILITY_LOSSES
+            and losses.are_probabilities(student[mapping.student])
+            and losses.are_probabilities(teacher[mapping.teacher])
+            else losses.FEATURE_LOSSES[loss_type]
+            for mapping, loss_type in zip(self.layer_mappings, self.loss_types, strict=True)
+        ]
+
+    def init_feature_matcher(self, student: Features, teacher: Features) -> None:
+        """Create the matchers that the shapes of one pair of features ask for, and choose the losses' functions.
+
+        Args:
+            student: one feature for each student tap.
+            teacher: one feature for each teacher tap.
+
+        Raises:
+            ConfigurationError: some mapped features cannot be matched; every such mapping is named.
+        """
+        problems: list[str] = []
+        matchers: list[nn.Module] = []
+        self.init_loss_funcs(student, teacher)
+        for index, mapping in enumerate(self.layer_mappings):
+            feature = losses.in_full(student[mapping.student])
+            try:
+                matcher = matcher_for(
+                    mapping, feature, teacher[mapping.teacher], probabilities=self._compares_probabilities(index)
+                )
+                matchers.append(matcher.to(feature.device, feature.dtype))
+            except ConfigurationError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise ConfigurationError(problems)
+        self.feature_matchers = nn.ModuleList(matchers)
+
+    def _compares_probabilities(self, index: int) -> bool:
+        return self.loss_funcs[index] in losses.PROBABILITY_LOSSES.values()
+
+    def _student(self) -> nn.Module:
+        if self.student_model is None:
+            raise ConfigurationError(
+                "recording the student's layers needs the student, but there is none; give student_model."
+            )
+        return self.student_model
+
+    def __enter__(self) -> IntermediateLayersKnowledgeDistillationLoss:
+        student = self._student()
+        self._recorder = TapRecorder(student, self.student_taps, owner="student")
+        self._hooks.enter_context(plain_forward(student))
+        self._hooks.enter_context(self._recorder)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.close()
+        self._recorder = None
+
+    def teacher_model_forward(self, inputs: Any, teacher_model: nn.Module | None = None) -> Features:
+        """Run the teacher, in eval mode and without gradient, and keep its features for the next call.
+
+        Args:
+            inputs: a mapping (keyword arguments; its `attention_mask` and `labels` say which positions count), a tuple
+                (arguments), or the only argument.
+            teacher_model: another teacher than the criterion's.
+
+        Returns:
+            A feature for each teacher tap; none where all weights are zero: the teacher does not run then.
+        """
+        self._inputs, self._teacher_has_run = inputs, True
+        self.teacher_features = self._teacher_features(inputs, teacher_model) if any(self.loss_weights) else {}
+        return self.teacher_features
+
+    def _teacher_features(self, inputs: Any, teacher_model: nn.Module | None = None) -> Features:
+        return features_of(self._teacher(teacher_model), self.teacher_taps, "teacher", inputs)
+
+    def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
+        """The loss of the batch that student and teacher have just seen, within the context manager; a scalar.
+
+        Args:
+            student_outputs: what the student returned, for the origin loss.
+            targets: the labels, for the origin loss and to leave ignored ones out of the losses between logits.
+
+        Raises:
+            ConfigurationError: the criterion is not entered as a context manager, or one of the models has not run.
+        """
+        if self._recorder is None:
+            raise ConfigurationError("the criterion records the student within `with criterion:` only; enter it first.")
+        if not self._teacher_has_run:
+            raise ConfigurationError("the loss needs the teacher's features: call teacher_model_forward(inputs) first.")
+        features = self._recorder.collect()
+        self._teacher_has_run = False  # the next loss needs the next batch's features
+        self.student_features = {tap: feature.detach() for tap, feature in features.items()}
+        batch = Batch((self._inputs, targets))
+        if isinstance(self._inputs, Mapping):
+            batch = Batch(self._inputs if targets is None else {**self._inputs, "labels": targets})
+        return self.step_loss(
+            features,
+            self.teacher_features,
+            student_outputs,
+            batch,
+            temperature=checks.check_temperature(self.temperature),
+            label_shift=predicts_next_token(self._student()),
+        )
+
+    def step_loss(
+        self,
+        student: Features,
+        teacher: Features,
+        output: Any,
+        batch: Batch,
+        *,
+        temperature: float,
+        label_shift: bool,
+    ) -> torch.Tensor:
+        loss = self.loss_cal(student, teacher, batch, temperature=temperature, label_shift=label_shift)
+        return loss + origin_loss(output, batch, self._loss_func) if self.add_origin_loss else loss
+
+    def loss_cal(
+        self,
+        student: Features,
+        teacher: Features,
+        batch: Batch | None = None,
+        *,
+        temperature: float | None = None,
+        label_shift: bool = False,
+    ) -> torch.Tensor:
+        """The mapped layers' part of the loss of one batch, a scalar.
+
+        Args:
+            student: a feature for each student tap, with its graph.
+            teacher: a feature for each teacher tap; may be empty where all weights are zero.
+            batch: where the padding and the ignored labels are read from; without it every position counts.
+            temperature: of the losses between logits; the criterion's own if not given.
+            label_shift: logits predict the next label, as in causal language models.
+
+        Raises:
+            ConfigurationError: there are no feature matchers yet.
+        """
+        if len(self.feature_matchers) != len(self.layer_mappings):
+            raise ConfigurationError(
+                "feature matchers must exist before the loss, to be given to the optimizer, but there are none; "
+                "give the criterion an example, or call init_feature_matcher."
+            )
+        temperature = self.temperature if temperature is None else temperature
+        total = torch.zeros((), device=next(iter(student.values())).device)
+        for index, mapping in enumerate(self.layer_mappings):
+            if not self.loss_weights[index] and mapping.teacher not in teacher:
+                continue
+            # In 32 bits at least whatever the models' own precision: matchers and losses need the digits.
+            feature = self.feature_matchers[index](losses.in_full(student[mapping.student]))
+            term = self._term(index, feature, teacher[mapping.teacher], batch, temperature, label_shift)
+            total = total + self.loss_weights[index] * term
+        return total
+
+    def _term(
+        self,
+        index: int,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        batch: Batch | None,
+        temperature: float,
+        label_shift: bool,
+    ) -> torch.Tensor:
+        mask = batch.padding_mask if batch is not None else None
+        student, teacher = (
+            losses.in_full(student),
+            losses.in_full(teacher),
+        )  # under autocast a matcher answers in fewer bits
+        loss = self.loss_funcs[index]
+        if self._compares_probabilities(index):
+            return loss(student, teacher, mask)
+        if self._channel_axis(index, student) == 1:
+            student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
+        if self.loss_types[index] in losses.PROBABILITY_LOSSES:  # the losses between logits
+            labels = batch.label_mask(label_shift) if batch is not None else None
+            if batch is not None and student.dim() == 2:  # one prediction a sample
+                mask, labels = None, counted_labels(batch.targets, student)
+            return loss(student, teacher, both_masks(mask, labels), temperature)
+        return loss(student, teacher, mask)
+
+    def _channel_axis(self, index: int, feature: torch.Tensor) -> int:
+        """Axis 1 of image features (N, C, H, W), else the last; a matcher that ran along the last axis says so."""
+        matcher = self.feature_matchers[index]
+        if isinstance(matcher, ChannelMatcher):
+            return matcher.axis
+        return 1 if feature.dim() == 4 else -1

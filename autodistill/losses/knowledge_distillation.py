@@ -1,0 +1,201 @@
+"""The criterion on predictions: the labels' loss and the distance to the teacher's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autodistill.data import IGNORED_LABEL, Batch, next_labels
+from autodistill.errors import ConfigurationError
+from autodistill.losses import checks
+from autodistill.losses import functions as losses
+from autodistill.losses.criterion import Criterion, Features, run_in_eval
+from autodistill.losses.origin_loss import origin_loss
+from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
+from autodistill.models.taps import main_part
+
+TEACHER_FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "CE": losses.soft_cross_entropy,
+    "KL": losses.kl_divergence,
+    "MSE": lambda student, teacher, mask, temperature: losses.mse_loss(student, teacher, mask),
+}
+
+
+"""What the teacher's loss types compute; the temperature cancels out of the squared error."""
+
+
+class KnowledgeDistillationLoss(Criterion):
+    """`w₀ · loss(student, labels) + w₁ · loss(student, teacher)` on predictions (Hinton et al. 2015,
+    https://arxiv.org/abs/1503.02531).
+
+    With `loss_types=("CE", "KL")` and `loss_weights=(1 - α, α)` it is `(1 - α) · CE + α · T² · KL`. Classes are the
+    last axis; a loss is averaged over all positions but those whose label is `ignore_index`. The teacher does not run
+    where its weight is zero.
+
+    Args:
+        temperature: T of the teacher's loss, which has the factor T².
+        loss_types: of the labels' loss, 'CE' or 'MSE' (labels are then real numbers), and of the teacher's: 'CE' (soft
+            cross-entropy), 'KL' or 'MSE' (of logits).
+        loss_weights: of both, in that order; none is negative.
+        student_model: where its class is a causal language model of transformers, a position's logits are compared with
+            the next label.
+        teacher_model: what `teacher_model_forward` runs.
+        ignore_index: the label of positions that do not count.
+
+    Raises:
+        ConfigurationError: a temperature, a loss type or a weight is wrong; all mistakes at once.
+
+    Examples:
+        >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+        >>> criterion = KnowledgeDistillationLoss(2.0, ["CE", "KL"], [0.5, 0.5], student, teacher)
+        >>> inputs, labels = torch.randn(8, 4), torch.randint(0, 3, (8,))
+        >>> outputs = criterion.teacher_model_forward(inputs)
+        >>> loss = criterion(student(inputs), labels)
+        >>> loss.backward()
+        >>> teacher.weight.grad is None
+        True
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        loss_types: Sequence[str] = ("CE", "CE"),
+        loss_weights: Sequence[float] = (0.5, 0.5),
+        student_model: nn.Module | None = None,
+        teacher_model: nn.Module | None = None,
+        *,
+        ignore_index: int = IGNORED_LABEL,
+    ) -> None:
+        super().__init__(student_model, teacher_model, temperature)
+        self.loss_types = tuple(loss_types)
+        self.loss_weights = tuple(loss_weights)
+        self.ignore_index = ignore_index
+        self.teacher_outputs: Any = None
+        problems = [*checks.temperature_problems(temperature), *self._problems()]
+        if problems:
+            raise ConfigurationError(problems)
+
+    def _problems(self) -> Iterator[str]:
+        for name, value in (("loss_types", self.loss_types), ("loss_weights", self.loss_weights)):
+            if len(value) != 2:
+                yield f"{name} must have two entries, the labels' and the teacher's, but has {len(value)}."
+        yield from checks.pair_type_problems(self.loss_types)
+        yield from checks.weight_problems(self.loss_weights)
+
+    def teacher_model_forward(self, inputs: Any, teacher_model: nn.Module | None = None) -> Any:
+        """Run the teacher, in eval mode and without gradient, and keep its outputs for the next `loss_cal`.
+
+        Args:
+            inputs: a mapping (keyword arguments), a tuple (arguments), or the only argument.
+            teacher_model: another teacher than the criterion's.
+
+        Returns:
+            The teacher's outputs; None where its weight is zero: it does not run then.
+        """
+        self.teacher_outputs = None
+        if self.loss_weights[1] > 0:
+            self.teacher_outputs = run_in_eval(self._teacher(teacher_model), inputs)
+        return self.teacher_outputs
+
+    def teacher_student_loss_cal(
+        self, student_outputs: torch.Tensor, teacher_outputs: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The teacher's term without its weight: of two logits (..., C), T² included.
+
+        Args:
+            student_outputs: logits (..., C), not divided by the temperature.
+            teacher_outputs: the same shape.
+            mask: (N,) or (N, L), True where a position counts.
+        """
+        if student_outputs.shape != teacher_outputs.shape:
+            raise ConfigurationError(
+                f"student and teacher must predict in one shape, but theirs are {tuple(student_outputs.shape)} and "
+                f"{tuple(teacher_outputs.shape)}."
+            )
+        loss = TEACHER_FUNCTIONS[self.loss_types[1]]
+        temperature = checks.check_temperature(self.temperature)
+        return loss(losses.in_full(student_outputs), losses.in_full(teacher_outputs), mask, temperature)
+
+    def student_targets_loss_cal(self, student_outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The labels' term without its weight.
+
+        Args:
+            student_outputs: logits (..., C), or predictions of any shape for 'MSE'.
+            targets: class numbers (...), or for 'MSE' numbers of the predictions' shape, a last axis of 1 apart.
+        """
+        if self.loss_types[0] == "MSE":
+            predictions = losses.in_full(student_outputs)
+            if predictions.shape == (*targets.shape, 1):
+                predictions = predictions.squeeze(-1)
+            if predictions.shape != targets.shape:
+                raise ConfigurationError(
+                    f"'MSE' compares predictions with labels of the same shape, but theirs are "
+                    f"{tuple(student_outputs.shape)} and {tuple(targets.shape)}."
+                )
+            return F.mse_loss(predictions, targets.to(predictions.dtype))
+        return losses.label_cross_entropy(losses.in_full(student_outputs), targets, self.ignore_index)
+
+    def loss_cal(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
+        """The loss of the batch that `teacher_model_forward` has seen, a scalar.
+
+        Args:
+            student_outputs: what the student returned: logits, or an output that holds them.
+            targets: the labels; may be None where their weight is zero.
+
+        Raises:
+            ConfigurationError: the teacher has not run, or there are no labels though their loss has a weight.
+        """
+        logits = main_part(student_outputs)
+        if self.loss_weights[1] > 0 and self.teacher_outputs is None:
+            raise ConfigurationError("the teacher's loss needs its outputs: call teacher_model_forward(inputs) first.")
+        if self.loss_weights[0] > 0 and targets is None:
+            raise ConfigurationError("the labels' loss needs labels, but targets is None; give them or a weight of 0.")
+        if targets is not None and self.student_model is not None and predicts_next_token(self.student_model):
+            targets = next_labels(targets, self.ignore_index)
+        own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
+        mask = counted_labels(targets, logits, self.ignore_index)
+        return self._sum(own, logits, main_part(self.teacher_outputs), mask)
+
+    def loss_cal_sloss(
+        self, student_outputs: Any, teacher_outputs: Any, student_loss: torch.Tensor | None, mask: Any = None
+    ) -> torch.Tensor:
+        """The loss where the student's own is known already, as that of a model that computes it, a scalar.
+
+        Args:
+            student_outputs: what the student returned.
+            teacher_outputs: what the teacher returned; may be None where its weight is zero.
+            student_loss: takes the place of the labels' term; may be None where that has no weight.
+            mask: (N,) or (N, L), True where a position of the teacher's term counts.
+        """
+        return self._sum(student_loss, main_part(student_outputs), main_part(teacher_outputs), mask)
+
+    def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
+        """`loss_cal`."""
+        return self.loss_cal(student_outputs, targets)
+
+    def step_loss(
+        self,
+        student: Features,
+        teacher: Features,
+        output: Any,
+        batch: Batch,
+        *,
+        temperature: float,
+        label_shift: bool,
+    ) -> torch.Tensor:
+        self.temperature = temperature
+        mask = both_masks(batch.padding_mask, batch.label_mask(label_shift))
+        own = origin_loss(output, batch, self.student_targets_loss_cal) if self.loss_weights[0] > 0 else None
+        return self.loss_cal_sloss(output, next(iter(teacher.values()), None), own, mask)
+
+    def _sum(self, own: Any, student: torch.Tensor, teacher: Any, mask: Any) -> torch.Tensor:
+        total = torch.zeros((), device=student.device)
+        if self.loss_weights[0] > 0:
+            total = total + self.loss_weights[0] * own
+        if self.loss_weights[1] > 0:
+            total = total + self.loss_weights[1] * self.teacher_student_loss_cal(student, teacher, mask)
+        return total

@@ -1,0 +1,41 @@
+"""The student's own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.errors import ConfigurationError
+from autodistill.losses.functions import label_cross_entropy
+
+
+def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
+    """The student's own loss: `output.loss` where the model gives one, else `loss_func(outputs, targets)`.
+
+    PyTorch's cross-entropy is given logits of sequences, (N, L, classes), with the classes where it wants them.
+
+    Raises:
+        ConfigurationError: the model gives no loss and the batch has no targets.
+    """
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is not None:
+        return loss  # type: ignore[no-any-return]
+    if batch.targets is None:
+        raise ConfigurationError(
+            "add_origin_loss needs a model that returns a loss or batches with targets, but there is neither; "
+            "set add_origin_loss to False or give labels."
+        )
+    predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    if loss_func is nn.functional.cross_entropy and _has_classes_last(predictions, batch.targets):
+        return label_cross_entropy(predictions, batch.targets)
+    return loss_func(predictions, batch.targets)
+
+
+def _has_classes_last(predictions: Any, targets: Any) -> bool:
+    """Whether these are logits (N, L, classes) with labels (N, L), where PyTorch's default takes axis 1 for classes."""
+    tensors = isinstance(predictions, torch.Tensor) and isinstance(targets, torch.Tensor)
+    return tensors and predictions.dim() > 2 and targets.shape == predictions.shape[:-1]

@@ -1,0 +1,111 @@
+"""The largest logits of a large vocabulary with the mass of the rest: small to store, and a bound on the divergence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from autodistill.errors import ConfigurationError
+from autodistill.losses.checks import check_temperature
+from autodistill.losses.functions import masked_mean
+
+
+class TopKLogits(NamedTuple):
+    """The k largest logits of each position, and the mass of the others at one temperature.
+
+    Attributes:
+        values: (..., k) logits, falling.
+        indices: (..., k) their classes.
+        rest: (...) `log Σ exp(logit / T)` over the other classes.
+        temperature: (N,) T, the same for all.
+    """
+
+    values: torch.Tensor
+    indices: torch.Tensor
+    rest: torch.Tensor
+    temperature: torch.Tensor
+
+
+def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopKLogits:
+    """The k largest logits of each position, and the mass of the others.
+
+    Args:
+        logits: (N, ..., C).
+        k: how many are kept, fewer than C.
+        temperature: T at which they will be compared; the mass of the others holds for no other.
+
+    Raises:
+        ConfigurationError: k is no number of classes below C, or the temperature is not positive and finite.
+
+    Examples:
+        >>> top = top_k_logits(torch.tensor([[0.0, 3.0, 0.0, 2.0]]), k=2)
+        >>> top.values.tolist(), top.indices.tolist(), round(top.rest.item(), 4)  # log(1 + 1)
+        ([[3.0, 2.0]], [[1, 3]], 0.6931)
+    """
+    check_temperature(temperature)
+    if not 0 < k < logits.shape[-1]:
+        raise ConfigurationError(
+            f"top_k must lie between 1 and the number of classes less 1, but is {k} for {logits.shape[-1]} classes; "
+            "to keep all logits leave it out."
+        )
+    values, indices = logits.topk(k, dim=-1)
+    rest = _log_mass_of_others(logits / temperature, indices)
+    return TopKLogits(values, indices, rest, torch.full((len(logits),), float(temperature), device=logits.device))
+
+
+def top_k_kl_divergence(
+    student_logits: torch.Tensor, teacher: TopKLogits, mask: torch.Tensor | None = None, temperature: float = 1.0
+) -> torch.Tensor:
+    """`T² · KL(p ‖ q)` of distributions over k + 1 events, the teacher's k largest classes and all others as one.
+
+    `p_j = exp(v_j / T) / Z` for the kept logits v, `p_rest = exp(rest) / Z`, `Z = Σ_j exp(v_j / T) + exp(rest)`; q_j is
+    the student's probability of class j at T, and `q_rest = 1 - Σ_j q_j`. Joining events never raises a divergence: it
+    is at most `kl_divergence` of all logits, and equal to it where student and teacher distribute their rest alike.
+
+    Args:
+        student_logits: (..., C).
+        teacher: of the same positions.
+        mask: (N, L), True where a position counts.
+        temperature: T, the one that `teacher` was stored for.
+
+    Raises:
+        ConfigurationError: another temperature, other positions, or a class that the student does not have.
+
+    Examples:
+        >>> logits = torch.tensor([[0.0, 3.0, 0.0, 2.0]])
+        >>> abs(top_k_kl_divergence(logits, top_k_logits(logits, k=2)).item()) < 1e-6
+        True
+    """
+    _check(student_logits, teacher, temperature)
+    student, indices = student_logits / temperature, teacher.indices.long()
+    values = teacher.values.to(student.dtype) / temperature
+    rest = teacher.rest.to(student.dtype).unsqueeze(-1)
+    teacher_log = torch.cat([values, rest], dim=-1).log_softmax(-1)  # (..., k + 1)
+    others = _log_mass_of_others(student, indices).unsqueeze(-1)
+    student_log = torch.cat([student.gather(-1, indices), others], dim=-1).log_softmax(-1)
+    terms = teacher_log.exp() * (teacher_log - student_log)
+    per_position = terms.masked_fill(teacher_log == float("-inf"), 0).sum(-1)
+    return temperature**2 * masked_mean(per_position, mask)
+
+
+def _log_mass_of_others(scaled: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    return scaled.scatter(-1, indices, float("-inf")).logsumexp(-1)
+
+
+def _check(student_logits: torch.Tensor, teacher: TopKLogits, temperature: float) -> None:
+    if not bool((teacher.temperature == temperature).all()):
+        raise ConfigurationError(
+            f"stored logits hold the mass of the rest at temperature {teacher.temperature.flatten()[0].item():g}, "
+            f"but are compared at {temperature:g}; store them for that temperature."
+        )
+    if student_logits.shape[:-1] != teacher.indices.shape[:-1]:
+        raise ConfigurationError(
+            f"student and teacher must have the same positions, but theirs are {tuple(student_logits.shape[:-1])} and "
+            f"{tuple(teacher.indices.shape[:-1])}."
+        )
+    if int(teacher.indices.max()) >= student_logits.shape[-1]:
+        raise ConfigurationError(
+            f"the student must have every class of the teacher, but has {student_logits.shape[-1]} and the teacher "
+            f"stored class {int(teacher.indices.max())}."
+        )

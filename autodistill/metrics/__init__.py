@@ -1,0 +1,1 @@
+"""Metrics of a student: what they are, and how they are measured."""

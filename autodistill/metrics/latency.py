@@ -1,0 +1,114 @@
+"""Latency: models timed in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.models.modes import evaluating
+
+_WARM_UP = 3  # calls of each model before the first timed one
+
+
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 50
+
+
+_TIMING_BUDGET = 1.0  # seconds of timed rounds, kept once _MIN_ROUNDS are done
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The quartiles of one model's timed calls, in ms per sample."""
+
+    lower: float
+    median: float
+    upper: float
+    rounds: int
+
+    def to_json(self) -> dict[str, float]:
+        """The quartiles with their difference, which is the spread."""
+        spread = self.upper - self.lower
+        return {
+            "median_ms": self.median,
+            "lower_quartile_ms": self.lower,
+            "upper_quartile_ms": self.upper,
+            "interquartile_ms": spread,
+            "rounds": self.rounds,
+        }
+
+
+def time_models(
+    models: Mapping[str, nn.Module], batch: Batch, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Timing]:
+    """Time models in turns, so that whatever else slows the machine hits all of them.
+
+    In every round each model is called twice and the second call is timed: the first brings the caches back to this
+    model. The median of the rounds is little moved by interruptions.
+
+    Args:
+        models: by the name that the result is to have.
+        batch: what they are called with; times are divided by its size.
+        clock: gives seconds.
+    """
+    calls = {name: _synchronised_call(model, batch) for name, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with inference(models.values()):
+        for _, call in itertools.product(range(_WARM_UP), calls.values()):
+            call()
+        begin = clock()
+        for number in range(1, _MAX_ROUNDS + 1):
+            for name, call in calls.items():
+                call()
+                start = clock()
+                call()
+                seconds[name].append(clock() - start)
+            if number >= _MIN_ROUNDS and clock() - begin > _TIMING_BUDGET:
+                break
+    return {name: _timing(values, batch.size) for name, values in seconds.items()}
+
+
+def _timing(seconds: Sequence[float], samples: int) -> Timing:
+    per_sample = [1000 * value / samples for value in seconds]  # ms
+    lower, median, upper = statistics.quantiles(per_sample, n=4, method="inclusive")
+    return Timing(lower, median, upper, len(per_sample))
+
+
+def _synchronised_call(model: nn.Module, batch: Batch) -> Callable[[], None]:
+    device = device_of(model)
+    call = _forward(model, batch)
+
+    def run() -> None:
+        call()
+        if device.type == "cuda":  # its kernels are only queued so far
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU for a model that has none."""
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _forward(model: nn.Module, batch: Batch) -> Callable[[], object]:
+    batch = batch.to(device_of(model))
+    # An encoder-decoder makes the decoder's inputs from the labels.
+    keep_labels = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    inputs = batch.content if keep_labels else batch.inputs
+    return (lambda: model(**inputs)) if isinstance(inputs, Mapping) else (lambda: model(inputs))
+
+
+@contextlib.contextmanager
+def inference(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the context the models are in eval mode and nothing records gradients; they keep their training modes."""
+    with evaluating(*models), torch.inference_mode():
+        yield

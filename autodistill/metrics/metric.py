@@ -1,0 +1,186 @@
+"""What a search optimises and reports: metrics, their direction and their bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autodistill.errors import ConfigurationError
+
+BUILT_IN: Mapping[str, bool] = {
+    "latency": False,  # ms per sample
+    "speedup": True,  # the teacher's latency over the student's
+    "parameters": False,
+    "flops": False,  # floating-point operations per sample; a multiplication and an addition count as two
+    "size_mb": False,  # 10**6 bytes of parameters and buffers
+}
+
+
+"""The metrics that are measured without the user's help, and whether greater is better."""
+
+
+_DIRECTIONS = {**BUILT_IN, "eval_loss": False}
+
+
+_BY_NAME: Any = None  # as `greater_is_better`: what the name tells; it never leaves `Metric.__post_init__`
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One number that tells how good a student is.
+
+    Args:
+        name: a key of what `eval_func` returns, or a built-in one: latency, speedup, parameters, flops, size_mb.
+        greater_is_better: True unless given; the direction of a built-in metric is known and need not be, and less of
+            `eval_loss` is better unless it is given.
+        at_most: a student above it is not feasible: it is never the best.
+        at_least: a student below it is not feasible.
+        measured: the metric is recorded and reported and its bounds hold, but it is no goal of the search and is
+            kept from the advisor. A timed metric marked so leaves the search reproducible.
+        before_training: its bounds are checked on the built, untrained student, so that one that breaks them costs no
+            trial. Only for built-in metrics with a bound: the others need a trained student.
+
+    Raises:
+        ConfigurationError: a direction that contradicts a built-in metric's, bounds that nothing can keep, or none
+            where they are to be checked before training.
+
+    Examples:
+        >>> latency = Metric("latency", at_most=5)
+        >>> latency.greater_is_better, latency.loss(4.0), latency.violations(7.0)
+        (False, 4.0, (2.0,))
+        >>> Metric("accuracy").loss(0.9)
+        -0.9
+    """
+
+    name: str
+    greater_is_better: bool = _BY_NAME
+    at_most: float | None = None
+    at_least: float | None = None
+    measured: bool = False
+    before_training: bool = False
+
+    def __post_init__(self) -> None:
+        if self.greater_is_better is _BY_NAME:
+            object.__setattr__(self, "greater_is_better", _DIRECTIONS.get(self.name, True))
+        problems = self._problems()
+        if problems:
+            raise ConfigurationError(problems)
+
+    def _problems(self) -> list[str]:
+        problems = []
+        if not isinstance(self.name, str) or not self.name:
+            return [f"a metric's name must be a non-empty string, but got {self.name!r}."]
+        for flag in ("greater_is_better", "measured", "before_training"):
+            if not isinstance(getattr(self, flag), bool):
+                problems.append(
+                    f"{flag} of metric {self.name!r} must be True or False, but got {getattr(self, flag)!r}."
+                )
+        if BUILT_IN.get(self.name, self.greater_is_better) is not self.greater_is_better:
+            better = "greater" if BUILT_IN[self.name] else "less"
+            problems.append(f"for the built-in metric {self.name!r} {better} is better; leave greater_is_better out.")
+        if self.before_training is True and self.name not in BUILT_IN:
+            problems.append(
+                f"before_training is for what can be measured on an untrained student ({', '.join(BUILT_IN)}), but "
+                f"metric {self.name!r} has it; leave it out."
+            )
+        if self.before_training is True and self.at_most is None and self.at_least is None:
+            problems.append(
+                f"before_training of metric {self.name!r} needs a bound to check; give at_most or at_least, or "
+                "leave it out."
+            )
+        bounds = {"at_most": self.at_most, "at_least": self.at_least}
+        for bound, value in bounds.items():
+            if value is not None and not is_finite_number(value):
+                problems.append(f"{bound} of metric {self.name!r} must be a finite number, but got {value!r}.")
+        if not problems and self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
+            problems.append(
+                f"metric {self.name!r} needs at_least <= at_most, but got at_least={self.at_least} and "
+                f"at_most={self.at_most}."
+            )
+        return problems
+
+    @classmethod
+    def of(cls, spec: str | Mapping[str, Any] | Metric, greater_is_better: bool | None = None) -> Metric:
+        """A metric from its name, from a mapping of the arguments above, or itself.
+
+        Args:
+            spec: what to make it from.
+            greater_is_better: for a name, its direction; None where it is to be the known or default one.
+
+        Raises:
+            ConfigurationError: none of these, or a mapping with an unknown key.
+
+        Examples:
+            >>> Metric.of("parameters").greater_is_better
+            False
+            >>> Metric.of({"name": "error", "greater_is_better": False}).loss(0.1)
+            0.1
+        """
+        if isinstance(spec, Metric):
+            return spec
+        if isinstance(spec, str):
+            return cls(spec) if greater_is_better is None else cls(spec, greater_is_better)
+        keys = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(spec, Mapping) or "name" not in spec or not set(spec) <= set(keys):
+            raise ConfigurationError(
+                f"a metric is a name or a mapping with the keys {', '.join(keys)}, but got {spec!r}."
+            )
+        return cls(**spec)
+
+    def to_json(self) -> dict[str, Any]:
+        """The mapping that `Metric.of` turns into an equal metric."""
+        return dataclasses.asdict(self)
+
+    def loss(self, value: float) -> float:
+        """The value turned so that less is better."""
+        return -value if self.greater_is_better else value
+
+    def violations(self, value: float) -> tuple[float, ...]:
+        """By how much each bound is broken, in the metric's unit; zero or less where it is kept."""
+        above = () if self.at_most is None else (value - self.at_most,)
+        below = () if self.at_least is None else (self.at_least - value,)
+        return above + below
+
+
+def losses(metrics: Sequence[Metric], values: Mapping[str, float]) -> tuple[float, ...]:
+    """The loss of every metric that is a goal (not `measured`), in order.
+
+    Examples:
+        >>> losses([Metric("accuracy"), Metric("latency", measured=True)], {"accuracy": 0.9, "latency": 3.0})
+        (-0.9,)
+    """
+    return tuple(metric.loss(values[metric.name]) for metric in metrics if not metric.measured)
+
+
+def violations(metrics: Sequence[Metric], values: Mapping[str, float]) -> tuple[float, ...]:
+    """The violations of every bound of the given metrics, in order.
+
+    Examples:
+        >>> metrics = [Metric("accuracy", at_least=0.5), Metric("latency", at_most=2)]
+        >>> violations(metrics, {"accuracy": 1.0, "latency": 3.0})
+        (-0.5, 1.0)
+    """
+    return tuple(violation for metric in metrics for violation in metric.violations(values[metric.name]))
+
+
+def metric_problems(metrics: Sequence[Metric]) -> list[str]:
+    """What is wrong with a list of metrics as a whole, a sentence each; nothing where it is right.
+
+    Examples:
+        >>> metric_problems([Metric("latency", measured=True)])
+        ['at least one metric must be a goal of the search, but every one is marked measured=True.']
+    """
+    names = [metric.name for metric in metrics]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"metrics must have different names, but {name!r} is given twice." for name in repeated]
+    if not metrics:
+        problems.append("at least one metric must be given, but got none.")
+    elif all(metric.measured for metric in metrics):
+        problems.append("at least one metric must be a goal of the search, but every one is marked measured=True.")
+    return problems
+
+
+def is_finite_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""Looking into any nn.Module and running it."""

@@ -1,0 +1,92 @@
+"""The repeated blocks of a model, and what lies outside of them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from autodistill.errors import ConfigurationError
+from autodistill.models.module_paths import find_module
+
+
+def repeated_blocks(model: nn.Module) -> list[str]:
+    """The paths of the model's repeated blocks: the sibling modules of one class that hold the most parameters.
+
+    Blocks are the children of one `ModuleList` (one child is enough: a model of depth 1) or of one `Sequential` (two
+    at least, those that follow each other if any do).
+
+    Raises:
+        ConfigurationError: the model has no such container.
+
+    Examples:
+        >>> encoder = nn.TransformerEncoderLayer(8, 2, batch_first=True)
+        >>> repeated_blocks(nn.TransformerEncoder(encoder, 3, enable_nested_tensor=False))
+        ['layers.0', 'layers.1', 'layers.2']
+    """
+    candidates = list(_siblings(model))
+    if not candidates:
+        raise ConfigurationError(
+            f"automatic mapping needs a ModuleList or Sequential of like blocks, but {type(model).__name__} has none; "
+            "give block_names and layer_mappings_for_knowledge_transfer."
+        )
+    return max(
+        candidates,
+        key=lambda paths: sum(p.numel() for path in paths for p in find_module(model, path).parameters()),
+    )
+
+
+def _siblings(model: nn.Module) -> Iterator[list[str]]:
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            continue
+        children = [
+            (type(child), f"{path}.{name}" if path else name)
+            for name, child in module.named_children()
+            if any(True for _ in child.parameters())
+        ]
+        by_class: dict[type, list[str]] = {}
+        for kind, name in children:
+            by_class.setdefault(kind, []).append(name)
+        if isinstance(module, nn.ModuleList):
+            yield from by_class.values()
+            continue
+        runs = [[name for _, name in run] for _, run in itertools.groupby(children, key=lambda child: child[0])]
+        # a first and a last layer of one class with the blocks between them are no blocks
+        yield from [run for run in runs if len(run) > 1] or [paths for paths in by_class.values() if len(paths) > 1]
+
+
+def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
+    """The largest modules that hold parameters, but none of these blocks.
+
+    Examples:
+        >>> inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> outside_of(nn.Sequential(nn.Linear(2, 2), inner), ["1.0"])
+        ['0', '1.2']
+    """
+    found: list[str] = []
+    for name, module in model.named_modules():
+        holds = any(block == name or block.startswith(name + ".") or not name for block in blocks)
+        below = any(name.startswith(other + ".") for other in (*found, *blocks))
+        if not holds and not below and any(True for _ in module.parameters()):
+            found.append(name)
+    return found
+
+
+def _row(model: nn.Module, path: str) -> list[str]:
+    """The blocks that stand in one row with the one at `path`, in the model's order.
+
+    They are the modules with parameters whose paths differ from its in numbers alone, and which are of its class or
+    stand in one `ModuleList` with it.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    whole_list = isinstance(modules.get(path.rpartition(".")[0]), nn.ModuleList)
+    return [
+        name
+        for name, module in modules.items()
+        if re.sub(r"\d+", "0", name) == re.sub(r"\d+", "0", path)
+        and (whole_list or type(module) is type(modules[path]))
+        and any(True for _ in module.parameters())
+    ]

@@ -1,0 +1,125 @@
+"""Calls of models and of modules inside them."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.errors import ConfigurationError
+from autodistill.models.module_paths import find_module
+from autodistill.tensors import identical, map_tensors
+
+
+def first_keyword(module: nn.Module, kwargs: Mapping[str, Any]) -> str:
+    """The name under which a call without positional arguments gives a module its first argument.
+
+    Raises:
+        ConfigurationError: the call has no arguments at all.
+
+    Examples:
+        >>> first_keyword(nn.Bilinear(2, 3, 4), {"input2": 0, "input1": 1})
+        'input1'
+    """
+    parameters = inspect.signature(module.forward).parameters
+    name = next((name for name in (*parameters, *kwargs) if name in kwargs), None)
+    if name is None:
+        raise ConfigurationError(
+            f"a module's input is its first argument, but {type(module).__name__} is called without any."
+        )
+    return name
+
+
+class StopForwardError(Exception):
+    """Ends a forward pass on purpose, once everything asked of it has been seen."""
+
+
+def call_by_names(model: nn.Module, batch: Batch) -> Any:
+    """What the model returns for those parts of a batch that its forward takes by name; for a pair, for its inputs.
+
+    Raises:
+        ConfigurationError: none of a mapping's keys is the name of an argument.
+
+    Examples:
+        >>> call_by_names(nn.ReLU(), Batch({"input": torch.tensor([-1.0, 1.0]), "labels": torch.tensor([0, 1])}))
+        tensor([0., 1.])
+    """
+    if not isinstance(batch.content, Mapping):
+        return model(batch.inputs)
+    names = inspect.signature(model.forward).parameters
+    arguments = {key: value for key, value in batch.content.items() if key in names}
+    if not arguments:
+        raise ConfigurationError(
+            f"a batch's keys are the names of the model's arguments, but {type(model).__name__} takes "
+            f"{', '.join(names)} and the batch holds {', '.join(batch.content)}."
+        )
+    return model(**arguments)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of a module."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, module: nn.Module) -> Any:
+        return module(*self.args, **self.kwargs)
+
+    def same_as(self, other: Call) -> bool:
+        """Whether both calls agree to the bit."""
+        return identical(self.args, other.args) and identical(self.kwargs, other.kwargs)
+
+
+@contextlib.contextmanager
+def removing(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    """Removes hooks on leaving."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class VerificationError(Exception):
+    """The captured inputs of a block are not what a full forward gives it."""
+
+
+def calls_of(student: nn.Module, blocks: Sequence[str], batch: Batch) -> list[Call]:
+    """The arguments of each of these blocks in a forward of the student, which ends once it has reached them all."""
+    modules = [find_module(student, block) for block in blocks]
+    calls: dict[nn.Module, Call] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[module] = Call(map_tensors(torch.Tensor.detach, args), map_tensors(torch.Tensor.detach, kwargs))
+        if len(calls) == len(modules):
+            raise StopForwardError
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    with removing(*handles), contextlib.suppress(StopForwardError):
+        batch.call(student)
+    missing = [block for block, module in zip(blocks, modules, strict=True) if module not in calls]
+    if missing:
+        raise VerificationError(f"{missing[0]!r} does not run")
+    return [calls[module] for module in modules]
+
+
+@contextlib.contextmanager
+def returning(outputs: dict[nn.Module, Any]) -> Iterator[None]:
+    """Within the context, the modules return these outputs instead of computing them."""
+    own = {module: module.__dict__["forward"] for module in outputs if "forward" in module.__dict__}
+    for module, output in outputs.items():
+        module.__dict__["forward"] = lambda *args, _output=output, **kwargs: _output
+    try:
+        yield
+    finally:
+        for module in outputs:
+            del module.__dict__["forward"]
+            if module in own:
+                module.__dict__["forward"] = own[module]

@@ -1,0 +1,145 @@
+"""Modes of a model: frozen, evaluating, partly training, compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from autodistill.errors import ConfigurationError
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import Tap
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[dict[nn.Parameter, bool]]:
+    """Within the context nothing of the model trains: eval mode, and no parameter requires gradients.
+
+    Not the same as `torch.no_grad()`, under which PyTorch may choose other kernels, with other results in the last
+    bits, than for frozen blocks in front of a trained one.
+
+    Yields:
+        Which parameters required gradients before.
+    """
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval().requires_grad_(False)
+    try:
+        yield required
+    finally:
+        model.eval()
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within the context the models are in eval mode; every module gets back the mode it was in.
+
+    Examples:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, was in modes:
+            module.training = was
+
+
+@contextlib.contextmanager
+def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+    """Within the context only these blocks train: the rest is frozen and in eval mode.
+
+    Args:
+        model: any model.
+        blocks: paths of modules; `""` is the whole model.
+
+    Yields:
+        The parameters that train: those of the blocks which required gradients before, each once.
+
+    Raises:
+        ConfigurationError: there are none.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2))
+        >>> with training_only(model, ["2"]) as parameters:
+        ...     len(parameters), model[0].weight.requires_grad, model[1].training, model[2].training
+        (2, False, False, True)
+        >>> model[0].weight.requires_grad
+        True
+    """
+    modules = [find_module(model, block, "student") for block in blocks]
+    with frozen(model) as required:
+        trained = [p for p in dict.fromkeys(p for module in modules for p in module.parameters()) if required[p]]
+        if not trained:
+            raise ConfigurationError(nothing_to_train(blocks))
+        for module in modules:
+            module.train()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        yield trained
+
+
+def nothing_to_train(blocks: Sequence[str]) -> str:
+    """The sentence that refuses a stage whose blocks have no parameters, or only frozen ones."""
+    names = ", ".join(map(repr, blocks))
+    return f"a stage must have parameters to train, but {names} has none that requires gradients."
+
+
+@contextlib.contextmanager
+def plain_forward(model: nn.Module) -> Iterator[None]:
+    """Within the context, a forward pass of the model runs its modules one by one and keeps nothing for a next one.
+
+    No configuration inside the model asks for a key-value cache, for which training has no use. The fused path that
+    `nn.TransformerEncoder` takes in eval mode is off: it skips modules that may be mapped, hands ragged tensors from
+    layer to layer, and is taken or not according to which hooks are there, with other results in the last bits.
+    """
+    configs = {
+        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    }
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    for config in caching:
+        config.use_cache = False
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextlib.contextmanager
+def compiled(model: nn.Module, path: str, taps: Iterable[Tap], wanted: bool) -> Iterator[None]:
+    """Within the context, where it is wanted, the forward of one module is compiled by `torch.compile`.
+
+    Not where a layer inside the module is mapped: hooks come and go there, and compiled code does not see that.
+    """
+    inside = sorted({repr(tap.path) for tap in taps if tap.path != path})
+    if wanted and inside:
+        logger.info("%r is not compiled, since layers inside it are mapped: %s", path, ", ".join(inside))
+    if not wanted or inside:
+        yield
+        return
+    module = find_module(model, path)
+    own = {"forward": module.__dict__["forward"]} if "forward" in module.__dict__ else {}
+    module.__dict__["forward"] = torch.compile(module.forward)
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        module.__dict__.update(own)
+        torch.compiler.reset()  # PyTorch stops compiling a function after a few variants: blocks of other widths

@@ -1,0 +1,51 @@
+"""Modules by their dotted paths."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Sequence
+
+from torch import nn
+
+from autodistill.errors import LayerNotFoundError
+
+
+def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
+    """The submodule at `path`; whole components only, so `layer.1` never finds `layer.10`.
+
+    Raises:
+        LayerNotFoundError: there is none; the message names the nearest existing ones.
+    """
+    module: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        module = module._modules.get(name) if module is not None else None
+    if module is not None:
+        return module
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    nearest = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(name) for name in nearest)}?" if nearest else "."
+    if not nearest:
+        children = [name for name, _ in model.named_children()]
+        hint = f"; its layers begin with {', '.join(map(repr, children)) or 'nothing: it has no submodules'}."
+    raise LayerNotFoundError(f"the {owner} ({type(model).__name__}) has no layer {path!r}{hint}")
+
+
+def is_inside(path: str, block: str) -> bool:
+    """Whether `path` is `block` or lies below it.
+
+    Examples:
+        >>> is_inside("layer.1.output", "layer.1"), is_inside("layer.10", "layer.1")
+        (True, False)
+    """
+    return not block or path == block or path.startswith(block + ".")
+
+
+def last_of_their_siblings(paths: Sequence[str]) -> list[str]:
+    """The paths that are followed by a path elsewhere in the model, as the last block of an encoder by its decoder's.
+
+    Examples:
+        >>> last_of_their_siblings(["encoder.0", "encoder.1", "decoder.0", "decoder.1"])
+        ['encoder.1']
+    """
+    return [path for path, after in itertools.pairwise(paths) if path.rpartition(".")[0] != after.rpartition(".")[0]]

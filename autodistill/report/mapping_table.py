@@ -1,0 +1,87 @@
+"""The mapping of layers as a table: what a configuration does with one student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.data import Batch
+from autodistill.distiller import Distiller
+
+
+@dataclass(frozen=True)
+class MappingRow:
+    """One pair of layers of one stage.
+
+    Attributes:
+        stage: its name: the blocks that are trained, or regular distillation.
+        student: the student's layer; "the student's own loss" for that.
+        teacher: the teacher's layer; empty for the student's own loss.
+        loss: how they are compared.
+        weight: of this term of the stage's loss.
+        steps: optimizer updates of the stage.
+    """
+
+    stage: str
+    student: str
+    teacher: str
+    loss: str
+    weight: float
+    steps: int
+
+
+def explain_mapping(
+    config: AutoDistillationConfig | Mapping[str, Any] | str | Path, student: nn.Module, teacher: nn.Module, batch: Any
+) -> list[MappingRow]:
+    """The rows of the mapping table: what each stage compares, how, and with which weight.
+
+    Args:
+        config: as `AutoDistillationConfig.load` takes it.
+        student: of any architecture of the search; where its depth is searched, the table is of this one.
+        teacher: the teacher.
+        batch: any batch of the training data.
+
+    Raises:
+        ConfigurationError: the settings do not fit the two models; all mistakes at once.
+
+    Examples:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> sizes = dict(n_embd=4, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
+        >>> student, teacher = (GPT2LMHeadModel(GPT2Config(n_layer=depth, **sizes)) for depth in (1, 2))
+        >>> search = {"search_space": {"n_layer": [1, 2]}, "metrics": ["parameters"]}
+        >>> config = {"search": search, "flash_distillation": {"automatic_mapping": "all"}}
+        >>> tokens = torch.ones(1, 3, dtype=torch.long)
+        >>> rows = explain_mapping(config, student, teacher, {"input_ids": tokens, "labels": tokens})
+        >>> for row in rows:
+        ...     print(row.student, "->", row.teacher, row.loss)
+        'transformer.h.0'[input] -> 'transformer.h.0'[input] NMSE
+        'transformer.h.0'[auto] -> 'transformer.h.1'[auto] NMSE
+    """
+    device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
+    content = batch.content if isinstance(batch, Batch) else batch
+    config = AutoDistillationConfig.load(config)
+    distiller = Distiller(teacher.to(device), config, [content], device)
+    if config.init is None:
+        plan = distiller.prepare(student)[0]
+    else:  # a start inside the teacher looks at more than one batch: the layers are compared without it
+        flash = config.flash_distillation
+        fed = None if flash is None else flash.model_copy(update={"inputs": "student"})
+        Distiller(
+            teacher, config.model_copy(update={"init": None, "flash_distillation": fed}), [content], device
+        ).prepare(student)
+        plan = distiller.plan(student)
+    rows = []
+    for stage in plan.stages:
+        rows += [
+            MappingRow(stage.name, str(mapping.student), str(mapping.teacher), loss, weight, stage.steps)
+            for mapping, loss, weight in zip(stage.mappings, stage.loss_types, stage.loss_weights, strict=True)
+        ]
+        if stage.add_origin_loss:
+            rows.append(MappingRow(stage.name, "the student's own loss", "", "loss", 1.0, stage.steps))
+    return rows

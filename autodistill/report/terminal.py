@@ -1,0 +1,247 @@
+"""What a person sees of a search: its progress while it runs, and a table of what it found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from autodistill.metrics.metric import Metric
+from autodistill.search.progress import NoProgress, Progress
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
+
+_UNITS = {"latency": "ms", "size_mb": "MB"}
+
+
+_REFRESH = 0.1  # seconds between two drawings of the bars
+
+
+_LEADERS = 5  # rows of the table of a search for one metric
+
+
+def make_progress(show: bool = True, console: Console | None = None) -> Progress:
+    """The display that fits: bars on a terminal, plain lines elsewhere, none where none is asked for.
+
+    Args:
+        show: False for none.
+        console: where to; standard error by default, so that a program's output stays its own.
+    """
+    if not show:
+        return NoProgress()
+    console = console or Console(stderr=True)
+    return RichProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+class PlainProgress:
+    """A line for each start and end of a trial and for each end of a stage."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._total = 0
+        self._stage: tuple[str, float] | None = None
+        self._last: tuple[int, float | None] = (0, None)
+
+    def search_started(self, total_trials: int, done: int) -> None:
+        self._total = total_trials
+        self._print(f"search of {total_trials} trials" + (f", {done} of them done before" if done else ""))
+
+    def trial_started(self, trial: Trial) -> None:
+        promoted = " is promoted" if trial.after_flash else ""
+        self._print(f"trial {trial.number} (of {self._total}){promoted}: {describe_architecture(trial)}")
+
+    def stage(self, name: str, steps: int) -> None:
+        self._end_stage()
+        self._stage = (name, self._clock())
+        self._last = (0, None)
+
+    def step(self, n: int, loss: float | None = None) -> None:
+        self._last = (n, self._last[1] if loss is None else loss)
+
+    def trial_finished(self, trial: Trial) -> None:
+        self._end_stage()
+        self._print(describe_outcome(trial))
+
+    def search_finished(self, result: SearchResult) -> None:
+        self._print(describe_result(result))
+
+    def close(self) -> None:
+        self._end_stage()
+
+    def _end_stage(self) -> None:
+        if self._stage is None:
+            return
+        name, start = self._stage
+        steps, loss = self._last
+        shown = "" if loss is None else f", loss {loss:.4g}"
+        self._print(f"  {name}: {steps} steps{shown}, {self._clock() - start:.1f} s")
+        self._stage = None
+
+    def _print(self, line: str) -> None:
+        _print_line(self._console, line)
+
+
+class RichProgress:
+    """A bar for the trials and one for the stage of the current trial."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        # Drawn by hand: rich's drawing thread may hold a lock at the moment a data loader forks its workers.
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            auto_refresh=False,
+        )
+        self._console = console
+        self._clock = clock
+        self._drawn = -_REFRESH
+        self._trials: TaskID | None = None
+        self._stage: TaskID | None = None
+
+    def search_started(self, total_trials: int, done: int) -> None:
+        self._trials = self._bars.add_task("trials", total=total_trials, completed=done, note="")
+        self._bars.start()
+        self._bars.refresh()
+
+    def trial_started(self, trial: Trial) -> None:
+        if self._trials is not None:
+            self._bars.update(self._trials, note=f"trial {trial.number}: {describe_architecture(trial)}", refresh=True)
+
+    def stage(self, name: str, steps: int) -> None:
+        self._end_stage()
+        self._stage = self._bars.add_task(name, total=steps, note="")
+        self._bars.refresh()
+
+    def step(self, n: int, loss: float | None = None) -> None:
+        if self._stage is None:
+            return
+        self._bars.update(self._stage, completed=n)
+        if loss is not None:
+            self._bars.update(self._stage, note=f"loss {loss:.4g}")
+        moment = self._clock()
+        if moment - self._drawn >= _REFRESH:
+            self._drawn = moment
+            self._bars.refresh()
+
+    def trial_finished(self, trial: Trial) -> None:
+        self._end_stage()
+        _print_line(self._console, describe_outcome(trial))
+        if self._trials is not None:
+            was_paused = trial.after_flash and trial.state is not TrialState.PAUSED  # and counted then
+            self._bars.update(self._trials, advance=0 if was_paused else 1, note="", refresh=True)
+
+    def search_finished(self, result: SearchResult) -> None:
+        self.close()
+        _print_line(self._console, describe_result(result))
+
+    def close(self) -> None:
+        self._end_stage()
+        self._bars.stop()
+
+    def _end_stage(self) -> None:
+        if self._stage is not None:
+            self._bars.remove_task(self._stage)
+            self._stage = None
+
+
+def describe_architecture(trial: Trial) -> str:
+    """A trial's architecture in one line.
+
+    Examples:
+        >>> describe_architecture(Trial(0, {"layers": 2, "activation": "relu"}))
+        'layers=2, activation=relu'
+    """
+    return ", ".join(f"{name}={value}" for name, value in trial.architecture.items())
+
+
+def describe_outcome(trial: Trial) -> str:
+    """What became of a trial, in one line: its metrics so far, or the last line of its traceback.
+
+    Examples:
+        >>> describe_outcome(Trial(3, {"layers": 2}).fail("Traceback ...\\nValueError: too small"))
+        'trial 3 failed: ValueError: too small'
+    """
+    seconds = "" if trial.duration is None else f" ({trial.duration:.1f} s)"
+    if trial.state is TrialState.FAILED:
+        lines = (trial.error or "").strip().splitlines()
+        return f"trial {trial.number} failed{seconds}: {lines[-1] if lines else 'unknown error'}"
+    measured = trial.metrics or trial.after_flash
+    values = ", ".join(f"{name} {format_number(value)}" for name, value in measured.items())
+    state = "paused after flash distillation" if trial.state is TrialState.PAUSED else trial.state.value
+    return f"trial {trial.number} {state}{seconds}: {values}"
+
+
+def describe_result(result: SearchResult) -> str:
+    """What became of a search, in one line."""
+    best = result.best
+    return f"{result.describe_counts()}; " + (
+        "no feasible trial yet" if best is None else f"the best is trial {best.number}"
+    )
+
+
+def format_number(value: float) -> str:
+    """A metric's value at four significant digits; from 1000 on, all digits before the point.
+
+    Examples:
+        >>> format_number(0.98764), format_number(66_362_880.0)
+        ('0.9876', '66,362,880')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | None = None) -> Table:
+    """The table of a search: the teacher, then the Pareto front with the best marked.
+
+    A search for one metric has no front to speak of: its best few trials are shown.
+
+    Args:
+        result: the search.
+        teacher_metrics: the teacher's values by the metrics' names; those missing are left blank.
+    """
+    rows = _rows(result)
+    dimensions = list(dict.fromkeys(name for trial in rows for name in trial.architecture))
+    table = Table(title=describe_result(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("trial", justify="right")
+    for heading in (*dimensions, *(_heading(metric) for metric in result.metrics)):
+        # As text: a name in brackets would be read as a style.
+        table.add_column(Text(heading), justify="right", overflow="fold")
+    if teacher_metrics is not None:
+        table.add_row("teacher", "", *("" for _ in dimensions), *_values(result, teacher_metrics), end_section=True)
+    best = result.best
+    for trial in rows:
+        mark = "best" if trial is best else ""
+        choices = (Text(str(trial.architecture.get(name, ""))) for name in dimensions)
+        style = "bold" if mark else None
+        table.add_row(mark, str(trial.number), *choices, *_values(result, trial.metrics), style=style)
+    return table
+
+
+def _rows(result: SearchResult) -> list[Trial]:
+    goals = [metric for metric in result.metrics if not metric.measured]
+    if len(goals) > 1:
+        return sorted(result.pareto_front, key=lambda trial: goals[0].loss(trial.metrics[goals[0].name]))
+    return sorted(result.feasible, key=lambda trial: goals[0].loss(trial.metrics[goals[0].name]))[:_LEADERS]
+
+
+def _heading(metric: Metric) -> str:
+    unit = f", {_UNITS[metric.name]}" if metric.name in _UNITS else ""
+    return f"{metric.name}\n({'max' if metric.greater_is_better else 'min'}{unit})"
+
+
+def _values(result: SearchResult, values: Mapping[str, float]) -> list[str]:
+    return [format_number(values[metric.name]) if metric.name in values else "" for metric in result.metrics]
+
+
+def _print_line(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

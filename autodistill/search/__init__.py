@@ -1,0 +1,1 @@
+"""The search: trials, the directory, proposals and the loop."""

@@ -1,0 +1,101 @@
+"""Trials as an advisor sees them: of this search, and of earlier ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from advisors import Observation, ObservationState
+from autodistill.errors import ConfigurationError
+from autodistill.metrics.metric import Metric, losses, violations
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
+from search_spaces import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+
+def observation(trial: Trial, metrics: Sequence[Metric], *, after_flash: bool = False) -> Observation:
+    """The trial with the losses and the violated bounds of the metrics; what failed or runs is only taken.
+
+    Args:
+        trial: of the search.
+        metrics: of the search.
+        after_flash: look at the metrics after flash distillation, whether the trial is paused or went on. One that has
+            no such metrics is not comparable, and only taken.
+    """
+    values = trial.after_flash if after_flash else trial.metrics
+    if values and trial.state is not TrialState.FAILED:
+        return Observation(
+            trial.architecture,
+            ObservationState.COMPLETE,
+            objectives=losses(metrics, values),
+            violations=violations(metrics, values),
+        )
+    running = trial.state is TrialState.RUNNING
+    return Observation(trial.architecture, ObservationState.RUNNING if running else ObservationState.FAILED)
+
+
+def earlier_observations(
+    directories: Iterable[str | Path], space: SearchSpace, metrics: Sequence[Metric], *, after_flash: bool = False
+) -> list[Observation]:
+    """The trials of other search directories that belong to this search: in its space, with all its metrics.
+
+    Of several trials with one architecture the last counts.
+
+    Args:
+        directories: of the searches.
+        space: of this search.
+        metrics: of this search.
+        after_flash: look at the metrics after flash distillation; otherwise at those of complete trials.
+
+    Raises:
+        SearchDirectoryError: a directory holds no search.
+    """
+    found: dict[str, Observation] = {}
+    for directory in directories:
+        trials = SearchResult.load(directory)
+        fitting = [
+            trial
+            for trial in trials
+            if trial.state is not TrialState.FAILED
+            and trial.architecture in space
+            and all(metric.name in (trial.after_flash if after_flash else trial.metrics) for metric in metrics)
+        ]
+        logger.info("%d of %d trials in %s belong to this search", len(fitting), len(trials), directory)
+        found |= {
+            space.key(trial.architecture): observation(trial, metrics, after_flash=after_flash) for trial in fitting
+        }
+    return list(found.values())
+
+
+def measured_elsewhere(values: Mapping[str, float], metrics: Sequence[Metric]) -> dict[str, float]:
+    """The values as a trial records them.
+
+    Raises:
+        ConfigurationError: a metric is missing, or a value is not a finite number; all mistakes at once.
+
+    Examples:
+        >>> measured_elsewhere({"accuracy": 1}, [Metric("accuracy")])
+        {'accuracy': 1.0}
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"metrics must be a mapping of names to numbers, but got {values!r}.")
+    problems = [
+        f"a trial that is added needs every metric of the search, but {metric.name!r} is missing."
+        for metric in metrics
+        if metric.name not in values
+    ]
+    found = {}
+    for name, value in values.items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            found[str(name)] = math.nan
+        if not math.isfinite(found[str(name)]):
+            problems.append(f"a metric must be a finite number, but got {value!r} for {name!r}.")
+    if problems:
+        raise ConfigurationError(problems)
+    return found

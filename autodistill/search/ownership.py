@@ -1,0 +1,91 @@
+"""Who may write to a directory: it must be this search's to take, and one process holds it at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from autodistill.errors import SearchDirectoryError
+from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
+from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE
+from autodistill.search.trial import now
+
+_LOCK_FILE = "search.lock"
+
+
+_OWNER_FILE = "owner.json"
+
+
+# What a directory may hold before it holds a search: a process may be killed while it is the first to open it.
+_BEFORE_A_SEARCH = {
+    _LOCK_FILE,
+    _OWNER_FILE,
+    _OWNER_FILE + TEMPORARY_SUFFIX,
+    SEARCH_FILE + TEMPORARY_SUFFIX,
+    TEACHER_CACHE,  # filled when a student is trained outside of a search
+}
+
+
+def prepare(path: Path) -> None:
+    """Make the directory where it does not exist.
+
+    Raises:
+        SearchDirectoryError: it is a file, cannot be made, or holds something other than a search.
+    """
+    if path.exists() and not path.is_dir():
+        raise SearchDirectoryError(f"search_dir must be a directory, but {path} is a file; name another path.")
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        entries = {entry.name for entry in path.iterdir()}
+    if SEARCH_FILE in entries:
+        return
+    foreign = sorted(entries - _BEFORE_A_SEARCH)
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise SearchDirectoryError(
+            f"search_dir must be new, empty or hold a search, but {path} holds {shown} and no {SEARCH_FILE}; "
+            "name another path."
+        )
+
+
+def hold(path: Path) -> FileLock:
+    """Hold the directory until the lock is released or this process ends, however it ends.
+
+    Raises:
+        SearchDirectoryError: it is held already, or not writable.
+    """
+    lock = FileLock(path / _LOCK_FILE, blocking=False)
+    try:
+        with writing(path):
+            lock.acquire()
+    except Timeout:
+        try:
+            owner = read_json(path / _OWNER_FILE)
+            who = f"process {owner['process']} on {owner['host']} has been since {owner['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            who = "another process is"
+        raise SearchDirectoryError(
+            f"one process at a time works on a search, but {who} at work on {path}; wait for it or stop it."
+        ) from None
+    with writing(path):
+        write_json(
+            path / _OWNER_FILE,
+            {"process": os.getpid(), "host": platform.node(), "since": now().isoformat(timespec="seconds")},
+        )
+    return lock
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell of a disk that is full, read-only or gone as an error of the search directory."""
+    try:
+        yield
+    except (Timeout, FileExistsError):
+        raise
+    except OSError as error:
+        raise SearchDirectoryError(f"search_dir must be writable, but {path} is not: {error}") from error

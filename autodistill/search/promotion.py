@@ -1,0 +1,67 @@
+"""Which trials are trained to the end: asynchronous successive halving with two rungs.
+
+Flash distillation is the cheap rung. Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning".
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from advisors.objectives import Finished, best_first
+from autodistill.metrics.metric import losses, violations
+from autodistill.metrics.pareto import dominance_order
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
+
+_ROUNDING = 1e-9  # 0.29 of 100 trials are 29, though 0.29 * 100 < 29
+
+
+def promotable(result: SearchResult, share: float | None) -> Trial | None:
+    """The paused trial that is to be finished next: the best of those among the best `share` of all in the rung.
+
+    Args:
+        result: the search. All trials with metrics after flash distillation are in the rung, whatever became of them.
+        share: between 0 and 1; of n trials, as many as are whole. None for all.
+
+    Examples:
+        >>> from autodistill.metrics.metric import Metric
+        >>> paused = [Trial(n, {"layers": n}).pause({"accuracy": value}) for n, value in enumerate([0.7, 0.9, 0.8])]
+        >>> promotable(SearchResult(paused[:2], [Metric("accuracy")]), share=1 / 3)
+        >>> promotable(SearchResult(paused, [Metric("accuracy")]), share=1 / 3).number
+        1
+    """
+    order = rung_order(result)
+    places = len(order) if share is None else math.floor(share * len(order) + _ROUNDING)
+    return _first_paused(order[:places])
+
+
+def best_paused(result: SearchResult) -> Trial | None:
+    """The best of the paused trials, whether it is due or not."""
+    return _first_paused(rung_order(result))
+
+
+def rung_order(result: SearchResult) -> list[Trial]:
+    """The trials with metrics after flash distillation, the best by these first.
+
+    Those that keep every bound come first, by non-dominated sorting; then the others, those that break the bounds least
+    before those that break them most.
+    """
+    rung = [trial for trial in result if trial.after_flash]
+    if not rung:
+        return []
+    found = Finished(
+        architectures=[trial.architecture for trial in rung],
+        objectives=np.array([losses(result.metrics, trial.after_flash) for trial in rung]),
+        violations=np.array([violations(result.metrics, trial.after_flash) for trial in rung]),
+        running=[],
+    )
+    standing = np.zeros(len(rung))
+    for group in (np.flatnonzero(found.feasible), np.flatnonzero(~found.feasible)):
+        standing[group[dominance_order(found.objectives[group])]] = np.arange(len(group))
+    return [rung[position] for position in best_first(found, standing)]
+
+
+def _first_paused(trials: list[Trial]) -> Trial | None:
+    return next((trial for trial in trials if trial.state is TrialState.PAUSED), None)

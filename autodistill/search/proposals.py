@@ -1,0 +1,107 @@
+"""What is tried next: an architecture that was enqueued, or what the advisor proposes from all that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisors import Advisor, AdvisorError, Observation, SpaceExhaustedError
+from advisors.insight import importance, predict
+from autodistill.config import SearchConfig
+from autodistill.search.observations import earlier_observations, observation
+from autodistill.search.result import SearchResult
+from autodistill.seeds import derive_seed
+from search_spaces import Architecture, SearchSpaceError
+
+Check = Callable[[Architecture], bool]
+
+
+"""`architecture -> whether it is worth a trial`."""
+
+
+@dataclass
+class Proposals:
+    """Proposes architectures, each once.
+
+    Args:
+        search: the space, the metrics and the seed.
+        history_from: directories of earlier searches.
+    """
+
+    search: SearchConfig
+    history_from: Sequence[str | Path] = ()
+    _queue: list[Architecture] = field(default_factory=list)
+
+    def enqueue(self, architecture: Mapping[str, Any]) -> None:
+        """Have an architecture tried before any that the advisor proposes.
+
+        Raises:
+            SearchSpaceError: it does not belong to the space.
+        """
+        self._queue.append(self.search.search_space.validate(architecture))
+
+    def next(self, advisor: Advisor, result: SearchResult, worth_a_trial: Check) -> Architecture:
+        """The architecture of the next trial.
+
+        Args:
+            advisor: proposes where nothing is enqueued.
+            result: the trials so far.
+            worth_a_trial: asked for what the advisor proposes; what is not is to the advisor one that failed.
+
+        Raises:
+            SpaceExhaustedError: every architecture of the space has had its trial, or is not worth one.
+            AdvisorError: the advisor proposed one of its history again, or one that is not in the space.
+        """
+        key = self.search.search_space.key
+        taken = {key(trial.architecture) for trial in result}
+        for queued in self._queue:
+            if key(queued) not in taken:
+                return queued
+        seed = derive_seed(self.search.seed, "advisor", len(result))
+        history = self._history(result)
+        known = len(history)
+        try:
+            while not worth_a_trial(proposed := self._advised(advisor, history, seed)):
+                history.append(Observation(proposed, "failed"))
+        except SpaceExhaustedError as exhausted:
+            if len(history) == known:
+                raise
+            raise SpaceExhaustedError(
+                f"{exhausted}; {len(history) - known:,} of them break a bound before they are trained: relax the bounds"
+            ) from exhausted
+        return proposed
+
+    def _advised(self, advisor: Advisor, history: Sequence[Observation], seed: int) -> Architecture:
+        suggested = advisor.suggest(history, seed=seed)
+        space, name = self.search.search_space, type(advisor).__name__
+        try:
+            proposed = space.validate(suggested)
+        except SearchSpaceError as error:
+            raise AdvisorError(f"an advisor must propose from the space, but {name} did not: {error}") from error
+        if any(space.key(seen.architecture) == space.key(proposed) for seen in history):
+            raise AdvisorError(
+                f"an advisor must propose an architecture that is not in its history, but {name} repeated {proposed}; "
+                "skip the architectures of the history, whatever their state."
+            )
+        return proposed
+
+    def _history(self, result: SearchResult) -> list[Observation]:
+        """Earlier searches, then this one; with `promote`, as they were after flash distillation: all comparable."""
+        metrics, after_flash = self.search.metrics, self.search.promote is not None
+        own = [observation(trial, metrics, after_flash=after_flash) for trial in result]
+        tried = [seen.architecture for seen in own]
+        earlier = earlier_observations(self.history_from, self.search.search_space, metrics, after_flash=after_flash)
+        return [*(seen for seen in earlier if seen.architecture not in tried), *own]
+
+    def importance(self, result: SearchResult) -> dict[str, dict[str, float]]:
+        """For each goal of the search, the part of its variance that each dimension explains."""
+        goals = [metric.name for metric in self.search.metrics if not metric.measured]
+        return dict(zip(goals, importance(self.search.search_space, self._history(result)), strict=True))
+
+    def predict(self, result: SearchResult, architecture: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of each goal of the search that a Gaussian process expects."""
+        goals = [metric for metric in self.search.metrics if not metric.measured]
+        expected = predict(self.search.search_space, self._history(result), architecture)
+        return {goal.name: (goal.loss(mean), std) for goal, (mean, std) in zip(goals, expected, strict=True)}

@@ -1,0 +1,214 @@
+"""The result of a search: all of its trials, and what follows from them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from autodistill.errors import ConfigurationError, SearchDirectoryError
+from autodistill.files import read_json
+from autodistill.metrics.metric import Metric, is_finite_number, losses, metric_problems, violations
+from autodistill.metrics.pareto import nearest_to_ideal, non_dominated
+
+if TYPE_CHECKING:
+    import pandas as pd
+from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, trial_directories
+from autodistill.search.trial import Trial, TrialState, read_trial
+
+logger = logging.getLogger(__name__)
+
+
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
+
+
+class SearchResult(Sequence[Trial]):
+    """All trials of a search in order, and what follows from them.
+
+    Args:
+        trials: in any order.
+        metrics: the search's metrics.
+
+    Raises:
+        ConfigurationError: no metric is a goal of the search, or two have one name.
+
+    Examples:
+        >>> trials = [
+        ...     Trial(number, {"layers": layers}).complete({"accuracy": accuracy, "latency": latency})
+        ...     for number, (layers, accuracy, latency) in enumerate([(1, 0.7, 1.0), (2, 0.9, 2.0), (3, 0.89, 3.0)])
+        ... ]
+        >>> result = SearchResult(trials, [Metric("accuracy"), Metric("latency")])
+        >>> [trial.number for trial in result.pareto_front]
+        [0, 1]
+        >>> SearchResult(trials, [Metric("accuracy")]).best.architecture
+        {'layers': 2}
+    """
+
+    def __init__(self, trials: Sequence[Trial], metrics: Sequence[Metric]) -> None:
+        problems = metric_problems(metrics)
+        if problems:
+            raise ConfigurationError(problems)
+        self._trials = tuple(sorted(trials, key=lambda trial: trial.number))
+        self.metrics = tuple(metrics)
+
+    @classmethod
+    def load(cls, search_dir: str | Path) -> SearchResult:
+        """The result so far of the search in a directory, which may be running; nothing is written there.
+
+        Raises:
+            SearchDirectoryError: the directory holds no search, or its description cannot be read.
+        """
+        path = Path(search_dir) / SEARCH_FILE
+        try:
+            result = cls([], [Metric.of(spec) for spec in read_json(path)["metrics"]])
+        except (FileNotFoundError, NotADirectoryError):
+            raise SearchDirectoryError(
+                f"a search directory holds a {SEARCH_FILE}, but {search_dir} has none."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SearchDirectoryError(
+                f"{path} must describe the search's metrics, but cannot be read: {error}"
+            ) from error
+        trials = []
+        for directory in trial_directories(Path(search_dir)):
+            try:
+                trial = read_trial(directory)
+            except ValueError as error:
+                logger.warning("%s is damaged and left out: %s", directory / TRIAL_FILE, error)
+                continue
+            if trial is not None:
+                trials.append(trial)
+        return cls(trials, result.metrics)
+
+    @overload
+    def __getitem__(self, index: int) -> Trial: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Trial, ...]: ...
+    def __getitem__(self, index: int | slice) -> Trial | tuple[Trial, ...]:
+        return self._trials[index]
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __repr__(self) -> str:
+        return f"<SearchResult of {self.describe_counts()}>"
+
+    def describe_counts(self) -> str:
+        """How many trials there are, and what became of them.
+
+        Examples:
+            >>> SearchResult([Trial(0, {"layers": 2}).fail("")], [Metric("accuracy")]).describe_counts()
+            '1 trials: 0 complete, 1 failed'
+        """
+        paused = f", {len(self.paused)} paused" if self.paused else ""
+        return f"{len(self)} trials: {len(self.completed)} complete, {len(self.failed)} failed{paused}"
+
+    @property
+    def completed(self) -> list[Trial]:
+        """The trials that were trained to the end, and have metrics."""
+        return [trial for trial in self if trial.state is TrialState.COMPLETE]
+
+    @property
+    def failed(self) -> list[Trial]:
+        """The trials that have an error."""
+        return [trial for trial in self if trial.state is TrialState.FAILED]
+
+    @property
+    def paused(self) -> list[Trial]:
+        """The trials that were evaluated after flash distillation, and not promoted."""
+        return [trial for trial in self if trial.state is TrialState.PAUSED]
+
+    @property
+    def finished(self) -> list[Trial]:
+        """The trials that are complete or have failed."""
+        return [trial for trial in self if trial.state in (TrialState.COMPLETE, TrialState.FAILED)]
+
+    @property
+    def tried(self) -> list[Trial]:
+        """The trials that count towards `max_trials`: all but those that run, and were not paused before."""
+        return [trial for trial in self if trial.state is not TrialState.RUNNING or trial.after_flash]
+
+    @property
+    def feasible(self) -> list[Trial]:
+        """The completed trials that keep every bound of every metric."""
+        return [trial for trial in self.completed if all(v <= 0 for v in violations(self.metrics, trial.metrics))]
+
+    @property
+    def pareto_front(self) -> list[Trial]:
+        """The feasible trials that no other feasible one beats; with one metric, those of the best value."""
+        feasible = self.feasible
+        if not feasible:
+            return []
+        kept = non_dominated([losses(self.metrics, trial.metrics) for trial in feasible])
+        return [trial for trial, keep in zip(feasible, kept, strict=True) if keep]
+
+    @property
+    def unchanged_for(self) -> int:
+        """How many trials came to an end or a pause since the Pareto front last changed; an equal of a member changes
+        nothing."""
+        ended = [trial for trial in self if trial.state is not TrialState.RUNNING]
+        ended.sort(key=lambda trial: trial.finished_at or _UNKNOWN)  # promoted trials end after those of later numbers
+        front = {trial.number for trial in self.pareto_front}
+        entered: dict[tuple[float, ...], int] = {}
+        for position, trial in enumerate(ended):
+            if trial.number in front:
+                entered.setdefault(losses(self.metrics, trial.metrics), position)
+        return len(ended) - 1 - max(entered.values(), default=-1)
+
+    @property
+    def best(self) -> Trial | None:
+        """The member of the Pareto front nearest to the ideal point, each metric scaled to the front's range.
+
+        With one metric it is the best; of equals the first. None while no trial is feasible.
+        """
+        return self.choose()
+
+    def choose(self, weights: Mapping[str, float] | None = None) -> Trial | None:
+        """Like `best`, with a weight on some metrics' distance to the ideal; a metric not named weighs 1.
+
+        Raises:
+            ConfigurationError: a weight is negative or no number, or for a metric that is no goal of the search.
+        """
+        weights = weights or {}
+        goals = [metric.name for metric in self.metrics if not metric.measured]
+        for name, weight in weights.items():
+            if name not in goals or not is_finite_number(weight) or weight < 0:
+                raise ConfigurationError(
+                    f"weights are non-negative numbers for {', '.join(goals)}, but got {weight!r} for {name!r}."
+                )
+        front = self.pareto_front
+        if not front:
+            return None
+        points = [losses(self.metrics, trial.metrics) for trial in front]
+        return front[nearest_to_ideal(points, [weights.get(name, 1.0) for name in goals])]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a trial: number, state, `architecture_…` and `metrics_…` columns, times, attempts and error.
+
+        With `promote` there are columns `after_flash_…` as well.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("a data frame needs pandas: pip install 'autodistill-nas[pandas]'") from error
+        return pd.DataFrame([_row(trial) for trial in self])
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state.value,
+        **{f"architecture_{name}": value for name, value in trial.architecture.items()},
+        **{f"metrics_{name}": value for name, value in trial.metrics.items()},
+        **{f"after_flash_{name}": value for name, value in trial.after_flash.items()},
+        "started_at": trial.started_at,
+        "finished_at": trial.finished_at,
+        "duration": trial.duration,
+        "attempts": trial.attempts,
+        "error": trial.error,
+    }

@@ -1,0 +1,83 @@
+"""What distillation achieved: the student's accuracy, and what it saves over its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch, next_labels
+from autodistill.errors import ConfigurationError
+from autodistill.metrics.latency import inference
+from autodistill.metrics.measure import measure, size_in_bytes
+from autodistill.models.calls import call_by_names
+from autodistill.models.masks import counted_labels, predicts_next_token
+from autodistill.models.taps import main_part
+
+
+def evaluate_distillation(
+    student_model: nn.Module,
+    teacher_model: nn.Module,
+    test_loader: Iterable[Any],
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Measure a distilled student on a test set.
+
+    Args:
+        student_model: moved to `device`, as the teacher is; both keep their training modes.
+        teacher_model: what it was distilled from.
+        test_loader: batches with labels: mappings or pairs.
+        device: where to measure.
+
+    Returns:
+        `accuracy`: the share of labels, those of -100 left out, that the student predicts (top 1).
+        `model_size_reduction`: the share of the teacher's bytes that the student saves, `1 - student / teacher`.
+        `inference_speedup`: the teacher's latency over the student's on the first batch, timed in turns.
+
+    Raises:
+        ConfigurationError: there is no batch, or a batch without class labels.
+
+    Examples:
+        >>> test = [(torch.eye(2), torch.tensor([0, 1]))]
+        >>> student, teacher = nn.Identity(), nn.Linear(2, 2)
+        >>> result = evaluate_distillation(student, teacher, test, "cpu")
+        >>> result["accuracy"], result["model_size_reduction"], result["inference_speedup"] > 0
+        (1.0, 1.0, True)
+    """
+    device = torch.device(device)
+    student, teacher = student_model.to(device), teacher_model.to(device)
+    first: Batch | None = None
+    right, counted = 0, 0
+    with inference([student]):
+        for content in test_loader:
+            batch = Batch(content).to(device)
+            first = batch if first is None else first
+            hits, counts = _hits(student, batch)
+            right, counted = right + hits, counted + counts
+    if first is None or not counted:
+        raise ConfigurationError("accuracy needs at least one labelled sample, but the test loader gives none.")
+    return {
+        "accuracy": right / counted,
+        "model_size_reduction": 1 - size_in_bytes(student) / size_in_bytes(teacher),
+        "inference_speedup": measure(student, ["speedup"], example=first, teacher=teacher).metrics["speedup"],
+    }
+
+
+def _hits(student: nn.Module, batch: Batch) -> tuple[int, int]:
+    """How many labels the student predicts, and of how many."""
+    logits, labels = main_part(call_by_names(student, batch)), batch.targets
+    if isinstance(labels, torch.Tensor) and labels.dim() == 2 and predicts_next_token(student):
+        labels = next_labels(labels)
+    if logits.shape[-1] < 2:
+        raise ConfigurationError(
+            f"accuracy needs logits of at least 2 classes, but the student's outputs are {tuple(logits.shape)}."
+        )
+    mask = counted_labels(labels, logits)
+    if mask is None:
+        raise ConfigurationError(
+            f"accuracy needs class labels, one for each of the predictions {tuple(logits.shape)}, classes last, but a "
+            f"batch's are {tuple(labels.shape) if isinstance(labels, torch.Tensor) else labels}."
+        )
+    return int((logits.argmax(-1) == labels)[mask].sum()), int(mask.sum())

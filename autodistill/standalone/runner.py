@@ -1,0 +1,143 @@
+"""A small runner: trains a student against a frozen teacher on dict batches, its loss a sum of callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.config.distillation import PhaseConfig
+from autodistill.data import Batch, DataStream, next_labels
+from autodistill.distillation.step_loop import StepLoop
+from autodistill.errors import ConfigurationError
+from autodistill.models.calls import call_by_names
+from autodistill.models.masks import predicts_next_token
+from autodistill.models.modes import plain_forward, training_only
+from autodistill.models.taps import AUTO, Tap, TapRecorder, main_part
+from autodistill.standalone.callbacks import STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES, LossCallback
+
+
+class DistilRunner:
+    """Trains a student to minimise the weighted sum of its callbacks' terms.
+
+    Batches are mappings; a model gets the parts that its forward takes by name. What the models return is added to the
+    batch: a mapping's entries under `s_` or `t_` and their key, anything else as `s_logits` or `t_logits`. Hidden
+    states are what a model returns as `hidden_states` (transformers: `output_hidden_states=True` in its configuration),
+    or the outputs of the layers named here.
+
+    Args:
+        student: trained in place.
+        teacher: runs in eval mode without gradient (online distillation); None where the batches hold `t_logits`, as
+            those of a `DistillationDataset` do (offline).
+        callbacks: the terms.
+        settings: optimizer, learning rate and its schedule (`scheduler="cosine"`), clipping, accumulation, precision.
+        student_layers: paths of the student's modules whose outputs are its hidden states.
+        teacher_layers: the teacher's.
+        seed: of the order of the data and of dropout: the same seed gives the same student on the same CPU.
+        device: where both models are moved.
+
+    Raises:
+        ConfigurationError: there is no callback, two write under one key, or one under 'loss'.
+
+    Examples:
+        >>> from autodistill.standalone.callbacks import KLDivCallback, LabelLossCallback
+        >>> data = [{"input": torch.randn(8, 4), "labels": torch.randint(0, 3, (8,))} for _ in range(5)]
+        >>> callbacks = [KLDivCallback(temperature=2.0, weight=0.5), LabelLossCallback(weight=0.5)]
+        >>> history = DistilRunner(nn.Linear(4, 3), nn.Linear(4, 3), callbacks).train(data, steps=10)
+        >>> {name: len(values) for name, values in history.items()}
+        {'loss': 10, 'kl_div_loss': 10, 'label_loss': 10}
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        callbacks: Sequence[LossCallback],
+        settings: PhaseConfig | None = None,
+        *,
+        student_layers: Sequence[str] = (),
+        teacher_layers: Sequence[str] = (),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._keys = [callback.output_key for callback in callbacks]
+        repeated = sorted({key for key in self._keys if self._keys.count(key) > 1})
+        problems = [f"callbacks need keys of their own, but {key!r} is given twice." for key in repeated]
+        if "loss" in self._keys:
+            problems.append("'loss' is the key of the sum, but a callback has it; give it another output_key.")
+        if not callbacks:
+            problems.append("a runner needs at least one callback, but has none.")
+        if problems:
+            raise ConfigurationError(problems)
+        self.device = torch.device(device)
+        self.student = student.to(self.device)
+        self.teacher = teacher.to(self.device).eval() if teacher is not None else None
+        self.callbacks = nn.ModuleList(callbacks).to(self.device)
+        self.settings = settings or PhaseConfig()
+        self.seed = seed
+        self._student = TapRecorder(student, [Tap(path, AUTO) for path in student_layers], owner="student")
+        self._teacher = TapRecorder(teacher or student, [Tap(path, AUTO) for path in teacher_layers], owner="teacher")
+
+    def train(
+        self, loader: Iterable[Mapping[str, Any]], steps: int, report: Callable[[int, float], None] | None = None
+    ) -> dict[str, list[float]]:
+        """Take optimizer steps, through the loader as often as it takes.
+
+        Args:
+            loader: gives mappings, readable again and again; its random order follows the runner's seed.
+            steps: optimizer updates.
+            report: called as `report(step, loss)` every few steps.
+
+        Returns:
+            For each step the `loss`, and under its key every callback's term without its weight.
+
+        Raises:
+            ConfigurationError: there is no step, or a batch, a model's output or a layer is not what a callback needs.
+            NonFiniteError: the loss became NaN or infinite.
+        """
+        if steps < 1:
+            raise ConfigurationError(f"training takes at least one step, but steps is {steps}.")
+        next_batch, terms = DataStream(loader, self.seed).reader(), []
+
+        def loss_at(step: int, number: int) -> torch.Tensor:
+            batch = self._batch(next_batch(number).to(self.device))
+            values = torch.stack([callback(batch, step / steps) for callback in self.callbacks])
+            terms.append(values.detach())
+            return (values * values.new_tensor([callback.weight for callback in self.callbacks])).sum()
+
+        quiet: Callable[[int, float], None] = lambda step, loss: None  # noqa: E731
+        loop = StepLoop("distillation", self.settings, steps, self.seed, self.device, report or quiet)
+        with plain_forward(self.student), training_only(self.student, [""]) as parameters:
+            total = loop.run(parameters, list(self.callbacks.parameters()), loss_at)
+        parts = torch.stack(terms).reshape(steps, self.settings.gradient_accumulation_steps, -1).mean(dim=1)
+        return {"loss": total} | dict(zip(self._keys, parts.T.tolist(), strict=True))
+
+    def _batch(self, batch: Batch) -> dict[str, Any]:
+        """The batch with what both models return for it."""
+        if not isinstance(batch.content, Mapping):
+            raise ConfigurationError(
+                "the runner's batches are mappings of argument names to tensors, but the loader gave a "
+                f"{type(batch.content).__name__}."
+            )
+        found = dict(batch.content)
+        with self._student as recorder:
+            found |= _named("s_", STUDENT_HIDDEN_STATES, recorder, lambda: call_by_names(self.student, batch))
+        if self.teacher is not None:
+            teacher = self.teacher
+            with self._teacher as recorder, torch.no_grad(), plain_forward(teacher):
+                found |= _named("t_", TEACHER_HIDDEN_STATES, recorder, lambda: call_by_names(teacher, batch))
+        labels = batch.targets
+        if isinstance(labels, torch.Tensor):
+            shift = labels.dim() == 2 and predicts_next_token(self.student)
+            found["labels"] = next_labels(labels) if shift else labels
+        return found
+
+
+def _named(prefix: str, states_key: str, recorder: TapRecorder, forward: Callable[[], Any]) -> dict[str, Any]:
+    output: list[Any] = []
+    features = recorder.run(lambda: output.append(forward()))
+    entries = output[0] if isinstance(output[0], Mapping) else {"logits": main_part(output[0])}
+    named = {prefix + key: value for key, value in entries.items()}
+    return named | ({states_key: tuple(features[tap] for tap in recorder.taps)} if recorder.taps else {})

@@ -1,0 +1,59 @@
+"""The file of the command line, read whole; its mistakes are told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autodistill.config.command_line import CommandConfig
+from autodistill.errors import ConfigurationError
+
+MINIMAL = {
+    "task": "masked-lm",
+    "teacher": "teacher",
+    "data": {"train": "lines.txt"},
+    "auto_distillation": {"search": {"search_space": {"hidden_size": [8]}, "metrics": ["eval_loss"]}},
+}
+
+
+def test_defaults_fill_in_what_is_not_given():
+    config = CommandConfig.load(MINIMAL)
+    assert (config.student, config.device) == (None, "auto")
+    assert (config.data.validation, config.data.max_length, config.data.batch_size) == (0.1, 128, 32)
+    assert config.auto_distillation.flash_distillation is not None  # with neither phase, both are automatic
+    assert config.auto_distillation.regular_distillation is not None
+
+
+def test_file_in_the_layout_of_the_specification_is_read_with_task_models_and_data_beside_it():
+    text = """
+    model: {name: MobileBERT_NAS, framework: pytorch}
+    task: masked-lm
+    teacher: teacher
+    data: {train: lines.txt, validation: more.txt}
+    auto_distillation:
+      search: {search_space: {hidden_size: [128, 246]}, metrics: [eval_loss, latency], higher_is_better: [False, False]}
+      flash_distillation:
+        knowledge_transfer: {train_steps: 5}
+        regular_distillation: {train_steps: [7]}
+    """
+    Path("search.yaml").write_text(text, encoding="utf-8")
+    config = CommandConfig.load("search.yaml")
+    assert config.auto_distillation.flash_distillation.train_steps == 5
+    assert config.auto_distillation.regular_distillation.train_steps == 7
+    assert config.data.validation == "more.txt"
+
+
+def test_every_mistake_is_told_with_its_place():
+    wrong = MINIMAL | {"data": {"train": "lines.txt", "validation": 1.5, "shuffle": True}, "teachers": "teacher"}
+    del wrong["teacher"]
+    with pytest.raises(ConfigurationError) as told:
+        CommandConfig.load(wrong)
+    assert len(told.value.problems) == 4
+    text = str(told.value)
+    assert "teacher: is required, but not given." in text
+    assert "teachers: is not a key of the configuration; did you mean 'teacher'?" in text
+    assert "data.shuffle: is not a key of the configuration" in text
+    assert (
+        "data.validation: must be data, or the share of `train` that is held out, between 0 and 1, but got 1.5." in text
+    )

@@ -1,0 +1,156 @@
+"""Students from a configuration: fields that follow, architectures that cannot be built, classes that do not fit."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MobileBertConfig,
+    Qwen2Config,
+    ViTConfig,
+    ViTModel,
+)
+
+from autodistill import ConfigurationError, SearchSpace
+from autodistill.integrations.huggingface.model_builder import TransformersBuilder
+
+TOKENS = {"vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZES = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+FAMILIES = {
+    "bert": (AutoModel, BertConfig(hidden_size=8, vocab_size=20, **SIZES), {"hidden_size": [6, 8]}),
+    "mobilebert": (
+        AutoModelForPreTraining,
+        MobileBertConfig(hidden_size=8, embedding_size=6, intra_bottleneck_size=4, vocab_size=20, **SIZES),
+        {"intra_bottleneck_size": [4, 6], "hidden_size": [4, 8]},
+    ),
+    "distilbert": (AutoModel, DistilBertConfig(dim=8, n_layers=1, n_heads=2, hidden_dim=8), {"dim": [6, 8]}),
+    "vit": (AutoModel, ViTConfig(hidden_size=8, image_size=8, patch_size=4, **SIZES), {"hidden_size": [6, 8]}),
+    "gpt2": (AutoModelForCausalLM, GPT2Config(n_embd=8, n_layer=1, n_head=2, **TOKENS), {"n_embd": [6, 8]}),
+    "llama": (AutoModelForCausalLM, LlamaConfig(hidden_size=8, **SIZES, **TOKENS), {"hidden_size": [6, 8]}),
+    "qwen2": (
+        AutoModelForCausalLM,
+        Qwen2Config(hidden_size=8, num_key_value_heads=1, **SIZES, **TOKENS),
+        {"hidden_size": [6, 8], "num_hidden_layers": [1, 3]},
+    ),
+}
+
+
+def can_be_built(builder, architecture):
+    """By the library's own word: its configurations check themselves where they are made anew, its models where they
+    are built or run."""
+    config = builder.config(architecture)
+    fields = {name: getattr(config, name) for name in config.to_dict() if not name.startswith("_")}
+    inputs = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+    if config.model_type == "vit":
+        inputs = {"pixel_values": torch.zeros(1, 3, 8, 8)}
+    try:
+        builder.model_cls.from_config(type(config)(**fields))(**inputs)
+    except Exception:
+        return False
+    return True
+
+
+# ViT and Qwen2 are not among them: where heads do not divide their width, they round the heads' size.
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"vit", "qwen2"}))
+def test_the_space_keeps_exactly_the_architectures_that_the_library_can_build(family, caplog):
+    model_cls, config, dimensions = FAMILIES[family]
+    builder = TransformersBuilder(model_cls, config)
+    heads = config.attribute_map.get("num_attention_heads", "num_attention_heads")
+    space = SearchSpace({**dimensions, heads: [1, 2, 3, 4]})
+    kept = list(builder.feasible(space).enumerate())
+    every = [
+        dict(zip(space.names, values, strict=True))
+        for values in itertools.product(*(domain.values() for domain in space.dimensions.values()))
+    ]
+    assert kept == [architecture for architecture in every if can_be_built(builder, architecture)]
+    assert 0 < len(kept) < len(every)
+    assert f"{len(every) - len(kept)} of {len(every)} architectures cannot be built and are left out" in caplog.text
+    for architecture in kept:
+        student = builder(architecture)
+        assert all(getattr(student.config, name) == value for name, value in architecture.items())
+
+
+def test_a_space_without_impossible_pairs_stays_as_it_is_and_nothing_is_said(caplog):
+    builder = TransformersBuilder(*FAMILIES["mobilebert"][:2])
+    space = SearchSpace({"intra_bottleneck_size": [4, 8], "num_attention_heads": [1, 2]})
+    assert builder.feasible(space) is space
+    assert not caplog.records
+
+
+def test_fields_that_follow_from_others_follow():
+    mobile = TransformersBuilder(*FAMILIES["mobilebert"][:2]).config({"intra_bottleneck_size": 6})
+    assert mobile.true_hidden_size == 6
+    llama = TransformersBuilder(*FAMILIES["llama"][:2]).config({"hidden_size": 24, "num_attention_heads": 4})
+    assert (llama.head_dim, llama.num_key_value_heads) == (6, 4)
+    grouped = LlamaConfig(hidden_size=8, num_key_value_heads=1, head_dim=6, **SIZES, **TOKENS)
+    changed = TransformersBuilder(AutoModelForCausalLM, grouped).config({"num_attention_heads": 4})
+    assert (changed.head_dim, changed.num_key_value_heads) == (6, 1)
+    assert len(TransformersBuilder(*FAMILIES["qwen2"][:2]).config({"num_hidden_layers": 3}).layer_types) == 3
+
+
+def test_the_base_configuration_stays_as_it_is_and_attention_is_kept():
+    base = BertConfig(hidden_size=8, vocab_size=20, attn_implementation="eager", **SIZES)
+    before = base.to_dict()
+    for model_cls in (AutoModel, BertModel):
+        student = TransformersBuilder(model_cls, base)({"hidden_size": 4})
+        assert type(student) is BertModel
+        assert student.config.hidden_size == 4
+        assert student.config._attn_implementation == "eager"
+    assert base.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("model_cls", "config", "sentence"),
+    [
+        (AutoModelForImageClassification, BertConfig(), "AutoModelForImageClassification knows no BertConfig."),
+        (ViTModel, BertConfig(), "ViTModel takes a ViTConfig and the configuration is a BertConfig."),
+        (int, BertConfig(), "model_cls must be a class of the transformers library .* but got int"),
+        (AutoModel, {"hidden_size": 8}, "changes a configuration of the transformers library, but got dict"),
+    ],
+)
+def test_a_class_or_configuration_that_does_not_fit_is_refused(model_cls, config, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        TransformersBuilder(model_cls, config)
+
+
+def test_names_that_are_no_fields_are_refused_all_at_once_with_the_nearest():
+    builder = TransformersBuilder(*FAMILIES["gpt2"][:2])
+    with pytest.raises(ConfigurationError) as caught:
+        builder.feasible(SearchSpace({"n_emb": [8], "n_laier": [1], "num_attention_heads": [2]}))
+    first, second = caught.value.problems
+    assert first.startswith("a dimension must be a field of GPT2Config, but 'n_emb' is not; did you mean 'n_embd'")
+    assert "'n_laier' is not; did you mean 'n_layer'" in second
+
+
+def bert(width, **changes):
+    return BertForMaskedLM(BertConfig(hidden_size=width, **{**SIZES, "vocab_size": 20, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "space", "reason"),
+    [
+        (bert(16), {"hidden_size": [8, 16]}, None),
+        (bert(16), {"num_hidden_layers": [1]}, None),
+        (bert(12), {"hidden_size": [8, 16]}, "of {'hidden_size': 16}: the student is wider (16) than the teacher (12)"),
+        (bert(16, vocab_size=21), {"hidden_size": [8]}, "the student has 20, the teacher 21"),
+        (bert(16), {"vocab_size": [20, 24]}, "of {'vocab_size': 24}: embeddings are taken row by row"),
+        (ViTModel(FAMILIES["vit"][1]), {"hidden_size": [8]}, "must be of its family"),
+    ],
+)
+def test_students_may_start_inside_a_teacher_of_their_family_that_is_as_wide(teacher, space, reason):
+    builder = TransformersBuilder(BertForMaskedLM, bert(8).config)
+    found = builder.why_not_inside(teacher, SearchSpace(space))
+    assert found is None if reason is None else reason in found

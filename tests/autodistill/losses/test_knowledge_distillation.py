@@ -1,0 +1,199 @@
+"""The criterion on predictions: each term against its formula, and when the teacher runs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from autodistill.data import Batch
+from autodistill.errors import ConfigurationError
+from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+
+
+class CountedTeacher(nn.Module):
+    """Counts its calls, and notes in which state they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.calls: list[tuple[bool, bool]] = []
+
+    def forward(self, inputs, scale=1.0):
+        self.calls.append((self.training, torch.is_grad_enabled()))
+        return scale * self.linear(inputs)
+
+
+def predictions(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(len(shape))
+    student, teacher = (2 * torch.randn(2, *shape, dtype=torch.float64, generator=generator)).unbind()
+    return student, teacher
+
+
+def with_outputs(teacher: torch.Tensor, *args, **kwargs) -> KnowledgeDistillationLoss:
+    criterion = KnowledgeDistillationLoss(*args, teacher_model=nn.Identity(), **kwargs)
+    criterion.teacher_model_forward(teacher)
+    return criterion
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5), (2, 3, 2, 5)], ids=str)
+@pytest.mark.parametrize("kind", ["CE", "KL", "MSE"])
+def test_loss_is_the_labels_term_and_the_teachers_with_their_weights(kind: str, shape) -> None:
+    student, teacher = predictions(*shape)
+    labels = torch.randint(0, 5, shape[:-1], generator=torch.Generator().manual_seed(0))
+    p, log_q = torch.softmax(teacher / 3, -1), torch.log_softmax(student / 3, -1)
+    term = {
+        "CE": 9 * -(p * log_q).sum(-1).mean(),
+        "KL": 9 * (p * (p.log() - log_q)).sum(-1).mean(),
+        "MSE": (student - teacher).square().mean(),
+    }[kind]
+    own = -torch.log_softmax(student, -1).gather(-1, labels.unsqueeze(-1)).mean()
+    criterion = with_outputs(teacher, 3.0, ["CE", kind], [0.25, 2.0])
+    torch.testing.assert_close(criterion(student, labels), 0.25 * own + 2 * term)
+    torch.testing.assert_close(criterion.loss_cal(student, labels), criterion(student, labels))
+    torch.testing.assert_close(criterion.teacher_student_loss_cal(student, teacher), term)
+    torch.testing.assert_close(criterion.student_targets_loss_cal(student, labels), own)
+    torch.testing.assert_close(
+        criterion.loss_cal_sloss(student, teacher, torch.tensor(7.0)), 0.25 * torch.tensor(7.0) + 2 * term
+    )
+
+
+def test_defaults_are_those_of_the_specification() -> None:
+    criterion = KnowledgeDistillationLoss()
+    assert (criterion.temperature, criterion.loss_types, criterion.loss_weights) == (1.0, ("CE", "CE"), (0.5, 0.5))
+    assert (criterion.student_model, criterion.teacher_model) == (None, None)
+
+
+def test_regression_compares_with_numbers() -> None:
+    student, teacher = predictions(6, 2)
+    targets = torch.ones(6, 2)
+    criterion = with_outputs(teacher, 1.0, ["MSE", "MSE"], [0.5, 0.5])
+    expected = 0.5 * (student - 1).square().mean() + 0.5 * (student - teacher).square().mean()
+    torch.testing.assert_close(criterion(student, targets), expected)
+
+
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_ignored_labels_count_in_neither_term(ignored: int) -> None:
+    student, teacher = predictions(2, 3, 5)
+    labels = torch.tensor([[1, ignored, 2], [ignored, ignored, 4]])
+    kept = labels != ignored
+    whole = with_outputs(teacher, 2.0, ["CE", "KL"], ignore_index=ignored)(student, labels)
+    part = with_outputs(teacher[kept], 2.0, ["CE", "KL"], ignore_index=ignored)(student[kept], labels[kept])
+    torch.testing.assert_close(whole, part)
+
+
+@pytest.mark.parametrize("kind", ["CE", "KL", "MSE"])
+def test_gradient_agrees_with_finite_differences(kind: str) -> None:
+    student, teacher = predictions(2, 3, 5)
+    labels = torch.tensor([[1, -100, 2], [0, 3, 4]])
+    criterion = with_outputs(teacher, 2.0, ["CE", kind])
+    assert torch.autograd.gradcheck(lambda s: criterion(s, labels), student.requires_grad_())
+
+
+@pytest.mark.parametrize("form", ["tensor", "mapping", "tuple"])
+def test_teacher_runs_in_eval_mode_without_gradient_and_keeps_its_mode(form: str) -> None:
+    teacher, inputs = CountedTeacher().train(), torch.randn(5, 4)
+    criterion = KnowledgeDistillationLoss(teacher_model=teacher)
+    given = {"tensor": inputs, "mapping": {"inputs": inputs, "scale": 1.0}, "tuple": (inputs, 1.0)}[form]
+    outputs = criterion.teacher_model_forward(given)
+    assert teacher.calls == [(False, False)]
+    assert teacher.training
+    assert not outputs.requires_grad
+    torch.testing.assert_close(outputs, teacher.linear(inputs).detach())
+    assert criterion.teacher_outputs is outputs
+
+
+def test_teacher_of_no_weight_does_not_run() -> None:
+    teacher, student = CountedTeacher(), torch.randn(5, 3)
+    criterion = KnowledgeDistillationLoss(loss_weights=[1.0, 0.0], teacher_model=teacher)
+    assert criterion.teacher_model_forward(torch.randn(5, 4)) is None
+    assert teacher.calls == []
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(criterion(student, labels), F.cross_entropy(student, labels))
+
+
+def test_labels_of_no_weight_are_not_needed() -> None:
+    student, teacher = predictions(6, 5)
+    criterion = with_outputs(teacher, 1.0, ["CE", "KL"], [0.0, 1.0])
+    expected = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(criterion(student), expected)
+
+
+def test_another_teacher_may_run() -> None:
+    criterion, other = KnowledgeDistillationLoss(teacher_model=CountedTeacher()), CountedTeacher()
+    criterion.teacher_model_forward(torch.randn(2, 4), other)
+    assert (len(criterion.teacher_model.calls), len(other.calls)) == (0, 1)
+
+
+def test_models_are_no_part_of_the_criterion() -> None:
+    criterion = KnowledgeDistillationLoss(student_model=nn.Linear(4, 3), teacher_model=nn.Linear(4, 3))
+    criterion.teacher_model = replaced = nn.Linear(4, 3)
+    assert criterion.teacher_model is replaced
+    assert list(criterion.parameters()) == []
+    assert criterion.state_dict() == {}
+
+
+def test_causal_language_models_are_compared_with_the_next_label() -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    student, teacher = GPT2LMHeadModel(config).eval(), GPT2LMHeadModel(config)
+    batch = {"input_ids": torch.randint(0, 11, (2, 6)), "labels": torch.randint(0, 11, (2, 6))}
+    batch["labels"][0, 3] = -100
+    criterion = KnowledgeDistillationLoss(1.0, ["CE", "KL"], [0.5, 0.5], student, teacher)
+    targets = criterion.teacher_model_forward(batch)
+    outputs = student(**batch)
+    kept = batch["labels"][:, 1:] != -100
+    soft = F.kl_div(
+        outputs.logits[:, :-1][kept].log_softmax(-1), targets.logits[:, :-1][kept].softmax(-1), reduction="batchmean"
+    )
+    torch.testing.assert_close(criterion(outputs, batch["labels"]), 0.5 * outputs.loss + 0.5 * soft)
+
+
+def test_built_in_training_sees_the_same_loss_and_its_own_temperature() -> None:
+    student, teacher = (each.float() for each in predictions(2, 3, 5))
+    batch = Batch({"labels": torch.tensor([[1, -100, 2], [0, 3, 4]])})
+    criterion = with_outputs(teacher, 4.0, ["CE", "KL"])
+    expected = criterion(student, batch.targets)
+    engine = KnowledgeDistillationLoss(1.0, ["CE", "KL"])
+    value = engine.step_loss({}, {"logits": teacher}, student, batch, temperature=4.0, label_shift=False)
+    torch.testing.assert_close(value, expected)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        KnowledgeDistillationLoss(math.nan, ["KL", "cosine"], [-1.0, 0.5, 1.0])
+    assert caught.value.problems == [
+        "a temperature must be positive and finite, but got nan.",
+        "loss_weights must have two entries, the labels' and the teacher's, but has 3.",
+        "the loss between student and labels is one of CE, MSE, but got 'KL'.",
+        "the loss between student and teacher is one of CE, KL, MSE, but got 'cosine'.",
+        "a loss weight must be finite and not negative, but got -1.0.",
+    ]
+
+
+def test_what_is_missing_is_told_with_the_remedy() -> None:
+    criterion = KnowledgeDistillationLoss()
+    with pytest.raises(ConfigurationError, match="needs a teacher to run, but there is none; give teacher_model"):
+        criterion.teacher_model_forward(torch.zeros(1))
+    with pytest.raises(ConfigurationError, match=r"needs its outputs: call teacher_model_forward\(inputs\) first"):
+        criterion(torch.zeros(1, 2), torch.tensor([0]))
+    with pytest.raises(ConfigurationError, match="the labels' loss needs labels, but targets is None"):
+        with_outputs(torch.zeros(1, 2))(torch.zeros(1, 2))
+    with pytest.raises(ConfigurationError, match=r"in one shape, but theirs are \(1, 2\) and \(1, 3\)"):
+        with_outputs(torch.zeros(1, 3))(torch.zeros(1, 2), torch.tensor([0]))
+    broken = with_outputs(torch.zeros(1, 2))
+    broken.temperature = 0.0
+    with pytest.raises(ConfigurationError, match=r"a temperature must be positive and finite, but got 0\.0"):
+        broken(torch.zeros(1, 2), torch.tensor([0]))
+
+
+def test_regression_of_one_number_a_sample_is_compared_sample_by_sample() -> None:
+    student, targets = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0.0, 0.0, 1.0])
+    criterion = KnowledgeDistillationLoss(1.0, ["MSE", "MSE"], [1.0, 0.0])
+    assert criterion(student, targets).item() == pytest.approx((1 + 4 + 9) / 3)
+    with pytest.raises(ConfigurationError, match=r"of the same shape, but theirs are \(3, 2\) and \(3,\)"):
+        criterion(torch.zeros(3, 2), targets)

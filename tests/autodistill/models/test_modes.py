@@ -1,0 +1,138 @@
+"""What distillation does to a model as a whole, and that all of it is undone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from autodistill.data import Batch
+from autodistill.errors import ConfigurationError, LayerNotFoundError
+from autodistill.losses.origin_loss import origin_loss
+from autodistill.models.masks import predicts_next_token
+from autodistill.models.modes import plain_forward, training_only
+
+
+class Blocks(nn.Module):
+    """Blocks whose names begin alike, one frozen parameter, one shared weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2)) for _ in range(11))
+        self.layer[1][0].bias.requires_grad_(False)
+        self.layer[1][2].weight = self.layer[1][0].weight
+
+
+def flags(model: nn.Module) -> dict[str, bool]:
+    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+
+def test_only_the_named_block_trains_and_not_the_one_whose_name_begins_alike() -> None:
+    model = Blocks()
+    before = flags(model)
+    with training_only(model, ["layer.1"]) as parameters:
+        assert {name for name, flag in flags(model).items() if flag} == {"layer.1.0.weight", "layer.1.2.bias"}
+        assert {id(p) for p in parameters} == {id(model.layer[1][0].weight), id(model.layer[1][2].bias)}
+        assert len(parameters) == 2  # a shared weight once
+        assert {name for name, module in model.named_modules() if module.training} == {
+            "layer.1",
+            "layer.1.0",
+            "layer.1.1",
+            "layer.1.2",
+        }
+    assert flags(model) == before
+    assert not any(module.training for module in model.modules())
+
+
+def test_several_blocks_train_together_and_the_whole_model_by_the_empty_path() -> None:
+    model = Blocks()
+    with training_only(model, ["layer.2", "layer.10"]) as parameters:
+        assert len(parameters) == 8
+    with training_only(model, [""]) as parameters:
+        assert len(parameters) == len(list(model.parameters())) - 1  # but for the one that was frozen
+        assert all(module.training for module in model.modules())
+
+
+def test_flags_are_put_back_after_an_exception() -> None:
+    model = Blocks()
+    before = flags(model)
+    with pytest.raises(ZeroDivisionError), training_only(model, ["layer.3"]):
+        raise ZeroDivisionError
+    assert flags(model) == before
+
+
+def test_block_without_parameters_to_train_is_refused_and_nothing_is_changed() -> None:
+    model = Blocks()
+    before = flags(model)
+    with pytest.raises(ConfigurationError, match=r"must have parameters to train, but 'layer\.1\.1' has none"):
+        training_only(model, ["layer.1.1"]).__enter__()
+    with pytest.raises(LayerNotFoundError, match=r"did you mean 'layer\.1"):
+        training_only(model, ["layer.11"]).__enter__()
+    assert flags(model) == before
+
+
+def test_key_value_caches_are_off_within_the_context_and_as_they_were_after_it() -> None:
+    sizes = {"vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    caching, plain = GPT2LMHeadModel(GPT2Config(**sizes)), GPT2LMHeadModel(GPT2Config(use_cache=False, **sizes))
+    model = nn.ModuleList([caching, plain])
+    ids = torch.ones(1, 3, dtype=torch.long)
+    with plain_forward(model):
+        assert caching(ids).past_key_values is None
+    with pytest.raises(KeyError), plain_forward(model):
+        raise KeyError
+    assert caching(ids).past_key_values is not None
+    assert (caching.config.use_cache, plain.config.use_cache) == (True, False)
+
+
+def test_fused_forward_of_transformer_layers_is_off_within_the_context() -> None:
+    assert torch.backends.mha.get_fastpath_enabled()
+    with plain_forward(nn.Linear(1, 1)):
+        assert not torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# --- the student's own loss ------------------------------------------------------------------------------------------
+
+LOGITS, LABELS = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+OWN = torch.tensor(7.0)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [{"loss": OWN, "logits": LOGITS}, SequenceClassifierOutput(loss=OWN, logits=LOGITS), SimpleNamespace(loss=OWN)],
+    ids=["dict", "model output", "object"],
+)
+def test_loss_that_the_model_gives_is_taken(output) -> None:
+    assert origin_loss(output, Batch({"labels": LABELS}), nn.functional.cross_entropy) is OWN
+
+
+@pytest.mark.parametrize(
+    "output", [LOGITS, {"logits": LOGITS}, SequenceClassifierOutput(logits=LOGITS), {"loss": None, "logits": LOGITS}]
+)
+def test_without_it_the_loss_function_compares_logits_with_targets(output) -> None:
+    expected = sum(torch.logsumexp(row, 0) - row[label] for row, label in zip(LOGITS, LABELS, strict=True)) / 2
+    value = origin_loss(output, Batch((torch.zeros(2), LABELS)), nn.functional.cross_entropy)
+    torch.testing.assert_close(value, expected)
+
+
+def test_neither_loss_nor_targets_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigurationError, match=r"there is neither; set add_origin_loss to False or give labels"):
+        origin_loss(LOGITS, Batch(torch.zeros(2)), nn.functional.cross_entropy)
+
+
+def test_causal_language_models_predict_the_next_token() -> None:
+    sizes = {"vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    assert predicts_next_token(GPT2LMHeadModel(GPT2Config(**sizes)))
+    assert not predicts_next_token(nn.Linear(1, 1))
+
+
+def test_the_default_loss_of_sequences_has_the_classes_last_and_leaves_ignored_labels_out():
+    logits, labels = torch.randn(2, 4, 4, dtype=torch.float64), torch.tensor([[0, 1, 2, -100], [3, -100, 0, 1]])
+    counted = [(n, position) for n in range(2) for position in range(4) if labels[n, position] != -100]
+    formula = [torch.logsumexp(logits[at], 0) - logits[at][labels[at]] for at in counted]
+    found = origin_loss(logits, Batch((torch.zeros(2, 4), labels)), nn.functional.cross_entropy)
+    torch.testing.assert_close(found, torch.stack(formula).mean())

@@ -1,0 +1,733 @@
+"""The search on disk: what it records, what it refuses, and what is left of it after a kill at any instant."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+
+from autodistill import files as json_files
+from autodistill.errors import SearchDirectoryError
+from autodistill.search.directory import SearchDirectory
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
+from search_spaces import IntRange, SearchSpace, SearchSpaceError
+
+SPACE = SearchSpace({"layers": IntRange(1, 50), "width": [16, 32]})
+DESCRIPTION: dict[str, Any] = {
+    "metrics": [{"name": "accuracy", "at_most": None}],
+    "seed": 0,
+    "teacher": "c0ffee",
+    "distillation": {"flash": {"train_steps": [20, 20], "temperature": 4.0}, "regular": None},
+    "advisor": "BO",
+    "max_trials": 8,
+    "space": SPACE.to_json(),
+    "environment": {"torch": "2.13.0", "threads": 2},
+}
+
+
+def architecture(layers: int, width: int = 16) -> dict[str, Any]:
+    return {"layers": layers, "width": width}
+
+
+def opened(path: Path, within: SearchSpace = SPACE, **changes: Any) -> SearchDirectory:
+    return SearchDirectory.open(path, DESCRIPTION | changes, within)
+
+
+def with_a_finished_trial(path: Path) -> None:
+    """A search that has something to lose."""
+    with opened(path) as directory:
+        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
+
+
+def numbers(directory: SearchDirectory) -> list[int]:
+    return [trial.number for trial in directory.trials()]
+
+
+def files(path: Path) -> dict[str, str]:
+    """Every file below a directory, but for the lock and its owner."""
+    return {
+        str(file.relative_to(path)): file.read_text()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name not in ("search.lock", "owner.json")
+    }
+
+
+def assert_consistent(directory: SearchDirectory, space: SearchSpace = SPACE) -> None:
+    """Numbers are dense, and trials and claimed architectures belong together one to one."""
+    trials = directory.trials()
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    expected = {space.key(trial.architecture): trial.number for trial in trials}
+    assert len(expected) == len(trials)
+    claims = (directory.path / "architectures").iterdir()
+    claimed = {file.name: json.loads(file.read_text())["number"] for file in claims}
+    assert claimed == expected
+    folders = sorted(folder.name for folder in (directory.path / "trials").iterdir())
+    assert folders == [f"{trial.number:06d}" for trial in trials]
+    assert not list(directory.path.rglob("*.tmp"))
+
+
+# --- claiming and recording ------------------------------------------------------------------------------------------
+
+
+def test_new_directory_is_made_with_its_parents_and_describes_the_search(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "digits"
+    with opened(path) as directory:
+        assert directory.trials() == []
+        assert directory.path == path
+    assert json.loads((path / "search.json").read_text()) == {"schema_version": 1, **DESCRIPTION}
+
+
+def test_relative_path_keeps_its_meaning_when_the_program_changes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with SearchDirectory.open("search", DESCRIPTION, SPACE) as directory:
+        monkeypatch.chdir("/")
+        assert directory.claim(architecture(1)).directory == tmp_path / "search" / "trials" / "000000"
+
+
+def test_claimed_trial_runs_and_a_recorded_one_is_read_back_as_it_was(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        claimed = directory.claim(architecture(3))
+        assert (claimed.number, claimed.state, claimed.attempts) == (0, TrialState.RUNNING, 1)
+        assert claimed.directory == directory.trial_directory(0) == tmp_path / "trials" / "000000"
+        assert directory.student_directory(0) == tmp_path / "trials" / "000000" / "student"
+        assert directory.trials() == [claimed]
+        done = claimed.complete({"accuracy": 0.5}, {"losses": [1.0, 0.5]})
+        directory.record(done)
+        failed = directory.claim(architecture(4)).fail("Traceback\nValueError: é")
+        directory.record(failed)
+        assert directory.trials() == [done, failed]
+        assert_consistent(directory)
+    assert list(SearchResult.load(tmp_path)) == [done, failed]
+
+
+def test_architecture_is_recorded_as_the_space_writes_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        trial = directory.claim({"width": 16.0, "layers": 2})
+        assert list(trial.architecture.items()) == [("layers", 2), ("width", 16)]
+        assert directory.trials() == [trial]
+
+
+def test_architecture_outside_the_space_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        with pytest.raises(SearchSpaceError):
+            directory.claim(architecture(99))
+        assert_consistent(directory)
+
+
+def test_same_architecture_is_never_claimed_twice(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.claim(architecture(2))
+        with pytest.raises(SearchDirectoryError, match="no two trials share an architecture, but trial 1 has"):
+            directory.claim({"width": 16, "layers": 2.0})
+        assert_consistent(directory)
+        assert directory.claim(architecture(3)).number == 2
+    with opened(tmp_path) as directory, pytest.raises(SearchDirectoryError, match="but trial 0 has"):
+        directory.claim(architecture(1))
+
+
+def test_architecture_is_claimed_once_on_a_filesystem_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        with pytest.raises(SearchDirectoryError, match="no two trials share"):
+            directory.claim(architecture(1))
+        assert_consistent(directory)
+
+
+def test_trial_that_was_never_claimed_is_not_recorded(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory, pytest.raises(SearchDirectoryError, match="a trial is claimed before it is"):
+        directory.record(Trial(0, architecture(1)).complete({"accuracy": 1.0}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_number_that_is_not_json_is_refused_and_the_old_record_stays(tmp_path: Path, value: float) -> None:
+    with opened(tmp_path) as directory:
+        trial = directory.claim(architecture(1))
+        before = files(tmp_path)
+        with pytest.raises(ValueError, match=re.escape(f"finite numbers, but details.losses[1] is {value}.")):
+            directory.record(trial.complete({"accuracy": 1.0}, {"losses": [0.5, value]}))
+        with pytest.raises(ValueError, match=f"metrics.accuracy is {value}"):
+            directory.record(trial.complete({"accuracy": value}))
+        assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [({"a": {1: 2}}, "a has the key 1"), ({"a": [{"b": {3}}]}, r"a\[0\].b is a set"), (object(), "it is a object")],
+)
+def test_value_that_is_not_json_is_refused_with_its_place(tmp_path: Path, value: Any, place: str) -> None:
+    with pytest.raises(ValueError, match=place):
+        json_files.write_json(tmp_path / "x.json", value)
+    assert files(tmp_path) == {}
+
+
+def test_interrupted_trials_are_those_running_and_are_taken_over_with_one_attempt_more(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
+        begun = directory.claim(architecture(2))
+    with opened(tmp_path) as directory:
+        assert directory.interrupted() == [begun]
+        again = directory.take_over(directory.interrupted()[0])
+        assert (again.number, again.architecture, again.attempts) == (1, begun.architecture, 2)
+        assert again.started_at is not None
+        assert begun.started_at is not None
+        assert again.started_at > begun.started_at
+        assert directory.trials()[1] == again
+        directory.record(again.complete({"accuracy": 0.7}))
+        assert directory.interrupted() == []
+        assert_consistent(directory)
+
+
+def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
+        directory.claim(architecture(2))
+    before = files(tmp_path)
+    opened(tmp_path).close()
+    assert files(tmp_path) == before
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_path_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    with pytest.raises(SearchDirectoryError, match=r"search_dir must be a directory, but .*results is a file"):
+        opened(tmp_path / "results")
+    with pytest.raises(SearchDirectoryError, match=r"search_dir must be writable, but .*below is not"):
+        opened(tmp_path / "results" / "below")
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_directory_without_write_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(SearchDirectoryError, match="search_dir must be writable"):
+            opened(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_directory_whose_lock_cannot_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def refuse(self: filelock.FileLock, *args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(SearchDirectoryError, match=rf"must be writable, but {tmp_path} is not: .*{error.strerror}"):
+        opened(tmp_path)
+
+
+def test_full_disk_is_told_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as directory:
+        trial = directory.claim(architecture(1))
+        monkeypatch.setattr(os, "fsync", refuse)
+        with pytest.raises(SearchDirectoryError, match="No space left on device"):
+            directory.record(trial.complete({"accuracy": 1.0}))
+        with pytest.raises(SearchDirectoryError, match="No space left on device"):
+            directory.claim(architecture(2))
+        monkeypatch.undo()
+        assert directory.trials() == [trial]
+    with opened(tmp_path) as directory:
+        assert_consistent(directory)
+        assert directory.claim(architecture(2)).number == 1
+
+
+def test_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    for name in ("notes.txt", "a", "b", "c"):
+        (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SearchDirectoryError, match=r"holds a, b, c, … and no search\.json; name another path"):
+        opened(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_trials_without_a_description_are_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+    (tmp_path / "search.json").unlink()
+    with pytest.raises(SearchDirectoryError, match=r"holds architectures, trials and no search\.json"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": NaN}'])
+def test_damaged_description_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(SearchDirectoryError, match=r"search\.json must describe the search, but is damaged"):
+        opened(tmp_path)
+    assert (tmp_path / "search.json").read_text() == content
+
+
+def test_directory_of_a_later_schema_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "search.json").write_text('{"schema_version": 2}')
+    with pytest.raises(SearchDirectoryError, match=r"reads search directories of schema 1, but .* has schema 2"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seed": 1}, "seed was 0, but is now 1"),
+        ({"teacher": "beef"}, 'teacher was "c0ffee", but is now "beef"'),
+        ({"metrics": [{"name": "accuracy", "at_most": 1}]}, "metrics[0].at_most was null, but is now 1"),
+        ({"metrics": []}, 'metrics was [{"name": "accuracy", "at_most": null}], but is now []'),
+        (
+            {"distillation": {"flash": {"train_steps": [20, 30], "temperature": 4.0}, "regular": None}},
+            "distillation.flash.train_steps[1] was 20, but is now 30",
+        ),
+        ({"distillation": {"flash": None, "regular": None}}, "distillation.flash was {"),
+        ({"distillation": {"flash": None}}, "distillation.regular was null, but is now absent"),
+        ({"loss_func": "mse"}, 'loss_func was absent, but is now "mse"'),
+        ({"seed": False}, "seed was 0, but is now false"),
+    ],
+)
+def test_another_search_is_refused_naming_the_field_and_both_values(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with_a_finished_trial(tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(SearchDirectoryError, match="holds another search") as caught:
+        opened(tmp_path, **changes)
+    assert f"\n  - {sentence}" in str(caught.value)
+    assert files(tmp_path) == before
+    opened(tmp_path).close()  # the refused one has let go of the directory
+
+
+def test_every_differing_field_is_named_at_once(tmp_path: Path) -> None:
+    with_a_finished_trial(tmp_path)
+    with pytest.raises(SearchDirectoryError) as caught:
+        opened(tmp_path, seed=1, teacher="beef")
+    assert str(caught.value).count("\n  - ") == 2
+
+
+def test_one_complete_trial_beside_running_ones_is_enough_to_refuse_another_search(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.record(directory.claim(architecture(2)).complete({"accuracy": 0.5}))
+    before = files(tmp_path)
+    with pytest.raises(SearchDirectoryError, match="seed was 0, but is now 1"):
+        opened(tmp_path, seed=1)
+    assert files(tmp_path) == before
+
+
+def test_another_description_is_taken_while_there_is_no_trial(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    opened(tmp_path, seed=1, teacher="beef").close()
+    recorded = json.loads((tmp_path / "search.json").read_text())
+    assert (recorded["seed"], recorded["teacher"]) == (1, "beef")
+
+
+def test_another_description_discards_running_trials_where_none_is_finished(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.claim(architecture(2))
+        directory.student_directory(1).mkdir()
+    with opened(tmp_path, seed=1) as directory:
+        assert directory.trials() == []
+        assert_consistent(directory)
+        assert directory.claim(architecture(2)).number == 0  # its architecture is free again
+        assert_consistent(directory)
+    assert json.loads((tmp_path / "search.json").read_text())["seed"] == 1
+
+
+def test_running_trials_of_the_same_search_are_kept(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+    with opened(tmp_path, max_trials=100, advisor="TPE") as directory:
+        assert [trial.architecture for trial in directory.interrupted()] == [architecture(1)]
+
+
+def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_running(path: Path) -> None:
+        with opened(path) as directory:
+            directory.claim(architecture(1))
+            directory.claim(architecture(2))
+
+    for place in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
+        with opened(place, seed=1) as directory:
+            assert directory.trials() == []
+            assert_consistent(directory)
+
+
+def test_equal_settings_written_otherwise_are_the_same_search(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    flash = {"temperature": 4, "train_steps": (20, 20)}
+    opened(tmp_path, distillation={"regular": None, "flash": flash}).close()
+
+
+def test_more_trials_and_another_advisor_are_welcome_and_recorded(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    opened(tmp_path, max_trials=100, advisor="TPE").close()
+    recorded = json.loads((tmp_path / "search.json").read_text())
+    assert (recorded["max_trials"], recorded["advisor"]) == (100, "TPE")
+
+
+def test_another_environment_is_warned_of_with_both_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened(tmp_path).close()
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        opened(tmp_path, environment={"torch": "2.13.0", "threads": 4}).close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "environment.threads was 2, but is now 4" in caplog.text
+
+
+def test_wider_space_is_welcome_and_keeps_what_was_tried(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+    wider = SearchSpace({"width": [8, 16, 32, 64], "layers": IntRange(1, 80)})
+    with opened(tmp_path, wider, space=wider.to_json()) as directory:
+        assert directory.claim({"layers": 80, "width": 8}).number == 1
+        with pytest.raises(SearchDirectoryError, match="but trial 0 has"):
+            directory.claim(architecture(1))
+    assert json.loads((tmp_path / "search.json").read_text())["space"] == wider.to_json()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        SearchSpace({"layers": IntRange(2, 50), "width": [16, 32]}),
+        SearchSpace({"layers": IntRange(1, 50), "width": [16, 32], "heads": [1]}),
+        SearchSpace({"layers": IntRange(1, 50)}),
+        SearchSpace({"layers": IntRange(1, 50), "width": [16, 32]}, ["layers * width > 16"]),
+    ],
+)
+def test_space_without_an_architecture_that_was_tried_is_refused(tmp_path: Path, space: SearchSpace) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+    before = files(tmp_path)
+    with pytest.raises(SearchDirectoryError, match=r"must keep all that was tried.*: trial 0 in .* is outside of it"):
+        opened(tmp_path, space)
+    assert files(tmp_path) == before
+
+
+# --- one process at a time -------------------------------------------------------------------------------------------
+
+
+def test_directory_in_use_is_refused_naming_the_process_and_is_free_after_close(tmp_path: Path) -> None:
+    holder = opened(tmp_path)
+    with pytest.raises(SearchDirectoryError, match=rf"but process {os.getpid()} on .* at work on {tmp_path}"):
+        opened(tmp_path)
+    holder.close()
+    opened(tmp_path).close()
+
+
+def test_owner_that_cannot_be_told_is_called_another_process(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        (tmp_path / "owner.json").write_text("")
+        with pytest.raises(SearchDirectoryError, match="but another process is at work on"):
+            opened(tmp_path)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["", '{"number": 1', "null", '{"number": 1}', "\0" * 40, '{"metrics": NaN}'])
+def test_damaged_record_is_set_aside_and_costs_only_that_trial(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as directory:
+        for layers in (1, 2, 3):
+            directory.record(directory.claim(architecture(layers)).complete({"accuracy": layers / 10}))
+        (directory.student_directory(1)).mkdir()
+        (directory.student_directory(1) / "model.safetensors").write_text("weights")
+        directory.trial_directory(1).joinpath("trial.json").write_text(content)
+    with opened(tmp_path) as directory:
+        assert numbers(directory) == [0, 2]
+        assert caplog.text.count("is set aside as trial.json.damaged") == 1
+        folder = directory.trial_directory(1)
+        assert (folder / "trial.json.damaged").read_text() == content
+        assert (folder / "student.damaged" / "model.safetensors").read_text() == "weights"
+        again = directory.claim(architecture(2))  # its architecture is free, and so is its number
+        assert again.number == 1
+        assert not directory.student_directory(1).exists()
+        assert_consistent(directory)
+
+
+def test_record_damaged_while_the_search_runs_is_set_aside_as_well(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.trial_directory(0).joinpath("trial.json").write_text("{")
+        assert directory.trials() == []
+        assert directory.claim(architecture(1)).number == 0
+        assert_consistent(directory)
+
+
+def test_second_damage_of_one_number_keeps_the_first(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        with opened(tmp_path) as directory:
+            directory.claim(architecture(1))
+            directory.trial_directory(0).joinpath("trial.json").write_text(content)
+    with opened(tmp_path) as directory:
+        assert directory.trials() == []
+        kept = {file.read_text() for file in directory.trial_directory(0).iterdir()}
+    assert kept == {"first", "second"}
+
+
+def test_record_in_another_trials_folder_is_damage(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.claim(architecture(2))
+        record = directory.trial_directory(0).joinpath("trial.json").read_text()
+        directory.trial_directory(1).joinpath("trial.json").write_text(record)
+    with opened(tmp_path) as directory:
+        assert numbers(directory) == [0]
+        assert directory.claim(architecture(2)).number == 1
+
+
+def test_lost_claims_are_written_again_and_unknown_ones_removed(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.claim(architecture(1))
+        directory.claim(architecture(2))
+    folder = tmp_path / "architectures"
+    (folder / SPACE.key(architecture(1))).unlink()
+    (folder / SPACE.key(architecture(2))).write_text("")
+    (folder / SPACE.key(architecture(3))).write_text('{"number": 7}')
+    with opened(tmp_path) as directory:
+        assert_consistent(directory)
+        with pytest.raises(SearchDirectoryError, match="no two trials share"):
+            directory.claim(architecture(1))
+
+
+# --- kill -9, instant by instant -------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def calls_of(action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, stop_before: int | None = None) -> list[str]:
+    """Run an action, noting what it does to the disk; die just before the given operation."""
+    log: list[str] = []
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(log) == stop_before:
+                raise Killed
+            log.append(name)
+            return original(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("link", "replace", "fsync"):
+            patch.setattr(os, name, watched(name, getattr(os, name)))
+        for name in ("mkdir", "unlink", "rmdir", "rename"):
+            patch.setattr(Path, name, watched(name, getattr(Path, name)))
+        with contextlib.suppress(Killed):
+            action()
+    return log
+
+
+def killed_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[Path], Any], act: Callable[[Path], Any]
+) -> list[Path]:
+    """The directory as a kill before each single operation of `act` leaves it."""
+    complete = tmp_path / "complete"
+    prepare(complete)
+    operations = calls_of(lambda: act(complete), monkeypatch)
+    places = []
+    for stop in range(len(operations)):
+        place = tmp_path / f"killed_{stop:02d}"
+        prepare(place)
+        assert calls_of(lambda place=place: act(place), monkeypatch, stop) == operations[:stop]  # type: ignore[misc]
+        places.append(place)
+    return places
+
+
+def two_trials(path: Path) -> None:
+    with opened(path) as directory:
+        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.1}))
+        directory.claim(architecture(2))
+
+
+def claim_third(path: Path) -> None:
+    with opened(path) as directory:
+        directory.claim(architecture(3))
+
+
+def test_kill_at_any_instant_of_a_claim_leaves_the_trial_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, claim_third):
+        with opened(place) as directory:
+            assert_consistent(directory)
+            outcomes.append(len(directory.trials()))
+            if outcomes[-1] == 2:
+                assert directory.claim(architecture(3)).number == 2
+            else:
+                assert directory.interrupted()[-1].architecture == architecture(3)
+            assert_consistent(directory)
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {2, 3}
+
+
+def test_kill_at_any_instant_of_a_record_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_second(path: Path) -> None:
+        with opened(path) as directory:
+            directory.record(directory.trials()[1].complete({"accuracy": 0.2}))
+
+    states = []
+    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, record_second):
+        with opened(place) as directory:
+            assert_consistent(directory)
+            states.append(directory.trials()[1].state)
+    assert states == sorted(states, key=[TrialState.RUNNING, TrialState.COMPLETE].index)
+    assert set(states) == {TrialState.RUNNING, TrialState.COMPLETE}
+
+
+def test_kill_at_any_instant_of_the_first_opening_leaves_a_directory_that_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = killed_anywhere(tmp_path, monkeypatch, lambda path: None, lambda path: opened(path).close())
+    assert len(places) > 5
+    for place in places:
+        with opened(place) as directory:
+            assert directory.claim(architecture(1)).number == 0
+            assert_consistent(directory)
+
+
+def test_kill_at_any_instant_of_healing_leaves_what_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wounded(path: Path) -> None:
+        two_trials(path)
+        key = SPACE.key(architecture(3))
+        orphan = path / "trials" / "000002"
+        orphan.mkdir()
+        (orphan / "trial.json.tmp").write_text(json.dumps(Trial(2, architecture(3)).to_json()))
+        (path / "architectures" / key).write_text('{"number": 2}')
+        (path / "architectures" / f"{key}.2.tmp").write_text('{"number": 2}')
+        (path / "trials" / "000000" / "student").mkdir()
+        (path / "trials" / "000000" / "trial.json").write_text("{")
+        (path / "trials" / "000001" / "student.tmp").mkdir()
+        (path / "trials" / "000001" / "student.tmp" / "weights").write_text("half")
+
+    places = killed_anywhere(tmp_path, monkeypatch, wounded, lambda path: opened(path).close())
+    assert len(places) > 8
+    for place in places:
+        with opened(place) as directory:
+            assert numbers(directory) == [1]
+            assert sorted(entry.name for entry in directory.trial_directory(0).iterdir()) == [
+                "student.damaged",
+                "trial.json.damaged",
+            ]
+            assert [directory.claim(architecture(layers)).number for layers in (1, 3)] == [0, 2]
+            assert_consistent(directory)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", '{"number": 2, "architec'], ids=["empty folder", "empty file", "half a file"]
+)
+def test_trial_folder_without_a_record_is_removed(tmp_path: Path, content: str | None) -> None:
+    two_trials(tmp_path)
+    folder = tmp_path / "trials" / "000002"
+    folder.mkdir()
+    if content is not None:
+        (folder / "trial.json.tmp").write_text(content)
+    with opened(tmp_path) as directory:
+        assert not folder.exists()
+        assert_consistent(directory)
+
+
+def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(tmp_path: Path) -> None:
+    two_trials(tmp_path)
+    folder = tmp_path / "trials" / "000001"
+    (folder / "student").mkdir()
+    (folder / "student" / "weights").write_text("precious")
+    (folder / "trial.json").unlink()
+    with opened(tmp_path) as directory:
+        assert numbers(directory) == [0]
+        assert (folder / "student.damaged" / "weights").read_text() == "precious"
+        assert directory.claim(architecture(2)).number == 1
+
+
+# Imports once, then forks a worker for every line it reads, and tells when the worker has died.
+NURSERY = """
+import os, sys
+from autodistill.search.directory import SearchDirectory
+from search_spaces import IntRange, SearchSpace
+
+def work(path):
+    space = SearchSpace({"layers": IntRange(1, 5000)})
+    with SearchDirectory.open(path, {"metrics": ["accuracy"]}, space) as directory:
+        for trial in directory.interrupted():
+            directory.record(directory.take_over(trial).complete({"accuracy": 0.5}))
+        for layers in range(len(directory.trials()) + 1, 5001):
+            trial = directory.claim({"layers": layers})
+            directory.record(trial.complete({"accuracy": 0.5}, {"losses": [0.5] * 300}))
+
+for line in sys.stdin:
+    worker = os.fork()
+    if worker == 0:
+        try:
+            work(line.strip())
+        finally:
+            os._exit(1)
+    print(worker, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_process_killed_again_and_again_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+    path, space = tmp_path / "search", SearchSpace({"layers": IntRange(1, 5000)})
+    complete: list[Trial] = []
+    counts = []
+    with subprocess.Popen([sys.executable, "-c", NURSERY], stdin=-1, stdout=-1, text=True) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        for delay in np.random.default_rng().uniform(0, 0.1, size=30):
+            print(path, file=nursery.stdin, flush=True)
+            worker = int(nursery.stdout.readline())
+            time.sleep(delay)
+            os.kill(worker, signal.SIGKILL)
+            assert int(nursery.stdout.readline()) == -signal.SIGKILL
+            with SearchDirectory.open(path, {"metrics": ["accuracy"]}, space) as directory:
+                trials = directory.trials()
+                assert_consistent(directory, space)
+                assert [trial.architecture["layers"] for trial in trials] == list(range(1, len(trials) + 1))
+                assert len(directory.interrupted()) <= 1
+            assert trials[: len(complete)] == complete
+            complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+            counts.append(len(complete))
+            assert not list(path.rglob("*.damaged*"))
+    assert counts[-1] > counts[0]
+
+
+def test_failed_trials_alone_do_not_hold_a_search_to_its_settings(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.record(directory.claim(architecture(1)).fail("the learning rate was too high"))
+    with opened(tmp_path, seed=1) as directory:
+        assert directory.trials() == []
+        directory.claim(architecture(1))

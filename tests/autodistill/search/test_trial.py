@@ -1,0 +1,343 @@
+"""Trials, and what a search's result computes from them."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autodistill.errors import ConfigurationError, SearchDirectoryError
+from autodistill.metrics.metric import Metric
+from autodistill.metrics.pareto import dominance_order, nearest_to_ideal, non_dominated
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState, read_trial
+
+START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def trial(number: int, **metrics: float) -> Trial:
+    return Trial(number, {"layers": number}, started_at=START).complete(metrics)
+
+
+def dominates(a: np.ndarray, b: np.ndarray) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+# --- one trial -------------------------------------------------------------------------------------------------------
+
+
+def test_record_survives_a_round_trip_through_json_text() -> None:
+    original = Trial(
+        3,
+        {"layers": 2, "dropout": 0.1, "activation": "relu", "bias": False, "norm": None},
+        TrialState.FAILED,
+        error="Traceback …\nValueError: ä",
+        started_at=START,
+        finished_at=START + timedelta(seconds=1.5),
+        attempts=2,
+        details={"losses": {"layer.1": [0.5, 0.25]}},
+    )
+    copy = Trial.from_json(json.loads(json.dumps(original.to_json())))
+    assert copy == original
+    assert copy.duration == 1.5
+    assert [type(value) for value in copy.architecture.values()] == [int, float, str, bool, type(None)]
+
+
+def test_completing_sets_state_metrics_and_end_and_keeps_details() -> None:
+    begun = Trial(0, {}, started_at=START, details={"a": 1})
+    done = begun.complete({"accuracy": 0.5}, {"b": 2})
+    assert (done.state, done.metrics, done.error) == (TrialState.COMPLETE, {"accuracy": 0.5}, None)
+    assert done.details == {"a": 1, "b": 2}
+    assert done.finished_at is not None
+    assert done.finished_at.tzinfo is UTC
+    assert (begun.state, begun.duration, begun.details) == (TrialState.RUNNING, None, {"a": 1})
+
+
+def test_failing_keeps_the_error_and_no_metrics() -> None:
+    failed = Trial(0, {}, started_at=START).fail("Traceback")
+    assert (failed.state, failed.metrics, failed.error) == (TrialState.FAILED, {}, "Traceback")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"number": "3"},
+        {"number": True},
+        {"state": "done"},
+        {"architecture": [1]},
+        {"metrics": {"accuracy": "high"}},
+        {"metrics": {"accuracy": None}},
+        {"started_at": "yesterday"},
+        {"started_at": 5},
+        {"error": 7},
+        {"attempts": None},
+        {"details": "none"},
+    ],
+)
+def test_record_with_a_wrong_field_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  any message will do: the file is damaged
+        Trial.from_json(trial(3, accuracy=1.0).to_json() | change)
+
+
+@pytest.mark.parametrize("key", list(trial(0).to_json()))
+def test_record_without_one_of_its_fields_is_refused(key: str) -> None:
+    record = trial(0).to_json()
+    del record[key]
+    with pytest.raises(ValueError, match=key):
+        Trial.from_json(record)
+
+
+@pytest.mark.parametrize("record", [None, [], "trial", 3])
+def test_record_of_another_type_is_refused(record: Any) -> None:
+    with pytest.raises(ValueError, match="no record of a trial"):
+        Trial.from_json(record)
+
+
+def test_field_of_a_later_version_is_ignored() -> None:
+    assert Trial.from_json(trial(0).to_json() | {"mood": "good"}).number == 0
+
+
+def test_folder_without_a_record_holds_no_trial_and_another_trials_record_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "000004"
+    folder.mkdir()
+    assert read_trial(folder) is None
+    (folder / "trial.json").write_text(json.dumps(trial(5).to_json()))
+    with pytest.raises(ValueError, match="trial 5"):
+        read_trial(folder)
+
+
+# --- the Pareto front ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("goals", [1, 2, 3, 5])
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_front_equals_brute_force_on_random_points(goals: int, levels: int) -> None:
+    for seed in range(10):
+        points = np.random.default_rng(seed).integers(0, levels, size=(40, goals)).astype(float)
+        expected = [not any(dominates(other, point) for other in points) for point in points]
+        assert non_dominated(points).tolist() == expected
+
+
+def test_equal_points_are_both_on_the_front_and_no_points_have_none() -> None:
+    assert non_dominated([[1, 1], [1, 1], [2, 1]]).tolist() == [True, True, False]
+    assert non_dominated(np.empty((0, 2))).tolist() == []
+    assert dominance_order(np.empty((0, 2))) == []
+
+
+@pytest.mark.parametrize("bad", [[[1.0, float("nan")]], [[float("inf"), 0.0]], [1.0, 2.0]])
+def test_losses_that_are_not_finite_or_not_a_table_are_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match="losses must be"):
+        non_dominated(bad)
+
+
+def test_nearest_to_ideal_equals_the_formula_written_out() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        points, weights = rng.normal(size=(15, 3)) * [1, 1e6, 1e-6], rng.uniform(0.1, 2, size=3)
+        distances = []
+        for point in points:
+            terms = [
+                weights[j] * (point[j] - min(points[:, j])) / (max(points[:, j]) - min(points[:, j])) for j in range(3)
+            ]
+            distances.append(sum(term**2 for term in terms) ** 0.5)
+        assert nearest_to_ideal(points, weights.tolist()) == distances.index(min(distances))
+
+
+def test_choice_does_not_depend_on_the_units() -> None:
+    points = np.random.default_rng(0).normal(size=(12, 2))
+    assert nearest_to_ideal(points) == nearest_to_ideal(points * [1000, 0.001] + [5, -3])
+
+
+def test_metric_that_is_equal_everywhere_decides_nothing() -> None:
+    assert nearest_to_ideal([[1, 7, 0.5], [0, 7, 0.5]]) == 1
+
+
+def test_equally_near_points_give_the_first() -> None:
+    assert nearest_to_ideal([[1, 0], [0, 1]]) == 0
+    assert nearest_to_ideal([[0.1 + 0.2, 0.0], [0.0, 0.3]]) == 0  # equal but for rounding
+
+
+@pytest.mark.parametrize("weights", [[1], [1, -1], [1, float("nan")]])
+def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="weights must be 2 non-negative numbers"):
+        nearest_to_ideal([[1, 2]], weights)
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+def test_result_is_a_sequence_in_the_order_of_numbers() -> None:
+    result = SearchResult([trial(2, a=1.0), trial(0, a=3.0), trial(1, a=2.0)], [Metric("a")])
+    assert [t.number for t in result] == [0, 1, 2]
+    assert len(result) == 3
+    assert result[-1].number == 2
+    assert [t.number for t in result[:2]] == [0, 1]
+
+
+def test_failed_and_running_trials_are_counted_but_never_the_best() -> None:
+    trials = [trial(0, a=1.0), Trial(1, {}).fail("boom"), Trial(2, {})]
+    result = SearchResult(trials, [Metric("a")])
+    assert ([t.number for t in result.completed], [t.number for t in result.failed]) == ([0], [1])
+    assert [t.number for t in result.finished] == [0, 1]
+    assert [t.number for t in result.pareto_front] == [0]
+    assert repr(result) == "<SearchResult of 3 trials: 1 complete, 1 failed>"
+
+
+def test_one_metric_the_best_is_the_best_and_of_equals_the_first() -> None:
+    trials = [trial(0, a=1.0), trial(1, a=3.0), trial(2, a=3.0)]
+    assert SearchResult(trials, [Metric("a")]).best is trials[1]
+    assert SearchResult(trials, [Metric("a", greater_is_better=False)]).best is trials[0]
+
+
+def test_the_front_is_unchanged_since_the_last_trial_that_entered_it_and_equals_no_member() -> None:
+    metrics = [Metric("accuracy"), Metric("latency")]
+    trials = [
+        trial(0, accuracy=0.9, latency=9.0),
+        trial(1, accuracy=0.5, latency=2.0),
+        trial(2, accuracy=0.5, latency=2.0),  # equals 1
+        trial(3, accuracy=0.4, latency=3.0),  # beaten by 1
+        Trial(4, {}).fail("boom"),
+        Trial(5, {}),
+    ]
+    assert [SearchResult(trials[:count], metrics).unchanged_for for count in range(7)] == [0, 0, 0, 1, 2, 3, 3]
+    assert SearchResult([Trial(0, {}).fail("boom")], metrics).unchanged_for == 1
+
+
+def test_the_front_is_moved_by_a_trial_that_was_promoted_after_later_ones() -> None:
+    metrics = [Metric("accuracy")]
+    trials = [Trial(number, {}).pause({"accuracy": 0.5}) for number in range(3)]
+    assert SearchResult(trials, metrics).unchanged_for == 3
+    begun = trials[0].promote()
+    assert SearchResult([begun, *trials[1:]], metrics).unchanged_for == 2
+    result = SearchResult([begun.complete({"accuracy": 0.9}), *trials[1:]], metrics)
+    assert result.unchanged_for == 0
+    assert SearchResult([*result, Trial(3, {}).pause({"accuracy": 0.5})], metrics).unchanged_for == 1
+
+
+def test_paused_and_promoted_trials_are_tried_and_not_finished() -> None:
+    trials = [Trial(number, {}).pause({"accuracy": 0.5}) for number in range(2)]
+    result = SearchResult(
+        [trials[0].promote(), trials[1], Trial(2, {}), Trial(3, {}).fail("boom")], [Metric("accuracy")]
+    )
+    assert [t.number for t in result.tried] == [0, 1, 3]
+    assert [t.number for t in result.finished] == [3]
+    assert [t.number for t in result.paused] == [1]
+    assert result.best is None
+    assert repr(result) == "<SearchResult of 4 trials: 0 complete, 1 failed, 1 paused>"
+
+
+def test_several_metrics_the_best_is_the_front_member_nearest_to_the_ideal() -> None:
+    trials = [
+        trial(0, accuracy=0.99, latency=100.0),
+        trial(1, accuracy=0.97, latency=20.0),
+        trial(2, accuracy=0.80, latency=10.0),
+        trial(3, accuracy=0.90, latency=50.0),  # beaten by 1
+    ]
+    result = SearchResult(trials, [Metric("accuracy"), Metric("latency")])
+    assert [t.number for t in result.pareto_front] == [0, 1, 2]
+    assert result.best is trials[1]
+    assert result.choose({"accuracy": 100.0}) is trials[0]
+    assert result.choose({"latency": 100.0}) is trials[2]
+
+
+@pytest.mark.parametrize("weights", [{"speed": 1.0}, {"a": -1.0}, {"a": float("nan")}, {"a": "2"}, {"b": 1.0}])
+def test_weight_for_no_goal_or_negative_is_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="weights are non-negative numbers for a, but got"):
+        SearchResult([trial(0, a=1.0, b=1.0)], [Metric("a"), Metric("b", measured=True)]).choose(weights)
+
+
+def test_trial_that_breaks_a_bound_is_not_feasible_though_it_is_best() -> None:
+    trials = [trial(0, a=0.9, latency=9.0), trial(1, a=0.8, latency=5.0)]
+    result = SearchResult(trials, [Metric("a"), Metric("latency", at_most=5.0)])
+    assert result.feasible == [trials[1]]
+    assert result.pareto_front == [trials[1]]
+
+
+def test_measured_metric_is_no_goal_but_its_bound_holds() -> None:
+    trials = [trial(0, a=0.9, latency=9.0), trial(1, a=0.8, latency=5.0), trial(2, a=0.7, latency=1.0)]
+    assert SearchResult(trials, [Metric("a"), Metric("latency", measured=True)]).pareto_front == [trials[0]]
+    assert SearchResult(trials, [Metric("a"), Metric("latency", measured=True, at_most=6)]).best is trials[1]
+
+
+def test_no_feasible_trial_gives_no_best_and_an_empty_front() -> None:
+    result = SearchResult([trial(0, a=0.1)], [Metric("a", at_least=0.5)])
+    assert result.best is None
+    assert result.pareto_front == []
+    assert SearchResult([], [Metric("a")]).best is None
+
+
+def test_metrics_without_a_goal_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="at least one metric must be a goal"):
+        SearchResult([], [Metric("a", measured=True)])
+
+
+def test_data_frame_has_a_row_for_each_trial() -> None:
+    frame = SearchResult([trial(0, a=0.5), Trial(1, {"layers": 9}).fail("boom")], [Metric("a")]).to_dataframe()
+    assert frame["number"].tolist() == [0, 1]
+    assert frame["state"].tolist() == ["complete", "failed"]
+    assert frame["architecture_layers"].tolist() == [0, 9]
+    assert frame["metrics_a"][0] == 0.5
+    assert np.isnan(frame["metrics_a"][1])
+    assert frame["error"][1] == "boom"
+
+
+def test_data_frame_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"pip install 'autodistill-nas\[pandas\]'"):
+        SearchResult([], [Metric("a")]).to_dataframe()
+
+
+# --- reading it back -------------------------------------------------------------------------------------------------
+
+
+def write_search(path: Path, trials: list[Trial], metrics: list[Metric]) -> None:
+    (path / "search.json").write_text(json.dumps({"metrics": [metric.to_json() for metric in metrics]}))
+    for t in trials:
+        folder = path / "trials" / f"{t.number:06d}"
+        folder.mkdir(parents=True)
+        (folder / "trial.json").write_text(json.dumps(t.to_json()))
+
+
+def test_load_gives_the_recorded_trials_with_their_folders(tmp_path: Path) -> None:
+    trials = [trial(0, accuracy=0.9, latency=2.0), Trial(1, {"layers": 1}).fail("boom")]
+    write_search(tmp_path, trials, [Metric("accuracy", at_least=0.5), Metric("latency")])
+    result = SearchResult.load(str(tmp_path))
+    assert [t.to_json() for t in result] == [t.to_json() for t in trials]
+    assert result[0].directory == tmp_path / "trials" / "000000"
+    assert result.metrics == (Metric("accuracy", at_least=0.5), Metric("latency"))
+
+
+def test_load_of_a_directory_before_its_first_trial_is_empty(tmp_path: Path) -> None:
+    write_search(tmp_path, [], [Metric("a")])
+    assert len(SearchResult.load(tmp_path)) == 0
+
+
+def test_load_leaves_a_damaged_trial_out_with_a_warning_and_touches_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_search(tmp_path, [trial(0, a=1.0), trial(1, a=2.0)], [Metric("a")])
+    damaged = tmp_path / "trials" / "000000" / "trial.json"
+    damaged.write_text('{"number": 0, "archi')
+    (tmp_path / "trials" / "000002").mkdir()
+    assert [t.number for t in SearchResult.load(tmp_path)] == [1]
+    assert f"{damaged} is damaged and left out" in caplog.text
+    assert damaged.read_text() == '{"number": 0, "archi'
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"metrics": 3}', '{"metrics": [{"nam": "a"}]}', '{"metrics": []}']
+)
+def test_load_of_a_damaged_description_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(SearchDirectoryError, match="must describe the search's metrics, but cannot be read"):
+        SearchResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "missing", "file", "file/below"])
+def test_load_of_a_place_without_a_search_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SearchDirectoryError, match=r"a search directory holds a search\.json, but .* has none"):
+        SearchResult.load(tmp_path / name)
