@@ -43,7 +43,7 @@ from autodistill.processes import ALONE, Processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
 from autodistill.tensors import content_hash
-from autodistill.training import NoReport, Report
+from autodistill.training import NoReport, TrainingReport
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Distiller:
         student: nn.Module,
         *,
         seed: int,
-        report: Report | None = None,
+        report: TrainingReport | None = None,
         directory: Path | None = None,
         flash_only: bool = False,
     ) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ class Distiller:
         stage: Stage,
         criterion: Criterion,
         seed: int,
-        report: Report,
+        report: TrainingReport,
         directory: Path | None,
     ) -> dict[str, Any]:
         """Regular distillation, in all processes together; returns how it went."""

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    import torch
-
-    from autodistill.distillation.checkpoints import Checkpoints
-    from autodistill.processes import Processes
+from pathlib import Path
+from typing import Any, Protocol
 
 
 class TrainingReport(Protocol):
@@ -40,3 +35,92 @@ class NoReport:
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
         """Nothing."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """How one stage of a training went; part of the trial's record.
+
+    Attributes:
+        stage: its name.
+        first_loss: the loss of its first step.
+        last_loss: the loss of its last step.
+        mode: how it ran, as `"replay"`; None where there is one way only.
+        reason: why it ran by another way than the cheapest; None where it did not.
+        steps: optimizer updates, where they are not those of the configuration.
+    """
+
+    stage: str
+    first_loss: float
+    last_loss: float
+    mode: str | None = None
+    reason: str | None = None
+    steps: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that have a value, for a JSON file.
+
+        Examples:
+            >>> record = StageRecord("encoder.layer.0", 1.5, 0.25, mode="replay")
+            >>> StageRecord(**record.to_json()) == record
+            True
+        """
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training needs beside the student.
+
+    Attributes:
+        seed: everything random in the training of this student derives from it.
+        report: receives the progress.
+        checkpoint_directory: an interrupted training resumes from here; None keeps no checkpoints.
+        flash_only: stop after flash distillation; called again with the same directory, the training goes on from
+            there to the same weights as one call gives.
+    """
+
+    seed: int
+    report: TrainingReport = field(default_factory=NoReport)
+    checkpoint_directory: Path | None = None
+    flash_only: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training returns.
+
+    Attributes:
+        model: the trained student: the one that was given, or another model.
+        stages: how it went, stage by stage.
+    """
+
+    model: Any
+    stages: tuple[StageRecord, ...] = ()
+
+
+class Training(Protocol):
+    """Trains the students of a search.
+
+    Attributes:
+        keeps_size: the trained model has the parameters of the built one, in number and in shape, so that metrics such
+            as `parameters` are known before it is trained.
+    """
+
+    keeps_size: bool
+
+    def check(self, student: Any) -> None:
+        """Compare the settings with a student, before anything is trained.
+
+        Raises:
+            ConfigurationError: they do not fit; all mistakes in one error.
+        """
+
+    def train(self, student: Any, context: TrainingContext) -> Trained:
+        """Train one student."""
+
+    def describe(self) -> dict[str, Any]:
+        """What makes the results of two trainings comparable, as JSON: part of the record of a search.
+
+        Under `"distillation"` the settings; under `"environment"`, where present, what may differ with a warning.
+        """

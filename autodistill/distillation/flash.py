@@ -29,7 +29,7 @@ from autodistill.models.modes import compiled, frozen, plain_forward, training_o
 from autodistill.models.module_paths import find_module, last_of_their_siblings
 from autodistill.models.taps import Tap, TapRecorder
 from autodistill.seeds import derive_seed
-from autodistill.training import Report
+from autodistill.training import TrainingReport
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class FlashDistillation:
     cache: TeacherCache
     later_taps: Sequence[Tap]
     seed: int
-    report: Report
+    report: TrainingReport
     replay: bool = True
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
     budget: Budget = field(default_factory=Budget)

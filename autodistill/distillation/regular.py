@@ -22,7 +22,7 @@ from autodistill.models.modes import compiled, plain_forward, training_only
 from autodistill.models.taps import TapRecorder
 from autodistill.processes import ALONE, Processes
 from autodistill.seeds import derive_seed
-from autodistill.training import Report
+from autodistill.training import TrainingReport
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RegularDistillation:
     cache: TeacherCache
     seed: int
     device: torch.device
-    report: Report
+    report: TrainingReport
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
     checkpoint_steps: int = 200
     processes: Processes = ALONE

@@ -28,7 +28,7 @@ from autodistill.models.taps import Tap, TapRecorder
 from autodistill.randomness import seed_torch
 from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
-from autodistill.training import Report
+from autodistill.training import TrainingReport
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class TeacherFedDistillation:
     cache: TeacherCache
     later_taps: Sequence[Tap]
     seed: int
-    report: Report
+    report: TrainingReport
     projection: Projection | None = None
     checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from autodistill.config.initialization import InitializationConfig
+from autodistill.config.initialization import Centring, InitializationConfig
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
@@ -21,7 +21,7 @@ from autodistill.initialization.from_teacher import TeacherStart, initialize_fro
 from autodistill.initialization.importance import Importance, measure_importance
 from autodistill.initialization.least_squares import LeastSquares
 from autodistill.initialization.pairing import Pairing
-from autodistill.initialization.subspace import Centring, StreamDecomposition, TeacherSubspace, decompose
+from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose
 from autodistill.losses.criterion import Criterion
 from autodistill.losses.feature_matchers import ChannelMatcher
 from autodistill.models.families import require_family

@@ -21,7 +21,7 @@ from autodistill.metrics.metric import BUILT_IN, Metric
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
-from autodistill.training import Report
+from autodistill.training import TrainingReport
 from search_spaces import Architecture
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class TrialRunner:
         self,
         architecture: Architecture,
         key: str,
-        report: Report | None = None,
+        report: TrainingReport | None = None,
         directory: Path | None = None,
         *,
         flash_only: bool = False,
@@ -173,7 +173,7 @@ class TrialRunner:
         self,
         architecture: Architecture,
         key: str,
-        report: Report | None = None,
+        report: TrainingReport | None = None,
         directory: Path | None = None,
         *,
         flash_only: bool = False,

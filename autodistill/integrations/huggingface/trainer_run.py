@@ -33,7 +33,7 @@ from autodistill.processes import Processes
 from autodistill.randomness import seed_torch
 from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
-from autodistill.training import Report
+from autodistill.training import TrainingReport
 
 
 class EpochLoader(DataLoader[Any]):
@@ -120,7 +120,7 @@ class TrainerRun:
     loader: EpochLoader
     cache: TeacherCache
     seed: int
-    report: Report
+    report: TrainingReport
     checkpoint: LoopCheckpoint
     processes: Processes
     directory: Path | None = None

@@ -17,7 +17,7 @@ from autodistill.distiller import Distiller
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_run import EpochLoader, TrainerRun
 from autodistill.losses.criterion import Criterion
-from autodistill.training import Report
+from autodistill.training import TrainingReport
 
 RECORDED_ARGUMENTS = (
     "learning_rate",
@@ -63,7 +63,7 @@ class TrainerDistiller(Distiller):
         stage: Stage,
         criterion: Criterion,
         seed: int,
-        report: Report,
+        report: TrainingReport,
         directory: Path | None,
     ) -> dict[str, Any]:
         """A run of the trainer; the arguments are those of `Distiller.distil_whole`."""
