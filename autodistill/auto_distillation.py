@@ -4,46 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from advisors import Advisor, as_advisor
+from advisors.base import Advisor
+from advisors.registry import as_advisor
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distiller import Distiller
-from autodistill.environment import resolve_device
-from autodistill.errors import ConfigurationError, SearchStoppedError
+from autodistill.environment import describe_environment, resolve_device
+from autodistill.errors import ConfigurationError
+from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
-from autodistill.results import Results
 from autodistill.search.directory import SearchDirectory
-from autodistill.search.layout import TEACHER_CACHE
-from autodistill.search.loop import Policy, TrialLoop
+from autodistill.search.executors import GroupExecutor, SerialExecutor, follow
+from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE, student_directory
+from autodistill.search.loop import Limits, Policy, SearchLoop
 from autodistill.search.observations import measured_elsewhere
 from autodistill.search.proposals import Proposals
-from autodistill.search.trial import Trial
-from autodistill.search.trial_runner import EvalFunction, ModelBuilder, TrainFunction, TrialRunner
-from autodistill.search.untrained_bounds import UNTRAINED, UntrainedBounds
-from autodistill.set_up import Given, argument_problems, describe_search, limit_problems, set_up_problems
+from autodistill.search.result import SearchResult
+from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
+from autodistill.search.trial import Trial, ensure_has_student
+from autodistill.search.untrained_bounds import UntrainedBounds
+from autodistill.set_up import argument_problems, count_problems, limit_problems, set_up_problems, size_problems
+from autodistill.training import FunctionTraining, NoReport, Training, TrainingReport
 from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
 
 Callback = Callable[["AutoDistillation", Trial], None]
+TrainFunction = Callable[[nn.Module], nn.Module]
 
 
-class AutoDistillation(Results):
+class AutoDistillation:
     """Finds and delivers small, fast students of a large teacher.
 
-    A search lives in a directory. `search_loop` begins it or resumes it; what is recorded there is the truth, and
-    `search_result` and `best_model_arch` are computed from it.
+    A search lives in a directory. `search_loop` begins it or resumes it; `search_result` and `best_model_arch` follow
+    from the trials that are recorded there.
 
     Args:
         model_builder: `architecture -> student`. It is called in the same random state for every trial of a search, so
@@ -126,26 +133,25 @@ class AutoDistillation(Results):
         self.model_builder = model_builder
         self.train_func = train_func
         self.eval_func = eval_func
+        self.loss_func = loss_func
         self.teacher_model = teacher_model
-        self._train_dataloader = train_dataloader
-        self._loss_func = loss_func
-        self._example_batch = example_batch
-        self._history_from = history_from
+        self.train_dataloader = train_dataloader
+        self.example_batch = example_batch
+        self.history_from = history_from
         self._sizes = {
             "teacher_cache_gb": teacher_cache_gb,
             "activation_budget_gb": activation_budget_gb,
             "activation_disk_gb": activation_disk_gb,
         }
         counts = {"max_retries": (max_retries, 0), "max_consecutive_failures": (max_consecutive_failures, 1)}
-        problems = argument_problems(self._given, callbacks, keep, counts, self._sizes)
+        problems = [*argument_problems(self, callbacks, keep), *count_problems(counts), *size_problems(self._sizes)]
         if problems:
             raise ConfigurationError(problems)
         self.config = AutoDistillationConfig.load(config).starting_from(init)
-        self._search = self.config.the_search()
-        self.search_space: SearchSpace = self._search.search_space
-        self.advisor: Advisor = as_advisor(
-            self._search.search_algorithm if advisor is None else advisor, self.search_space
-        )
+        search = self.config.the_search()
+        self.search_space: SearchSpace = search.search_space
+        proposer = as_advisor(search.search_algorithm if advisor is None else advisor, self.search_space)
+        self._proposals = Proposals(search, proposer, list(history_from))
         self.search_dir = Path(search_dir)
         self.callbacks = list(callbacks)
         self._processes = current_processes()  # first, since it chooses this process's GPU
@@ -154,10 +160,20 @@ class AutoDistillation(Results):
             self.teacher_model = self.teacher_model.to(self.device)
         self._show_progress_bar = show_progress_bar
         self._policy = Policy(keep, max_retries, max_consecutive_failures)
-        self._proposals = Proposals(self._search, list(history_from))
-        self._untrained_bounds = UntrainedBounds(self._search.metrics)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._directory: SearchDirectory | None = None  # while search_loop holds it
         self._stopped = False
+
+    @property
+    def advisor(self) -> Advisor:
+        """Proposes architectures."""
+        return self._proposals.advisor
+
+    @advisor.setter
+    def advisor(self, advisor: Any) -> None:
+        self._proposals.advisor = as_advisor(advisor, self.search_space)
+
+    # --- searching ---
 
     def search_loop(
         self, n_trials: int | None = None, timeout: float | None = None, patience: int | None = None
@@ -183,52 +199,137 @@ class AutoDistillation(Results):
             AdvisorError: the advisor repeated itself or left the space.
         """
         with self._processes.together():
-            self._check_setup(counts_trials=n_trials is None, others=limit_problems(n_trials, timeout, patience))
+            problems = limit_problems(n_trials, timeout, patience)
+            self._check_setup(counts_trials=n_trials is None, others=problems)
         if not self._processes.is_main:
-            return self._follow()
+            best: Architecture | None = follow(self._processes, self._trial_spec)
+            return best
+        group = GroupExecutor(self._processes) if self._processes.count > 1 else None
         try:
-            self._lead(n_trials, timeout, patience)
+            best = self._search(group or SerialExecutor(), n_trials, timeout, patience)
         except Exception as error:
-            self._processes.broadcast({"stopped": f"{type(error).__name__}: {error}"})
+            if group is not None:
+                group.stop(error)
             raise
-        best: Architecture | None = self._processes.broadcast({"best": self.best_model_arch})["best"]
+        if group is not None:
+            group.end(best)
         return best
 
-    def _follow(self) -> Architecture | None:
-        """Train alongside process 0 whatever it tells, until it ends the search; it records what fails."""
-        runner = self._runner
-        while "train" in (message := self._processes.broadcast()):
-            with contextlib.suppress(Exception):
-                key = self.search_space.key(message["train"])
-                runner.train(message["train"], key, flash_only=message["flash_only"])
-        if "stopped" in message:
-            raise SearchStoppedError(f"all processes stop where process 0 does, and it did: {message['stopped']}")
-        best: Architecture | None = message["best"]
-        return best
-
-    def _lead(self, n_trials: int | None, timeout: float | None, patience: int | None) -> None:
-        """Run the trials, tell the callbacks of each, and show how it goes."""
+    def _search(
+        self, executor: SerialExecutor, n_trials: int | None, timeout: float | None, patience: int | None
+    ) -> Architecture | None:
+        """Run the trials, call the callbacks after each, and show how it goes."""
         self._stopped = False
         with (
-            SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory,
+            self._open() as directory,
             contextlib.closing(make_progress(self._show_progress_bar)) as progress,
         ):
-            loop = TrialLoop(
-                directory,
-                self._search,
-                self._policy,
-                propose=self.model_arch_proposition,
-                make_runner=lambda: self._runner,
-                progress=progress,
-            )
-            for trial in loop.run(n_trials, timeout, patience):
+            loop = SearchLoop(directory, self._trial_spec(progress), self._proposals, executor, self._policy, progress)
+            trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
+            limits = Limits(trials, *(math.inf if limit is None else limit for limit in (timeout, patience)))
+            for trial in loop.run(limits):
                 for callback in self.callbacks:
                     callback(self, trial)
                 if self._stopped:
                     break
-            progress.search_finished(self.search_result)
-            if self.search_result.best is None:
-                logger.warning("no trial in %s is feasible: %r", directory.path, self.search_result)
+            progress.search_finished(directory.result)
+            best = directory.result.best
+            if best is None:
+                logger.warning("no trial in %s is feasible: %r", directory.path, directory.result)
+            return None if best is None else best.architecture
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[SearchDirectory]:
+        with SearchDirectory.open(self.search_dir, self.describe(), self.search_space) as directory:
+            self._directory = directory
+            try:
+                yield directory
+            finally:
+                self._directory = None
+
+    def _trial_spec(self, report: TrainingReport | None = None) -> TrialSpec:
+        """What the trials have in common, from the hooks and settings as they are now."""
+        search = self.config.the_search()
+        return TrialSpec(
+            framework=self._framework,
+            training=self._training,
+            search_space=self.search_space,
+            metrics=search.metrics,
+            seed=search.seed,
+            processes=self._processes,
+            promote=search.promote,
+            saves_students=self._policy.keep != "none",
+            report=report or NoReport(),
+        )
+
+    @property
+    def _framework(self) -> PyTorchFramework:
+        return PyTorchFramework(
+            self.model_builder,
+            self.eval_func,
+            self.config.the_search().seed,
+            self.device,
+            self.teacher_model,
+            self._example,
+            self._built,
+        )
+
+    @property
+    def _training(self) -> Training:
+        return self._built_in_training if self.train_func is None else FunctionTraining(self.train_func)
+
+    @cached_property
+    def _built_in_training(self) -> Training:
+        self._check_setup(counts_trials=False)
+        return self.make_training()
+
+    def make_training(self) -> Training:
+        """The training of students where there is no `train_func`; override it for another one."""
+        assert self.teacher_model is not None
+        assert self.train_dataloader is not None
+        return Distiller(
+            self.teacher_model,
+            self.config,
+            self.train_dataloader,
+            self.device,
+            self.search_dir / TEACHER_CACHE if self._processes.is_main else None,
+            **self._sizes,
+            loss_func=self.loss_func,
+            processes=self._processes,
+        )
+
+    @cached_property
+    def _example(self) -> Batch | None:
+        if self.example_batch is not None:
+            return Batch(self.example_batch)
+        if self.train_dataloader is None:
+            return None
+        return DataStream(self.train_dataloader, self.config.seed).flash_set(1)[0]
+
+    def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
+        """Everything that can be known to be wrong before a trial runs, all together; with what else was found."""
+        problems = [*others, *set_up_problems(self, counts_trials=counts_trials)]
+        if problems:
+            raise ConfigurationError(problems)
+
+    def describe(self) -> dict[str, Any]:
+        """What the search is, as JSON, with which a resumed one is compared; override it to add what else counts."""
+        search = self.config.the_search()
+        described = self._training.describe()
+        environment = describe_environment(self.device) | described.pop("environment", {})
+        teacher = self.teacher_model
+        return {
+            "space": self.search_space.to_json(),
+            "advisor": type(self.advisor).__name__,
+            "metrics": [metric.to_json() for metric in search.metrics],
+            "max_trials": search.max_trials,
+            "promote": search.promote,
+            "seed": search.seed,
+            **described,
+            "teacher": self._framework.fingerprint(teacher) if teacher is not None else None,
+            "processes": self._processes.count,
+            "environment": environment,
+        }
 
     def stop(self) -> None:
         """End the search after the current trial; for callbacks."""
@@ -246,16 +347,9 @@ class AutoDistillation(Results):
             AdvisorError: the advisor proposed one of its history again, or one that is not in the space.
             ConfigurationError: the set-up is wrong.
         """
-        return self._proposals.next(self.advisor, self.search_result, self._worth_a_trial)
-
-    def _worth_a_trial(self, architecture: Architecture) -> bool:
-        return self._untrained_bounds.keeps(
-            self.search_space.key(architecture),
-            partial(self._runner.build, architecture),
-            self._example,
-            self.teacher_model,
-            UNTRAINED if self.train_func is None else (),  # a training of the user's own may prune
-        )
+        spec = self._trial_spec()
+        bounds = UntrainedBounds(spec.metrics, spec.framework, self.search_space, keeps_size=spec.training.keeps_size)
+        return self._proposals.next(self.search_result, bounds.keeps)
 
     def enqueue_trial(self, architecture: Mapping[str, Any]) -> None:
         """Have an architecture tried before any that the advisor proposes.
@@ -279,11 +373,9 @@ class AutoDistillation(Results):
                 object's `search_loop` that is at work on it (in a callback).
         """
         self._check_setup(counts_trials=False)
-        values = measured_elsewhere(metrics, self._search.metrics)
-        with SearchDirectory.open(self.search_dir, self._description(), self.search_space) as directory:
-            trial = directory.claim(self.search_space.validate(architecture)).complete(values, {"added": True})
-            directory.record(trial)
-        return trial
+        values = measured_elsewhere(metrics, self.config.the_search().metrics)
+        with self._open() as directory:
+            return directory.add(architecture, values)
 
     def importance(self) -> dict[str, dict[str, float]]:
         """For each goal of the search, the part of its variance that each dimension explains; the largest first.
@@ -310,86 +402,65 @@ class AutoDistillation(Results):
         Returns:
             Its metrics.
         """
-        runner, metrics = self._runner, {}
         with self._processes.together():
             self._check_setup(counts_trials=False)
-            architecture = self.search_space.validate(architecture)
-            key = self.search_space.key(architecture)
+            trial = Trial(0, self.search_space.validate(architecture))
         with self._processes.together():
-            if self._processes.is_main:
-                outcome = runner.run(architecture, key)
-                runner.check_metrics(outcome)
-                metrics = outcome.metrics
-            else:
-                runner.train(architecture, key)
-        shared: dict[str, float] = self._processes.broadcast(metrics)
+            spec = replace(self._trial_spec(), promote=None)
+            outcome = run_trial(spec, trial)
+            problem = missing_metrics(spec.metrics, outcome) if self._processes.is_main else None
+            if problem is not None:
+                raise ConfigurationError(problem)
+        shared: dict[str, float] = self._processes.broadcast(outcome.metrics)
         return shared
 
-    @property
-    def _runner(self) -> TrialRunner:
-        search = self._search
-        return TrialRunner(
-            self.model_builder,
-            self.train_func or self._distiller,
-            self.eval_func,
-            search.metrics,
-            search.seed,
-            self.device,
-            self.teacher_model,
-            self._example,
-            self._processes,
-            self._built,
-        )
-
-    @cached_property
-    def _distiller(self) -> Distiller:
-        self._check_setup(counts_trials=False)
-        assert self.teacher_model is not None
-        assert self._train_dataloader is not None
-        return Distiller(
-            self.teacher_model,
-            self.config,
-            self._train_dataloader,
-            self.device,
-            self.search_dir / TEACHER_CACHE if self._processes.is_main else None,
-            **self._sizes,
-            loss_func=self._loss_func,
-            processes=self._processes,
-        )
-
-    @cached_property
-    def _example(self) -> Batch | None:
-        if self._example_batch is not None:
-            return Batch(self._example_batch)
-        if self._train_dataloader is None:
-            return None
-        return DataStream(self._train_dataloader, self._search.seed).flash_set(1)[0]
-
-    def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
-        """Everything that can be known to be wrong before a trial runs, at once; with what else was found."""
-        problems = [*others, *set_up_problems(self.config, self._given, counts_trials=counts_trials)]
-        if problems:
-            raise ConfigurationError(problems)
+    # --- what it found ---
 
     @property
-    def _given(self) -> Given:
-        return Given(
-            self.model_builder,
-            self.train_func,
-            self.eval_func,
-            self._loss_func,
-            self.teacher_model,
-            self._train_dataloader,
-            self._example_batch,
-            self._history_from,
-        )
+    def search_result(self) -> SearchResult:
+        """All trials of the search directory, in order."""
+        if self._directory is not None:
+            return self._directory.result
+        if not (self.search_dir / SEARCH_FILE).exists():
+            return SearchResult([], self.config.the_search().metrics)
+        return SearchResult.load(self.search_dir)
 
-    def _description(self) -> dict[str, Any]:
-        return describe_search(
-            self.config,
-            advisor=type(self.advisor).__name__,
-            distiller=self._distiller if self.train_func is None else None,
-            teacher=self.teacher_model,
-            device=self.device,
-            processes=self._processes.count,
-        )
+    @property
+    def best_model_arch(self) -> Architecture | None:
+        """The best architecture so far; None while no trial is feasible."""
+        best = self.search_result.best
+        return None if best is None else best.architecture
+
+    @property
+    def best_model_archs(self) -> list[Architecture]:
+        """The architectures of the Pareto front."""
+        return [trial.architecture for trial in self.search_result.pareto_front]
+
+    def best_model(self) -> nn.Module:
+        """The best trained student, in eval mode on the device.
+
+        Raises:
+            ConfigurationError: there is none, or students are not kept.
+        """
+        best = self.search_result.best
+        if best is None:
+            raise ConfigurationError(
+                f"best_model needs a feasible trial, but {self.search_dir} holds none; "
+                "run search_loop, or relax the bounds."
+            )
+        return self.load_model(best)
+
+    def load_model(self, trial: Trial) -> nn.Module:
+        """The trained student of a trial, in eval mode on the device.
+
+        Raises:
+            ConfigurationError: it was not kept, or its trial is paused or was added.
+        """
+        directory = student_directory(self.search_dir, trial.number)
+        ensure_has_student(trial)
+        if not directory.exists():
+            raise ConfigurationError(
+                f"a student must have been kept to be loaded, but that of trial {trial.number} was not; search with "
+                "keep='all', or take one of the Pareto front (unless keep='none')."
+            )
+        return self._framework.load(trial.architecture, directory)

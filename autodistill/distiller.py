@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,12 +39,14 @@ from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 from autodistill.models.blocks import outside_of, repeated_blocks
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
-from autodistill.models.taps import AUTO, Tap, TapRecorder
+from autodistill.models.taps import AUTO, Tap, TapRecorder, process_name
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
 from autodistill.tensors import content_hash
-from autodistill.training import NoReport, TrainingReport
+from autodistill.training import NoReport, StageRecord, Trained, TrainingReport
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,6 +86,42 @@ class Distiller:
     activation_disk_gb: float = 50.0
     loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
     processes: Processes = ALONE
+
+    keeps_size = True
+
+    def check(self, student: nn.Module) -> None:
+        """Resolve the settings against a student."""
+        self.prepare(student)
+        search = self.config.search
+        if search is not None and search.promote is not None:
+            untrained = self.as_built_after_flash(student)
+            if untrained:
+                logger.warning(
+                    "promote compares students after flash distillation, which leaves %s as model_builder made them: if "
+                    "they are random and eval_func needs them, it compares by chance. Train them with a block "
+                    "(block_names), or start students inside the teacher (init='teacher').",
+                    ", ".join(untrained),
+                )
+
+    def train(self, student: nn.Module, context: Any) -> Trained:
+        """Distil."""
+        records = self(
+            student,
+            seed=context.seed,
+            report=context.report,
+            directory=context.checkpoint_directory,
+            flash_only=context.flash_only,
+        )
+        return Trained(student, tuple(StageRecord(**r) for r in records))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings."""
+        sections = {"flash_distillation", "regular_distillation"} | (
+            {"init"} if self.config.init is not None else set()
+        )
+        training = self.config.model_dump(mode="json", include=sections)
+        training["loss_func"] = process_name(self.loss_func)
+        return {"distillation": training, "environment": {"flash_set": self.flash_set_hash}}
 
     def __call__(
         self,

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 class TrainingReport(Protocol):
@@ -100,14 +100,14 @@ class Trained:
 
 
 class Training(Protocol):
-    """Trains the students of a search.
+    """Trains the students of a search."""
 
-    Attributes:
-        keeps_size: the trained model has the parameters of the built one, in number and in shape, so that metrics such
-            as `parameters` are known before it is trained.
-    """
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the trained model has the parameters of the built one, in number and in shape.
 
-    keeps_size: bool
+        Metrics such as `parameters` are then known before a student is trained.
+        """
 
     def check(self, student: Any) -> None:
         """Compare the settings with a student, before anything is trained.
@@ -124,3 +124,27 @@ class Training(Protocol):
 
         Under `"distillation"` the settings; under `"environment"`, where present, what may differ with a warning.
         """
+
+
+@dataclass(frozen=True)
+class FunctionTraining:
+    """A training by the user's own function.
+
+    Args:
+        function: `student -> trained student`.
+    """
+
+    function: Callable[[Any], Any]
+
+    keeps_size: ClassVar[bool] = False  # the function may prune
+
+    def check(self, student: Any) -> None:
+        """Nothing: there are no settings."""
+
+    def train(self, student: Any, context: TrainingContext) -> Trained:
+        """Call the function; it knows nothing of progress and checkpoints."""
+        return Trained(self.function(student))
+
+    def describe(self) -> dict[str, Any]:
+        """Functions cannot be compared."""
+        return {"distillation": "train_func"}

@@ -9,10 +9,9 @@ from pathlib import Path
 from autodistill.cli.search import PREPROCESSOR
 from autodistill.errors import ConfigurationError
 from autodistill.files import TEMPORARY_SUFFIX
-from autodistill.results import ensure_has_student
 from autodistill.search.layout import student_directory
 from autodistill.search.result import SearchResult
-from autodistill.search.trial import Trial
+from autodistill.search.trial import Trial, ensure_has_student
 
 
 def find_trial(search_dir: Path, number: int | None) -> Trial:

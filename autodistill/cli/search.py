@@ -80,8 +80,8 @@ class TaskSearch(AutoDistillation):
         self._described = described
         super().__init__(*arguments, **options)
 
-    def _description(self) -> dict[str, Any]:
-        return super()._description() | self._described
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | self._described
 
 
 class SearchSetup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -62,8 +62,11 @@ class PlainProgress:
         self._stage = (name, self._clock())
         self._last = (0, None)
 
-    def step(self, n: int, loss: float | None = None) -> None:
-        self._last = (n, self._last[1] if loss is None else loss)
+    def step(self, step: int, loss: float | None = None) -> None:
+        self._last = (step, self._last[1] if loss is None else loss)
+
+    def finished(self, name: str, losses: Sequence[float]) -> None:
+        pass  # the last step has been reported
 
     def trial_finished(self, trial: Trial) -> None:
         self._end_stage()
@@ -122,16 +125,19 @@ class RichProgress:
         self._stage = self._bars.add_task(name, total=steps, note="")
         self._bars.refresh()
 
-    def step(self, n: int, loss: float | None = None) -> None:
+    def step(self, step: int, loss: float | None = None) -> None:
         if self._stage is None:
             return
-        self._bars.update(self._stage, completed=n)
+        self._bars.update(self._stage, completed=step)
         if loss is not None:
             self._bars.update(self._stage, note=f"loss {loss:.4g}")
         moment = self._clock()
         if moment - self._drawn >= _REFRESH:
             self._drawn = moment
             self._bars.refresh()
+
+    def finished(self, name: str, losses: Sequence[float]) -> None:
+        pass  # the last step has been reported
 
     def trial_finished(self, trial: Trial) -> None:
         self._end_stage()

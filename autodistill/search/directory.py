@@ -1,24 +1,15 @@
-"""The search on disk.
+"""The search on disk, written through: the trials are held in memory, and every change is on disk before it counts.
 
-    search_dir/
-      search.json            what the search is; compared when it is resumed
-      search.lock            held by the process at work; the system frees it when that process ends, however it ends
-      owner.json             who took the lock last
-      architectures/<key>    names the trial that has this architecture
-      trials/000012/         trial.json, and whatever belongs to the trial
-      */*.tmp                files that are being written; ignored
-
-A trial exists once its `trial.json` does. It is claimed in four steps: its folder is made; its record is written there
-as `trial.json.tmp`; `architectures/<key>` is created, which fails if the architecture has a trial; the record is
-renamed to `trial.json`. A process killed in between leaves no trial, and the next one to open the directory takes the
-steps back, the last first, so that it may be killed as well.
+A trial exists once its `trial.json` does. One process holds the directory and is the only writer of records, so that
+the directory is read once, when it is opened. A process that is killed leaves no half-written record: what it had begun
+is removed when the directory is opened again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,57 +19,59 @@ from typing import Any, Self
 from filelock import FileLock
 
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import (
-    TEMPORARY_SUFFIX,
-    decode_json,
-    encode_json,
-    read_json,
-    stage_json,
-    sync_directory,
-    write_json,
-)
-from autodistill.search.claims import Claims
+from autodistill.files import TEMPORARY_SUFFIX, decode_json, encode_json, read_json, sync_directory, write_json
+from autodistill.metrics.metric import Metric
 from autodistill.search.description import compare_descriptions
-from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, TRIALS, student_directory, trial_directories, trial_name
-from autodistill.search.ownership import hold, prepare, writing
+from autodistill.search.layout import (
+    SEARCH_FILE,
+    TRIAL_FILE,
+    TRIALS,
+    student_directory,
+    trial_directories,
+    trial_directory,
+)
+from autodistill.search.lock import hold, prepare, writing
+from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState, now, read_trial
-from search_spaces import Architecture, SearchSpace, SearchSpaceError
+from search_spaces import SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
 
-
 SCHEMA_VERSION = 1
-
-
 DAMAGED_SUFFIX = ".damaged"
 
-
-_ARCHITECTURES = "architectures"
+_CLAIMS = "architectures"  # one file for each architecture, written by versions before 0.1.0
 
 
 class SearchDirectory:
-    """One search on disk, held by one process at a time: made with `open`, given back with `close`.
+    """One search on disk, held by one process at a time: created with `open`, released with `close`.
 
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
         ...     space = SearchSpace({"layers": [1, 2]})
         ...     with SearchDirectory.open(path, {"metrics": ["accuracy"], "seed": 0}, space) as directory:
-        ...         trial = directory.claim({"layers": 2})
+        ...         trial = directory.begin({"layers": 2})
         ...         directory.record(trial.complete({"accuracy": 0.9}))
-        ...         [(trial.number, trial.state.value, trial.metrics) for trial in directory.trials()]
+        ...         [(trial.number, trial.state.value, trial.metrics) for trial in directory.result]
         [(0, 'complete', {'accuracy': 0.9})]
     """
 
-    def __init__(self, path: Path, space: SearchSpace, lock: FileLock) -> None:
+    def __init__(self, path: Path, space: SearchSpace, metrics: tuple[Metric, ...], lock: FileLock) -> None:
         self.path = path
         self._space = space
-        self._claims = Claims(path / _ARCHITECTURES)
+        self._metrics = metrics
         self._lock = lock
+        self._trials: dict[int, Trial] = {}
+        self._numbers: dict[str, int] = {}  # of the trials, by the key of their architecture
+        self._result: SearchResult | None = None
 
     @classmethod
     def open(cls, path: str | Path, description: Mapping[str, Any], space: SearchSpace) -> SearchDirectory:
         """Create the directory of a search, or resume the search it holds, and hold it until `close`.
+
+        A damaged `trial.json` is set aside as `trial.json.damaged` with all that lies beside it. That trial is lost:
+        its architecture may be tried again, and the next trial takes its number.
 
         Args:
             path: the directory; it is made where it does not exist.
@@ -92,8 +85,9 @@ class SearchDirectory:
         """
         path = Path(path).absolute()
         description = _as_json({"schema_version": SCHEMA_VERSION, **description})
+        metrics = tuple(map(Metric.of, description["metrics"]))
         prepare(path)
-        directory = cls(path, space, hold(path))
+        directory = cls(path, space, metrics, hold(path))
         try:
             with writing(path):
                 directory._begin(description)
@@ -113,12 +107,127 @@ class SearchDirectory:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def trials(self) -> list[Trial]:
-        """The trials by number, read from disk.
+    @property
+    def result(self) -> SearchResult:
+        """All trials, from memory."""
+        if self._result is None:
+            self._result = SearchResult(list(self._trials.values()), self._metrics)
+        return self._result
 
-        A damaged `trial.json` is set aside as `trial.json.damaged` with all that lies beside it. That trial is lost:
-        its architecture may be tried again, and the next trial takes its number.
+    @property
+    def interrupted(self) -> list[Trial]:
+        """The trials that were running when their process ended; `retry` begins one again."""
+        return [trial for trial in self.result if trial.state is TrialState.RUNNING]
+
+    def begin(self, architecture: Mapping[str, Any]) -> Trial:
+        """Begin the next trial, with an architecture that no other trial has.
+
+        Raises:
+            SearchDirectoryError: a trial has this architecture; or the trial cannot be written.
+            SearchSpaceError: the architecture does not belong to the space.
         """
+        return self._create(Trial(0, self._space.validate(architecture), started_at=now()))
+
+    def add(self, architecture: Mapping[str, Any], metrics: Mapping[str, float]) -> Trial:
+        """Record a trial that was run elsewhere, as complete; it has no student. One write: all of it, or nothing.
+
+        Raises:
+            SearchDirectoryError: a trial has this architecture; or the trial cannot be written.
+            SearchSpaceError: the architecture does not belong to the space.
+        """
+        trial = Trial(0, self._space.validate(architecture), started_at=now(), added=True)
+        return self._create(trial.complete(metrics))
+
+    def promote(self, trial: Trial) -> Trial:
+        """Begin to finish a paused trial."""
+        trial = trial.promote()
+        self.record(trial)
+        return trial
+
+    def retry(self, trial: Trial) -> Trial:
+        """Begin an interrupted trial again: one attempt more, from now."""
+        trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1, started_at=now())
+        self.record(trial)
+        return trial
+
+    def record(self, trial: Trial) -> None:
+        """Write the new state of a trial, whole or not at all.
+
+        Raises:
+            SearchDirectoryError: the trial was never begun, or cannot be written.
+            ValueError: its metrics or details are not JSON; NaN and infinity are not.
+        """
+        if trial.number not in self._trials:
+            raise SearchDirectoryError(f"a trial is begun before it is recorded, but trial {trial.number} was not.")
+        self._write(trial)
+
+    def remove_student(self, number: int) -> None:
+        """Remove the student of a trial, if there is one; a kill half-way leaves no half student."""
+        student = self.student_directory(number)
+        if student.exists():
+            removed = student.with_name(student.name + ".old" + TEMPORARY_SUFFIX)
+            shutil.rmtree(removed, ignore_errors=True)
+            student.replace(removed)
+            shutil.rmtree(removed)
+
+    def trial_directory(self, number: int) -> Path:
+        """The folder of a trial."""
+        return trial_directory(self.path, number)
+
+    def student_directory(self, number: int) -> Path:
+        """Where the trained student of a trial is kept; created by whoever saves it."""
+        return student_directory(self.path, number)
+
+    def _create(self, trial: Trial) -> Trial:
+        key = self._space.key(trial.architecture)
+        if key in self._numbers:
+            raise SearchDirectoryError(
+                f"no two trials share an architecture, but trial {self._numbers[key]} has {trial.architecture} "
+                "already; propose another."
+            )
+        number = next(number for number in itertools.count() if number not in self._trials)
+        folder = self.trial_directory(number)
+        with writing(self.path):
+            folder.mkdir(exist_ok=True)
+            sync_directory(folder.parent)
+        trial = replace(trial, number=number, directory=folder)
+        self._write(trial)
+        return trial
+
+    def _write(self, trial: Trial) -> None:
+        with writing(self.path):
+            write_json(self.trial_directory(trial.number) / TRIAL_FILE, trial.to_json())
+        self._trials[trial.number] = trial
+        self._numbers[self._space.key(trial.architecture)] = trial.number
+        self._result = None
+
+    # --- opening ---
+
+    def _begin(self, description: dict[str, Any]) -> None:
+        if not (self.path / SEARCH_FILE).exists():
+            write_json(self.path / SEARCH_FILE, description)
+        (self.path / TRIALS).mkdir(exist_ok=True)
+
+    def _resume(self, description: dict[str, Any]) -> None:
+        recorded = _read_description(self.path / SEARCH_FILE)
+        trials = self._read_trials()
+        try:
+            compare_descriptions(recorded, description, self.path)
+        except SearchDirectoryError:
+            if any(trial.is_measured for trial in trials):
+                raise
+            # Nothing is measured, so nothing is lost: a mistake in the set-up was fixed, and the search begins.
+            for trial in trials:
+                shutil.rmtree(self.trial_directory(trial.number))
+            trials = []
+        self._numbers = self._number_by_key(trials)
+        self._trials = {trial.number: trial for trial in trials}
+        self._clean_up()
+        if recorded != description:
+            write_json(self.path / SEARCH_FILE, description)
+
+    def _read_trials(self) -> list[Trial]:
+        """The trials on disk by number; damaged ones are set aside."""
         trials = []
         for folder in trial_directories(self.path):
             try:
@@ -130,101 +239,13 @@ class SearchDirectory:
                     error,
                     TRIAL_FILE + DAMAGED_SUFFIX,
                 )
-                self._claims.free(int(folder.name))
                 _set_aside(folder)
                 continue
             if trial is not None:
                 trials.append(trial)
         return trials
 
-    def interrupted(self) -> list[Trial]:
-        """The trials that were running when their process ended; `take_over` begins one again."""
-        return [trial for trial in self.trials() if trial.state is TrialState.RUNNING]
-
-    def claim(self, architecture: Architecture) -> Trial:
-        """Begin the next trial, with an architecture that no other trial has.
-
-        Raises:
-            SearchDirectoryError: a trial has this architecture.
-            SearchSpaceError: the architecture does not belong to the space.
-        """
-        number = self._next_number()
-        folder = self.trial_directory(number)
-        trial = Trial(number, self._space.validate(architecture), directory=folder, started_at=now())
-        key = self._space.key(architecture)
-        with writing(self.path):
-            folder.mkdir(exist_ok=True)
-            staged = stage_json(folder / TRIAL_FILE, trial.to_json())
-            try:
-                self._claims.make(key, number)
-            except FileExistsError:
-                staged.unlink()
-                self._discard(folder)
-                raise SearchDirectoryError(
-                    f"no two trials share an architecture, but trial {self._claims.holder(key)} has {architecture} "
-                    "already; propose another."
-                ) from None
-            os.replace(staged, folder / TRIAL_FILE)
-            sync_directory(folder)
-            sync_directory(folder.parent)
-        return trial
-
-    def promote(self, trial: Trial) -> Trial:
-        """Begin to finish a paused trial."""
-        trial = trial.promote()
-        self.record(trial)
-        return trial
-
-    def take_over(self, trial: Trial) -> Trial:
-        """Begin an interrupted trial again: one attempt more, from now."""
-        trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1, started_at=now())
-        self.record(trial)
-        return trial
-
-    def record(self, trial: Trial) -> None:
-        """Write a claimed trial down, whole or not at all.
-
-        Raises:
-            SearchDirectoryError: the trial was never claimed, or cannot be written.
-            ValueError: its metrics or details are not JSON; NaN and infinity are not.
-        """
-        file = self.trial_directory(trial.number) / TRIAL_FILE
-        if not file.exists():
-            raise SearchDirectoryError(f"a trial is claimed before it is recorded, but {file} does not exist.")
-        with writing(self.path):
-            write_json(file, trial.to_json())
-
-    def trial_directory(self, number: int) -> Path:
-        """The folder of a trial."""
-        return self.path / TRIALS / trial_name(number)
-
-    def student_directory(self, number: int) -> Path:
-        """Where the trained student of a trial is kept; made by whoever saves it."""
-        return student_directory(self.path, number)
-
-    def _begin(self, description: dict[str, Any]) -> None:
-        if not (self.path / SEARCH_FILE).exists():
-            write_json(self.path / SEARCH_FILE, description)
-        for folder in (TRIALS, _ARCHITECTURES):
-            (self.path / folder).mkdir(exist_ok=True)
-
-    def _resume(self, description: dict[str, Any]) -> None:
-        recorded = _read_description(self.path / SEARCH_FILE)
-        trials = self.trials()
-        try:
-            compare_descriptions(recorded, description, self.path)
-        except SearchDirectoryError:
-            if any(trial.is_measured for trial in trials):
-                raise
-            # Nothing is measured, so nothing is lost: a mistake in the set-up was mended, and the search begins.
-            for trial in trials:
-                shutil.rmtree(self.trial_directory(trial.number))
-            trials = []
-        self._heal(trials)
-        if recorded != description:
-            write_json(self.path / SEARCH_FILE, description)
-
-    def _keys(self, trials: list[Trial]) -> dict[str, int]:
+    def _number_by_key(self, trials: list[Trial]) -> dict[str, int]:
         keys: dict[str, int] = {}
         for trial in trials:
             try:
@@ -236,27 +257,19 @@ class SearchDirectory:
                 ) from error
         return keys
 
-    def _heal(self, trials: list[Trial]) -> None:
-        """Take back what a killed process had begun: afterwards claims and trials belong together, one to one."""
-        self._claims.heal(self._keys(trials))
-        recorded = {trial.directory for trial in trials}
-        for folder in trial_directories(self.path):
+    def _clean_up(self) -> None:
+        """Remove what a killed process had begun, and what earlier versions kept."""
+        claims = self.path / _CLAIMS
+        if claims.is_dir() and not claims.is_symlink():
+            shutil.rmtree(claims)
+        for folder in (self.path, *trial_directories(self.path)):
             for staged in list(folder.glob("*" + TEMPORARY_SUFFIX)):
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
-            if folder not in recorded:
-                self._discard(folder)
-
-    def _discard(self, folder: Path) -> None:
-        """Remove the folder of a trial that never was; anything in it is kept, set aside."""
-        _set_aside(folder)
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
-
-    def _next_number(self) -> int:
-        number = 0
-        while (self.trial_directory(number) / TRIAL_FILE).exists():
-            number += 1
-        return number
+        for folder in trial_directories(self.path):
+            if int(folder.name) not in self._trials:
+                _set_aside(folder)
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
 def _as_json(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,6 +295,7 @@ def _read_description(file: Path) -> dict[str, Any]:
 
 
 def _set_aside(folder: Path) -> None:
+    """Rename everything in a folder, so that it is kept but is no longer part of a trial."""
     for entry in list(folder.iterdir()):
         if DAMAGED_SUFFIX in entry.suffixes:
             continue

@@ -1,22 +1,26 @@
-"""Where everything is in a search directory."""
+"""Where everything is in a search directory.
+
+search_dir/
+  search.json            what the search is; compared when it is resumed
+  search.lock            held by the process that runs the search
+  owner.json             which process took the lock last
+  trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
+  teacher_cache/         safe to delete
+  */*.tmp                files that are being written; ignored, and removed when the directory is opened
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 SEARCH_FILE = "search.json"
-
-
-TRIAL_FILE = "trial.json"
-
-
+LOCK_FILE = "search.lock"
+OWNER_FILE = "owner.json"
 TRIALS = "trials"
-
-
+TRIAL_FILE = "trial.json"
+LOSSES_FILE = "progress.jsonl"
+CHECKPOINT = "checkpoint"
+STUDENT = "student"
 TEACHER_CACHE = "teacher_cache"
 
 
@@ -30,9 +34,14 @@ def trial_name(number: int) -> str:
     return f"{number:06d}"
 
 
+def trial_directory(search_dir: Path, number: int) -> Path:
+    """The folder of a trial."""
+    return search_dir / TRIALS / trial_name(number)
+
+
 def student_directory(search_dir: Path, number: int) -> Path:
     """Where the trained student of a trial is kept."""
-    return search_dir / TRIALS / trial_name(number) / "student"
+    return trial_directory(search_dir, number) / STUDENT
 
 
 def trial_directories(search_dir: Path) -> list[Path]:

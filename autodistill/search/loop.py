@@ -1,4 +1,4 @@
-"""The loop over the trials of a search directory: take the next trial, run it, write it down, and again."""
+"""The loop over the trials of a search: take the next trial, run it, record it, and again."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from advisors import SpaceExhaustedError
-from autodistill.config import SearchConfig
+from advisors.errors import SpaceExhaustedError
 from autodistill.errors import ConfigurationError, SearchStoppedError
-from autodistill.frameworks.student_files import remove_student, save_student
 from autodistill.search.directory import SearchDirectory
+from autodistill.search.executors import Executor
+from autodistill.search.layout import CHECKPOINT
 from autodistill.search.progress import Progress
 from autodistill.search.promotion import best_paused, promotable
+from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
-from autodistill.search.trial import Trial, TrialState
-from autodistill.search.trial_report import TrialReport
-from autodistill.search.trial_runner import Outcome, TrialRunner
+from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
+from autodistill.search.trial import Trial
+from autodistill.search.untrained_bounds import UntrainedBounds
 from search_spaces import Architecture
 
 logger = logging.getLogger(__name__)
-
-
-CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -45,66 +43,87 @@ class Policy:
     max_consecutive_failures: int
 
 
+@dataclass(frozen=True)
+class Limits:
+    """When a search ends.
+
+    Args:
+        trials: it holds so many.
+        seconds: no trial is begun after so many.
+        patience: no architecture is proposed when the front has not changed for so many trials.
+    """
+
+    trials: int
+    seconds: float = math.inf
+    patience: float = math.inf
+
+
 @dataclass
-class TrialLoop:
+class SearchLoop:
     """Runs trials until the search ends; what comes next follows from the trials that are recorded.
 
     Args:
         directory: held by this process.
-        search: the metrics, and the share of trials that is promoted.
+        spec: what the trials have in common.
+        proposals: where architectures come from.
+        executor: runs the trials.
         policy: of students and failures.
-        propose: gives the architecture of the next trial.
-        make_runner: called for each trial, since hooks may have been assigned meanwhile.
-        progress: told of everything.
+        progress: receives all that happens.
     """
 
     directory: SearchDirectory
-    search: SearchConfig
+    spec: TrialSpec
+    proposals: Proposals
+    executor: Executor
     policy: Policy
-    propose: Callable[[], Architecture]
-    make_runner: Callable[[], TrialRunner]
     progress: Progress
-    _total: int = field(init=False)
+    _bounds: UntrainedBounds = field(init=False)
+    _limits: Limits = field(init=False)
     _deadline: float = field(init=False)
-    _patience: float = field(init=False)
     _checked: bool = field(init=False)
     _exhausted: bool = field(init=False, default=False)
+    _with_students: set[int] = field(init=False)  # numbers of the trials that may have one
 
-    def run(self, n_trials: int | None, timeout: float | None, patience: int | None) -> Iterator[Trial]:
-        """Run trials, and give each when it is recorded as complete, failed or paused.
+    def __post_init__(self) -> None:
+        spec = self.spec
+        self._bounds = UntrainedBounds(
+            spec.metrics, spec.framework, spec.search_space, keeps_size=spec.training.keeps_size
+        )
 
-        Args:
-            n_trials: so many more; None for as many as the directory lacks of `max_trials`.
-            timeout: begin none after so many seconds.
-            patience: propose no architecture when the front has not changed for so many trials.
+    @property
+    def result(self) -> SearchResult:
+        """The trials so far."""
+        return self.directory.result
+
+    def run(self, limits: Limits) -> Iterator[Trial]:
+        """Run trials, and yield each when it is recorded as complete, failed or paused.
 
         Raises:
+            ConfigurationError: the settings do not fit the first student, or `eval_func` does not return every metric.
             SearchStoppedError: too many failed in a row.
         """
-        result = self._result
-        done = len(result.tried)
-        self._total = self.search.max_trials if n_trials is None else done + n_trials
-        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
-        self._patience = math.inf if patience is None else patience
-        self._checked = any(trial.is_measured for trial in result)
+        done = len(self.result.tried)
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.seconds
+        self._checked = any(trial.is_measured for trial in self.result)
+        self._with_students = {trial.number for trial in self.result.completed}
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", self.directory.path, done)
-        self.progress.search_started(self._total, done)
+        self.progress.search_started(limits.trials, done)
         failures = 0
-        while (begun := self._next()) is not None:
-            trial, error = self._run(begun)
+        while (trial := self._next()) is not None:
+            trial, error = self._run(trial)
+            self.progress.trial_finished(trial)
             yield trial
             failures = 0 if error is None else failures + 1
             if failures >= self.policy.max_consecutive_failures:
                 raise SearchStoppedError(
                     f"the search stops when {failures} trials fail in a row (max_consecutive_failures), "
                     f"and they did; the last with {type(error).__name__}: {error} "
-                    f"Mend the cause, then resume {self.directory.path}."
+                    f"Fix the cause, then resume {self.directory.path}."
                 ) from error
 
-    @property
-    def _result(self) -> SearchResult:
-        return SearchResult(self.directory.trials(), self.search.metrics)
+    # --- the next trial ---
 
     def _next(self) -> Trial | None:
         """An interrupted trial begun again, a paused one promoted, or a new one; None at the end.
@@ -114,100 +133,103 @@ class TrialLoop:
         trial = None
         if time.monotonic() < self._deadline:
             trial = self._interrupted() or self._promoted() or self._new()
-        if trial is None and not self._result.completed:
-            paused = best_paused(self._result)
+        if trial is None and not self.result.completed:
+            paused = best_paused(self.result)
             trial = self.directory.promote(paused) if paused is not None else None
         return trial
 
     def _interrupted(self) -> Trial | None:
-        for trial in self.directory.interrupted():
-            if not trial.after_flash and len(self._result.tried) >= self._total:
+        for trial in self.directory.interrupted:
+            if not trial.after_flash and len(self.result.tried) >= self._limits.trials:
                 continue
             if trial.attempts <= self.policy.max_retries:
                 self._check(trial.architecture)
-                return self.directory.take_over(trial)
+                return self.directory.retry(trial)
             self.directory.record(
                 trial.fail(f"it was interrupted {trial.attempts} times, and max_retries is {self.policy.max_retries}")
             )
         return None
 
     def _promoted(self) -> Trial | None:
-        trial = promotable(self._result, self.search.promote)
+        trial = promotable(self.result, self.spec.promote)
         return self.directory.promote(trial) if trial is not None else None
 
     def _new(self) -> Trial | None:
-        result = self._result
-        if self._exhausted or len(result.tried) >= self._total:
+        if self._exhausted or len(self.result.tried) >= self._limits.trials:
             return None
-        if result.unchanged_for >= self._patience:
-            logger.info("the search ends: the front has not changed for %d trials (patience)", self._patience)
+        if self.result.unchanged_for >= self._limits.patience:
+            logger.info("the search ends: the front has not changed for %d trials (patience)", self._limits.patience)
             return None
         try:
-            architecture = self.propose()
+            architecture = self.proposals.next(self.result, self._bounds.keeps)
         except SpaceExhaustedError as exhausted:
-            logger.warning("the search ends before %d trials: %s", self._total, exhausted)
+            logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
             self._exhausted = True
             return None
         self._check(architecture)
-        return self.directory.claim(architecture)
+        return self.directory.begin(architecture)
 
     def _check(self, architecture: Architecture) -> None:
-        """Before the first trial: the distillation settings against the first student that can be built and run."""
-        if not self._checked:
-            self._checked = self.make_runner().check(architecture)
-            if self._checked and self.search.promote is not None:
-                self.make_runner().warn_of_promotion(architecture)
+        """Before the first trial: the settings against the first student that can be built and run."""
+        if self._checked:
+            return
+        try:
+            self.spec.training.check(self.spec.framework.build(architecture))
+        except ConfigurationError:
+            raise
+        except Exception as error:  # the trial of this architecture records why, and the next student is checked
+            logger.debug("the settings could not be checked against %s: %s", architecture, error)
+        else:
+            self._checked = True
+
+    # --- running and recording it ---
 
     def _run(self, trial: Trial) -> tuple[Trial, Exception | None]:
         """Run one trial, or the part of it that is due, and record it; with the error where it failed."""
         self.progress.trial_started(trial)
-        runner, failure = self.make_runner(), None
-        flash_only = self.search.promote is not None and not trial.after_flash
-        folder = self.directory.trial_directory(trial.number)
-        report = TrialReport(self.progress, folder)
         try:
-            key = self.search.search_space.key(trial.architecture)
-            runner.processes.broadcast({"train": trial.architecture, "flash_only": flash_only})
-            outcome = runner.run(trial.architecture, key, report, folder / CHECKPOINT, flash_only=flash_only)
-        except Exception as error:
-            failure = error
-            trial = trial.fail("".join(traceback.format_exception(error)))
-            logger.warning("trial %d failed: %s: %s", trial.number, type(error).__name__, error)
-            self.directory.record(trial)
+            future = self.executor.submit(run_trial, self.spec, trial)
+            error = future.exception()
+            problem = None if error is not None else missing_metrics(self.spec.metrics, future.result())
+            if problem is not None:
+                raise ConfigurationError(problem)
         except BaseException:
             self._interrupt(trial)
             raise
-        else:
-            try:
-                runner.check_metrics(outcome)
-            except ConfigurationError:
-                self._interrupt(trial)
-                raise
-            trial = self._pause(trial, outcome) if flash_only else self._complete(trial, outcome)
-        if trial.state is not TrialState.PAUSED:  # a promoted trial goes on from its checkpoint
-            shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-        self.progress.trial_finished(trial)
-        return trial, failure
+        if isinstance(error, Exception):
+            return self._fail(trial, error), error
+        if self.spec.ends_after_flash(trial):
+            return self._pause(trial, future.result()), None
+        return self._complete(trial, future.result()), None
 
     def _interrupt(self, trial: Trial) -> None:
         """Leave a trial to be begun again; an orderly interruption counts as no attempt."""
         self.directory.record(replace(trial, attempts=trial.attempts - 1))
 
+    def _fail(self, trial: Trial, error: Exception) -> Trial:
+        logger.warning("trial %d failed: %s: %s", trial.number, type(error).__name__, error)
+        trial = trial.fail("".join(traceback.format_exception(error)))
+        self.directory.record(trial)
+        self._remove_checkpoints(trial)
+        return trial
+
     def _pause(self, trial: Trial, outcome: Outcome) -> Trial:
+        """A paused trial keeps its checkpoints: once promoted, it resumes from them."""
         trial = trial.pause(outcome.metrics, outcome.details)
         self.directory.record(trial)
         return trial
 
     def _complete(self, trial: Trial, outcome: Outcome) -> Trial:
-        """Save the student before its trial counts as complete, then remove those that are no longer wanted."""
+        """The student was saved before its trial counts as complete; those that are not kept are removed after."""
         trial = trial.complete(outcome.metrics, outcome.details)
-        others = [other for other in self.directory.trials() if other.number != trial.number]
-        result = SearchResult([*others, trial], self.search.metrics)
-        wanted = {"all": result.completed, "pareto": result.pareto_front, "none": []}[self.policy.keep]
-        if trial in wanted:
-            save_student(outcome.student, trial.architecture, self.directory.student_directory(trial.number))
         self.directory.record(trial)
-        for other in result.completed:
-            if other not in wanted:
-                remove_student(self.directory.student_directory(other.number))
+        self._remove_checkpoints(trial)
+        kept = {"all": self.result.completed, "pareto": self.result.pareto_front, "none": []}[self.policy.keep]
+        numbers = {other.number for other in kept}
+        for number in (self._with_students | {trial.number}) - numbers:
+            self.directory.remove_student(number)
+        self._with_students = numbers
         return trial
+
+    def _remove_checkpoints(self, trial: Trial) -> None:
+        shutil.rmtree(self.directory.trial_directory(trial.number) / CHECKPOINT, ignore_errors=True)

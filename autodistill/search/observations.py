@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from advisors import Observation, ObservationState
+from advisors.base import Observation, ObservationState
 from autodistill.errors import ConfigurationError
 from autodistill.metrics.metric import Metric, losses, violations
 from autodistill.search.result import SearchResult

@@ -1,27 +1,25 @@
-"""What a search reports to a display."""
+"""What a search reports: to a display, and the losses of its trials to files."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial
+from autodistill.training import NoReport, TrainingReport
 
 
-class Progress(Protocol):
-    """What the search tells a display. `close` may be called at any time, more than once."""
+class Progress(TrainingReport, Protocol):
+    """What a search reports to a display. `close` may be called at any time, more than once."""
 
     def search_started(self, total_trials: int, done: int) -> None:
         """A search of `total_trials` begins, `done` of which are there from an earlier run."""
 
     def trial_started(self, trial: Trial) -> None:
         """A trial begins, or is promoted: it has metrics after flash distillation then."""
-
-    def stage(self, name: str, steps: int) -> None:
-        """A part of the current trial begins: a block of flash distillation, say."""
-
-    def step(self, n: int, loss: float | None = None) -> None:
-        """`n` steps of the current stage are done."""
 
     def trial_finished(self, trial: Trial) -> None:
         """The current trial is complete, has failed, or is paused."""
@@ -30,16 +28,51 @@ class Progress(Protocol):
         """The search is over."""
 
     def close(self) -> None:
-        """Give the terminal back, also when the search is interrupted."""
+        """Release the terminal, also when the search is interrupted."""
 
 
-class NoProgress:
+class NoProgress(NoReport):
     """Shows nothing."""
 
-    def search_started(self, total_trials: int, done: int) -> None: ...
-    def trial_started(self, trial: Trial) -> None: ...
-    def stage(self, name: str, steps: int) -> None: ...
-    def step(self, n: int, loss: float | None = None) -> None: ...
-    def trial_finished(self, trial: Trial) -> None: ...
-    def search_finished(self, result: SearchResult) -> None: ...
-    def close(self) -> None: ...
+    def search_started(self, total_trials: int, done: int) -> None:
+        """Nothing."""
+
+    def trial_started(self, trial: Trial) -> None:
+        """Nothing."""
+
+    def trial_finished(self, trial: Trial) -> None:
+        """Nothing."""
+
+    def search_finished(self, result: SearchResult) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class LossRecorder:
+    """Writes the losses of every finished stage as a line of JSON, and forwards all reports.
+
+    Args:
+        file: written from its beginning.
+        report: receives everything too.
+    """
+
+    def __init__(self, file: Path, report: TrainingReport) -> None:
+        self._file = file
+        self._report = report
+        self._file.unlink(missing_ok=True)
+
+    def stage(self, name: str, steps: int) -> None:
+        """A stage of so many steps begins."""
+        self._report.stage(name, steps)
+
+    def step(self, step: int, loss: float) -> None:
+        """So many steps of the stage are done."""
+        self._report.step(step, loss)
+
+    def finished(self, name: str, losses: Sequence[float]) -> None:
+        """A stage is done: a line with the losses of all its steps."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": name, "losses": list(losses)}) + "\n")
+        self._report.finished(name, losses)

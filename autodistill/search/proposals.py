@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from advisors import Advisor, AdvisorError, Observation, SpaceExhaustedError
+from advisors.base import Advisor, Observation
+from advisors.errors import AdvisorError, SpaceExhaustedError
 from advisors.insight import importance, predict
-from autodistill.config import SearchConfig
 from autodistill.search.observations import earlier_observations, observation
 from autodistill.search.result import SearchResult
 from autodistill.seeds import derive_seed
 from search_spaces import Architecture, SearchSpaceError
 
+if TYPE_CHECKING:
+    from autodistill.config.search import SearchConfig
+
 Check = Callable[[Architecture], bool]
-
-
 """`architecture -> whether it is worth a trial`."""
 
 
@@ -27,10 +28,12 @@ class Proposals:
 
     Args:
         search: the space, the metrics and the seed.
+        advisor: proposes where nothing is enqueued.
         history_from: directories of earlier searches.
     """
 
     search: SearchConfig
+    advisor: Advisor
     history_from: Sequence[str | Path] = ()
     _queue: list[Architecture] = field(default_factory=list)
 
@@ -42,11 +45,10 @@ class Proposals:
         """
         self._queue.append(self.search.search_space.validate(architecture))
 
-    def next(self, advisor: Advisor, result: SearchResult, worth_a_trial: Check) -> Architecture:
+    def next(self, result: SearchResult, worth_a_trial: Check) -> Architecture:
         """The architecture of the next trial.
 
         Args:
-            advisor: proposes where nothing is enqueued.
             result: the trials so far.
             worth_a_trial: asked for what the advisor proposes; what is not is to the advisor one that failed.
 
@@ -63,7 +65,7 @@ class Proposals:
         history = self._history(result)
         known = len(history)
         try:
-            while not worth_a_trial(proposed := self._advised(advisor, history, seed)):
+            while not worth_a_trial(proposed := self._advised(history, seed)):
                 history.append(Observation(proposed, "failed"))
         except SpaceExhaustedError as exhausted:
             if len(history) == known:
@@ -73,14 +75,14 @@ class Proposals:
             ) from exhausted
         return proposed
 
-    def _advised(self, advisor: Advisor, history: Sequence[Observation], seed: int) -> Architecture:
-        suggested = advisor.suggest(history, seed=seed)
-        space, name = self.search.search_space, type(advisor).__name__
+    def _advised(self, history: Sequence[Observation], seed: int) -> Architecture:
+        suggested = self.advisor.suggest(history, seed=seed)
+        space, name = self.search.search_space, type(self.advisor).__name__
         try:
             proposed = space.validate(suggested)
         except SearchSpaceError as error:
             raise AdvisorError(f"an advisor must propose from the space, but {name} did not: {error}") from error
-        if any(space.key(seen.architecture) == space.key(proposed) for seen in history):
+        if any(space.key(observed.architecture) == space.key(proposed) for observed in history):
             raise AdvisorError(
                 f"an advisor must propose an architecture that is not in its history, but {name} repeated {proposed}; "
                 "skip the architectures of the history, whatever their state."
@@ -91,9 +93,9 @@ class Proposals:
         """Earlier searches, then this one; with `promote`, as they were after flash distillation: all comparable."""
         metrics, after_flash = self.search.metrics, self.search.promote is not None
         own = [observation(trial, metrics, after_flash=after_flash) for trial in result]
-        tried = [seen.architecture for seen in own]
+        tried = [observed.architecture for observed in own]
         earlier = earlier_observations(self.history_from, self.search.search_space, metrics, after_flash=after_flash)
-        return [*(seen for seen in earlier if seen.architecture not in tried), *own]
+        return [*(observed for observed in earlier if observed.architecture not in tried), *own]
 
     def importance(self, result: SearchResult) -> dict[str, dict[str, float]]:
         """For each goal of the search, the part of its variance that each dimension explains."""

@@ -12,11 +12,11 @@ from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.files import read_json
 from autodistill.metrics.metric import Metric, is_finite_number, losses, metric_problems, violations
 from autodistill.metrics.pareto import nearest_to_ideal, non_dominated
+from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, trial_directories
+from autodistill.search.trial import Trial, TrialState, read_trial
 
 if TYPE_CHECKING:
     import pandas as pd
-from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, trial_directories
-from autodistill.search.trial import Trial, TrialState, read_trial
 
 logger = logging.getLogger(__name__)
 

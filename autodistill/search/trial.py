@@ -1,4 +1,4 @@
-"""What happened: one trial, and the result of a search, which is all of its trials."""
+"""One trial: an architecture, and what became of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from autodistill.errors import ConfigurationError
 from autodistill.files import read_json
-from search_spaces import Architecture
-
-if TYPE_CHECKING:
-    pass
 from autodistill.search.layout import TRIAL_FILE, trial_name
+from search_spaces import Architecture
 
 
 class TrialState(StrEnum):
@@ -45,8 +43,9 @@ class Trial:
         directory: its folder in the search directory.
         started_at: when its last attempt began, in UTC.
         finished_at: when it was completed, failed or paused.
-        attempts: how often it was begun; more than once after an interruption. A promotion counts anew.
+        attempts: how often it was begun; more than once after an interruption. A promotion counts from one again.
         details: whatever else is worth keeping, as JSON: losses by block, the spread of the latency.
+        added: it was run elsewhere and recorded with `add_trial`; it has no student.
     """
 
     number: int
@@ -60,6 +59,7 @@ class Trial:
     finished_at: datetime | None = None
     attempts: int = 1
     details: dict[str, Any] = field(default_factory=dict)
+    added: bool = False
 
     @property
     def is_measured(self) -> bool:
@@ -112,6 +112,7 @@ class Trial:
             "attempts": self.attempts,
             "error": self.error,
             "details": self.details,
+            "added": self.added,
         }
 
     @classmethod
@@ -126,6 +127,7 @@ class Trial:
                 None if record[key] is None else datetime.fromisoformat(record[key])
                 for key in ("started_at", "finished_at")
             )
+            details = _typed(record, "details", dict)
             return cls(
                 number=_typed(record, "number", int),
                 architecture=_typed(record, "architecture", dict),
@@ -137,7 +139,8 @@ class Trial:
                 started_at=started,
                 finished_at=finished,
                 attempts=_typed(record, "attempts", int),
-                details=_typed(record, "details", dict),
+                details=details,
+                added=record.get("added", details.get("added", False)) is True,  # earlier versions: in the details
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no record of a trial: {type(error).__name__} {error}") from error
@@ -152,6 +155,24 @@ def _typed(record: Mapping[str, Any], key: str, kind: Any) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{key} is {value!r}")
     return value
+
+
+def ensure_has_student(trial: Trial) -> None:
+    """Refuse a trial that has no trained student, kept or not.
+
+    Raises:
+        ConfigurationError: it is paused, or was added.
+    """
+    if trial.state is TrialState.PAUSED:
+        raise ConfigurationError(
+            f"a student is kept once its trial is complete, but trial {trial.number} is paused after flash "
+            "distillation; resume the search with a larger promote, or without it."
+        )
+    if trial.added:
+        raise ConfigurationError(
+            f"a student is kept where it was trained, but trial {trial.number} was run elsewhere and added; take that "
+            "of another trial."
+        )
 
 
 def read_trial(directory: Path) -> Trial | None:

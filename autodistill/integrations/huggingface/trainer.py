@@ -15,11 +15,12 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
-from autodistill.auto_distillation import AutoDistillation
+from autodistill.auto_distillation import AutoDistillation, TrainFunction
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.errors import ConfigurationError
+from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_checks import trainer_problems
 from autodistill.integrations.huggingface.trainer_run import TrainerRun
@@ -27,7 +28,6 @@ from autodistill.integrations.huggingface.trainer_search import TrainerSearch
 from autodistill.metrics.metric import Metric
 from autodistill.processes import current_processes
 from autodistill.randomness import isolated_random_state
-from autodistill.search.trial_runner import EvalFunction, ModelBuilder, TrainFunction
 from autodistill.seeds import derive_seed
 from search_spaces import Architecture
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,15 +100,14 @@ class TrainerSearch(AutoDistillation):
         self._trainer = trainer
         super().__init__(*arguments, **options)
 
-    @cached_property
-    def _distiller(self) -> Distiller:
-        made = super()._distiller
+    def make_training(self) -> Distiller:
+        made = super().make_training()
         return TrainerDistiller(
             **{name: getattr(made, name) for name in made.__dataclass_fields__}, trainer=self._trainer
         )
 
-    def _description(self) -> dict[str, Any]:
-        description = super()._description()
+    def describe(self) -> dict[str, Any]:
+        description = super().describe()
         description["trainer"] = {name: _plain(getattr(self._trainer.args, name)) for name in RECORDED_ARGUMENTS}
         if isinstance(self.model_builder, TransformersBuilder):
             description["student"] = self.model_builder.to_json()

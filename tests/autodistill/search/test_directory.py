@@ -48,11 +48,11 @@ def opened(path: Path, within: SearchSpace = SPACE, **changes: Any) -> SearchDir
 def with_a_finished_trial(path: Path) -> None:
     """A search that has something to lose."""
     with opened(path) as directory:
-        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
+        directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
 
 
 def numbers(directory: SearchDirectory) -> list[int]:
-    return [trial.number for trial in directory.trials()]
+    return [trial.number for trial in directory.result]
 
 
 def files(path: Path) -> dict[str, str]:
@@ -65,26 +65,24 @@ def files(path: Path) -> dict[str, str]:
 
 
 def assert_consistent(directory: SearchDirectory, space: SearchSpace = SPACE) -> None:
-    """Numbers are dense, and trials and claimed architectures belong together one to one."""
-    trials = directory.trials()
+    """Numbers are dense, and no two trials have one architecture."""
+    trials = list(directory.result)
     assert [trial.number for trial in trials] == list(range(len(trials)))
     expected = {space.key(trial.architecture): trial.number for trial in trials}
     assert len(expected) == len(trials)
-    claims = (directory.path / "architectures").iterdir()
-    claimed = {file.name: json.loads(file.read_text())["number"] for file in claims}
-    assert claimed == expected
+    assert not (directory.path / "architectures").exists()
     folders = sorted(folder.name for folder in (directory.path / "trials").iterdir())
     assert folders == [f"{trial.number:06d}" for trial in trials]
     assert not list(directory.path.rglob("*.tmp"))
 
 
-# --- claiming and recording ------------------------------------------------------------------------------------------
+# --- beginning and recording ------------------------------------------------------------------------------------------
 
 
 def test_new_directory_is_made_with_its_parents_and_describes_the_search(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "digits"
     with opened(path) as directory:
-        assert directory.trials() == []
+        assert list(directory.result) == []
         assert directory.path == path
     assert json.loads((path / "search.json").read_text()) == {"schema_version": 1, **DESCRIPTION}
 
@@ -95,74 +93,60 @@ def test_relative_path_keeps_its_meaning_when_the_program_changes_its_folder(
     monkeypatch.chdir(tmp_path)
     with SearchDirectory.open("search", DESCRIPTION, SPACE) as directory:
         monkeypatch.chdir("/")
-        assert directory.claim(architecture(1)).directory == tmp_path / "search" / "trials" / "000000"
+        assert directory.begin(architecture(1)).directory == tmp_path / "search" / "trials" / "000000"
 
 
-def test_claimed_trial_runs_and_a_recorded_one_is_read_back_as_it_was(tmp_path: Path) -> None:
+def test_begun_trial_runs_and_a_recorded_one_is_read_back_as_it_was(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        claimed = directory.claim(architecture(3))
-        assert (claimed.number, claimed.state, claimed.attempts) == (0, TrialState.RUNNING, 1)
-        assert claimed.directory == directory.trial_directory(0) == tmp_path / "trials" / "000000"
+        begun = directory.begin(architecture(3))
+        assert (begun.number, begun.state, begun.attempts) == (0, TrialState.RUNNING, 1)
+        assert begun.directory == directory.trial_directory(0) == tmp_path / "trials" / "000000"
         assert directory.student_directory(0) == tmp_path / "trials" / "000000" / "student"
-        assert directory.trials() == [claimed]
-        done = claimed.complete({"accuracy": 0.5}, {"losses": [1.0, 0.5]})
+        assert list(directory.result) == [begun]
+        done = begun.complete({"accuracy": 0.5}, {"losses": [1.0, 0.5]})
         directory.record(done)
-        failed = directory.claim(architecture(4)).fail("Traceback\nValueError: é")
+        failed = directory.begin(architecture(4)).fail("Traceback\nValueError: é")
         directory.record(failed)
-        assert directory.trials() == [done, failed]
+        assert list(directory.result) == [done, failed]
         assert_consistent(directory)
     assert list(SearchResult.load(tmp_path)) == [done, failed]
 
 
 def test_architecture_is_recorded_as_the_space_writes_it(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        trial = directory.claim({"width": 16.0, "layers": 2})
+        trial = directory.begin({"width": 16.0, "layers": 2})
         assert list(trial.architecture.items()) == [("layers", 2), ("width", 16)]
-        assert directory.trials() == [trial]
+        assert list(directory.result) == [trial]
 
 
 def test_architecture_outside_the_space_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         with pytest.raises(SearchSpaceError):
-            directory.claim(architecture(99))
+            directory.begin(architecture(99))
         assert_consistent(directory)
 
 
-def test_same_architecture_is_never_claimed_twice(tmp_path: Path) -> None:
+def test_same_architecture_is_never_begun_twice(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
-        directory.claim(architecture(2))
+        directory.begin(architecture(1))
+        directory.begin(architecture(2))
         with pytest.raises(SearchDirectoryError, match="no two trials share an architecture, but trial 1 has"):
-            directory.claim({"width": 16, "layers": 2.0})
+            directory.begin({"width": 16, "layers": 2.0})
         assert_consistent(directory)
-        assert directory.claim(architecture(3)).number == 2
+        assert directory.begin(architecture(3)).number == 2
     with opened(tmp_path) as directory, pytest.raises(SearchDirectoryError, match="but trial 0 has"):
-        directory.claim(architecture(1))
+        directory.begin(architecture(1))
 
 
-def test_architecture_is_claimed_once_on_a_filesystem_without_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(source: Path, target: Path) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(os, "link", refuse)
-    with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
-        with pytest.raises(SearchDirectoryError, match="no two trials share"):
-            directory.claim(architecture(1))
-        assert_consistent(directory)
-
-
-def test_trial_that_was_never_claimed_is_not_recorded(tmp_path: Path) -> None:
-    with opened(tmp_path) as directory, pytest.raises(SearchDirectoryError, match="a trial is claimed before it is"):
+def test_trial_that_was_never_begun_is_not_recorded(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory, pytest.raises(SearchDirectoryError, match="a trial is begun before it is recorded"):
         directory.record(Trial(0, architecture(1)).complete({"accuracy": 1.0}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_number_that_is_not_json_is_refused_and_the_old_record_stays(tmp_path: Path, value: float) -> None:
     with opened(tmp_path) as directory:
-        trial = directory.claim(architecture(1))
+        trial = directory.begin(architecture(1))
         before = files(tmp_path)
         with pytest.raises(ValueError, match=re.escape(f"finite numbers, but details.losses[1] is {value}.")):
             directory.record(trial.complete({"accuracy": 1.0}, {"losses": [0.5, value]}))
@@ -183,25 +167,25 @@ def test_value_that_is_not_json_is_refused_with_its_place(tmp_path: Path, value:
 
 def test_interrupted_trials_are_those_running_and_are_taken_over_with_one_attempt_more(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
-        begun = directory.claim(architecture(2))
+        directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
+        begun = directory.begin(architecture(2))
     with opened(tmp_path) as directory:
-        assert directory.interrupted() == [begun]
-        again = directory.take_over(directory.interrupted()[0])
+        assert directory.interrupted == [begun]
+        again = directory.retry(directory.interrupted[0])
         assert (again.number, again.architecture, again.attempts) == (1, begun.architecture, 2)
         assert again.started_at is not None
         assert begun.started_at is not None
         assert again.started_at > begun.started_at
-        assert directory.trials()[1] == again
+        assert directory.result[1] == again
         directory.record(again.complete({"accuracy": 0.7}))
-        assert directory.interrupted() == []
+        assert directory.interrupted == []
         assert_consistent(directory)
 
 
 def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.5}))
-        directory.claim(architecture(2))
+        directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
+        directory.begin(architecture(2))
     before = files(tmp_path)
     opened(tmp_path).close()
     assert files(tmp_path) == before
@@ -246,17 +230,17 @@ def test_full_disk_is_told_and_the_old_record_stays(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     with opened(tmp_path) as directory:
-        trial = directory.claim(architecture(1))
+        trial = directory.begin(architecture(1))
         monkeypatch.setattr(os, "fsync", refuse)
         with pytest.raises(SearchDirectoryError, match="No space left on device"):
             directory.record(trial.complete({"accuracy": 1.0}))
         with pytest.raises(SearchDirectoryError, match="No space left on device"):
-            directory.claim(architecture(2))
+            directory.begin(architecture(2))
         monkeypatch.undo()
-        assert directory.trials() == [trial]
+        assert list(directory.result) == [trial]
     with opened(tmp_path) as directory:
         assert_consistent(directory)
-        assert directory.claim(architecture(2)).number == 1
+        assert directory.begin(architecture(2)).number == 1
 
 
 def test_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -270,9 +254,9 @@ def test_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) ->
 
 def test_trials_without_a_description_are_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
+        directory.begin(architecture(1))
     (tmp_path / "search.json").unlink()
-    with pytest.raises(SearchDirectoryError, match=r"holds architectures, trials and no search\.json"):
+    with pytest.raises(SearchDirectoryError, match=r"holds trials and no search\.json"):
         opened(tmp_path)
 
 
@@ -330,8 +314,8 @@ def test_every_differing_field_is_named_at_once(tmp_path: Path) -> None:
 
 def test_one_complete_trial_beside_running_ones_is_enough_to_refuse_another_search(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
-        directory.record(directory.claim(architecture(2)).complete({"accuracy": 0.5}))
+        directory.begin(architecture(1))
+        directory.record(directory.begin(architecture(2)).complete({"accuracy": 0.5}))
     before = files(tmp_path)
     with pytest.raises(SearchDirectoryError, match="seed was 0, but is now 1"):
         opened(tmp_path, seed=1)
@@ -347,22 +331,22 @@ def test_another_description_is_taken_while_there_is_no_trial(tmp_path: Path) ->
 
 def test_another_description_discards_running_trials_where_none_is_finished(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
-        directory.claim(architecture(2))
+        directory.begin(architecture(1))
+        directory.begin(architecture(2))
         directory.student_directory(1).mkdir()
     with opened(tmp_path, seed=1) as directory:
-        assert directory.trials() == []
+        assert list(directory.result) == []
         assert_consistent(directory)
-        assert directory.claim(architecture(2)).number == 0  # its architecture is free again
+        assert directory.begin(architecture(2)).number == 0  # its architecture is free again
         assert_consistent(directory)
     assert json.loads((tmp_path / "search.json").read_text())["seed"] == 1
 
 
 def test_running_trials_of_the_same_search_are_kept(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
+        directory.begin(architecture(1))
     with opened(tmp_path, max_trials=100, advisor="TPE") as directory:
-        assert [trial.architecture for trial in directory.interrupted()] == [architecture(1)]
+        assert [trial.architecture for trial in directory.interrupted] == [architecture(1)]
 
 
 def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
@@ -370,12 +354,12 @@ def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
 ) -> None:
     def two_running(path: Path) -> None:
         with opened(path) as directory:
-            directory.claim(architecture(1))
-            directory.claim(architecture(2))
+            directory.begin(architecture(1))
+            directory.begin(architecture(2))
 
     for place in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
         with opened(place, seed=1) as directory:
-            assert directory.trials() == []
+            assert list(directory.result) == []
             assert_consistent(directory)
 
 
@@ -403,12 +387,12 @@ def test_another_environment_is_warned_of_with_both_values(tmp_path: Path, caplo
 
 def test_wider_space_is_welcome_and_keeps_what_was_tried(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
+        directory.begin(architecture(1))
     wider = SearchSpace({"width": [8, 16, 32, 64], "layers": IntRange(1, 80)})
     with opened(tmp_path, wider, space=wider.to_json()) as directory:
-        assert directory.claim({"layers": 80, "width": 8}).number == 1
+        assert directory.begin({"layers": 80, "width": 8}).number == 1
         with pytest.raises(SearchDirectoryError, match="but trial 0 has"):
-            directory.claim(architecture(1))
+            directory.begin(architecture(1))
     assert json.loads((tmp_path / "search.json").read_text())["space"] == wider.to_json()
 
 
@@ -423,7 +407,7 @@ def test_wider_space_is_welcome_and_keeps_what_was_tried(tmp_path: Path) -> None
 )
 def test_space_without_an_architecture_that_was_tried_is_refused(tmp_path: Path, space: SearchSpace) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
+        directory.begin(architecture(1))
     before = files(tmp_path)
     with pytest.raises(SearchDirectoryError, match=r"must keep all that was tried.*: trial 0 in .* is outside of it"):
         opened(tmp_path, space)
@@ -457,7 +441,7 @@ def test_damaged_record_is_set_aside_and_costs_only_that_trial(
 ) -> None:
     with opened(tmp_path) as directory:
         for layers in (1, 2, 3):
-            directory.record(directory.claim(architecture(layers)).complete({"accuracy": layers / 10}))
+            directory.record(directory.begin(architecture(layers)).complete({"accuracy": layers / 10}))
         (directory.student_directory(1)).mkdir()
         (directory.student_directory(1) / "model.safetensors").write_text("weights")
         directory.trial_directory(1).joinpath("trial.json").write_text(content)
@@ -467,55 +451,81 @@ def test_damaged_record_is_set_aside_and_costs_only_that_trial(
         folder = directory.trial_directory(1)
         assert (folder / "trial.json.damaged").read_text() == content
         assert (folder / "student.damaged" / "model.safetensors").read_text() == "weights"
-        again = directory.claim(architecture(2))  # its architecture is free, and so is its number
+        again = directory.begin(architecture(2))  # its architecture is free, and so is its number
         assert again.number == 1
         assert not directory.student_directory(1).exists()
         assert_consistent(directory)
 
 
-def test_record_damaged_while_the_search_runs_is_set_aside_as_well(tmp_path: Path) -> None:
+def test_record_damaged_while_the_search_runs_is_written_again_with_the_next_change(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
+        trial = directory.begin(architecture(1))
         directory.trial_directory(0).joinpath("trial.json").write_text("{")
-        assert directory.trials() == []
-        assert directory.claim(architecture(1)).number == 0
-        assert_consistent(directory)
+        assert list(directory.result) == [trial]  # the trials are in memory: nothing is lost
+        done = trial.complete({"accuracy": 0.5})
+        directory.record(done)
+    with opened(tmp_path) as directory:
+        assert list(directory.result) == [done]
 
 
 def test_second_damage_of_one_number_keeps_the_first(tmp_path: Path) -> None:
     for content in ("first", "second"):
         with opened(tmp_path) as directory:
-            directory.claim(architecture(1))
+            directory.begin(architecture(1))
             directory.trial_directory(0).joinpath("trial.json").write_text(content)
     with opened(tmp_path) as directory:
-        assert directory.trials() == []
+        assert list(directory.result) == []
         kept = {file.read_text() for file in directory.trial_directory(0).iterdir()}
     assert kept == {"first", "second"}
 
 
 def test_record_in_another_trials_folder_is_damage(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
-        directory.claim(architecture(2))
+        directory.begin(architecture(1))
+        directory.begin(architecture(2))
         record = directory.trial_directory(0).joinpath("trial.json").read_text()
         directory.trial_directory(1).joinpath("trial.json").write_text(record)
     with opened(tmp_path) as directory:
         assert numbers(directory) == [0]
-        assert directory.claim(architecture(2)).number == 1
+        assert directory.begin(architecture(2)).number == 1
 
 
-def test_lost_claims_are_written_again_and_unknown_ones_removed(tmp_path: Path) -> None:
+def test_claims_of_an_earlier_version_are_removed_and_its_trials_keep_their_architectures(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.claim(architecture(1))
-        directory.claim(architecture(2))
+        directory.begin(architecture(1))
     folder = tmp_path / "architectures"
-    (folder / SPACE.key(architecture(1))).unlink()
-    (folder / SPACE.key(architecture(2))).write_text("")
+    folder.mkdir()
+    (folder / SPACE.key(architecture(1))).write_text('{"number": 0}')
     (folder / SPACE.key(architecture(3))).write_text('{"number": 7}')
+    (folder / f"{SPACE.key(architecture(3))}.2.tmp").write_text("")
     with opened(tmp_path) as directory:
         assert_consistent(directory)
-        with pytest.raises(SearchDirectoryError, match="no two trials share"):
-            directory.claim(architecture(1))
+        with pytest.raises(SearchDirectoryError, match="no two trials share an architecture, but trial 0 has"):
+            directory.begin(architecture(1))
+        assert directory.begin(architecture(3)).number == 1
+
+
+def test_link_in_the_name_of_the_claims_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("precious")
+    opened(tmp_path / "search").close()
+    (tmp_path / "search" / "architectures").symlink_to(outside)
+    opened(tmp_path / "search").close()
+    assert (outside / "mine").read_text() == "precious"
+
+
+def test_added_trial_is_complete_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(path: Path) -> None:
+        with opened(path) as directory:
+            directory.add(architecture(3), {"accuracy": 0.99})
+
+    states = set()
+    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, add):
+        with opened(place) as directory:
+            assert_consistent(directory)
+            states |= {(trial.state, trial.added) for trial in directory.result if trial.number == 2}
+    assert states == {(TrialState.COMPLETE, True)}
 
 
 # --- kill -9, instant by instant -------------------------------------------------------------------------------------
@@ -566,27 +576,27 @@ def killed_anywhere(
 
 def two_trials(path: Path) -> None:
     with opened(path) as directory:
-        directory.record(directory.claim(architecture(1)).complete({"accuracy": 0.1}))
-        directory.claim(architecture(2))
+        directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.1}))
+        directory.begin(architecture(2))
 
 
-def claim_third(path: Path) -> None:
+def begin_third(path: Path) -> None:
     with opened(path) as directory:
-        directory.claim(architecture(3))
+        directory.begin(architecture(3))
 
 
-def test_kill_at_any_instant_of_a_claim_leaves_the_trial_whole_or_not_at_all(
+def test_kill_at_any_instant_of_a_beginning_leaves_the_trial_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, claim_third):
+    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, begin_third):
         with opened(place) as directory:
             assert_consistent(directory)
-            outcomes.append(len(directory.trials()))
+            outcomes.append(len(directory.result))
             if outcomes[-1] == 2:
-                assert directory.claim(architecture(3)).number == 2
+                assert directory.begin(architecture(3)).number == 2
             else:
-                assert directory.interrupted()[-1].architecture == architecture(3)
+                assert directory.interrupted[-1].architecture == architecture(3)
             assert_consistent(directory)
     assert outcomes == sorted(outcomes)
     assert set(outcomes) == {2, 3}
@@ -597,13 +607,13 @@ def test_kill_at_any_instant_of_a_record_leaves_the_old_one_or_the_new_one(
 ) -> None:
     def record_second(path: Path) -> None:
         with opened(path) as directory:
-            directory.record(directory.trials()[1].complete({"accuracy": 0.2}))
+            directory.record(directory.result[1].complete({"accuracy": 0.2}))
 
     states = []
     for place in killed_anywhere(tmp_path, monkeypatch, two_trials, record_second):
         with opened(place) as directory:
             assert_consistent(directory)
-            states.append(directory.trials()[1].state)
+            states.append(directory.result[1].state)
     assert states == sorted(states, key=[TrialState.RUNNING, TrialState.COMPLETE].index)
     assert set(states) == {TrialState.RUNNING, TrialState.COMPLETE}
 
@@ -615,19 +625,18 @@ def test_kill_at_any_instant_of_the_first_opening_leaves_a_directory_that_opens(
     assert len(places) > 5
     for place in places:
         with opened(place) as directory:
-            assert directory.claim(architecture(1)).number == 0
+            assert directory.begin(architecture(1)).number == 0
             assert_consistent(directory)
 
 
 def test_kill_at_any_instant_of_healing_leaves_what_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wounded(path: Path) -> None:
         two_trials(path)
-        key = SPACE.key(architecture(3))
         orphan = path / "trials" / "000002"
         orphan.mkdir()
         (orphan / "trial.json.tmp").write_text(json.dumps(Trial(2, architecture(3)).to_json()))
-        (path / "architectures" / key).write_text('{"number": 2}')
-        (path / "architectures" / f"{key}.2.tmp").write_text('{"number": 2}')
+        (path / "architectures").mkdir()
+        (path / "architectures" / SPACE.key(architecture(3))).write_text('{"number": 2}')
         (path / "trials" / "000000" / "student").mkdir()
         (path / "trials" / "000000" / "trial.json").write_text("{")
         (path / "trials" / "000001" / "student.tmp").mkdir()
@@ -642,7 +651,7 @@ def test_kill_at_any_instant_of_healing_leaves_what_heals(tmp_path: Path, monkey
                 "student.damaged",
                 "trial.json.damaged",
             ]
-            assert [directory.claim(architecture(layers)).number for layers in (1, 3)] == [0, 2]
+            assert [directory.begin(architecture(layers)).number for layers in (1, 3)] == [0, 2]
             assert_consistent(directory)
 
 
@@ -669,7 +678,7 @@ def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(tmp_pa
     with opened(tmp_path) as directory:
         assert numbers(directory) == [0]
         assert (folder / "student.damaged" / "weights").read_text() == "precious"
-        assert directory.claim(architecture(2)).number == 1
+        assert directory.begin(architecture(2)).number == 1
 
 
 # Imports once, then forks a worker for every line it reads, and tells when the worker has died.
@@ -681,10 +690,10 @@ from search_spaces import IntRange, SearchSpace
 def work(path):
     space = SearchSpace({"layers": IntRange(1, 5000)})
     with SearchDirectory.open(path, {"metrics": ["accuracy"]}, space) as directory:
-        for trial in directory.interrupted():
-            directory.record(directory.take_over(trial).complete({"accuracy": 0.5}))
-        for layers in range(len(directory.trials()) + 1, 5001):
-            trial = directory.claim({"layers": layers})
+        for trial in directory.interrupted:
+            directory.record(directory.retry(trial).complete({"accuracy": 0.5}))
+        for layers in range(len(directory.result) + 1, 5001):
+            trial = directory.begin({"layers": layers})
             directory.record(trial.complete({"accuracy": 0.5}, {"losses": [0.5] * 300}))
 
 for line in sys.stdin:
@@ -714,10 +723,10 @@ def test_process_killed_again_and_again_at_random_moments_loses_nothing(tmp_path
             os.kill(worker, signal.SIGKILL)
             assert int(nursery.stdout.readline()) == -signal.SIGKILL
             with SearchDirectory.open(path, {"metrics": ["accuracy"]}, space) as directory:
-                trials = directory.trials()
+                trials = list(directory.result)
                 assert_consistent(directory, space)
                 assert [trial.architecture["layers"] for trial in trials] == list(range(1, len(trials) + 1))
-                assert len(directory.interrupted()) <= 1
+                assert len(directory.interrupted) <= 1
             assert trials[: len(complete)] == complete
             complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
             counts.append(len(complete))
@@ -727,7 +736,7 @@ def test_process_killed_again_and_again_at_random_moments_loses_nothing(tmp_path
 
 def test_failed_trials_alone_do_not_hold_a_search_to_its_settings(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.record(directory.claim(architecture(1)).fail("the learning rate was too high"))
+        directory.record(directory.begin(architecture(1)).fail("the learning rate was too high"))
     with opened(tmp_path, seed=1) as directory:
-        assert directory.trials() == []
-        directory.claim(architecture(1))
+        assert list(directory.result) == []
+        directory.begin(architecture(1))

@@ -1,4 +1,4 @@
-"""Who may write to a directory: it must be this search's to take, and one process holds it at a time."""
+"""Who may write to a directory: it must be free for this search, and one process holds it at a time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,11 @@ from filelock import FileLock, Timeout
 
 from autodistill.errors import SearchDirectoryError
 from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
-from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE
+from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE
 from autodistill.search.trial import now
 
-_LOCK_FILE = "search.lock"
-
-
-_OWNER_FILE = "owner.json"
-
-
 # What a directory may hold before it holds a search: a process may be killed while it is the first to open it.
-_BEFORE_A_SEARCH = {
-    _LOCK_FILE,
-    _OWNER_FILE,
-    _OWNER_FILE + TEMPORARY_SUFFIX,
-    SEARCH_FILE + TEMPORARY_SUFFIX,
-    TEACHER_CACHE,  # filled when a student is trained outside of a search
-}
+_BEFORE_A_SEARCH = {LOCK_FILE, OWNER_FILE, TEACHER_CACHE}  # the cache is filled when a student is trained alone
 
 
 def prepare(path: Path) -> None:
@@ -44,7 +32,7 @@ def prepare(path: Path) -> None:
         entries = {entry.name for entry in path.iterdir()}
     if SEARCH_FILE in entries:
         return
-    foreign = sorted(entries - _BEFORE_A_SEARCH)
+    foreign = sorted(name for name in entries - _BEFORE_A_SEARCH if not name.endswith(TEMPORARY_SUFFIX))
     if foreign:
         shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
         raise SearchDirectoryError(
@@ -59,22 +47,22 @@ def hold(path: Path) -> FileLock:
     Raises:
         SearchDirectoryError: it is held already, or not writable.
     """
-    lock = FileLock(path / _LOCK_FILE, blocking=False)
+    lock = FileLock(path / LOCK_FILE, blocking=False)
     try:
         with writing(path):
             lock.acquire()
     except Timeout:
         try:
-            owner = read_json(path / _OWNER_FILE)
-            who = f"process {owner['process']} on {owner['host']} has been since {owner['since']}"
+            owner = read_json(path / OWNER_FILE)
+            holder = f"process {owner['process']} on {owner['host']} has been since {owner['since']}"
         except (OSError, ValueError, KeyError, TypeError):
-            who = "another process is"
+            holder = "another process is"
         raise SearchDirectoryError(
-            f"one process at a time works on a search, but {who} at work on {path}; wait for it or stop it."
+            f"one process at a time works on a search, but {holder} at work on {path}; wait for it or stop it."
         ) from None
     with writing(path):
         write_json(
-            path / _OWNER_FILE,
+            path / OWNER_FILE,
             {"process": os.getpid(), "host": platform.node(), "since": now().isoformat(timespec="seconds")},
         )
     return lock
@@ -82,7 +70,7 @@ def hold(path: Path) -> FileLock:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell of a disk that is full, read-only or gone as an error of the search directory."""
+    """Report a disk that is full, read-only or gone as an error of the search directory."""
     try:
         yield
     except (Timeout, FileExistsError):

@@ -1,0 +1,65 @@
+"""What a search asks of the library that holds its models: everything that touches tensors, and nothing else.
+
+`search/` knows models only through this protocol, so that it imports no tensor library. `frameworks.pytorch` is the
+implementation for PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from search_spaces import Architecture
+
+if TYPE_CHECKING:
+    from autodistill.metrics.measure import Measurement
+
+
+class Framework(Protocol):
+    """Builds, evaluates, measures, saves and loads students."""
+
+    def build(self, architecture: Architecture) -> Any:
+        """The student of an architecture, on its device; built in the same random state in every trial.
+
+        Raises:
+            TrialError: `model_builder` returned what is no model, or not a new one.
+        """
+
+    def finish(self, trained: Any) -> Any:
+        """A trained model, ready to be evaluated, measured and saved.
+
+        Raises:
+            TrialError: the training returned what is no model.
+        """
+
+    def evaluate(self, model: Any, seed: int) -> Mapping[str, Any]:
+        """What the user's `eval_func` returns for a model; nothing where there is none.
+
+        Raises:
+            TrialError: `eval_func` returned no mapping.
+        """
+
+    def measure(self, model: Any, names: Sequence[str]) -> Measurement:
+        """Built-in metrics of a model.
+
+        Raises:
+            ConfigurationError: a metric needs an example batch or a teacher, and there is none.
+        """
+
+    def save(self, model: Any, architecture: Architecture, directory: Path) -> None:
+        """Write a student into a directory of its own, whole or not at all."""
+
+    def load(self, architecture: Architecture, directory: Path) -> Any:
+        """The student that `save` wrote, ready to be used.
+
+        Raises:
+            ConfigurationError: the weights are those of a model of another structure.
+        """
+
+    def random_state(self, seed: int) -> AbstractContextManager[None]:
+        """Within the context all global random states are seeded; afterwards they are as before."""
+
+    def fingerprint(self, model: Any) -> str:
+        """A hash of all that the model's results depend on."""

@@ -1,0 +1,122 @@
+"""PyTorch as a search sees it: students are built, evaluated, measured, saved and loaded here."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.errors import TrialError
+from autodistill.frameworks.student_files import load_student, save_student
+from autodistill.metrics.measure import Measurement, measure
+from autodistill.models.fingerprint import model_fingerprint
+from autodistill.randomness import isolated_random_state
+from autodistill.seeds import derive_seed
+from search_spaces import Architecture
+
+ModelBuilder = Callable[[Architecture], nn.Module]
+EvalFunction = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class PyTorchFramework:
+    """Implements `Framework`.
+
+    Args:
+        model_builder: `architecture -> student`.
+        eval_func: `student -> metrics`; None where every metric is built in.
+        seed: the search's.
+        device: where students are trained and measured.
+        teacher: timed in turns with the student; no student may share its weights.
+        example: the batch that latency and FLOPs are measured with.
+        built: the students built so far, as long as they live: none may be returned twice.
+
+    Examples:
+        >>> framework = PyTorchFramework(lambda sizes: nn.Linear(sizes["width"], 1), None, 0, torch.device("cpu"))
+        >>> framework.measure(framework.build({"width": 3}), ["parameters"]).metrics
+        {'parameters': 4.0}
+    """
+
+    model_builder: ModelBuilder
+    eval_func: EvalFunction | None
+    seed: int
+    device: torch.device
+    teacher: nn.Module | None = None
+    example: Batch | None = None
+    built: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet, repr=False, compare=False)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The student of an architecture, on the device; built in the same random state in every trial."""
+        with isolated_random_state(derive_seed(self.seed, "model_builder")):
+            student = self.model_builder(dict(architecture))
+        if not isinstance(student, nn.Module):
+            raise TrialError(f"model_builder must return an nn.Module, but returned {type(student).__name__}.")
+        student = student.to(self.device)
+        self._check_new(student)
+        self.built.add(student)
+        return student
+
+    def _check_new(self, student: nn.Module) -> None:
+        if student in self.built:
+            raise TrialError(
+                "model_builder must build a new model each time, but returned one that it had returned before."
+            )
+        if self.teacher is None:
+            return
+        teachers = {parameter.data_ptr(): name for name, parameter in self.teacher.named_parameters()}
+        for name, parameter in student.named_parameters():
+            if parameter.numel() and parameter.data_ptr() in teachers:
+                raise TrialError(
+                    f"model_builder must return a model of its own weights, but its {name!r} is the teacher's "
+                    f"{teachers[parameter.data_ptr()]!r}, which would be trained; use copy.deepcopy."
+                )
+
+    def finish(self, trained: Any) -> nn.Module:
+        """A trained model in eval mode."""
+        if not isinstance(trained, nn.Module):
+            raise TrialError(f"train_func must return the trained model, but returned {type(trained).__name__}.")
+        return trained.eval()
+
+    def evaluate(self, model: nn.Module, seed: int) -> Mapping[str, Any]:
+        """What `eval_func` returns; it runs without gradients, in a random state that derives from the seed."""
+        if self.eval_func is None:
+            return {}
+        with isolated_random_state(derive_seed(seed, "evaluation")), torch.no_grad():
+            returned = self.eval_func(model)
+        if not isinstance(returned, Mapping):
+            raise TrialError(f"eval_func must return a mapping of metrics, but returned {type(returned).__name__}.")
+        return returned
+
+    def measure(self, model: nn.Module, names: Sequence[str]) -> Measurement:
+        """Built-in metrics, on the example batch and in turns with the teacher."""
+        return measure(model, names, example=self.example, teacher=self.teacher)
+
+    def save(self, model: nn.Module, architecture: Architecture, directory: Path) -> None:
+        """Write a student, by its own `save_pretrained` where it has one."""
+        save_student(model, architecture, directory)
+
+    def load(self, architecture: Architecture, directory: Path) -> nn.Module:
+        """The student that `save` wrote, in eval mode on the device."""
+        return load_student(self.build(architecture), directory)
+
+    def random_state(self, seed: int) -> AbstractContextManager[None]:
+        """The global states of Python, NumPy and PyTorch."""
+        return isolated_random_state(seed)
+
+    def fingerprint(self, model: nn.Module) -> str:
+        """A hash of class, configuration, weights and buffers."""
+        return model_fingerprint(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which has built nothing yet."""
+        return self.__dict__ | {"built": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"built": weakref.WeakSet()})

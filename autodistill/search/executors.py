@@ -1,0 +1,92 @@
+"""How trials are run: anything with `submit(function, *args) -> Future`, as `concurrent.futures.Executor` has it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from autodistill.errors import SearchStoppedError
+from autodistill.search.run_trial import TrialSpec, run_trial
+from autodistill.search.trial import Trial
+
+if TYPE_CHECKING:
+    from autodistill.processes import Processes
+
+T = TypeVar("T")
+
+
+class Executor(Protocol):
+    """The part of the contract of `concurrent.futures.Executor` that a search needs."""
+
+    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run the function with these arguments, now or later, here or elsewhere."""
+
+
+class SerialExecutor:
+    """Runs what is submitted in this thread, before `submit` returns.
+
+    An exception is kept in the future. What is no `Exception`, such as an interrupt by the user, is raised by `submit`.
+
+    Examples:
+        >>> SerialExecutor().submit(max, 1, 2).result()
+        2
+    """
+
+    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run the function."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class GroupExecutor(SerialExecutor):
+    """Process 0 of several that train together: what it runs, all run.
+
+    The others call `follow`. Every message is a mapping with one key: `trial`, `best` or `stopped`.
+
+    Args:
+        processes: all of them, of which this one is number 0.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run `run_trial` on its two arguments in all processes."""
+        _, trial = args
+        self._processes.broadcast({"trial": trial.to_json()})
+        return super().submit(function, *args)
+
+    def end(self, best: Any) -> None:
+        """Let the others return the best architecture."""
+        self._processes.broadcast({"best": best})
+
+    def stop(self, error: Exception) -> None:
+        """Let the others stop with an error, as this process does."""
+        self._processes.broadcast({"stopped": f"{type(error).__name__}: {error}"})
+
+
+def follow(processes: Processes, make_spec: Callable[[], TrialSpec]) -> Any:
+    """Run the trials that process 0 runs, until it ends the search.
+
+    Args:
+        processes: all of them, of which this one is not number 0.
+        make_spec: called before each trial.
+
+    Returns:
+        The best architecture.
+
+    Raises:
+        SearchStoppedError: process 0 stopped.
+    """
+    while "trial" in (message := processes.broadcast()):
+        with contextlib.suppress(Exception):  # process 0 records what fails
+            run_trial(make_spec(), Trial.from_json(message["trial"]))
+    if "stopped" in message:
+        raise SearchStoppedError(f"all processes stop where process 0 does, and it did: {message['stopped']}")
+    return message["best"]

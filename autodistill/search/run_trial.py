@@ -1,0 +1,143 @@
+"""One trial: build the student, train it, evaluate and measure it, save it.
+
+`run_trial` is the only way for a trial. It reads nothing but its arguments, so that it runs in this process or in any
+other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from autodistill.errors import NonFiniteError, TrialError
+from autodistill.frameworks.framework import Framework
+from autodistill.metrics.metric import BUILT_IN, Metric
+from autodistill.search.layout import CHECKPOINT, LOSSES_FILE, STUDENT
+from autodistill.search.progress import LossRecorder
+from autodistill.search.trial import Trial
+from autodistill.seeds import derive_seed
+from autodistill.training import NoReport, Training, TrainingContext, TrainingReport
+from search_spaces import SearchSpace
+
+if TYPE_CHECKING:
+    from autodistill.processes import Processes
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What all trials of a search have in common; everything random in them derives from the seed.
+
+    Args:
+        framework: builds, evaluates, measures and saves.
+        training: trains.
+        search_space: of the architectures.
+        metrics: what must be known of every trial.
+        seed: the search's.
+        processes: train together; process 0 alone evaluates and saves.
+        promote: the share of trials that is trained to the end; the others end after flash distillation. None for all.
+        saves_students: students are written into the trial's folder.
+        report: receives the progress of the training.
+    """
+
+    framework: Framework
+    training: Training
+    search_space: SearchSpace
+    metrics: tuple[Metric, ...]
+    seed: int
+    processes: Processes
+    promote: float | None = None
+    saves_students: bool = True
+    report: TrainingReport = field(default_factory=NoReport)
+
+    def ends_after_flash(self, trial: Trial) -> bool:
+        """Whether the part of a trial that is due ends after flash distillation."""
+        return self.promote is not None and not trial.after_flash
+
+    def for_another_process(self) -> TrialSpec:
+        """The same without what belongs to this process: its display."""
+        return replace(self, report=NoReport())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial yields: its metrics, and as JSON how training and timing went."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
+    """Build, train, evaluate, measure and save one student; or the part of it that is due.
+
+    Args:
+        spec: what it has in common with the search's other trials.
+        trial: its architecture, and its folder: an interrupted training resumes from the checkpoints there, and the
+            student is saved there. Without a folder nothing is written.
+
+    Returns:
+        The metrics of `eval_func` and those built-in ones that it did not return; nothing in processes other than 0.
+
+    Raises:
+        TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
+        Exception: whatever a hook raises.
+    """
+    framework, processes = spec.framework, spec.processes
+    seed = derive_seed(spec.seed, "training", spec.search_space.key(trial.architecture))
+    flash_only = spec.ends_after_flash(trial)
+    with processes.together():
+        student = framework.build(trial.architecture)
+        with framework.random_state(seed):
+            trained = spec.training.train(student, _context(spec, trial, seed, flash_only))
+        model = framework.finish(trained.model)
+    if not processes.is_main:
+        return Outcome()
+    metrics = finite_metrics(framework.evaluate(model, seed))
+    details: dict[str, Any] = {}
+    if trained.stages:
+        details["distillation"] = [stage.to_json() for stage in trained.stages]
+    missing = [metric.name for metric in spec.metrics if metric.name in BUILT_IN and metric.name not in metrics]
+    if missing:
+        measurement = framework.measure(model, missing)
+        metrics |= measurement.metrics
+        details |= measurement.details
+    if spec.saves_students and trial.directory is not None and not flash_only:
+        framework.save(model, trial.architecture, trial.directory / STUDENT)
+    return Outcome(metrics, details)
+
+
+def _context(spec: TrialSpec, trial: Trial, seed: int, flash_only: bool) -> TrainingContext:
+    if trial.directory is None:
+        return TrainingContext(seed, spec.report, flash_only=flash_only)
+    report = LossRecorder(trial.directory / LOSSES_FILE, spec.report)
+    return TrainingContext(seed, report, trial.directory / CHECKPOINT, flash_only)
+
+
+def finite_metrics(returned: Mapping[str, Any]) -> dict[str, float]:
+    """What `eval_func` returned, as numbers.
+
+    Raises:
+        TrialError: a value is no number; NonFiniteError where it is NaN or infinite.
+    """
+    metrics = {}
+    for name, value in returned.items():
+        try:
+            metrics[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise TrialError(f"a metric must be a number, but eval_func returned {value!r} for {name!r}.") from error
+        if not math.isfinite(metrics[str(name)]):
+            raise NonFiniteError(f"a metric must be finite, but eval_func returned {value} for {name!r}.")
+    return metrics
+
+
+def missing_metrics(metrics: tuple[Metric, ...], outcome: Outcome) -> str | None:
+    """The sentence for metrics of the search that an outcome lacks: a mistake in the set-up, not in the trial."""
+    missing = [metric.name for metric in metrics if metric.name not in outcome.metrics]
+    if not missing:
+        return None
+    return (
+        f"eval_func must return every metric that is not built in, but {', '.join(map(repr, missing))} is "
+        f"missing; it returned {', '.join(map(repr, outcome.metrics)) or 'nothing'}, and the built-in ones are "
+        f"{', '.join(BUILT_IN)}."
+    )
