@@ -20,7 +20,7 @@ from advisors.registry import as_advisor
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch, DataStream
-from autodistill.distiller import Distiller
+from autodistill.distiller import Distiller, Storage
 from autodistill.environment import describe_environment, resolve_device
 from autodistill.errors import ConfigurationError
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
@@ -292,8 +292,7 @@ class AutoDistillation:
             self.config,
             self.train_dataloader,
             self.device,
-            self.search_dir / TEACHER_CACHE if self._processes.is_main else None,
-            **self._sizes,
+            Storage(self.search_dir / TEACHER_CACHE if self._processes.is_main else None, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,
         )

@@ -26,8 +26,9 @@ from torch import nn
 from transformers import BertConfig, BertModel, get_scheduler
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distiller import Distiller
+from autodistill.distiller import Distiller, Storage
 from autodistill.models.taps import TapRecorder
+from autodistill.training import TrainingContext
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from naive_distillation import naive_flash
@@ -103,8 +104,8 @@ class Bench:
         )
         self._long, self._short = self.distiller(self.case.steps), self.distiller(self.case.naive_steps)
         for distiller in (self._long, self._short):  # the caches are warm, as from the second trial of a search on
-            for batch in distiller.flash_set:
-                distiller.cache.features(batch, distiller.prepare(self.student())[0].teacher_taps)
+            for batch in distiller.flash_set.batches:
+                distiller.cache.features(batch, distiller.resolve(self.student()).teacher_taps)
 
     def student(self) -> nn.Module:
         """The untrained student, the same one every time."""
@@ -118,15 +119,15 @@ class Bench:
                 "flash_distillation": {"train_steps": steps, "automatic_mapping": "blocks"},  # embeddings are frozen
             }
         )
-        return Distiller(self.teacher, config, self.data[:steps], torch.device("cpu"), cache_directory=directory)
+        return Distiller(self.teacher, config, self.data[:steps], torch.device("cpu"), Storage(directory))
 
     def naive(self) -> Callable[[], None]:
         """Full forwards of both models at every step."""
         student = self.student()
-        plan, criteria = self._short.prepare(student)
+        plan, batches = self._short.resolve(student), self._short.flash_set.batches
 
         def run() -> None:
-            losses = naive_flash(student, self.teacher, plan.flash, criteria, self._short.flash_set, SEED)
+            losses = naive_flash(student, self.teacher, plan.flash, plan.flash_criteria, batches, SEED)
             self.results["naive"] = student, losses
 
         return run
@@ -148,17 +149,17 @@ class Bench:
         return lambda: self._ours("warm, short", self._short, student)
 
     def _ours(self, name: str, distiller: Distiller, student: nn.Module) -> None:
-        records = distiller(student, seed=SEED)
-        assert all(record["mode"] == "replay" for record in records), records
-        self.results[name] = student, [record["last_loss"] for record in records]
+        records = distiller.train(student, TrainingContext(SEED)).stages
+        assert all(record.mode == "replay" for record in records), records
+        self.results[name] = student, [record.last_loss for record in records]
 
     def torchdistill(self) -> Callable[[], None]:
         """The same stages by torchdistill, for as many steps as the naive loop takes."""
         from peers.torchdistill_flash import torchdistill_run
 
         student = self.student()
-        plan, criteria = self._short.prepare(student)
-        run = torchdistill_run(student, copy.deepcopy(self.teacher), plan.flash, criteria, self._short.flash_set)
+        plan, batches = self._short.resolve(student), self._short.flash_set.batches
+        run = torchdistill_run(student, copy.deepcopy(self.teacher), plan.flash, plan.flash_criteria, batches)
         return lambda: self.results.update(torchdistill=(student.eval(), run()))
 
     def plain(self) -> Callable[[], None]:
@@ -171,8 +172,8 @@ class Bench:
 
     def _pass(self, name: str, kept: slice) -> Callable[[], None]:
         student, settings = self.student(), self._long.config.flash_distillation
-        plan, criteria = self._long.prepare(student)
-        stages, criteria = plan.flash[kept], criteria[kept]
+        plan = self._long.resolve(student)
+        stages, criteria = plan.flash[kept], plan.flash_criteria[kept]
         student.embeddings.requires_grad_(False)
         student.encoder.train()
         matchers = [parameter for criterion in criteria for parameter in criterion.parameters()]
@@ -185,7 +186,7 @@ class Bench:
 
         def run() -> None:
             losses: list[torch.Tensor] = []
-            for batch in self._long.flash_set:
+            for batch in self._long.flash_set.batches:
                 teacher = self._long.cache.features(batch, plan.teacher_taps)
                 with TapRecorder(student, taps) as recorder:
                     features = recorder.run(lambda: batch.call(student))  # noqa: B023
@@ -204,7 +205,7 @@ class Bench:
 
         @torch.no_grad()
         def run() -> None:
-            for batch in self._long.flash_set[:4]:
+            for batch in self._long.flash_set.batches[:4]:
                 batch.call(model)
 
         return lambda: run

@@ -25,9 +25,10 @@ import torch  # noqa: E402
 from common import machine, peak_memory, print_table, write_results  # noqa: E402
 from torch import nn  # noqa: E402
 
-from autodistill import Distiller  # noqa: E402
 from autodistill.config import AutoDistillationConfig  # noqa: E402
+from autodistill.distiller import Distiller, Storage  # noqa: E402
 from autodistill.tensors import content_hash  # noqa: E402
+from autodistill.training import StageRecord, TrainingContext  # noqa: E402
 
 BATCHES, SAMPLES, WIDTH = 600, 2000, 512
 BUDGETS = (64.0, 0.5)  # GiB
@@ -66,15 +67,15 @@ def run(budget: float) -> dict[str, object]:
             config,
             data,
             torch.device("cpu"),
-            cache_directory=Path(directory) / "teacher_cache",
-            activation_budget_gb=budget,
+            Storage(Path(directory) / "teacher_cache", activation_budget_gb=budget),
         )
-        records: list[dict[str, object]] = []
-        peak = peak_memory(lambda: records.extend(distiller(student, seed=0, directory=Path(directory) / "trial")))
+        records: list[StageRecord] = []
+        context = TrainingContext(seed=0, checkpoint_directory=Path(directory) / "trial")
+        peak = peak_memory(lambda: records.extend(distiller.train(student, context).stages))
     return {
         "budget_gib": budget,
         "peak_gib": None if peak is None else peak / 1024,
-        "modes": sorted({str(record["mode"]) for record in records}),
+        "modes": sorted({str(record.mode) for record in records}),
         "weights": content_hash(student.state_dict()),
     }
 

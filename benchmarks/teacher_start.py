@@ -30,7 +30,8 @@ from start_tasks import TASKS, Batch, Task
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.distiller import Distiller
+from autodistill.distiller import Distiller, Storage
+from autodistill.training import StageRecord, TrainingContext
 
 STUDENTS = {"minilm": "4x128", "digits-128": "2x32", "digits-48": "2x32", "gpt2": "2x64", "llama": "2x64"}
 FEW, MORE = 4, 12  # steps, whose difference gives the cost of one
@@ -133,29 +134,27 @@ class Bench:
             AutoDistillationConfig.load(config),
             self.batches(seed),
             torch.device("cpu"),
-            cache_directory=self.directory,
-            teacher_cache_gb=16,
-            activation_budget_gb=10,
+            Storage(self.directory, teacher_cache_gb=16, activation_budget_gb=10),
         )
 
     def timed(
         self, variant: Variant, steps: tuple[int, int], seed: int = 0, rate: float = 1e-3
-    ) -> tuple[nn.Module, float, list[dict[str, Any]]]:
+    ) -> tuple[nn.Module, float, Sequence[StageRecord]]:
         """The distilled student, CPU seconds, and how the stages went."""
         distiller = self.distiller(variant, steps, seed, rate)
         self._fill_cache(distiller, variant, steps, seed)
         student = self.task.student(self.depth, self.width, seed).eval()
         start = time.process_time()
-        records = distiller(student, seed=seed)
+        records = distiller.train(student, TrainingContext(seed)).stages
         return student.eval(), time.process_time() - start, records
 
     def _fill_cache(self, distiller: Distiller, variant: Variant, steps: tuple[int, int], seed: int) -> None:
         """Everything that is asked of the teacher."""
         student = self.task.student(self.depth, self.width, seed).eval()
         if variant.init is not None:
-            self.distiller(variant, (1, 1), seed, 1e-3)(student, seed=seed)
-        plan, _ = distiller.prepare(student)
-        for batch in distiller.flash_set if variant.flash is not None else ():
+            self.distiller(variant, (1, 1), seed, 1e-3).train(student, TrainingContext(seed))
+        plan = distiller.resolve(student)
+        for batch in distiller.flash_set.batches if variant.flash is not None else ():
             distiller.cache.features(batch, plan.teacher_taps)
         read = distiller.stream.reader()
         for number in range(min(steps[1], len(self.task.train))):
@@ -201,7 +200,7 @@ class Bench:
             "fixed_seconds": costs.fixed,
             "flash_steps": steps[0] if variant.flash else 0,
             "regular_steps": steps[1],
-            "losses": {record["stage"]: [record["first_loss"], record["last_loss"]] for record in records},
+            "losses": {record.stage: [record.first_loss, record.last_loss] for record in records},
         }
 
 

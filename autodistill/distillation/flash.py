@@ -6,38 +6,34 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from autodistill.config.temperature import temperature_at
-from autodistill.data import Batch
 from autodistill.distillation.activation_store import ActivationStore, Budget
 from autodistill.distillation.captured_inputs import CapturedInputs
 from autodistill.distillation.checkpoints import Checkpoints, block_state, load_block_state
+from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.plan import Stage
-from autodistill.distillation.replay import why_not
+from autodistill.distillation.replay import replay_blockers
 from autodistill.distillation.step_loop import StepLoop, autocast
-from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.models.calls import VerificationError
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, frozen, plain_forward, training_only
 from autodistill.models.module_paths import find_module, last_of_their_siblings
-from autodistill.models.taps import Tap, TapRecorder
+from autodistill.models.taps import TapRecorder
 from autodistill.seeds import derive_seed
-from autodistill.training import TrainingReport
+from autodistill.training import StageRecord, TrainingContext
 
 logger = logging.getLogger(__name__)
 
 StudentForward = Callable[[int], tuple[Features, Any]]
-"""Gives the student's mapped features of a batch of the flash set, and what the student returned if it ran whole."""
+"""Returns the student's mapped features of a batch of the flash set, and the student's output if it ran whole."""
 
 
-@dataclass
 class FlashDistillation:
     """Trains the blocks of one student.
 
@@ -45,120 +41,117 @@ class FlashDistillation:
         student: on the device of the batches.
         stages: one for each block, in the order of the forward pass.
         criteria: one for each stage, with its matchers.
-        batches: the flash set; step k uses batch k modulo its length.
-        cache: gives the teacher's features.
-        later_taps: what else will be asked of the teacher: computed in the same pass.
-        seed: everything random in the training derives from it.
-        report: tells a progress display.
+        flash_set: step k uses its batch number k.
         replay: False runs every stage by the truncated forward.
-        checkpoints: where an interrupted training goes on from.
         budget: what the captured inputs may take.
         exact: False keeps them as bfloat16.
     """
 
-    student: nn.Module
-    stages: Sequence[Stage]
-    criteria: Sequence[Criterion]
-    batches: Sequence[Batch]
-    cache: TeacherCache
-    later_taps: Sequence[Tap]
-    seed: int
-    report: TrainingReport
-    replay: bool = True
-    checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
-    budget: Budget = field(default_factory=Budget)
-    exact: bool = True
-    _inputs: CapturedInputs = field(init=False)
-    _reasons: list[str | None] = field(init=False)
-    _captured_for: int | None = field(init=False, default=None)
+    def __init__(
+        self,
+        student: nn.Module,
+        stages: Sequence[Stage],
+        criteria: Sequence[Criterion],
+        flash_set: FlashSet,
+        *,
+        replay: bool = True,
+        budget: Budget | None = None,
+        exact: bool = True,
+    ) -> None:
+        self._student = student
+        self._stages = stages
+        self._criteria = criteria
+        self._flash_set = flash_set
+        self._replay = replay
+        self._inputs = CapturedInputs(student, flash_set.batches, ActivationStore(budget or Budget(), exact=exact))
+        self._blockers: list[str | None] = []  # for each stage the reason why it cannot be replayed
+        self._captured_for: int | None = None  # the stage whose inputs are captured
 
-    def run(self) -> list[dict[str, Any]]:
-        """Train every block; return for each stage how it ran and its losses."""
-        self._inputs = CapturedInputs(self.student, self.batches, ActivationStore(self.budget, exact=self.exact))
+    def run(self, context: TrainingContext) -> list[StageRecord]:
+        """Train every block.
+
+        Args:
+            context: a block that its checkpoints hold is read instead.
+        """
+        self._captured_for = None
         try:
-            with plain_forward(self.student):
-                self._reasons = self._why_not_replayed()
-                return [self._run_stage(index) for index in range(len(self.stages))]
+            with plain_forward(self._student):
+                self._blockers = self._find_blockers()
+                return [self._run_stage(index, context) for index in range(len(self._stages))]
         finally:
             self._inputs.clear()
 
-    def _why_not_replayed(self) -> list[str | None]:
-        if not self.replay:
-            return ["replay is turned off"] * len(self.stages)
-        if not self.stages:
+    def _find_blockers(self) -> list[str | None]:
+        if not self._replay:
+            return ["replay is turned off"] * len(self._stages)
+        if not self._stages:
             return []
-        with self._blocks_before(self.stages[0]):
-            return why_not(self.stages, self.student, self.batches[0])
+        with self._blocks_before(self._stages[0]):
+            return replay_blockers(self._stages, self._student, self._flash_set.batch(0))
 
-    def _run_stage(self, index: int) -> dict[str, Any]:
-        """Train a stage's block and write it down, or read it where that was done before."""
-        stage, name = self.stages[index], f"flash-{index:03d}"
-        self.report.stage(stage.name, stage.steps)
-        saved = self.checkpoints.load(name)
+    def _run_stage(self, index: int, context: TrainingContext) -> StageRecord:
+        """Train a stage's block and write its checkpoint, or read the checkpoint if there is one."""
+        stage, name = self._stages[index], f"flash-{index:03d}"
+        checkpoints = Checkpoints(context.checkpoint_directory)
+        context.report.stage(stage.name, stage.steps)
+        saved = checkpoints.load(name)
         if saved is None:
-            record, losses = self._train_stage(index)
-            self.checkpoints.save(name, block_state(self.student, stage.blocks), {"record": record, "losses": losses})
+            record, losses = self._train_stage(index, context)
+            state = block_state(self._student, stage.blocks)
+            checkpoints.save(name, state, {"record": record.to_json(), "losses": losses})
         else:
-            load_block_state(self.student, saved[0])
-            record, losses = saved[1]["record"], saved[1]["losses"]
-        self.report.finished(stage.name, losses)
+            load_block_state(self._student, saved[0])
+            record, losses = StageRecord(**saved[1]["record"]), saved[1]["losses"]
+        context.report.finished(stage.name, losses)
         return record
 
-    def _train_stage(self, index: int) -> tuple[dict[str, Any], list[float]]:
-        stage = self.stages[index]
-        with self._blocks_before(stage):
-            reason = self._capture_inputs(index)
-        if reason is None:
-            losses, reason = self._train_by_replay(index)
-        if reason is not None:
-            logger.info("%s runs by the truncated forward: %s", stage.name, reason)
-            losses = self._train(index, self._truncated_forward(stage))
-        record = {
-            "stage": stage.name,
-            "mode": "replay" if reason is None else "truncated forward",
-            "reason": reason,
-            "first_loss": losses[0],
-            "last_loss": losses[-1],
-        }
-        return record, losses
+    def _train_stage(self, index: int, context: TrainingContext) -> tuple[StageRecord, list[float]]:
+        stage = self._stages[index]
+        losses: list[float] = []
+        fallback_reason = self._blockers[index]
+        if fallback_reason is None:
+            with self._blocks_before(stage):
+                self._capture_inputs(index)
+            losses, fallback_reason = self._train_by_replay(index, context)
+        if fallback_reason is not None:
+            logger.info("%s runs by the truncated forward: %s", stage.name, fallback_reason)
+            losses = self._train(index, self._truncated_forward(stage), context)
+        mode = "replay" if fallback_reason is None else "truncated forward"
+        return StageRecord(stage.name, losses[0], losses[-1], mode, fallback_reason), losses
 
     @contextlib.contextmanager
     def _blocks_before(self, stage: Stage) -> Iterator[None]:
         """The conditions under which the blocks before the trained one run in training."""
-        with frozen(self.student), autocast(self.batches[0].device, stage.settings.mixed_precision):
+        with frozen(self._student), autocast(self._flash_set.device, stage.settings.mixed_precision):
             yield
 
-    def _capture_inputs(self, index: int) -> str | None:
-        """Have the inputs of the stage's block ready, or say why it cannot be replayed."""
-        stage, block = self.stages[index], self.stages[index].blocks[0]
-        if self._reasons[index] is not None:
-            return self._reasons[index]
-        finished = [path for earlier in self.stages[:index] for path in earlier.blocks]
+    def _capture_inputs(self, index: int) -> None:
+        """Capture the inputs of the stage's block, from those of the block before it if possible."""
+        stage, block = self._stages[index], self._stages[index].blocks[0]
+        finished = [path for earlier in self._stages[:index] for path in earlier.blocks]
         keep: list[str] = []
         if self._captured_for == index - 1:
             try:
-                self._inputs.move_on(self.stages[index - 1].blocks[0], block)
+                self._inputs.move_on(self._stages[index - 1].blocks[0], block)
             except VerificationError as error:
-                logger.info("the inputs of %s are captured anew by full forwards: %s", stage.name, error)
+                logger.info("the inputs of %s are captured again by full forwards: %s", stage.name, error)
                 self._captured_for = None
                 keep = last_of_their_siblings(finished)
         if self._captured_for != index - 1:
             self._inputs.capture(block, finished, keep)
         self._captured_for = index
-        return None
 
-    def _train_by_replay(self, index: int) -> tuple[list[float], str | None]:
-        """Train the stage's block alone; where the verification after it fails, put all back and say why."""
-        block, criterion = self.stages[index].blocks[0], self.criteria[index]
-        replayed_next = index + 1 < len(self.stages) and self._reasons[index + 1] is None
-        module = find_module(self.student, block)
+    def _train_by_replay(self, index: int, context: TrainingContext) -> tuple[list[float], str | None]:
+        """Train the stage's block alone; if the verification after it fails, restore it and return the reason."""
+        stage, block, criterion = self._stages[index], self._stages[index].blocks[0], self._criteria[index]
+        replayed_next = index + 1 < len(self._stages) and self._blockers[index + 1] is None
+        module = find_module(self._student, block)
         before = copy.deepcopy((module.state_dict(), criterion.state_dict()))
-        stage = self.stages[index]
-        with compiled(self.student, block, stage.student_taps, stage.settings.compile):
-            losses = self._train(index, self._replayed_block(stage))
+        with compiled(self._student, block, stage.student_taps, stage.settings.compile):
+            losses = self._train(index, self._replayed_block(stage), context)
         try:
-            with self._blocks_before(self.stages[index]):
-                self._inputs.verify(block, self.stages[index + 1].blocks[0] if replayed_next else None)
+            with self._blocks_before(stage):
+                self._inputs.verify(block, self._stages[index + 1].blocks[0] if replayed_next else None)
         except VerificationError as error:
             module.load_state_dict(before[0])
             criterion.load_state_dict(before[1])
@@ -166,54 +159,48 @@ class FlashDistillation:
             return [], str(error)
         return losses, None
 
-    def _train(self, index: int, forward: StudentForward) -> list[float]:
-        stage, criterion = self.stages[index], self.criteria[index]
-        shift = predicts_next_token(self.student)
+    def _train(self, index: int, forward: StudentForward, context: TrainingContext) -> list[float]:
+        stage, criterion, flash_set = self._stages[index], self._criteria[index], self._flash_set
+        shift = predicts_next_token(self._student)
 
         def loss_at(step: int, number: int) -> torch.Tensor:
-            batch = self.batches[number % len(self.batches)]
-            teacher = self.cache.features(batch, stage.teacher_taps, self.later_taps)
-            student, output = forward(number % len(self.batches))
+            teacher = flash_set.features(number, stage.teacher_taps)
+            student, output = forward(number)
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
+            batch = flash_set.batch(number)
             return criterion.step_loss(student, teacher, output, batch, temperature=temperature, label_shift=shift)
 
-        loop = StepLoop(
-            stage.name,
-            stage.settings,
-            stage.steps,
-            derive_seed(self.seed, "flash", index),
-            self.batches[0].device,
-            self.report.step,
-        )
-        with training_only(self.student, stage.blocks) as parameters:
+        seed = derive_seed(context.seed, "flash", index)
+        loop = StepLoop(stage.name, stage.settings, stage.steps, seed, flash_set.device, context.report.step)
+        with training_only(self._student, stage.blocks) as parameters:
             return loop.run(
                 parameters,
                 list(criterion.parameters()),
                 loss_at,
-                given_at=lambda number: self.cache.given(self.batches[number % len(self.batches)], stage.teacher_taps),
+                loss_inputs_at=lambda number: flash_set.loss_inputs(number, stage.teacher_taps),
             )
 
     def _replayed_block(self, stage: Stage) -> StudentForward:
-        module = find_module(self.student, stage.blocks[0])
-        recorder = TapRecorder(self.student, stage.student_taps, owner="student", stop=True, also_run=stage.blocks)
+        module = find_module(self._student, stage.blocks[0])
+        recorder = TapRecorder(self._student, stage.student_taps, owner="student", stop=True, also_run=stage.blocks)
 
-        def forward(index: int) -> tuple[Features, Any]:
-            call = self._inputs.call(index)
+        def forward(number: int) -> tuple[Features, Any]:
+            call = self._inputs.call(self._flash_set.index(number))
             with recorder:
                 return recorder.run(lambda: call(module)), None
 
         return forward
 
     def _truncated_forward(self, stage: Stage) -> StudentForward:
-        recorder = TapRecorder(self.student, stage.student_taps, owner="student", also_run=stage.blocks)
+        recorder = TapRecorder(self._student, stage.student_taps, owner="student", also_run=stage.blocks)
         with recorder, torch.no_grad():
-            recorder.run(lambda: self.batches[0].call(self.student.eval()))
+            recorder.run(lambda: self._flash_set.batch(0).call(self._student.eval()))
         recorder.stop = not stage.add_origin_loss and all(calls == 1 for calls in recorder.calls.values())
 
-        def forward(index: int) -> tuple[Features, Any]:
+        def forward(number: int) -> tuple[Features, Any]:
             output: list[Any] = []
             with recorder:
-                features = recorder.run(lambda: output.append(self.batches[index].call(self.student)))
+                features = recorder.run(lambda: output.append(self._flash_set.batch(number).call(self._student)))
             return features, output[0] if output else None
 
         return forward

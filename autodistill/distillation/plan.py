@@ -1,8 +1,8 @@
-"""The plan of a trial's distillation: its stages, resolved against one student, the teacher and one batch."""
+"""The plan of a trial's distillation: its stages, each with its criterion."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,16 @@ from torch import nn
 from autodistill.config.distillation import FlashDistillationConfig, PhaseConfig, RegularDistillationConfig
 from autodistill.data import Batch
 from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages
-from autodistill.errors import ConfigurationError, LayerNotFoundError
+from autodistill.errors import ConfigurationError
+from autodistill.losses.criterion import Criterion
 from autodistill.models.blocks import repeated_blocks
 from autodistill.models.layer_mappings import LayerMapping, parse_mapping
-from autodistill.models.modes import nothing_to_train
-from autodistill.models.module_paths import find_module
 from autodistill.models.taps import AUTO, Tap
 
 PREDICTIONS = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
+
+Projection = Callable[[torch.Tensor, Tap], torch.Tensor]
+"""Brings a hidden state of the teacher (..., teacher width), recorded at a tap, to the student's width."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Stage:
         add_origin_loss: whether the student's own loss is added.
         steps: optimizer updates.
         settings: optimizer, temperature, precision.
-        input: what the block is fed instead of the student's own stream: the place in the student, and the teacher's
+        input: what the block is fed instead of the student's own stream: the tap of the student, and the teacher's
             hidden state; None where it is the student's own.
         on_predictions: the criterion is `KnowledgeDistillationLoss`, whose two loss types and weights are those of the
             labels and of the teacher.
@@ -54,7 +56,7 @@ class Stage:
 
     @property
     def pairs(self) -> list[LayerMapping]:
-        """Every place where the stage brings student and teacher together: its mappings, and its input if it is fed."""
+        """Every pair of layers that the stage brings together: its mappings, and its input if it is fed."""
         return [*self.mappings, *([self.input] if self.input is not None else [])]
 
     @property
@@ -70,10 +72,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of flash distillation in their order, then regular distillation; either may be absent."""
+    """The stages of flash distillation in their order, then regular distillation; either may be absent.
 
-    flash: tuple[Stage, ...]
-    regular: Stage | None
+    Attributes:
+        flash: the stages of flash distillation.
+        regular: the stage of regular distillation.
+        flash_criteria: one for each stage of flash distillation.
+        regular_criterion: that of regular distillation.
+        projection: brings the teacher's hidden states to the student's width, for teacher-fed blocks.
+    """
+
+    flash: tuple[Stage, ...] = ()
+    regular: Stage | None = None
+    flash_criteria: tuple[Criterion, ...] = ()
+    regular_criterion: Criterion | None = None
+    projection: Projection | None = None
 
     @property
     def stages(self) -> list[Stage]:
@@ -82,31 +95,18 @@ class Plan:
 
     @property
     def teacher_taps(self) -> list[Tap]:
-        """Everything asked of the teacher, each tap once."""
+        """Everything requested of the teacher, each tap once."""
         return list(dict.fromkeys(tap for stage in self.stages for tap in stage.teacher_taps))
 
+    @property
+    def student_taps(self) -> list[Tap]:
+        """Everything recorded of the student, each tap once."""
+        return list(dict.fromkeys(tap for stage in self.stages for tap in stage.student_taps))
 
-def path_problems(plan: Plan, student: nn.Module, teacher: nn.Module) -> list[str]:
-    """A sentence for each path of the plan that a model does not have; none where all exist."""
-    problems: dict[str, None] = {}
-    wanted = [(student, "student", block) for stage in plan.stages for block in stage.blocks]
-    wanted += [(student, "student", tap.path) for stage in plan.stages for tap in stage.student_taps]
-    wanted += [(teacher, "teacher", tap.path) for tap in plan.teacher_taps]
-    for model, owner, path in wanted:
-        try:
-            find_module(model, path, owner)
-        except LayerNotFoundError as error:
-            problems[str(error)] = None
-    return list(problems)
-
-
-def frozen_problems(plan: Plan, student: nn.Module) -> list[str]:
-    """A sentence for each stage that has nothing to train, in a student that has all its layers."""
-    return [
-        nothing_to_train(stage.blocks)
-        for stage in plan.stages
-        if not any(p.requires_grad for block in stage.blocks for p in find_module(student, block).parameters())
-    ]
+    @property
+    def is_teacher_fed(self) -> bool:
+        """Whether the blocks are fed the teacher's hidden states."""
+        return any(stage.input is not None for stage in self.flash)
 
 
 def flash_stages(
@@ -160,32 +160,50 @@ def flash_stages(
     )
 
 
+def regular_mappings(
+    config: RegularDistillationConfig, student: nn.Module, teacher: nn.Module
+) -> tuple[LayerMapping, ...]:
+    """The layer mappings of regular distillation.
+
+    Args:
+        config: its settings.
+        student: the student, for mappings that are a function.
+        teacher: the teacher, for the same.
+
+    Raises:
+        ConfigurationError: the lists do not agree with the mappings that the function returns; all mistakes in one.
+    """
+    mappings = config.layer_mappings_for_knowledge_transfer
+    if config.on_predictions:
+        return _prediction_stage("regular distillation", config, config.train_steps).mappings
+    if mappings is None:
+        return PREDICTIONS
+    if callable(mappings):
+        mappings = _parse_all(mappings(student, teacher))
+        problems = list(config.length_problems(len(mappings)))
+        if problems:
+            raise ConfigurationError(problems)
+    return mappings
+
+
 def regular_stage(
-    config: RegularDistillationConfig, student: nn.Module, teacher: nn.Module, batch: Batch, output: Any
+    config: RegularDistillationConfig, mappings: tuple[LayerMapping, ...], batch: Batch, output: Any
 ) -> Stage:
     """The one stage of regular distillation.
 
     Args:
         config: its settings.
-        student: the student.
-        teacher: the teacher.
+        mappings: `regular_mappings`.
         batch: any batch, to see whether it has labels.
         output: what the student returned for it, to see whether that is logits.
     """
-    mappings = config.layer_mappings_for_knowledge_transfer
-    loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
     if config.on_predictions:
         return _prediction_stage("regular distillation", config, config.train_steps)
-    if mappings is None:
-        mappings = PREDICTIONS
+    loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
+    if config.layer_mappings_for_knowledge_transfer is None:
         loss_types = loss_types or ("KL" if _gives_logits(output, batch) else "NMSE")
         if add_origin_loss is None:
             add_origin_loss = batch.targets is not None
-    elif callable(mappings):
-        mappings = _parse_all(mappings(student, teacher))
-        problems = list(config.length_problems(len(mappings)))
-        if problems:
-            raise ConfigurationError(problems)
     return _stage(
         name="regular distillation",
         blocks=("",),

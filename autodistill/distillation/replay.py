@@ -5,8 +5,8 @@ them, and the model runs with the finished blocks' `forward` patched to return w
 captured inputs to block i + 1 without running any finished block twice. The modules stay in place meanwhile, since
 models read their attributes and hooks.
 
-Replay gives exactly what full forwards give where the block sees the same inputs at every step. `why_not` says where it
-does not; what cannot be told beforehand is verified bit for bit on real batches.
+Replay gives exactly what full forwards give where the block sees the same inputs at every step. `replay_blockers` lists
+where it does not; what cannot be known beforehand is verified bit for bit on real batches.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 STORABLE = (torch.Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)
 
 
-def why_not(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> list[str | None]:
+def replay_blockers(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> list[str | None]:
     """For each stage the reason why it cannot be replayed, or None where it can.
 
     Runs the student, which must be frozen, once on `batch`, and each block once more.
     """
-    reasons = [_why_not_by_form(stage, student) for stage in stages]
-    alone = [stage.blocks[0] for stage, reason in zip(stages, reasons, strict=True) if reason is None]
-    found = _why_not_alone(student, {block: find_module(student, block) for block in alone}, batch)
-    return [reason or found[stage.blocks[0]] for stage, reason in zip(stages, reasons, strict=True)]
+    blockers = [_blocker_by_form(stage, student) for stage in stages]
+    alone = [stage.blocks[0] for stage, blocker in zip(stages, blockers, strict=True) if blocker is None]
+    found = _blockers_by_running(student, {block: find_module(student, block) for block in alone}, batch)
+    return [blocker or found[stage.blocks[0]] for stage, blocker in zip(stages, blockers, strict=True)]
 
 
-def _why_not_by_form(stage: Stage, student: nn.Module) -> str | None:
+def _blocker_by_form(stage: Stage, student: nn.Module) -> str | None:
     if len(stage.blocks) > 1:
         return "it trains several modules at once"
     block = stage.blocks[0]
@@ -66,8 +66,8 @@ def _parameter_shared_outside(student: nn.Module, block: nn.Module) -> str | Non
     return next((name for name, tensor in tensors if id(tensor) in outside), None)
 
 
-def _why_not_alone(student: nn.Module, blocks: Mapping[str, nn.Module], batch: Batch) -> dict[str, str | None]:
-    """What one full forward tells: how often each block runs, on what, and whether alone it gives the same."""
+def _blockers_by_running(student: nn.Module, blocks: Mapping[str, nn.Module], batch: Batch) -> dict[str, str | None]:
+    """What one full forward shows: how often each block runs, on what, and whether alone it returns the same."""
     calls: dict[nn.Module, list[Call]] = {block: [] for block in blocks.values()}
     outputs: dict[nn.Module, Any] = {}
 
@@ -82,10 +82,10 @@ def _why_not_alone(student: nn.Module, blocks: Mapping[str, nn.Module], batch: B
     with removing(*handles):
         if blocks:
             batch.call(student)
-    return {path: _why_not_replayed(block, calls[block], outputs.get(block)) for path, block in blocks.items()}
+    return {path: _blocker_of_calls(block, calls[block], outputs.get(block)) for path, block in blocks.items()}
 
 
-def _why_not_replayed(block: nn.Module, calls: Sequence[Call], output: Any) -> str | None:
+def _blocker_of_calls(block: nn.Module, calls: Sequence[Call], output: Any) -> str | None:
     if len(calls) != 1:
         return f"it runs {len(calls)} times in one forward" if calls else "it never runs in the student's forward"
     unknown = _unstorable(calls[0])

@@ -24,10 +24,10 @@ CHECK_EVERY = 20
 """Steps between two looks at the losses: each look waits for the device."""
 
 
-Given = Callable[[int], Mapping[str, Any]]
+LossInputs = Callable[[int], Mapping[str, Any]]
 
 
-"""What the loss of a batch, by its number, is made from: names for messages, and the tensors."""
+"""What the loss of a batch, by its number, is computed from: names for messages, and the tensors."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class StepLoop:
         checkpoint: LoopCheckpoint | None = None,
         clipped_apart: Sequence[Sequence[nn.Parameter]] | None = None,
         buffers: Sequence[torch.Tensor] = (),
-        given_at: Given = lambda number: {},
+        loss_inputs_at: LossInputs = lambda number: {},
     ) -> list[float]:
         """Take the steps and return the loss of each.
 
@@ -71,7 +71,7 @@ class StepLoop:
             clipped_apart: groups of parameters whose gradients are clipped each to a norm of its own; None for one
                 norm over all.
             buffers: of the student: those of process 0 are given to all.
-            given_at: looked at when a loss is not finite.
+            loss_inputs_at: what explains a loss that is not finite.
 
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
@@ -100,7 +100,7 @@ class StepLoop:
                 if len(pending) == CHECK_EVERY or saves or step + 1 == self.steps:
                     losses.extend(torch.stack(pending).tolist())
                     pending.clear()
-                    self._check_finite(losses, given_at)
+                    self._check_finite(losses, loss_inputs_at)
                     self.report(step + 1, losses[-1])
                 if checkpoint is not None and (saves or step + 1 == self.steps):
                     checkpoint.save(losses, optimizer, others)
@@ -168,18 +168,18 @@ class StepLoop:
                 "map a layer inside the block or after it."
             )
 
-    def _check_finite(self, losses: list[float], given_at: Given) -> None:
+    def _check_finite(self, losses: list[float], loss_inputs_at: LossInputs) -> None:
         for step, loss in enumerate(losses[-CHECK_EVERY:], start=max(0, len(losses) - CHECK_EVERY)):
             if not math.isfinite(loss):
-                remedy = self._holding_nan(step, given_at) or "lower learning_rate, or set max_grad_norm"
+                remedy = self._holding_nan(step, loss_inputs_at) or "lower learning_rate, or set max_grad_norm"
                 raise NonFiniteError(
                     f"the loss must stay finite, but became {loss} at step {step} of {self.name}; {remedy}."
                 )
 
-    def _holding_nan(self, step: int, given_at: Given) -> str | None:
+    def _holding_nan(self, step: int, loss_inputs_at: LossInputs) -> str | None:
         for number in self._numbers(step):
-            for name, given in given_at(number).items():
-                if any(bool(tensor.isnan().any()) for tensor in tensors_in(given)):
+            for name, value in loss_inputs_at(number).items():
+                if any(bool(tensor.isnan().any()) for tensor in tensors_in(value)):
                     return f"{name} already hold NaN for batch {number}: look for it there"
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,6 @@ class TeacherCache:
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: self._unpacked(found[tap]) for tap in taps}
 
-    def given(self, batch: Batch, taps: Sequence[Tap]) -> dict[str, Any]:
-        """What a loss is made from beside the student, by the names that messages call it."""
-        return {"the inputs": batch.content, "the teacher's features": self.features(batch, taps)}
-
     def _packed(self, feature: torch.Tensor) -> torch.Tensor:
         round_off = not self._exact and feature.dtype == torch.float32
         return feature.detach().bfloat16() if round_off else feature.detach()
@@ -174,6 +170,11 @@ class TeacherCache:
             return None
         key = content_hash((self.fingerprint, batch.hash, tap.path, tap.process))
         return self._directory / f"{key}.safetensors"
+
+
+def loss_inputs(batch: Batch, features: Mapping[Tap, torch.Tensor]) -> dict[str, Any]:
+    """What a loss is computed from beside the student, by the names that messages use."""
+    return {"the inputs": batch.content, "the teacher's features": features}
 
 
 def _size(directory: Path) -> int:

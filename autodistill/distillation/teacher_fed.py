@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,21 +12,22 @@ from torch import nn
 
 from autodistill.config.temperature import temperature_at
 from autodistill.data import Batch
-from autodistill.distillation.boundaries import Projection, boundary_taps, output_mapping, project
+from autodistill.distillation.boundaries import boundary_taps, output_mapping, project
 from autodistill.distillation.checkpoints import Checkpoints, block_state, load_block_state
-from autodistill.distillation.plan import Stage
+from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.plan import Projection, Stage
 from autodistill.distillation.step_loop import StepLoop, autocast
-from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.distillation.teacher_cache import loss_inputs
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.models.calls import Call, calls_of, first_keyword, removing, returning
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, frozen, plain_forward, training_only
 from autodistill.models.module_paths import find_module
-from autodistill.models.taps import Tap, TapRecorder
+from autodistill.models.taps import TapRecorder
 from autodistill.randomness import seed_torch
 from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
-from autodistill.training import TrainingReport
+from autodistill.training import StageRecord, TrainingContext
 
 logger = logging.getLogger(__name__)
 
@@ -36,124 +35,124 @@ STAGE = "all blocks, teacher-fed"
 CHECKPOINT = "flash-teacher-fed"
 
 
-@dataclass
 class TeacherFedDistillation:
-    """Trains the blocks of one student all at once, each between two hidden states of the teacher.
+    """Trains the blocks of one student all together, each between two hidden states of the teacher.
 
     No gradient and no random number passes between blocks, and gradients are clipped block by block: the result is, bit
     for bit, that of training each block alone.
 
     Args:
         student: on the device of the batches.
-        stages: one for each block, as `boundaries.teacher_fed_stages` gives them; and perhaps, last, that of
+        stages: one for each block, as `boundaries.teacher_fed_stages` returns them; and perhaps, last, that of
             `boundaries.outside_stage`, which is not fed.
         criteria: one for each stage; without matchers.
-        batches: the flash set; step k uses batch k modulo its length.
-        cache: gives the teacher's features.
-        later_taps: what else will be asked of the teacher: computed in the same pass.
-        seed: everything random in the training derives from it.
-        report: tells a progress display, of one stage whose loss is the sum over the blocks.
+        flash_set: step k uses its batch number k.
         projection: brings the teacher's hidden states to the student's width; None where the widths agree.
-        checkpoints: where the trained blocks are written in the end, and read where that was done before.
     """
 
-    student: nn.Module
-    stages: Sequence[Stage]
-    criteria: Sequence[Criterion]
-    batches: Sequence[Batch]
-    cache: TeacherCache
-    later_taps: Sequence[Tap]
-    seed: int
-    report: TrainingReport
-    projection: Projection | None = None
-    checkpoints: Checkpoints = field(default_factory=partial(Checkpoints, None))
+    def __init__(
+        self,
+        student: nn.Module,
+        stages: Sequence[Stage],
+        criteria: Sequence[Criterion],
+        flash_set: FlashSet,
+        *,
+        projection: Projection | None = None,
+    ) -> None:
+        self._student = student
+        self._stages = stages
+        self._criteria = criteria
+        self._flash_set = flash_set
+        self._projection = projection
+        self._fed = [stage for stage in stages if stage.input is not None]
+        self._blocks = [block for stage in stages for block in stage.blocks]
+        self._taps = list(dict.fromkeys(tap for stage in stages for tap in stage.teacher_taps))
+        self._boundaries = boundary_taps(stages)
 
-    def run(self) -> list[dict[str, Any]]:
-        """Train the blocks; return for each how it ran and its losses."""
-        self.report.stage(STAGE, self.stages[0].steps)
-        saved = self.checkpoints.load(CHECKPOINT)
+    def run(self, context: TrainingContext) -> list[StageRecord]:
+        """Train the blocks.
+
+        Args:
+            context: blocks that its checkpoint holds are read instead. Its report gets one stage, whose loss is the sum
+                over the blocks.
+        """
+        checkpoints = Checkpoints(context.checkpoint_directory)
+        context.report.stage(STAGE, self._stages[0].steps)
+        saved = checkpoints.load(CHECKPOINT)
         if saved is None:
-            with plain_forward(self.student):
-                totals, losses = self._train(self._arguments())
+            with plain_forward(self._student):
+                totals, losses = self._train(self._arguments(), context)
             records = [
-                _record(stage, curve) for stage, curve in zip(self.stages, zip(*losses, strict=True), strict=True)
+                StageRecord(stage.name, curve[0], curve[-1], mode="teacher-fed")
+                for stage, curve in zip(self._stages, zip(*losses, strict=True), strict=True)
             ]
-            state = block_state(self.student, self._blocks)
-            self.checkpoints.save(CHECKPOINT, state, {"records": records, "losses": totals})
+            written = {"records": [record.to_json() for record in records], "losses": totals}
+            checkpoints.save(CHECKPOINT, block_state(self._student, self._blocks), written)
         else:
-            load_block_state(self.student, saved[0])
-            records, totals = saved[1]["records"], saved[1]["losses"]
-        self.report.finished(STAGE, totals)
+            load_block_state(self._student, saved[0])
+            records, totals = [StageRecord(**record) for record in saved[1]["records"]], saved[1]["losses"]
+        context.report.finished(STAGE, totals)
         return records
 
-    @property
-    def _blocks(self) -> list[str]:
-        return [block for stage in self.stages for block in stage.blocks]
-
-    @property
-    def _fed(self) -> list[Stage]:
-        return [stage for stage in self.stages if stage.input is not None]
-
     def _features(self, number: int) -> Features:
-        """The teacher's features of a batch of the flash set, at the blocks' boundaries in the student's width."""
-        taps = list(dict.fromkeys(tap for stage in self.stages for tap in stage.teacher_taps))
-        features = self.cache.features(self.batches[number % len(self.batches)], taps, self.later_taps)
-        return project(features, boundary_taps(self.stages), self.projection)
+        """The teacher's features of batch number k, at the blocks' boundaries in the student's width."""
+        return project(self._flash_set.features(number, self._taps), self._boundaries, self._projection)
 
     def _arguments(self) -> BlockArguments:
-        precision = self.stages[0].settings.mixed_precision
-        with frozen(self.student), autocast(self.batches[0].device, precision):
-            return BlockArguments(self.student, self._fed, self.batches, self._features(0))
+        precision = self._stages[0].settings.mixed_precision
+        with frozen(self._student), autocast(self._flash_set.device, precision):
+            return BlockArguments(self._student, self._fed, self._flash_set.batches, self._features(0))
 
-    def _train(self, arguments: BlockArguments) -> tuple[list[float], list[list[float]]]:
+    def _train(self, arguments: BlockArguments, context: TrainingContext) -> tuple[list[float], list[list[float]]]:
         """The sum of the blocks' losses at every step, and the losses of the blocks."""
-        settings, steps = self.stages[0].settings, self.stages[0].steps
-        block_losses = [self._block_loss(index) for index in range(len(self._fed))]
-        outside_losses = [self._outside_loss(index, arguments) for index in range(len(self._fed), len(self.stages))]
-        seen: list[torch.Tensor] = []
+        settings, steps = self._stages[0].settings, self._stages[0].steps
+        seeds = [derive_seed(context.seed, "flash", index) for index in range(len(self._fed))]
+        block_losses = [self._block_loss(index, seed) for index, seed in enumerate(seeds)]
+        outside_losses = [
+            self._outside_loss(index, arguments, derive_seed(context.seed, "flash", self._stages[index].name))
+            for index in range(len(self._fed), len(self._stages))
+        ]
+        losses_by_batch: list[torch.Tensor] = []
 
         def loss_at(step: int, number: int) -> torch.Tensor:
             features = self._features(number)
-            calls = arguments.of(number % len(self.batches), features)
+            calls = arguments.of(self._flash_set.index(number), features)
             parts = [loss(call, features, step, number) for loss, call in zip(block_losses, calls, strict=True)]
             parts += [loss(features, step, number) for loss in outside_losses]
             losses = torch.stack(parts)
-            seen.append(losses.detach())
+            losses_by_batch.append(losses.detach())
             return losses.sum()
 
-        loop = StepLoop(STAGE, settings, steps, derive_seed(self.seed, STAGE), self.batches[0].device, self.report.step)
-        with contextlib.ExitStack() as compiling, training_only(self.student, self._blocks) as parameters:
-            for stage, criterion in zip(self._fed, self.criteria, strict=False):  # regular distillation has one more
+        seed = derive_seed(context.seed, STAGE)
+        loop = StepLoop(STAGE, settings, steps, seed, self._flash_set.device, context.report.step)
+        with contextlib.ExitStack() as compiling, training_only(self._student, self._blocks) as parameters:
+            for stage, criterion in zip(self._fed, self._criteria, strict=False):  # the outside stage is not compiled
                 taps = criterion.student_taps
-                compiling.enter_context(compiled(self.student, stage.blocks[0], taps, settings.compile))
+                compiling.enter_context(compiled(self._student, stage.blocks[0], taps, settings.compile))
             totals = loop.run(
                 parameters,
                 [],
                 loss_at,
                 clipped_apart=self._parameters_of_each_stage(),
-                given_at=lambda number: {
-                    "the inputs": self.batches[number % len(self.batches)].content,
-                    "the teacher's features": self._features(number),
-                },
+                loss_inputs_at=lambda number: loss_inputs(self._flash_set.batch(number), self._features(number)),
             )
-        parts = torch.stack(seen).reshape(steps, settings.gradient_accumulation_steps, len(self.stages))
+        parts = torch.stack(losses_by_batch).reshape(steps, settings.gradient_accumulation_steps, len(self._stages))
         return totals, parts.mean(dim=1).tolist()
 
     def _parameters_of_each_stage(self) -> list[list[nn.Parameter]]:
-        groups = [[find_module(self.student, block) for block in stage.blocks] for stage in self.stages]
+        groups = [[find_module(self._student, block) for block in stage.blocks] for stage in self._stages]
         parameters = [dict.fromkeys(p for module in modules for p in module.parameters()) for modules in groups]
         return [[parameter for parameter in group if parameter.requires_grad] for group in parameters]
 
-    def _block_loss(self, index: int) -> Callable[[Call, Features, int, int], torch.Tensor]:
-        """What gives the loss of one block, called with its arguments."""
-        stage, criterion = self.stages[index], self.criteria[index]
-        module = find_module(self.student, stage.blocks[0])
-        recorder = TapRecorder(self.student, criterion.student_taps, owner="student", stop=True)
-        shift = predicts_next_token(self.student)
-        seed = derive_seed(self.seed, "flash", index)
+    def _block_loss(self, index: int, seed: int) -> Callable[[Call, Features, int, int], torch.Tensor]:
+        """A function that computes the loss of one block, called with its arguments."""
+        stage, criterion = self._stages[index], self._criteria[index]
+        module = find_module(self._student, stage.blocks[0])
+        recorder = TapRecorder(self._student, criterion.student_taps, owner="student", stop=True)
+        shift = predicts_next_token(self._student)
 
         def loss(call: Call, features: Features, step: int, number: int) -> torch.Tensor:
-            batch = self.batches[number % len(self.batches)]
+            batch = self._flash_set.batch(number)
             seed_torch(derive_seed(seed, number), batch.device)
             with recorder:
                 student = recorder.run(lambda: call(module))
@@ -162,32 +161,23 @@ class TeacherFedDistillation:
 
         return loss
 
-    def _outside_loss(self, index: int, arguments: BlockArguments) -> Callable[[Features, int, int], torch.Tensor]:
-        """What gives the loss of what lies outside the blocks: a forward in which they return the teacher's states."""
-        stage, criterion = self.stages[index], self.criteria[index]
-        recorder = TapRecorder(self.student, criterion.student_taps, owner="student")
-        shift = predicts_next_token(self.student)
-        seed = derive_seed(self.seed, "flash", stage.name)
+    def _outside_loss(
+        self, index: int, arguments: BlockArguments, seed: int
+    ) -> Callable[[Features, int, int], torch.Tensor]:
+        """A function that computes the loss outside the blocks: in a forward they return the teacher's states."""
+        stage, criterion = self._stages[index], self._criteria[index]
+        recorder = TapRecorder(self._student, criterion.student_taps, owner="student")
+        shift = predicts_next_token(self._student)
 
         def loss(features: Features, step: int, number: int) -> torch.Tensor:
-            batch = self.batches[number % len(self.batches)]
+            batch = self._flash_set.batch(number)
             seed_torch(derive_seed(seed, number), batch.device)
             with recorder, returning(arguments.standing_in(features)):
-                student = recorder.run(lambda: batch.call(self.student))
+                student = recorder.run(lambda: batch.call(self._student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             return criterion.step_loss(student, features, None, batch, temperature=temperature, label_shift=shift)
 
         return loss
-
-
-def _record(stage: Stage, losses: Sequence[float]) -> dict[str, Any]:
-    return {
-        "stage": stage.name,
-        "mode": "teacher-fed",
-        "reason": None,
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-    }
 
 
 class BlockArguments:

@@ -103,6 +103,14 @@ class TeacherInitializer:
             )
         return self._decomposition(tuple(also)).subspace(widths[0])
 
+    def projection(self, student: nn.Module, also: Iterable[Tap] = ()) -> Callable[[torch.Tensor, Tap], torch.Tensor]:
+        """What brings a hidden state of the teacher, recorded at a tap, to the student's subspace.
+
+        The arguments are those of `subspace`.
+        """
+        subspace = self.subspace(student, also)
+        return lambda hidden, tap: subspace.project(hidden, self.boundary(tap))
+
     def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
         """See that a student can begin inside the teacher; the arguments are those of `subspace`.
 

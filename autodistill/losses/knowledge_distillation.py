@@ -102,7 +102,12 @@ class KnowledgeDistillationLoss(Criterion):
         return self.teacher_outputs
 
     def teacher_student_loss_cal(
-        self, student_outputs: torch.Tensor, teacher_outputs: torch.Tensor, mask: torch.Tensor | None = None
+        self,
+        student_outputs: torch.Tensor,
+        teacher_outputs: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        *,
+        temperature: float | None = None,
     ) -> torch.Tensor:
         """The teacher's term without its weight: of two logits (..., C), T² included.
 
@@ -110,6 +115,7 @@ class KnowledgeDistillationLoss(Criterion):
             student_outputs: logits (..., C), not divided by the temperature.
             teacher_outputs: the same shape.
             mask: (N,) or (N, L), True where a position counts.
+            temperature: of this loss; the criterion's own if not given.
         """
         if student_outputs.shape != teacher_outputs.shape:
             raise ConfigurationError(
@@ -117,7 +123,7 @@ class KnowledgeDistillationLoss(Criterion):
                 f"{tuple(teacher_outputs.shape)}."
             )
         loss = TEACHER_FUNCTIONS[self.loss_types[1]]
-        temperature = checks.check_temperature(self.temperature)
+        temperature = checks.check_temperature(self.temperature if temperature is None else temperature)
         return loss(losses.in_full(student_outputs), losses.in_full(teacher_outputs), mask, temperature)
 
     def student_targets_loss_cal(self, student_outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -161,7 +167,13 @@ class KnowledgeDistillationLoss(Criterion):
         return self._sum(own, logits, main_part(self.teacher_outputs), mask)
 
     def loss_cal_sloss(
-        self, student_outputs: Any, teacher_outputs: Any, student_loss: torch.Tensor | None, mask: Any = None
+        self,
+        student_outputs: Any,
+        teacher_outputs: Any,
+        student_loss: torch.Tensor | None,
+        mask: Any = None,
+        *,
+        temperature: float | None = None,
     ) -> torch.Tensor:
         """The loss where the student's own is known already, as that of a model that computes it, a scalar.
 
@@ -170,8 +182,9 @@ class KnowledgeDistillationLoss(Criterion):
             teacher_outputs: what the teacher returned; may be None where its weight is zero.
             student_loss: takes the place of the labels' term; may be None where that has no weight.
             mask: (N,) or (N, L), True where a position of the teacher's term counts.
+            temperature: of the teacher's term; the criterion's own if not given.
         """
-        return self._sum(student_loss, main_part(student_outputs), main_part(teacher_outputs), mask)
+        return self._sum(student_loss, main_part(student_outputs), main_part(teacher_outputs), mask, temperature)
 
     def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
         """`loss_cal`."""
@@ -187,15 +200,18 @@ class KnowledgeDistillationLoss(Criterion):
         temperature: float,
         label_shift: bool,
     ) -> torch.Tensor:
-        self.temperature = temperature
         mask = both_masks(batch.padding_mask, batch.label_mask(label_shift))
         own = origin_loss(output, batch, self.student_targets_loss_cal) if self.loss_weights[0] > 0 else None
-        return self.loss_cal_sloss(output, next(iter(teacher.values()), None), own, mask)
+        return self.loss_cal_sloss(output, next(iter(teacher.values()), None), own, mask, temperature=temperature)
 
-    def _sum(self, own: Any, student: torch.Tensor, teacher: Any, mask: Any) -> torch.Tensor:
+    def _sum(
+        self, own: Any, student: torch.Tensor, teacher: Any, mask: Any, temperature: float | None = None
+    ) -> torch.Tensor:
         total = torch.zeros((), device=student.device)
         if self.loss_weights[0] > 0:
             total = total + self.loss_weights[0] * own
         if self.loss_weights[1] > 0:
-            total = total + self.loss_weights[1] * self.teacher_student_loss_cal(student, teacher, mask)
+            total = total + self.loss_weights[1] * self.teacher_student_loss_cal(
+                student, teacher, mask, temperature=temperature
+            )
         return total

@@ -123,15 +123,15 @@ def plain_forward(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def compiled(model: nn.Module, path: str, taps: Iterable[Tap], wanted: bool) -> Iterator[None]:
-    """Within the context, where it is wanted, the forward of one module is compiled by `torch.compile`.
+def compiled(model: nn.Module, path: str, taps: Iterable[Tap], enabled: bool) -> Iterator[None]:
+    """Within the context, if enabled, the forward of one module is compiled by `torch.compile`.
 
     Not where a layer inside the module is mapped: hooks come and go there, and compiled code does not see that.
     """
     inside = sorted({repr(tap.path) for tap in taps if tap.path != path})
-    if wanted and inside:
+    if enabled and inside:
         logger.info("%r is not compiled, since layers inside it are mapped: %s", path, ", ".join(inside))
-    if not wanted or inside:
+    if not enabled or inside:
         yield
         return
     module = find_module(model, path)

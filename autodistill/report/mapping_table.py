@@ -12,7 +12,10 @@ from torch import nn
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch
-from autodistill.distiller import Distiller
+from autodistill.distillation.automatic_mapping import teacher_anatomy
+from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.resolve import Phases, resolve
+from autodistill.distillation.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,11 @@ def explain_mapping(
     """
     device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
     content = batch.content if isinstance(batch, Batch) else batch
-    config = AutoDistillationConfig.load(config)
-    distiller = Distiller(teacher.to(device), config, [content], device)
-    if config.init is None:
-        plan = distiller.prepare(student)[0]
-    else:  # a start inside the teacher looks at more than one batch: the layers are compared without it
-        flash = config.flash_distillation
-        fed = None if flash is None else flash.model_copy(update={"inputs": "student"})
-        Distiller(
-            teacher, config.model_copy(update={"init": None, "flash_distillation": fed}), [content], device
-        ).prepare(student)
-        plan = distiller.plan(student)
+    flash_set = FlashSet([Batch(content).to(device)], TeacherCache(teacher.to(device)))
+    phases = Phases.of(AutoDistillationConfig.load(config))
+    anatomy = None if phases.flash is None else teacher_anatomy(phases.flash, teacher, flash_set.batch(0))
+    # A start inside the teacher looks at more than one batch: the layers are compared without it.
+    plan = resolve(phases, student, flash_set, anatomy=anatomy)
     rows = []
     for stage in plan.stages:
         rows += [

@@ -18,7 +18,7 @@ from autodistill.distiller import Distiller
 from autodistill.models.module_paths import find_module
 from autodistill.seeds import derive_seed
 from autodistill.tensors import map_tensors
-from autodistill.training import NoReport
+from autodistill.training import TrainingContext
 
 
 def capture_outputs(model, paths):
@@ -123,26 +123,18 @@ def make_distiller(teacher, data, device="cpu", **flash):
 
 def distil(student, distiller, *, replay=True):
     """The engine's records, with replay or without."""
-    plan, criteria = distiller.prepare(student)
-    return FlashDistillation(
-        student,
-        plan.flash,
-        criteria,
-        distiller.flash_set,
-        distiller.cache,
-        later_taps=plan.teacher_taps,
-        seed=7,
-        report=NoReport(),
-        replay=replay,
-    ).run()
+    plan = distiller.resolve(student)
+    flash_set = distiller.flash_set.with_later_taps(plan.teacher_taps)
+    engine = FlashDistillation(student, plan.flash, plan.flash_criteria, flash_set, replay=replay)
+    return engine.run(TrainingContext(seed=7))
 
 
 def distil_both_ways(student, distiller, *, replay=True):
     """The student by the engine, the same student by the reference, and the engine's records."""
     twin = copy.deepcopy(student)
     records = distil(student, distiller, replay=replay)
-    plan, criteria = distiller.prepare(twin)
-    naive_flash(twin, distiller.teacher, plan.flash, criteria, distiller.flash_set, seed=7)
+    plan = distiller.resolve(twin)
+    naive_flash(twin, distiller.teacher, plan.flash, plan.flash_criteria, distiller.flash_set.batches, seed=7)
     return student, twin, records
 
 

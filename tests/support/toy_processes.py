@@ -25,6 +25,7 @@ from autodistill.distillation.step_loop import StepLoop
 from autodistill.distiller import Distiller
 from autodistill.processes import current_processes
 from autodistill.tensors import content_hash
+from autodistill.training import TrainingContext
 
 SPACE = {"width": [8, 12], "depth": [1, 2]}
 UNUSABLE = "/dev/null/search"  # whoever writes there fails
@@ -150,12 +151,12 @@ def buffers(directory):
         teacher, settings, [(i, None) for i in images], torch.device("cpu"), processes=current_processes()
     )
     before = content_hash(student.state_dict())
-    records = distil(student, seed=0)
+    records = distil.train(student, TrainingContext(seed=0)).stages
     return {
         "before": before,
         "after": content_hash(student.state_dict()),
         "batches": int(student.blocks[0].body[1].num_batches_tracked),
-        "loss": records[-1]["last_loss"],
+        "loss": records[-1].last_loss,
     }
 
 

@@ -29,6 +29,7 @@ from autodistill.metrics.metric import Metric
 from autodistill.processes import current_processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
+from autodistill.training import StageRecord
 from search_spaces import Architecture
 
 if TYPE_CHECKING:
@@ -237,14 +238,14 @@ class AutoDistillationMixin(_Base):
     def _last_metrics(self, student: nn.Module) -> dict[str, float]:
         return self._measured
 
-    def train_student(self, run: TrainerRun) -> dict[str, Any]:
-        """Regular distillation of one student; returns how it went."""
+    def train_student(self, run: TrainerRun) -> StageRecord:
+        """Regular distillation of one student."""
         self._run = run
-        given = self.args
+        before = self.args
         try:
             return run.run()
         finally:
-            self._run, self.args, self.__dict__["model_init"] = None, given, None
+            self._run, self.args, self.__dict__["model_init"] = None, before, None
             if self.model_wrapped is not None:
                 self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
             self.accelerator.free_memory()

@@ -7,12 +7,11 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -20,20 +19,16 @@ from transformers.trainer_utils import has_length
 
 from autodistill.config.temperature import temperature_at
 from autodistill.data import Batch, DataStream
-from autodistill.distillation.checkpoints import LoopCheckpoint
-from autodistill.distillation.plan import Stage
+from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import CHECK_EVERY
-from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import NonFiniteError
-from autodistill.losses.criterion import Criterion
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import plain_forward, training_only
 from autodistill.models.taps import TapRecorder, main_part
-from autodistill.processes import Processes
 from autodistill.randomness import seed_torch
 from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
-from autodistill.training import TrainingReport
+from autodistill.training import StageRecord, TrainingContext
 
 
 class EpochLoader(DataLoader[Any]):
@@ -94,141 +89,147 @@ class _TrainerState:
         """Nothing: the trainer has read its state before the rest."""
 
 
-@dataclass
-class TrainerRun:
-    """One student's regular distillation in a trainer.
+@dataclass(frozen=True)
+class TrainerDistillation:
+    """The engine of regular distillation that is a run of transformers' `Trainer`.
 
     Args:
-        trainer: its data, arguments and callbacks are used; it asks this object while it trains.
-        student: on its device.
-        stage: the one stage.
-        criterion: with its matchers.
-        loader: the training data.
-        cache: gives the teacher's features.
-        seed: dropout of batch number k derives from `(seed, k, process)`.
-        report: told of the losses.
-        checkpoint: where an interrupted run goes on from; safetensors and JSON.
-        processes: take the batches in turns.
-        directory: for the trainer's logs; None for its own.
+        trainer: an `AutoDistillationMixin`; its data, arguments and callbacks are used.
+        task: the student, and what it is trained towards.
+        loader: the batches of the task's stream.
         max_steps: optimizer updates; None for what the trainer's arguments say.
     """
 
-    trainer: Trainer
-    student: nn.Module
-    stage: Stage
-    criterion: Criterion
+    trainer: Any
+    task: RegularTask
     loader: EpochLoader
-    cache: TeacherCache
-    seed: int
-    report: TrainingReport
-    checkpoint: LoopCheckpoint
-    processes: Processes
-    directory: Path | None = None
     max_steps: int | None = None
-    _losses: list[float] = field(default_factory=list)
-    _pending: list[torch.Tensor] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._recorder = TapRecorder(self.student, self.stage.student_taps, owner="student")
-        self.matchers = list(self.criterion.parameters())
+    def run(self, context: TrainingContext) -> list[StageRecord]:
+        """Train the student, in all processes together.
 
-    def run(self) -> dict[str, Any]:
-        """Train the student; return how it went."""
-        trainer = self.trainer
+        Args:
+            context: an interrupted run resumes from its checkpoint, of safetensors and JSON. The trainer's logs go to
+                the directory above the checkpoints.
+        """
+        record: StageRecord = self.trainer.train_student(TrainerRun(self, context))
+        return [record]
+
+
+class TrainerRun:
+    """One student's regular distillation in a trainer, which calls these methods while it trains.
+
+    Args:
+        engine: what is trained, by which trainer.
+        context: dropout of batch number k derives from `(seed, k, process)`.
+    """
+
+    def __init__(self, engine: TrainerDistillation, context: TrainingContext) -> None:
+        task = engine.task
+        self.stage = task.stage
+        self.loader = engine.loader
+        self.matchers = list(task.criterion.parameters())
+        self._trainer: Trainer = engine.trainer
+        self._task = task
+        self._max_steps = engine.max_steps
+        self._context = context
+        self._checkpoint = task.checkpoint(context.checkpoint_directory)
+        self._recorder = TapRecorder(task.student, task.stage.student_taps, owner="student")
+        self._losses: list[float] = []
+        self._pending: list[torch.Tensor] = []
+
+    def run(self) -> StageRecord:
+        """Train the student."""
+        trainer, student, report = self._trainer, self._task.student, self._context.report
         trainer.args = self._arguments(trainer.args)
-        trainer.model_init = lambda: cast(Any, self.student)
+        trainer.model_init = lambda: cast(Any, student)
         trainer.loss_is_scaled_for_ga = False
         with (
             tempfile.TemporaryDirectory() as directory,
-            plain_forward(self.student),
-            training_only(self.student, [""]),
+            plain_forward(student),
+            training_only(student, [""]),
             self._recorder,
         ):
-            self.report.stage(self.stage.name, self._steps())
+            report.stage(self.stage.name, self._steps())
             trainer.train(resume_from_checkpoint=self._state_to_resume(Path(directory)))
-        self._look()
-        self.report.finished(self.stage.name, self._losses)
-        return {
-            "stage": self.stage.name,
-            "mode": "Trainer",
-            "first_loss": self._losses[0],
-            "last_loss": self._losses[-1],
-            "steps": trainer.state.global_step,
-        }
+        self._read_losses()
+        report.finished(self.stage.name, self._losses)
+        steps = trainer.state.global_step
+        return StageRecord(self.stage.name, self._losses[0], self._losses[-1], mode="Trainer", steps=steps)
 
-    def _arguments(self, given: Any) -> Any:
-        """The trainer's arguments for one student: checkpoints are ours, and logs lie with the trial."""
-        args = copy.copy(given)
+    def _arguments(self, configured: Any) -> Any:
+        """The trainer's arguments for one student: it writes no checkpoints, and its logs lie with the trial."""
+        args = copy.copy(configured)
         args.save_strategy = "steps"
-        args.save_steps = self.checkpoint.every
+        args.save_steps = self._checkpoint.every
         args.load_best_model_at_end = False
         args.push_to_hub = False
-        args._n_gpu = min(given.n_gpu, 1)  # one process drives one GPU
-        if self.directory is not None:
-            args.output_dir = str(self.directory)
-        if self.max_steps is not None:
-            args.max_steps = self.max_steps
+        args._n_gpu = min(configured.n_gpu, 1)  # one process drives one GPU
+        if self._context.checkpoint_directory is not None:
+            args.output_dir = str(self._context.checkpoint_directory.parent)
+        if self._max_steps is not None:
+            args.max_steps = self._max_steps
         return args
 
     def _steps(self) -> int:
-        values = self.trainer.set_initial_training_values(self.trainer.args, self.loader)
+        values = self._trainer.set_initial_training_values(self._trainer.args, self.loader)
         return int(values[-1])
 
     def _state_to_resume(self, directory: Path) -> str | None:
         """A directory with the state of an interrupted run for the trainer to begin from, if there is one."""
-        saved = self.checkpoint.checkpoints.load(self.checkpoint.name)
+        saved = self._checkpoint.checkpoints.load(self._checkpoint.name)
         if saved is None:
             return None
         state = saved[1]["others"]["trainer"]["json"]
         (directory / TRAINER_STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
         if has_length(self.loader):
-            updates = math.ceil(len(self.loader) / self.trainer.args.gradient_accumulation_steps)
+            updates = math.ceil(len(self.loader) / self._trainer.args.gradient_accumulation_steps)
             self.loader.set_epoch(state["global_step"] // updates)
         return str(directory)
 
     def save(self) -> None:
         """Write the student, the matchers, the optimizer and the schedule after an update."""
-        self._look()
-        if self.processes.is_main:
-            self.checkpoint.save(self._losses, self._optimizer, self._others)
+        self._read_losses()
+        if self._task.processes.is_main:
+            self._checkpoint.save(self._losses, self._optimizer, self._others)
 
     def restore(self) -> None:
         """Put everything back as it was saved."""
-        self._losses = self.checkpoint.restore(self._optimizer, self._others)
+        self._losses = self._checkpoint.restore(self._optimizer, self._others)
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
-        optimizer: Any = self.trainer.optimizer
+        optimizer: Any = self._trainer.optimizer
         return optimizer  # type: ignore[no-any-return]
 
     @property
     def _others(self) -> dict[str, Any]:
-        others: dict[str, Any] = {"schedule": self.trainer.lr_scheduler, "trainer": _TrainerState(self.trainer)}
-        scaler = getattr(self.trainer.accelerator, "scaler", None)
+        others: dict[str, Any] = {"schedule": self._trainer.lr_scheduler, "trainer": _TrainerState(self._trainer)}
+        scaler = getattr(self._trainer.accelerator, "scaler", None)
         return others if scaler is None else others | {"scaler": scaler}
 
     def step(self, train: Callable[[], torch.Tensor]) -> torch.Tensor:
         """One batch, whose dropout depends on its number alone; the matchers' gradients are averaged."""
         number = len(self._losses) + len(self._pending)
-        device = self.trainer.args.device
-        seed_torch(derive_seed(self.seed, "regular", number, self.processes.rank), device)
+        device = self._trainer.args.device
+        seed_torch(derive_seed(self._context.seed, "regular", number, self._task.processes.rank), device)
         loss = train()
-        if self.matchers and self.trainer.accelerator.sync_gradients:
-            self.processes.average_gradients(self.matchers, loss)
-        self._pending.append(loss.detach() * self.trainer.current_gradient_accumulation_steps)
+        if self.matchers and self._trainer.accelerator.sync_gradients:
+            self._task.processes.average_gradients(self.matchers, loss)
+        self._pending.append(loss.detach() * self._trainer.current_gradient_accumulation_steps)
         if len(self._pending) == CHECK_EVERY:
-            self._look()
-            self.report.step(self.trainer.state.global_step, self._losses[-1])
+            self._read_losses()
+            self._context.report.step(self._trainer.state.global_step, self._losses[-1])
         return loss
 
-    def _look(self) -> None:
+    def _read_losses(self) -> None:
         """Read the losses of the last steps: this waits for the device."""
         if self._pending:
             self._losses.extend(torch.stack(self._pending).tolist())
             recent, self._pending = self._losses[-len(self._pending) :], []
             bad = next((loss for loss in recent if not math.isfinite(loss)), None)
             if bad is not None:
-                step = self.trainer.state.global_step
+                step = self._trainer.state.global_step
                 raise NonFiniteError(
                     f"the loss must stay finite, but became {bad} near step {step} of {self.stage.name}."
                 )
@@ -238,20 +239,21 @@ class TrainerRun:
 
         Args:
             inputs: the batch.
-            own: runs the student; gives its own loss, which may be None where it is not added, and its outputs.
+            own: runs the student; returns its own loss, which may be None where it is not added, and its outputs.
         """
         batch = Batch(dict(inputs))
         returned: list[tuple[torch.Tensor | None, Any]] = []
         student = self._recorder.run(lambda: returned.append(own()))
         own_loss, outputs = returned[0]
-        teacher = self.cache.features(batch, self.stage.teacher_taps)
-        progress = self.trainer.state.global_step / max(self.trainer.state.max_steps, 1)
+        teacher = self._task.cache.features(batch, self.stage.teacher_taps)
+        progress = self._trainer.state.global_step / max(self._trainer.state.max_steps, 1)
         temperature = temperature_at(self.stage.settings.temperature, progress)
         output = {"loss": own_loss, "logits": main_part(outputs)}
-        shift = predicts_next_token(self.student)
-        loss = self.criterion.step_loss(student, teacher, output, batch, temperature=temperature, label_shift=shift)
-        if (
-            not self.stage.add_origin_loss and self.processes.count > 1
-        ):  # every parameter that made the outputs must get a gradient, if only of zero
+        shift = predicts_next_token(self._task.student)
+        loss = self._task.criterion.step_loss(
+            student, teacher, output, batch, temperature=temperature, label_shift=shift
+        )
+        if not self.stage.add_origin_loss and self._task.processes.count > 1:
+            # Every parameter that made the outputs must get a gradient, if only of zero.
             loss = loss + 0 * sum(t.float().sum() for t in tensors_in(outputs) if t.requires_grad)
         return loss, outputs

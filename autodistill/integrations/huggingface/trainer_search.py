@@ -1,22 +1,20 @@
-"""The search that a trainer runs: a `Distiller` whose regular distillation and evaluation are the trainer's."""
+"""The search that a trainer runs: regular distillation and evaluation are the trainer's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 from transformers.trainer_utils import has_length
 
 from autodistill.auto_distillation import AutoDistillation
-from autodistill.distillation.checkpoints import LoopCheckpoint, SharedCheckpoints
-from autodistill.distillation.plan import Stage
+from autodistill.distillation.regular import RegularTask
 from autodistill.distiller import Distiller
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
-from autodistill.integrations.huggingface.trainer_run import EpochLoader, TrainerRun
-from autodistill.losses.criterion import Criterion
-from autodistill.training import TrainingReport
+from autodistill.integrations.huggingface.trainer_run import EpochLoader, TrainerDistillation
+from autodistill.training import Trained, Training, TrainingContext
 
 RECORDED_ARGUMENTS = (
     "learning_rate",
@@ -40,57 +38,36 @@ RECORDED_ARGUMENTS = (
 """What makes the results of one trainer comparable with another's."""
 
 
-@dataclass
-class TrainerDistiller(Distiller):
-    """The built-in training with regular distillation in a trainer, and its evaluation afterwards, in all processes.
+@dataclass(frozen=True)
+class EvaluatedTraining:
+    """A training after which a trainer evaluates the student, in all processes.
 
     Args:
-        trainer: an `AutoDistillationMixin`.
+        training: what trains.
+        evaluate: evaluates a student.
     """
 
-    trainer: Any = None
+    training: Training
+    evaluate: Callable[[nn.Module], None]
 
-    def __call__(self, student: nn.Module, **arguments: Any) -> list[dict[str, Any]]:
-        """As `Distiller` does; the arguments are the same."""
-        records = super().__call__(student, **arguments)
-        self.trainer.evaluate_student(student)
-        return records
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the trained model has the parameters of the built one."""
+        return self.training.keeps_size
 
-    def distil_whole(
-        self,
-        student: nn.Module,
-        stage: Stage,
-        criterion: Criterion,
-        seed: int,
-        report: TrainingReport,
-        directory: Path | None,
-    ) -> dict[str, Any]:
-        """A run of the trainer; the arguments are those of `Distiller.distil_whole`."""
-        assert self.config.regular_distillation is not None
-        chosen = "train_steps" in self.config.regular_distillation.model_fields_set
-        length = len(cast(Any, self.train_dataloader)) if has_length(self.train_dataloader) else None
-        dataset = getattr(self.train_dataloader, "dataset", None)
-        run = TrainerRun(
-            self.trainer,
-            student,
-            stage,
-            criterion,
-            EpochLoader(self.stream, length, len(cast(Any, dataset)) if has_length(dataset) else None),
-            self.cache,
-            seed,
-            report,
-            LoopCheckpoint(
-                SharedCheckpoints(directory, self.processes),
-                "regular",
-                {"student": student, "matchers": criterion},
-                self.config.checkpoint_steps,
-            ),
-            self.processes,
-            directory.parent if directory is not None else None,
-            stage.steps if chosen else None,
-        )
-        record: dict[str, Any] = self.trainer.train_student(run)
-        return record
+    def check(self, student: nn.Module) -> None:
+        """Compare the settings of the training with a student."""
+        self.training.check(student)
+
+    def train(self, student: nn.Module, context: TrainingContext) -> Trained:
+        """Train one student, and evaluate it."""
+        trained = self.training.train(student, context)
+        self.evaluate(trained.model)
+        return trained
+
+    def describe(self) -> dict[str, Any]:
+        """The settings of the training."""
+        return self.training.describe()
 
 
 class TrainerSearch(AutoDistillation):
@@ -100,18 +77,31 @@ class TrainerSearch(AutoDistillation):
         self._trainer = trainer
         super().__init__(*arguments, **options)
 
-    def make_training(self) -> Distiller:
-        made = super().make_training()
-        return TrainerDistiller(
-            **{name: getattr(made, name) for name in made.__dataclass_fields__}, trainer=self._trainer
-        )
+    def make_training(self) -> Training:
+        """The built-in training with regular distillation in the trainer, and the trainer's evaluation afterwards."""
+        distiller = super().make_training()
+        assert isinstance(distiller, Distiller)
+        training = replace(distiller, regular_engine=self._regular_engine)
+        return EvaluatedTraining(training, self._trainer.evaluate_student)
+
+    def _regular_engine(self, task: RegularTask) -> TrainerDistillation:
+        source = self.train_dataloader
+        dataset = getattr(source, "dataset", None)
+        loader = EpochLoader(task.stream, _length(source), _length(dataset))
+        chosen = "train_steps" in task.stage.settings.model_fields_set
+        return TrainerDistillation(self._trainer, task, loader, task.stage.steps if chosen else None)
 
     def describe(self) -> dict[str, Any]:
+        """What the search is, with the trainer's arguments and the configuration of its model."""
         description = super().describe()
         description["trainer"] = {name: _plain(getattr(self._trainer.args, name)) for name in RECORDED_ARGUMENTS}
         if isinstance(self.model_builder, TransformersBuilder):
             description["student"] = self.model_builder.to_json()
         return description
+
+
+def _length(source: Any) -> int | None:
+    return len(source) if has_length(source) else None
 
 
 def _plain(value: Any) -> Any:

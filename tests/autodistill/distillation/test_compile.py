@@ -12,6 +12,7 @@ from small_models import Transformer
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.distiller import Distiller
+from autodistill.training import TrainingContext
 
 COMPILED = {"compile": True}
 
@@ -43,7 +44,7 @@ def distil(phases, *, widths=(8, 8), **flags):
         | {name: {"train_steps": 4, **settings, **flags} for name, settings in phases.items()}
     )
     student = copy.deepcopy(student)
-    records = Distiller(teacher, config, data, torch.device("cpu"))(student, seed=0)
+    records = Distiller(teacher, config, data, torch.device("cpu")).train(student, TrainingContext(seed=0)).stages
     return student, records
 
 

@@ -10,6 +10,8 @@ from naive_distillation import distil_both_ways, make_distiller
 from small_models import ConvolutionalNetwork, Transformer
 from toy_search import make_config, make_search
 
+from autodistill.training import TrainingContext
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -38,7 +40,7 @@ def test_the_engine_equals_the_naive_loop_on_the_gpu(teacher, student, data):
     torch.manual_seed(0)
     distiller = make_distiller(teacher().cuda(), data(), device="cuda")
     engine, naive, records = distil_both_ways(student().cuda(), distiller)
-    assert {record["mode"] for record in records} == {"replay"}
+    assert {record.mode for record in records} == {"replay"}
     for (name, a), (_, b) in zip(engine.state_dict().items(), naive.state_dict().items(), strict=True):
         assert torch.allclose(a, b, atol=1e-5), name  # backward passes may add in another order
 
@@ -47,9 +49,9 @@ def test_the_engine_equals_the_naive_loop_on_the_gpu(teacher, student, data):
 def test_mixed_precision_trains_on_the_gpu(precision):
     torch.manual_seed(0)
     distiller = make_distiller(Transformer(16, 4).cuda(), tokens(), device="cuda", mixed_precision=precision)
-    records = distiller(Transformer(12, 3).cuda(), seed=0)
-    assert all(math.isfinite(record["last_loss"]) for record in records)
-    assert records[0]["last_loss"] < records[0]["first_loss"]
+    records = distiller.train(Transformer(12, 3).cuda(), TrainingContext(seed=0)).stages
+    assert all(math.isfinite(record.last_loss) for record in records)
+    assert records[0].last_loss < records[0].first_loss
 
 
 def test_a_search_runs_on_the_gpu_by_itself(tmp_path):

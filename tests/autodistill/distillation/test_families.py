@@ -17,6 +17,7 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
 from autodistill.models.blocks import repeated_blocks
+from autodistill.training import TrainingContext
 
 CPU = torch.device("cpu")
 
@@ -44,9 +45,9 @@ def test_flash_equals_the_naive_loop_and_the_log_says_in_a_sentence_why_a_block_
         engine, naive, records = distil_both_ways(student, family_distiller(family))
     assert largest_difference(engine, naive) == 0
     assert largest_difference(engine, untrained) > 1e-3
-    assert tuple(record["reason"] for record in records) == family.reasons
+    assert tuple(record.reason for record in records) == family.reasons
     told = [message for message in caplog.messages if "truncated forward" in message]
-    assert told == [f"{r['stage']} runs by the truncated forward: {r['reason']}" for r in records if r["reason"]]
+    assert told == [f"{r.stage} runs by the truncated forward: {r.reason}" for r in records if r.reason]
     assert settings_of(engine) == before
     assert not engine.training
 
@@ -57,15 +58,17 @@ def test_flash_that_maps_attention_and_embeddings_too_equals_the_naive_loop(name
     distiller = family_distiller(family, automatic_mapping="all")
     engine, naive, records = distil_both_ways(family.student(), distiller)
     assert largest_difference(engine, naive) == 0
-    assert records[0]["reason"] == "it trains several modules at once"  # the embeddings, with the first block
-    assert all(record["mode"] == "replay" for record in records[1:])
+    assert records[0].reason == "it trains several modules at once"  # the embeddings, with the first block
+    assert all(record.mode == "replay" for record in records[1:])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_regular_distillation_after_flash_changes_every_parameter_and_its_loss_is_finite(name):
     family = FAMILIES[name]
     student, teacher = family.student(), family.teacher()
-    make_distiller(teacher, family.batches(), **family.flash | {"train_steps": 1})(student, seed=0)
+    make_distiller(teacher, family.batches(), **family.flash | {"train_steps": 1}).train(
+        student, TrainingContext(seed=0)
+    )
     before, weights = settings_of(student), {key: p.detach().clone() for key, p in student.named_parameters()}
     config = AutoDistillationConfig.load(
         {
@@ -73,8 +76,8 @@ def test_regular_distillation_after_flash_changes_every_parameter_and_its_loss_i
             "regular_distillation": {"train_steps": 4, "learning_rate": 1e-2},
         }
     )
-    (record,) = Distiller(teacher, config, family.batches(), CPU)(student, seed=0)
-    assert math.isfinite(record["first_loss"])
+    (record,) = Distiller(teacher, config, family.batches(), CPU).train(student, TrainingContext(seed=0)).stages
+    assert math.isfinite(record.first_loss)
     assert [key for key, p in student.named_parameters() if torch.equal(p, weights[key])] == []
     assert settings_of(student) == before
 
@@ -87,8 +90,8 @@ def test_with_bf16_replay_is_used_and_equals_full_forwards(name):
         replay: distil(student, family_distiller(family, mixed_precision="bf16"), replay=replay)
         for replay, student in students.items()
     }
-    assert {record["mode"] for record in records[True]} == {"replay"}
-    assert {record["mode"] for record in records[False]} == {"truncated forward"}
+    assert {record.mode for record in records[True]} == {"replay"}
+    assert {record.mode for record in records[False]} == {"truncated forward"}
     assert largest_difference(students[True], students[False]) == 0
     in_full = family.student()
     distil(in_full, family_distiller(family))
@@ -118,7 +121,7 @@ def specified_distiller(student_attention, teacher_attention):
 def test_attention_maps_and_hidden_states_of_a_bert_are_distilled_into_a_mobilebert():
     engine, naive, records = distil_both_ways(*specified_distiller("eager", "eager"))
     assert largest_difference(engine, naive) == 0
-    assert [record["mode"] for record in records] == ["replay", "replay"]
+    assert [record.mode for record in records] == ["replay", "replay"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_attention_maps_asked_of_a_model_that_computes_none_are_refused_naming_t
     )
     student, distiller = specified_distiller(student, teacher)
     with pytest.raises(ConfigurationError, match=sentence):
-        distiller.prepare(student)
+        distiller.resolve(student)
 
 
 def test_a_batch_that_asks_for_a_key_value_cache_makes_the_blocks_fall_back():
@@ -144,7 +147,7 @@ def test_a_batch_that_asks_for_a_key_value_cache_makes_the_blocks_fall_back():
     )
     assert largest_difference(engine, naive) == 0
     reason = "its argument past_key_values (a DynamicCache) cannot be stored"
-    assert [record["reason"] for record in records] == [reason] * 2
+    assert [record.reason for record in records] == [reason] * 2
 
 
 Sizes = namedtuple("Sizes", "rows columns")
@@ -199,7 +202,7 @@ def test_arguments_that_can_be_stored_are_replayed_and_others_make_the_block_fal
     data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
     engine, naive, records = distil_both_ways(student, make_distiller(teacher, data))
     assert largest_difference(engine, naive) == 0
-    assert [record["reason"] for record in records] == [reason] * 2
+    assert [record.reason for record in records] == [reason] * 2
 
 
 def test_blocks_that_share_a_weight_fall_back():
@@ -210,13 +213,13 @@ def test_blocks_that_share_a_weight_fall_back():
     engine, naive, records = distil_both_ways(student, family_distiller(family))
     assert largest_difference(engine, naive) == 0
     reason = "its parameter 'intermediate.dense.weight' is shared with a module outside the block"
-    assert [record["reason"] for record in records] == [reason] * 2
+    assert [record.reason for record in records] == [reason] * 2
 
 
 def test_a_head_tied_to_the_embedding_stays_tied_and_both_are_trained_as_one():
     family = FAMILIES["GPT-2, sdpa"]
     student = family.student()
-    make_distiller(family.teacher(), family.batches(), train_steps=1)(student, seed=0)
+    make_distiller(family.teacher(), family.batches(), train_steps=1).train(student, TrainingContext(seed=0))
     assert student.lm_head.weight is student.transformer.wte.weight
 
 
@@ -228,7 +231,7 @@ def test_what_the_user_froze_stays_frozen_and_unchanged():
         student.get_parameter(name).requires_grad_(False)
     engine, naive, records = distil_both_ways(student, family_distiller(family))
     assert largest_difference(engine, naive) == 0
-    assert [record["mode"] for record in records] == ["replay", "replay"]
+    assert [record.mode for record in records] == ["replay", "replay"]
     for name, parameter in engine.named_parameters():
         assert parameter.requires_grad == (name not in frozen)
         inside = name.startswith("model.layers.")
@@ -240,19 +243,19 @@ def test_blocks_that_the_user_froze_entirely_are_refused_by_name_before_anything
     student = family.student()
     student.model.layers.requires_grad_(False)
     with pytest.raises(ConfigurationError) as caught:
-        family_distiller(family).prepare(student)
+        family_distiller(family).resolve(student)
     assert len(caught.value.problems) == 2
     for number, problem in enumerate(caught.value.problems):
         assert problem.startswith(f"a stage must have parameters to train, but 'model.layers.{number}' has none")
 
 
-def test_the_blocks_of_a_decoder_are_replayed_on_the_encoders_output_after_one_capture_anew(caplog):
+def test_the_blocks_of_a_decoder_are_replayed_on_the_encoders_output_after_another_capture(caplog):
     family = FAMILIES["T5, sdpa"]
     with caplog.at_level(logging.INFO, logger="autodistill"):
         records = distil(family.student(), family_distiller(family))
-    assert [record["mode"] for record in records] == ["replay"] * 6
-    assert [message.split(":")[0] for message in caplog.messages if "anew" in message] == [
-        "the inputs of decoder.block.1 are captured anew by full forwards"
+    assert [record.mode for record in records] == ["replay"] * 6
+    assert [message.split(":")[0] for message in caplog.messages if "again" in message] == [
+        "the inputs of decoder.block.1 are captured again by full forwards"
     ]
 
 

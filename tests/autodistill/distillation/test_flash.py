@@ -18,7 +18,7 @@ from autodistill.distillation.activation_store import Budget
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distiller import Distiller
 from autodistill.errors import NonFiniteError
-from autodistill.training import NoReport
+from autodistill.training import TrainingContext
 
 
 def assert_identical(left, right):
@@ -52,7 +52,7 @@ def test_a_transformer_of_four_blocks_with_dropout_equals_the_naive_loop(replay)
     data = [*tokens(), tokens(1, size=3, seed=5)[0]]  # the last batch is smaller
     engine, naive, records = distil_both_ways(student, make_distiller(teacher, data), replay=replay)
     assert_identical(engine, naive)
-    assert [record["mode"] for record in records] == ["replay" if replay else "truncated forward"] * 4
+    assert [record.mode for record in records] == ["replay" if replay else "truncated forward"] * 4
 
 
 @pytest.mark.parametrize("replay", [True, False], ids=["replay", "truncated forward"])
@@ -61,7 +61,7 @@ def test_a_network_with_batch_normalisation_equals_the_naive_loop_and_its_runnin
     student = seeded(lambda: ConvolutionalNetwork(4, 4), 1)
     engine, naive, records = distil_both_ways(student, make_distiller(teacher, images()), replay=replay)
     assert_identical(engine, naive)
-    assert {record["mode"] for record in records} == {"replay" if replay else "truncated forward"}
+    assert {record.mode for record in records} == {"replay" if replay else "truncated forward"}
 
 
 @pytest.mark.parametrize(
@@ -101,20 +101,20 @@ def test_a_block_that_cannot_be_replayed_runs_by_the_truncated_forward_says_why_
     with caplog.at_level(logging.INFO, logger="autodistill"):
         engine, naive, records = distil_both_ways(seeded(make, 1), distiller)
     assert_identical(engine, naive)
-    assert [record["mode"] for record in records] == ["truncated forward"] * len(reasons)
+    assert [record.mode for record in records] == ["truncated forward"] * len(reasons)
     for record, reason in zip(records, reasons, strict=True):
-        assert reason in record["reason"]
-        assert record["reason"] in caplog.text
+        assert reason in record.reason
+        assert record.reason in caplog.text
 
 
-def test_a_block_that_reads_an_earlier_one_is_found_out_and_its_inputs_are_captured_anew(caplog):
+def test_a_block_that_reads_an_earlier_one_is_found_out_and_its_inputs_are_captured_again(caplog):
     teacher = seeded(lambda: Skipping(9))
     data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
     with caplog.at_level(logging.INFO, logger="autodistill"):
         engine, naive, records = distil_both_ways(seeded(lambda: Skipping(6), 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
-    assert [record["mode"] for record in records] == ["replay"] * 3
-    assert "inputs of blocks.2 are captured anew by full forwards" in caplog.text
+    assert [record.mode for record in records] == ["replay"] * 3
+    assert "inputs of blocks.2 are captured again by full forwards" in caplog.text
 
 
 class SkippingOnce(Skipping):
@@ -133,7 +133,7 @@ def test_a_block_that_reads_an_earlier_one_for_the_first_batch_alone_is_found_ou
     with caplog.at_level(logging.INFO, logger="autodistill"):
         engine, naive, records = distil_both_ways(seeded(lambda: SkippingOnce(6), 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
-    assert [record["mode"] for record in records] == ["replay"] * 3
+    assert [record.mode for record in records] == ["replay"] * 3
     assert "what 'blocks.2' sees of the first batch" in caplog.text
 
 
@@ -155,8 +155,8 @@ def test_inputs_that_depend_on_the_block_itself_are_found_out_after_the_stage_an
     with caplog.at_level(logging.INFO, logger="autodistill"):
         engine, naive, records = distil_both_ways(seeded(DependsOnAHiddenState, 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
-    assert [record["mode"] for record in records] == ["replay", "truncated forward"]
-    assert "replay and a full forward differ in what 'blocks.1' sees" in records[1]["reason"]
+    assert [record.mode for record in records] == ["replay", "truncated forward"]
+    assert "replay and a full forward differ in what 'blocks.1' sees" in records[1].reason
 
 
 def bert_batches(count=3):
@@ -190,7 +190,7 @@ def test_only_the_stages_block_changes_where_layer_1_stands_beside_layer_10():
         teacher, bert_batches(), block_names=[path], layer_mappings_for_knowledge_transfer=[[(path, path)]]
     )
     before = copy.deepcopy(student.state_dict())
-    distiller(student, seed=0)
+    distiller.train(student, TrainingContext(seed=0))
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith(path + ".")}
 
@@ -210,24 +210,21 @@ def test_attention_maps_and_hidden_states_of_a_bert_with_padding_equal_the_naive
     )
     engine, naive, records = distil_both_ways(student, distiller)
     assert_identical(engine, naive)
-    assert [record["mode"] for record in records] == ["replay", "replay"]
+    assert [record.mode for record in records] == ["replay", "replay"]
 
 
 def test_every_stage_changes_its_own_block_and_its_matchers():
     teacher, student = seeded(lambda: Transformer(16, 3)), seeded(lambda: Transformer(12, 3), 1)
     distiller = make_distiller(teacher, tokens())
-    plan, criteria = distiller.prepare(student)
-    _, fresh = distiller.prepare(student)
+    plan, fresh = distiller.resolve(student), distiller.resolve(student).flash_criteria
     before = copy.deepcopy(student.state_dict())
-    FlashDistillation(
-        student, plan.flash, criteria, distiller.flash_set, distiller.cache, plan.teacher_taps, 0, NoReport()
-    ).run()
+    FlashDistillation(student, plan.flash, plan.flash_criteria, distiller.flash_set).run(TrainingContext(seed=0))
     for block in ("layers.0", "layers.1", "layers.2"):
         names = [name for name in before if name.startswith(block + ".")]
         assert not any(torch.equal(student.state_dict()[name], before[name]) for name in names)
     for name in ("embedding.weight", "head.weight"):
         assert torch.equal(student.state_dict()[name], before[name])
-    for trained, untrained in zip(criteria, fresh, strict=True):
+    for trained, untrained in zip(plan.flash_criteria, fresh, strict=True):
         assert not torch.equal(trained.feature_matchers[0].linear.weight, untrained.feature_matchers[0].linear.weight)
 
 
@@ -235,19 +232,23 @@ def test_the_teacher_runs_once_for_each_batch_over_all_students_and_blocks():
     teacher = Counted(seeded(lambda: Transformer(16, 4)))
     distiller = make_distiller(teacher, tokens(batches=20, size=2), train_steps=20)
     for seed in range(3):
-        distiller(seeded(lambda: Transformer(8, 4), seed), seed=seed)
+        distiller.train(seeded(lambda: Transformer(8, 4), seed), TrainingContext(seed=seed))
     assert teacher.forwards == 20
 
 
 def test_the_students_own_loss_is_added_where_it_is_asked_for():
     teacher, student = seeded(lambda: Transformer(12, 2)), seeded(lambda: Transformer(12, 2), 1)
-    records = make_distiller(teacher, tokens(), add_origin_loss=True)(copy.deepcopy(student), seed=0)
-    without = make_distiller(teacher, tokens())(copy.deepcopy(student), seed=0)
+    records = (
+        make_distiller(teacher, tokens(), add_origin_loss=True)
+        .train(copy.deepcopy(student), TrainingContext(seed=0))
+        .stages
+    )
+    without = make_distiller(teacher, tokens()).train(copy.deepcopy(student), TrainingContext(seed=0)).stages
     batch = Batch(tokens()[0])
     with torch.no_grad():
         own = nn.functional.cross_entropy(batch.call(student.eval()), batch.targets).item()
-    assert {record["reason"] for record in records} == {"the student's own loss needs its whole forward"}
-    assert records[0]["first_loss"] - without[0]["first_loss"] == pytest.approx(own, abs=0.3)  # dropout
+    assert {record.reason for record in records} == {"the student's own loss needs its whole forward"}
+    assert records[0].first_loss - without[0].first_loss == pytest.approx(own, abs=0.3)  # dropout
 
 
 @pytest.mark.parametrize("settings", [{}, {"add_origin_loss": True}, {"inputs": "teacher"}], ids=str)
@@ -256,7 +257,7 @@ def test_nan_in_a_batch_is_told_as_such(settings):
     data[2][0][0, 0, 0] = float("nan")
     distiller = make_distiller(seeded(lambda: Transformer(12, 2)), data, train_steps=4, **settings)
     with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: look"):
-        distiller(seeded(lambda: Transformer(12, 2), 1), seed=0)
+        distiller.train(seeded(lambda: Transformer(12, 2), 1), TrainingContext(seed=0))
 
 
 def test_the_programs_random_state_is_neither_read_nor_disturbed():
@@ -266,7 +267,7 @@ def test_the_programs_random_state_is_neither_read_nor_disturbed():
         torch.manual_seed(seed)
         expected = torch.get_rng_state()
         twin = copy.deepcopy(student)
-        make_distiller(teacher, tokens())(twin, seed=3)
+        make_distiller(teacher, tokens()).train(twin, TrainingContext(seed=3))
         assert torch.equal(torch.get_rng_state(), expected)
         results.append(twin)
     assert_identical(*results)
@@ -287,23 +288,13 @@ def test_inputs_beyond_the_budget_go_to_disk_or_are_computed_and_the_weights_sta
     twin = copy.deepcopy(student)
     results = []
     for model, given in ((student, budget), (twin, Budget())):
-        plan, criteria = distiller.prepare(model)
+        plan = distiller.resolve(model)
         with caplog.at_level(logging.INFO, logger="autodistill"):
-            flash = FlashDistillation(
-                model,
-                plan.flash,
-                criteria,
-                distiller.flash_set,
-                distiller.cache,
-                plan.teacher_taps,
-                7,
-                NoReport(),
-                budget=given,
-            )
-            results.append(flash.run())
+            flash = FlashDistillation(model, plan.flash, plan.flash_criteria, distiller.flash_set, budget=given)
+            results.append(flash.run(TrainingContext(seed=7)))
     assert_identical(student, twin)
     assert results[0] == results[1]
-    assert [record["mode"] for record in results[0]] == ["replay"] * 3
+    assert [record.mode for record in results[0]] == ["replay"] * 3
     assert "computed when needed" in caplog.text
     assert not (tmp_path / "a").exists()
 
@@ -313,8 +304,8 @@ def test_inexact_storage_gives_nearly_the_same_student():
     results = {}
     for exact in (True, False):
         results[exact] = copy.deepcopy(student)
-        records = make_distiller(teacher, tokens(), exact=exact)(results[exact], seed=0)
-        assert [record["mode"] for record in records] == ["replay"] * 3
+        records = make_distiller(teacher, tokens(), exact=exact).train(results[exact], TrainingContext(seed=0)).stages
+        assert [record.mode for record in records] == ["replay"] * 3
     exact, rounded = (results[flag].state_dict()["layers.2.linear1.weight"] for flag in (True, False))
     moved = (exact - student.state_dict()["layers.2.linear1.weight"]).abs().mean()
     assert 0 < (exact - rounded).abs().mean() < 0.1 * moved
@@ -336,8 +327,10 @@ def test_a_pair_of_losses_without_blocks_trains_the_whole_student_as_regular_dis
         teacher, student = (BertForSequenceClassification(BertConfig(hidden_size=width, **sizes)) for width in (16, 8))
         config = {"search": {"search_space": {"width": [8]}, "metrics": ["loss"]}, phase: pair, "init": init}
         config = AutoDistillationConfig.load({key: value for key, value in config.items() if value is not None})
-        (record,) = Distiller(teacher, config, batches, torch.device("cpu"))(student, seed=0)
-        students.append((student.state_dict(), record["first_loss"]))
+        (record,) = (
+            Distiller(teacher, config, batches, torch.device("cpu")).train(student, TrainingContext(seed=0)).stages
+        )
+        students.append((student.state_dict(), record.first_loss))
     (flash, first), (regular, same) = students
     assert first == same
     assert all(torch.equal(flash[name], regular[name]) for name in flash)

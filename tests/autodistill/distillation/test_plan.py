@@ -1,4 +1,4 @@
-"""The plan: settings resolved against a student, a teacher and a batch."""
+"""The stages of a plan, from settings, a student, a teacher and a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
 from autodistill.data import Batch
-from autodistill.distillation.plan import Plan, flash_stages, frozen_problems, path_problems, regular_stage
+from autodistill.distillation.plan import Plan, flash_stages, regular_mappings, regular_stage
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import AUTO, Tap
@@ -31,7 +31,7 @@ def mapping(student: str, teacher: str, process: str = "") -> LayerMapping:
 
 
 def regular(config: RegularDistillationConfig, batch: Batch, output):
-    return regular_stage(config, STUDENT, TEACHER, batch, output)
+    return regular_stage(config, regular_mappings(config, STUDENT, TEACHER), batch, output)
 
 
 # --- flash -----------------------------------------------------------------------------------------------------------
@@ -156,46 +156,13 @@ def test_mappings_may_be_a_function_whose_length_is_checked() -> None:
         regular(config, Batch(X), X)
 
 
-# --- paths -----------------------------------------------------------------------------------------------------------
+# --- plan -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_path_that_a_model_lacks_is_named_once_with_its_nearest() -> None:
-    config = FlashDistillationConfig(
-        block_names=["layer.0", "layers.1"],
-        layer_mappings_for_knowledge_transfer=[
-            [("layer.0", "layer.6"), ("layer.0", "heads")],
-            [("layers.1", "layer.5"), ("layers.1", "layer.6")],
-        ],
-    )
-    plan = Plan(flash_stages(config, STUDENT, TEACHER), None)
-    problems = path_problems(plan, STUDENT, TEACHER)
-    assert len(problems) == 3
-    assert problems[0].startswith("the student (Blocks) has no layer 'layers.1'; did you mean 'layer.1'")
-    assert problems[1].startswith("the teacher (Blocks) has no layer 'layer.6'; did you mean 'layer.")
-    assert problems[2] == "the teacher (Blocks) has no layer 'heads'; did you mean 'head'?"
-
-
-def test_plan_whose_paths_exist_has_no_problem_and_lists_every_teacher_tap_once() -> None:
+def test_plan_lists_its_stages_in_order_and_every_teacher_tap_once() -> None:
     stages = flash_stages(FlashDistillationConfig(), STUDENT, TEACHER)
     last = regular(RegularDistillationConfig(), Batch(X), X)
     plan = Plan(stages, last)
-    assert path_problems(plan, STUDENT, TEACHER) == []
     assert plan.stages == [*stages, last]
     assert plan.teacher_taps == [Tap("layer.2", AUTO), Tap("layer.5", AUTO), Tap("", AUTO)]
     assert Plan((*stages, *stages), None).teacher_taps == [Tap("layer.2", AUTO), Tap("layer.5", AUTO)]
-
-
-# --- what is frozen --------------------------------------------------------------------------------------------------
-
-
-def test_every_stage_without_a_parameter_to_train_is_named() -> None:
-    student = Blocks(3)
-    plan = Plan(flash_stages(FlashDistillationConfig(), student, TEACHER), None)
-    assert frozen_problems(plan, student) == []
-    student.layer[0].requires_grad_(False)
-    student.layer[1].bias.requires_grad_(False)
-    student.layer[2].requires_grad_(False)
-    assert frozen_problems(plan, student) == [
-        f"a stage must have parameters to train, but {block!r} has none that requires gradients."
-        for block in ("layer.0", "layer.2")
-    ]

@@ -18,6 +18,7 @@ from autodistill.data import DataStream
 from autodistill.distiller import Distiller
 from autodistill.errors import NonFiniteError
 from autodistill.seeds import derive_seed
+from autodistill.training import TrainingContext
 
 SEED = 42  # the search's, by default
 
@@ -76,7 +77,7 @@ def seeded(make, seed=0):
 def test_the_weights_agree_with_a_plain_loop_over_three_epochs(temperature, at, own_loss):
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
     twin = copy.deepcopy(student)
-    make_distiller(teacher, temperature=temperature, add_origin_loss=own_loss)(student, seed=7)
+    make_distiller(teacher, temperature=temperature, add_origin_loss=own_loss).train(student, TrainingContext(seed=7))
     with torch.random.fork_rng():
         naive_regular(twin, teacher, iter(DataStream(make_loader(), SEED)), 14, 7, at, float(own_loss))
     for (name, a), (_, b) in zip(student.state_dict().items(), twin.state_dict().items(), strict=True):
@@ -88,8 +89,8 @@ def test_a_pair_of_losses_is_that_of_the_labels_and_that_of_the_teacher(weights)
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
     twin = copy.deepcopy(student)
     pair = {"loss_types": ["CE", "KL"]} | ({} if weights is None else {"loss_weights": weights})
-    (record,) = make_distiller(teacher, temperature=2.0, **pair)(student, seed=7)
-    assert record["stage"] == "regular distillation"
+    (record,) = make_distiller(teacher, temperature=2.0, **pair).train(student, TrainingContext(seed=7)).stages
+    assert record.stage == "regular distillation"
     with torch.random.fork_rng():
         naive_regular(twin, teacher, iter(DataStream(make_loader(), SEED)), 14, 7, lambda progress: 2.0, 1.0)
     for (name, a), (_, b) in zip(student.state_dict().items(), twin.state_dict().items(), strict=True):
@@ -100,7 +101,9 @@ def test_soft_cross_entropy_trains_as_the_divergence_does():
     teacher = seeded(lambda: Transformer(16, 4))
     students = {kind: seeded(lambda: Transformer(12, 2), 1) for kind in ("CE", "KL")}
     for kind, student in students.items():
-        make_distiller(teacher, temperature=2.0, loss_types=["CE", kind], loss_weights=[0.5, 0.5])(student, seed=7)
+        make_distiller(teacher, temperature=2.0, loss_types=["CE", kind], loss_weights=[0.5, 0.5]).train(
+            student, TrainingContext(seed=7)
+        )
     for (name, a), (_, b) in zip(*(student.state_dict().items() for student in students.values()), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
 
@@ -108,15 +111,19 @@ def test_soft_cross_entropy_trains_as_the_divergence_does():
 def test_a_teacher_of_no_weight_never_runs():
     teacher = Counted(seeded(lambda: Transformer(16, 4)))
     student = seeded(lambda: Transformer(12, 2), 1)
-    (record,) = make_distiller(teacher, loss_types=["CE", "CE"], loss_weights=[1.0, 0.0])(student, seed=0)
+    (record,) = (
+        make_distiller(teacher, loss_types=["CE", "CE"], loss_weights=[1.0, 0.0])
+        .train(student, TrainingContext(seed=0))
+        .stages
+    )
     assert teacher.forwards == 0
-    assert record["last_loss"] < record["first_loss"]
+    assert record.last_loss < record.first_loss
 
 
 def test_every_parameter_trains_and_the_teacher_does_not():
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
     before, teacher_before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
-    make_distiller(teacher)(student, seed=0)
+    make_distiller(teacher).train(student, TrainingContext(seed=0))
     assert not any(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert all(torch.equal(value, teacher_before[name]) for name, value in teacher.state_dict().items())
 
@@ -124,9 +131,9 @@ def test_every_parameter_trains_and_the_teacher_does_not():
 def test_batches_that_recur_in_a_later_trial_cost_no_teacher_forward():
     teacher = Counted(seeded(lambda: Transformer(16, 4)))
     distiller = make_distiller(teacher)
-    distiller(seeded(lambda: Transformer(12, 2)), seed=0)
+    distiller.train(seeded(lambda: Transformer(12, 2)), TrainingContext(seed=0))
     after_one = teacher.forwards
-    distiller(seeded(lambda: Transformer(8, 1)), seed=1)
+    distiller.train(seeded(lambda: Transformer(8, 1)), TrainingContext(seed=1))
     assert teacher.forwards == after_one == 14
 
 
@@ -134,7 +141,7 @@ def test_the_student_comes_back_in_eval_mode_with_its_frozen_parameters_frozen_a
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
     student.embedding.requires_grad_(False)
     before = student.embedding.weight.clone()
-    make_distiller(teacher)(student, seed=0)
+    make_distiller(teacher).train(student, TrainingContext(seed=0))
     assert not student.training
     assert torch.equal(student.embedding.weight, before)
     assert [p.requires_grad for p in student.embedding.parameters()] == [False, False]
@@ -145,4 +152,4 @@ def test_nan_of_the_teacher_is_told_as_such():
     teacher = seeded(lambda: Transformer(12, 2))
     teacher.head.bias.data[0] = float("nan")
     with pytest.raises(NonFiniteError, match="; the teacher's features already hold NaN for batch 0: look for it"):
-        make_distiller(teacher)(seeded(lambda: Transformer(12, 1), 1), seed=0)
+        make_distiller(teacher).train(seeded(lambda: Transformer(12, 1), 1), TrainingContext(seed=0))

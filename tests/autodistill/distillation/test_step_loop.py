@@ -189,7 +189,7 @@ def test_nan_that_was_there_before_the_student_is_told_from_training_that_diverg
 ) -> None:
     model = student()
 
-    def given_at(number: int) -> dict[str, torch.Tensor]:
+    def loss_inputs_at(number: int) -> dict[str, torch.Tensor]:
         bad = number == 2
         return {
             "the inputs": torch.tensor([0.0, float(inputs) if bad else 0.0]),
@@ -200,7 +200,7 @@ def test_nan_that_was_there_before_the_student_is_told_from_training_that_diverg
         return loss_of(model)(step, number) + (float("nan") if number == 2 else 0)
 
     with pytest.raises(NonFiniteError, match=rf"became nan at step 2 of stage 1; {told}\.$"):
-        loop(4).run(list(model.parameters()), [], loss_at, given_at=given_at)
+        loop(4).run(list(model.parameters()), [], loss_at, loss_inputs_at=loss_inputs_at)
 
 
 def test_loss_that_does_not_depend_on_the_block_is_refused() -> None:

@@ -19,7 +19,7 @@ from autodistill.distillation.teacher_fed import STAGE
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
 from autodistill.models.taps import AUTO, INPUT, Tap
-from autodistill.training import NoReport
+from autodistill.training import NoReport, TrainingContext
 
 SIZES = (6, 6, 3)  # the last batch is smaller
 
@@ -40,13 +40,14 @@ def teacher_fed(teacher, data, **flash):
 def distil_both_ways(student, distiller):
     """The student by the engine, the same student by the reference, and the losses of both."""
     twin = copy.deepcopy(student)
-    records = distiller(student, seed=7)
-    plan, criteria = distiller.prepare(twin)
+    records = distiller.train(student, TrainingContext(seed=7)).stages
+    plan = distiller.resolve(twin)
     projection = distiller.config.flash_distillation.projection or (lambda hidden: hidden)
-    curves = naive_teacher_fed(twin, distiller.teacher, plan.flash, criteria, distiller.flash_set, 7, projection)
-    assert [record["stage"] for record in records] == [stage.name for stage in plan.flash]
-    assert {record["mode"] for record in records} == {"teacher-fed"}
-    assert [(record["first_loss"], record["last_loss"]) for record in records] == [(c[0], c[-1]) for c in curves]
+    batches = distiller.flash_set.batches
+    curves = naive_teacher_fed(twin, distiller.teacher, plan.flash, plan.flash_criteria, batches, 7, projection)
+    assert [record.stage for record in records] == [stage.name for stage in plan.flash]
+    assert {record.mode for record in records} == {"teacher-fed"}
+    assert [(record.first_loss, record.last_loss) for record in records] == [(c[0], c[-1]) for c in curves]
     return student, twin
 
 
@@ -78,7 +79,7 @@ def test_all_blocks_in_one_pass_equal_each_block_alone():
 
 def test_a_block_is_fed_what_the_block_before_it_is_mapped_to_and_the_first_what_the_teachers_first_is_fed():
     student, teacher = transformers()
-    plan, _ = teacher_fed(teacher, tokens()).prepare(student)
+    plan = teacher_fed(teacher, tokens()).resolve(student)
     assert [stage.input.teacher for stage in plan.flash] == [
         Tap("layers.0", INPUT),
         Tap("layers.1", AUTO),
@@ -90,7 +91,7 @@ def test_a_block_is_fed_what_the_block_before_it_is_mapped_to_and_the_first_what
 def test_the_decoders_first_block_is_fed_what_the_teachers_decoder_is_fed_not_the_encoders_output():
     family = FAMILIES["T5, sdpa"]
     student = seeded(lambda: family.make(16, family.depths[0]), 1)
-    plan, _ = teacher_fed(family.teacher(), family.batches(), **family.flash).prepare(student)
+    plan = teacher_fed(family.teacher(), family.batches(), **family.flash).resolve(student)
     names = [stage.name for stage in plan.flash]
     fed = {stage.name: stage.input.teacher for stage in plan.flash}
     outputs = {stage.name: stage.mappings[0].teacher for stage in plan.flash}
@@ -124,9 +125,9 @@ def test_what_the_student_gives_its_blocks_matters(name):
     """Guards the test above: without the padding mask the weights are others."""
     family = FAMILIES[name]
     padded, whole = (seeded(lambda: family.make(16, 2), 1) for _ in range(2))
-    teacher_fed(family.teacher(), family.batches())(padded, seed=0)
+    teacher_fed(family.teacher(), family.batches()).train(padded, TrainingContext(seed=0))
     batches = [batch | {"attention_mask": torch.ones_like(batch["attention_mask"])} for batch in family.batches()]
-    teacher_fed(family.teacher(), batches)(whole, seed=0)
+    teacher_fed(family.teacher(), batches).train(whole, TrainingContext(seed=0))
     with pytest.raises(AssertionError):
         assert_identical(padded, whole)
 
@@ -169,7 +170,7 @@ def test_the_size_of_one_blocks_gradients_touches_no_other_block_also_where_grad
             max_grad_norm=1e-3,
             optimizer="SGD",
             loss_weights=[weight, 1.0, 1.0],
-        )(student, seed=3)
+        ).train(student, TrainingContext(seed=3))
         results.append(student)
     for name in ("layers.1", "layers.2"):
         assert_identical(*(student.get_submodule(name) for student in results))
@@ -191,10 +192,10 @@ class Listening(NoReport):
 def test_the_report_is_told_of_one_stage_whose_loss_is_the_sum_over_the_blocks():
     student, teacher = transformers()
     report = Listening()
-    records = teacher_fed(teacher, tokens())(student, seed=0, report=report)
-    total = sum(record["first_loss"] for record in records)
+    records = teacher_fed(teacher, tokens()).train(student, TrainingContext(seed=0, report=report)).stages
+    total = sum(record.first_loss for record in records)
     assert report.heard == [("stage", STAGE, 6), ("finished", STAGE, 6, pytest.approx(total, rel=1e-6))]
-    assert all(record["last_loss"] < record["first_loss"] for record in records)
+    assert all(record.last_loss < record.first_loss for record in records)
 
 
 def test_the_teacher_runs_once_for_each_batch_over_all_students():
@@ -202,7 +203,7 @@ def test_the_teacher_runs_once_for_each_batch_over_all_students():
     counted = Counted(teacher)
     distiller = teacher_fed(counted, tokens())
     for seed in range(2):
-        distiller(copy.deepcopy(student), seed=seed)
+        distiller.train(copy.deepcopy(student), TrainingContext(seed=seed))
     assert counted.forwards == len(SIZES)
 
 
@@ -223,7 +224,9 @@ def test_training_takes_one_forward_of_each_block_a_step():
     runs = []
     for steps in (20, 50):
         student = seeded(lambda: CountedBlocks(16, 3), 1)
-        teacher_fed(seeded(lambda: Transformer(16, 5)), tokens(), train_steps=steps)(student, seed=0)
+        teacher_fed(seeded(lambda: Transformer(16, 5)), tokens(), train_steps=steps).train(
+            student, TrainingContext(seed=0)
+        )
         runs.append(student.runs)
     assert runs[1] - runs[0] == 3 * 30
 
@@ -241,11 +244,11 @@ class GoesOnInPlace(Transformer):
 def test_the_teachers_cached_features_stay_as_they_are_where_the_student_works_in_place():
     student, teacher = seeded(lambda: GoesOnInPlace(16, 3), 1), seeded(lambda: Transformer(16, 5))
     distiller = teacher_fed(teacher, tokens())
-    plan, _ = distiller.prepare(student)
+    plan = distiller.resolve(student)
     taps = sorted(boundary_taps(plan.flash), key=str)
-    before = [copy.deepcopy(distiller.cache.features(batch, taps)) for batch in distiller.flash_set]
-    distiller(student, seed=0)
-    for batch, features in zip(distiller.flash_set, before, strict=True):
+    before = [copy.deepcopy(distiller.cache.features(batch, taps)) for batch in distiller.flash_set.batches]
+    distiller.train(student, TrainingContext(seed=0))
+    for batch, features in zip(distiller.flash_set.batches, before, strict=True):
         for tap, feature in distiller.cache.features(batch, taps).items():
             assert torch.equal(feature, features[tap])
 
@@ -253,11 +256,13 @@ def test_the_teachers_cached_features_stay_as_they_are_where_the_student_works_i
 def test_a_finished_pass_is_read_from_its_checkpoint(tmp_path):
     student, teacher = transformers()
     twin, untrained = copy.deepcopy(student), copy.deepcopy(student)
-    first = teacher_fed(teacher, tokens())(student, seed=0, directory=tmp_path)
+    first = teacher_fed(teacher, tokens()).train(student, TrainingContext(seed=0, checkpoint_directory=tmp_path)).stages
     reports = Listening()
     distiller = teacher_fed(teacher, tokens())
-    distiller.prepare(twin)
-    second = distiller(twin, seed=1, report=reports, directory=tmp_path)  # another seed would train otherwise
+    distiller.resolve(twin)
+    second = distiller.train(
+        twin, TrainingContext(seed=1, report=reports, checkpoint_directory=tmp_path)
+    ).stages  # another seed would train otherwise
     assert_identical(student, twin)
     assert first == second
     assert [name for name, *_ in reports.heard] == ["stage", "finished"]
@@ -279,9 +284,9 @@ def test_regular_distillation_follows_with_the_teachers_own_features():
         }
     )
     distiller = Distiller(teacher, config, tokens(), torch.device("cpu"))
-    _, criteria = distiller.prepare(student)
-    assert [type(matcher).__name__ for matcher in criteria[-1].feature_matchers] == ["ChannelMatcher"]
-    assert distiller(student, seed=0)[-1]["stage"] == "regular distillation"
+    criterion = distiller.resolve(student).regular_criterion
+    assert [type(matcher).__name__ for matcher in criterion.feature_matchers] == ["ChannelMatcher"]
+    assert distiller.train(student, TrainingContext(seed=0)).stages[-1].stage == "regular distillation"
 
 
 def test_the_programs_random_state_is_neither_read_nor_disturbed():
@@ -290,7 +295,7 @@ def test_the_programs_random_state_is_neither_read_nor_disturbed():
         student, teacher = transformers()
         torch.manual_seed(seed)
         expected = torch.get_rng_state()
-        teacher_fed(teacher, tokens())(student, seed=3)
+        teacher_fed(teacher, tokens()).train(student, TrainingContext(seed=3))
         assert torch.equal(torch.get_rng_state(), expected)
         results.append(student)
     assert_identical(*results)
@@ -299,14 +304,14 @@ def test_the_programs_random_state_is_neither_read_nor_disturbed():
 def test_bfloat16_trains_every_block():
     student, teacher = transformers()
     before = copy.deepcopy(student.state_dict())
-    records = teacher_fed(teacher, tokens(), mixed_precision="bf16")(student, seed=0)
-    assert all(record["last_loss"] < record["first_loss"] for record in records)
+    records = teacher_fed(teacher, tokens(), mixed_precision="bf16").train(student, TrainingContext(seed=0)).stages
+    assert all(record.last_loss < record.first_loss for record in records)
     assert_changed(before, student, ["layers.0", "layers.1", "layers.2"])
 
 
 def problems_of(distiller, student):
     with pytest.raises(ConfigurationError) as caught:
-        distiller.prepare(student)
+        distiller.resolve(student)
     return caught.value.problems
 
 

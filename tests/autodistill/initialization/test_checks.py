@@ -212,14 +212,14 @@ def distiller(batch=None, **init):
 )
 def test_a_search_refuses_before_anything_is_trained(student, init, sentence):
     with pytest.raises(ConfigurationError) as error:
-        distiller(**init).prepare(student())
+        distiller(**init).resolve(student())
     assert error.value.problems == [sentence]
 
 
 def test_a_flash_set_of_fewer_tokens_than_the_teacher_is_wide():
     batch = {name: value[1:3, :4] for name, value in token_batch().items()}
     with pytest.raises(ConfigurationError) as error:
-        distiller(batch).prepare(Projected(8))
+        distiller(batch).resolve(Projected(8))
     assert str(error.value) == (
         "the teacher's stream of 16 channels needs at least as many positions (tokens, patches) in the flash set, but "
         "it has 8; raise init.batches, or the batch size."
@@ -271,7 +271,7 @@ def test_a_table_with_misspelt_embeddings():
         "the table of a family must name embeddings, but neither model has 'embeddings.words'; mend the table."
     ]
     with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); mend"):
-        distiller(family=dataclasses.replace(BERT, embeddings=("words",))).prepare(Projected(8))
+        distiller(family=dataclasses.replace(BERT, embeddings=("words",))).resolve(Projected(8))
 
 
 def test_a_table_that_cannot_be_meant():

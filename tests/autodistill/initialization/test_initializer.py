@@ -12,11 +12,10 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from autodistill import AutoDistillation, AutoDistillationConfig
-from autodistill.distillation.checkpoints import Checkpoints
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
-from autodistill.distiller import Distiller
+from autodistill.distiller import Distiller, Storage
 from autodistill.errors import ConfigurationError
-from autodistill.training import NoReport
+from autodistill.training import TrainingContext
 
 bert = hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3)
 SEARCH = {"search_space": {"width": [8, 12], "depth": [1, 2]}, "search_algorithm": "Random", "metrics": ["parameters"]}
@@ -37,22 +36,13 @@ def distiller(teacher, flash=None, regular=None, init=None, data=None):
 def trained_parts(student, distil, stages):
     """Train a copy of the student over so many of its stages, from its first weights."""
     student = copy.deepcopy(student)
-    plan, criteria = distil.prepare(student)
-    distil._start(student, plan, criteria)
+    plan = distil.resolve(student)
+    distil.initialize(student, plan)
     before = copy.deepcopy(student.state_dict())
     chosen = plan.flash[:stages] if stages else plan.flash
-    records = TeacherFedDistillation(
-        student,
-        chosen,
-        criteria,
-        distil.flash_set,
-        distil.cache,
-        (),
-        7,
-        NoReport(),
-        projection=distil._projection(student, plan),
-        checkpoints=Checkpoints(None),
-    ).run()
+    criteria = plan.flash_criteria[: len(chosen)]
+    engine = TeacherFedDistillation(student, chosen, criteria, distil.flash_set, projection=plan.projection)
+    records = engine.run(TrainingContext(seed=7))
     return before, student.state_dict(), records, plan
 
 
@@ -64,13 +54,13 @@ def test_blocks_have_the_same_weights_to_the_bit_with_and_without_what_trains_be
     student = model(8, 2, seed=1)
     _, alone, _, _ = trained_parts(student, distil, stages=2)
     before, beside, records, plan = trained_parts(student, distil, stages=None)
-    assert [record["stage"] for record in records] == [
+    assert [record.stage for record in records] == [
         "bert.encoder.layer.0",
         "bert.encoder.layer.1",
         plan.flash[-1].name,
     ]
-    assert records[-1]["mode"] == "teacher-fed"
-    assert records[-1]["last_loss"] < records[-1]["first_loss"]
+    assert records[-1].mode == "teacher-fed"
+    assert records[-1].last_loss < records[-1].first_loss
     for name, value in beside.items():
         inside = name.startswith("bert.encoder.layer.")
         assert torch.equal(value, alone[name]) == inside, name
@@ -89,7 +79,7 @@ def test_blocks_of_other_families_are_left_alone_by_what_trains_beside_them(name
     for key, value in beside.items():
         if key.startswith(blocks):
             assert torch.equal(value, alone[key]), key
-    assert records[-1]["last_loss"] < max(records[-1]["first_loss"], 1e-5)  # a table alone begins exact
+    assert records[-1].last_loss < max(records[-1].first_loss, 1e-5)  # a table alone begins exact
 
 
 def test_without_regular_distillation_the_head_stays_and_the_embeddings_train():
@@ -114,7 +104,10 @@ def test_what_is_frozen_outside_the_blocks_keeps_its_first_weights(frozen):
 def test_a_student_of_full_width_begins_at_the_teachers_outputs():
     teacher = model(depth=2)
     begun, built = (
-        distiller(teacher, regular={"train_steps": 1}, init=init)(model(depth=2, seed=1), seed=0)[0]["first_loss"]
+        distiller(teacher, regular={"train_steps": 1}, init=init)
+        .train(model(depth=2, seed=1), TrainingContext(seed=0))
+        .stages[0]
+        .first_loss
         for init in ({}, None)
     )
     assert begun < 0.5 * built  # a principal rotation does not commute with the gains of its norms
@@ -134,10 +127,10 @@ def test_matchers_begin_as_the_way_back_from_the_subspace():
         "loss_types": ["MSE", "MSE"],
     }
     distil = distiller(teacher, regular=regular, init={})
-    plan, criteria = distil.prepare(student)
-    distil._start(student, plan, criteria)
+    plan = distil.resolve(student)
+    distil.initialize(student, plan)
     subspace = distil._initializer.subspace(student)
-    for matcher in criteria[-1].feature_matchers:
+    for matcher in plan.regular_criterion.feature_matchers:
         torch.testing.assert_close(matcher.linear.weight.double(), subspace.up, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(matcher.linear.bias.double(), subspace.mean(0), atol=1e-6, rtol=1e-6)
 
@@ -157,16 +150,16 @@ def test_each_boundary_has_its_mean_however_layers_are_named(process):
         "loss_types": ["MSE", "MSE"],
     }
     distil = distiller(teacher, TEACHER_FED | flash, regular, init={"centring": "boundary"})
-    plan, criteria = distil.prepare(student)
-    distil._start(student, plan, criteria)
-    subspace, projection = distil._initializer.subspace(student), distil._projection(student, plan)
+    plan = distil.resolve(student)
+    distil.initialize(student, plan)
+    subspace, projection = distil._initializer.subspace(student), plan.projection
     assert len({tuple(mean.tolist()) for mean in subspace.means}) == 5
     sources = [plan.flash[0].input.teacher, *(stage.mappings[0].teacher for stage in plan.flash[:2])]
     hidden = torch.randn(2, 3, 16)
     for tap, boundary in zip(sources, (0, 2, 4), strict=True):
         expected = (hidden - subspace.means[boundary].float()) @ subspace.down.float()
         torch.testing.assert_close(projection(hidden, tap), expected)
-    for matcher, boundary in zip(criteria[-1].feature_matchers, (2, 4), strict=True):
+    for matcher, boundary in zip(plan.regular_criterion.feature_matchers, (2, 4), strict=True):
         torch.testing.assert_close(matcher.linear.bias.double(), subspace.means[boundary], atol=1e-6, rtol=1e-6)
 
 
@@ -186,8 +179,8 @@ class Projected(nn.Module):
 def test_a_projection_head_begins_as_the_way_back():
     teacher, student = (seeded(lambda width=width: Projected(width), 0) for width in (16, 8))
     distil = distiller(teacher, regular={"train_steps": 1}, init={"projection_head": "projection"})
-    plan, criteria = distil.prepare(student)
-    distil._start(student, plan, criteria)
+    plan = distil.resolve(student)
+    distil.initialize(student, plan)
     torch.testing.assert_close(
         student.projection.weight.double(), distil._initializer.subspace(student).up, atol=1e-6, rtol=1e-6
     )
@@ -268,9 +261,9 @@ def test_init_with_a_train_func_is_refused(tmp_path):
 
 def test_a_damaged_decomposition_is_computed_anew(tmp_path, caplog):
     def begun():
-        distil = Distiller(model(), distiller(model(), init={}).config, texts(), torch.device("cpu"), tmp_path)
+        distil = Distiller(model(), distiller(model(), init={}).config, texts(), torch.device("cpu"), Storage(tmp_path))
         student = model(8, 2, 1)
-        distil._start(student, *distil.prepare(student))
+        distil.initialize(student, distil.resolve(student))
         return student.state_dict()
 
     first = begun()
@@ -294,4 +287,8 @@ def test_the_teacher_runs_once_a_batch(tmp_path):
 def test_a_model_of_no_known_family_needs_no_table_without_init():
     config = AutoDistillationConfig.load({"search": SEARCH, "regular_distillation": {"train_steps": 1}})
     data = [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))]
-    assert Distiller(nn.Linear(3, 2), config, data, torch.device("cpu"))(nn.Linear(3, 2), seed=0)
+    assert (
+        Distiller(nn.Linear(3, 2), config, data, torch.device("cpu"))
+        .train(nn.Linear(3, 2), TrainingContext(seed=0))
+        .stages
+    )

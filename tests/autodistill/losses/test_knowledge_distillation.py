@@ -159,7 +159,9 @@ def test_built_in_training_sees_the_same_loss_and_its_own_temperature() -> None:
     criterion = with_outputs(teacher, 4.0, ["CE", "KL"])
     expected = criterion(student, batch.targets)
     engine = KnowledgeDistillationLoss(1.0, ["CE", "KL"])
+    before = engine.temperature
     value = engine.step_loss({}, {"logits": teacher}, student, batch, temperature=4.0, label_shift=False)
+    assert engine.temperature == before
     torch.testing.assert_close(value, expected)
 
 

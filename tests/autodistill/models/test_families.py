@@ -150,5 +150,5 @@ def test_a_mean_that_cannot_be_taken_in_is_refused_by_hand_and_not_taken_off_in_
     config = {"search": search, "regular_distillation": {"train_steps": 1}, "init": {"family": family}}
     batch = (torch.randn(8, 8, 8), torch.zeros(8, dtype=torch.long))
     distil = Distiller(teacher, AutoDistillationConfig.load(config), [batch], torch.device("cpu"))
-    distil.prepare(student)
+    distil.resolve(student)
     assert not distil._initializer.subspace(student).means.any()

@@ -1,0 +1,184 @@
+"""What must fit between the stages of a plan, the student and the teacher: a sentence for each mistake.
+
+`resolve` runs all of these checks, and raises what they find in one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autodistill.data import Batch
+from autodistill.distillation.boundaries import boundary_taps, output_mapping, project
+from autodistill.distillation.plan import Projection, Stage
+from autodistill.distillation.replay import replay_blockers
+from autodistill.distillation.step_loop import autocast
+from autodistill.errors import LayerNotFoundError
+from autodistill.losses.criterion import Features
+from autodistill.models.blocks import _row
+from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.modes import frozen, nothing_to_train, plain_forward
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import describe
+
+CLASSES = {"vocab_size": "tokens", "num_labels": "labels"}
+
+
+"""Settings of a transformers configuration that say how many classes a model chooses from."""
+
+
+REMEDY = "set inputs='student'"
+
+
+def path_problems(
+    blocks: Iterable[str], mappings: Sequence[LayerMapping], student: nn.Module, teacher: nn.Module
+) -> list[str]:
+    """A sentence for each path that a model does not have; none where all exist.
+
+    Args:
+        blocks: what is trained.
+        mappings: what is compared.
+        student: has the blocks, and one side of the mappings.
+        teacher: has the other side.
+    """
+    problems: dict[str, None] = {}
+    expected = [(student, "student", block) for block in blocks]
+    expected += [(student, "student", mapping.student.path) for mapping in mappings]
+    expected += [(teacher, "teacher", mapping.teacher.path) for mapping in mappings]
+    for model, owner, path in expected:
+        try:
+            find_module(model, path, owner)
+        except LayerNotFoundError as error:
+            problems[str(error)] = None
+    return list(problems)
+
+
+def frozen_problems(stages: Sequence[Stage], student: nn.Module) -> list[str]:
+    """A sentence for each stage that has nothing to train, in a student that has all its layers."""
+    return [
+        nothing_to_train(stage.blocks)
+        for stage in stages
+        if not any(p.requires_grad for block in stage.blocks for p in find_module(student, block).parameters())
+    ]
+
+
+def prediction_problems(
+    stage: Stage, student: nn.Module, teacher: nn.Module, features: Features, targets: Features
+) -> Iterator[str]:
+    """A sentence for each pair of logits of which student and teacher have different numbers.
+
+    A matcher between them would learn which class is which, in place of the student.
+
+    Args:
+        stage: its mappings.
+        student: whose configuration may name the number of classes.
+        teacher: the same.
+        features: the student's, of one batch.
+        targets: the teacher's.
+    """
+    for mapping, kind in zip(stage.mappings, stage.loss_types, strict=False):
+        own, expected = features[mapping.student], targets[mapping.teacher]
+        if own.shape[-1:] == expected.shape[-1:]:
+            continue
+        own_classes, expected_classes = _classes(student, own), _classes(teacher, expected)
+        between_classes = own_classes is not None and expected_classes is not None
+        if stage.on_predictions or (kind in ("KL", "CE") and between_classes):
+            yield (
+                f"logits are compared class by class, but for {mapping} the student has {own.shape[-1]} "
+                f"{own_classes or 'classes'} and the teacher {expected.shape[-1]} {expected_classes or 'classes'}; "
+                "give both the same vocabulary and labels, or map hidden states."
+            )
+
+
+def _classes(model: nn.Module, feature: torch.Tensor) -> str | None:
+    """What the last axis of a feature counts, if it is classes of the model."""
+    config: Any = getattr(model, "config", None)
+    return next((word for name, word in CLASSES.items() if getattr(config, name, None) == feature.shape[-1]), None)
+
+
+# --- teacher-fed blocks ----------------------------------------------------------------------------------------------
+
+
+def feeding_problems(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> Iterator[str]:
+    """A sentence for whatever keeps the stages of flash distillation from being teacher-fed.
+
+    Args:
+        stages: one for each block.
+        student: has all the paths; runs on `batch`, to check whether its blocks can be trained alone.
+        batch: any batch.
+    """
+    yield from _block_problems(stages, student, batch)
+    yield from _row_problems(stages, student)
+    if len({stage.steps for stage in stages}) > 1:
+        yield (
+            "inputs='teacher' trains all blocks in one pass, so train_steps must be one number, but it is "
+            f"{', '.join(str(stage.steps) for stage in stages)}."
+        )
+
+
+def _block_problems(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> Iterator[str]:
+    with frozen(student), plain_forward(student), autocast(batch.device, stages[0].settings.mixed_precision):
+        blockers = replay_blockers(stages, student, batch)
+    for stage, blocker in zip(stages, blockers, strict=True):
+        parameters = find_module(student, stage.blocks[0]).parameters()
+        if blocker is None and not any(parameter.requires_grad for parameter in parameters):
+            blocker = "none of its parameters requires gradients"
+        if blocker is not None:
+            yield f"inputs='teacher' trains every block alone, but {stage.name!r} cannot be: {blocker}; {REMEDY}."
+        elif output_mapping(stage) is None:
+            present = ", ".join(map(str, stage.mappings))
+            yield (
+                f"inputs='teacher' needs the mapping of each block's own output, which says what the next one is fed, "
+                f"but {stage.name!r} has only {present}; add ('{stage.name}', 'the block of the teacher'), or {REMEDY}."
+            )
+
+
+def _row_problems(stages: Sequence[Stage], student: nn.Module) -> Iterator[str]:
+    """A block that is left out has no part in what the teacher gives the block after it."""
+    blocks = [block for stage in stages for block in stage.blocks]
+    rows = dict.fromkeys(tuple(_row(student, block)) for block in blocks)
+    for row in rows:
+        named = [block for block in blocks if block in row]
+        if named != list(row):
+            yield (
+                f"inputs='teacher' needs all blocks of a row, in their order: {', '.join(row)}; "
+                f"but block_names has {', '.join(named)}."
+            )
+
+
+def shape_problems(stage: Stage, student: Features, teacher: Features, projection: Projection | None) -> list[str]:
+    """A sentence for each pair of a teacher-fed stage whose features differ in shape, since it has no matchers.
+
+    Args:
+        stage: teacher-fed.
+        student: the student's features, of one batch.
+        teacher: the teacher's.
+        projection: brings the teacher's hidden states to the student's width; None where the widths agree.
+    """
+    boundaries = boundary_taps([stage])
+    try:
+        projected = project({tap: teacher[tap] for tap in stage.teacher_taps}, boundaries, projection)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(teacher[tap].shape)) for tap in boundaries)
+        return [
+            "projection must bring the teacher's hidden states to the student's width, but for one of shape "
+            f"{shapes} it raised {type(error).__name__}: {error}"
+        ]
+    problems = []
+    for pair in stage.pairs:
+        expected, received = student[pair.student].shape, projected[pair.teacher]
+        if not isinstance(received, torch.Tensor) or received.shape != expected:
+            suffix = " after the projection" if projection is not None and pair.teacher in boundaries else ""
+            problems.append(
+                f"inputs='teacher' has no feature matchers, so both features must have one shape, but for {pair} the "
+                f"student's is {tuple(expected)}, the teacher's {_shape(received)}{suffix}; "
+                f"give a projection to the student's width (for the blocks' inputs and outputs), or {REMEDY}."
+            )
+    return problems
+
+
+def _shape(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else describe(value)

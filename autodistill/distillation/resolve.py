@@ -1,0 +1,268 @@
+"""From settings to a plan: everything that is checked of one student before anything of it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from autodistill.config import AutoDistillationConfig
+from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.initialization import InitializationConfig
+from autodistill.data import Batch
+from autodistill.distillation.automatic_mapping import Anatomy
+from autodistill.distillation.boundaries import boundary_taps, outside_stage, project, teacher_fed_stages
+from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.plan import (
+    Plan,
+    Projection,
+    Stage,
+    flash_stages,
+    regular_mappings,
+    regular_stage,
+)
+from autodistill.distillation.plan_checks import (
+    feeding_problems,
+    frozen_problems,
+    path_problems,
+    prediction_problems,
+    shape_problems,
+)
+from autodistill.errors import ConfigurationError
+from autodistill.losses.criterion import Criterion, Features
+from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.modes import plain_forward
+from autodistill.models.module_paths import find_module
+from autodistill.models.taps import Tap, TapRecorder
+from autodistill.randomness import isolated_random_state
+from autodistill.seeds import derive_seed
+
+T = TypeVar("T")
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+"""`(outputs, targets) -> loss`, of a student that computes no loss of its own."""
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The phases of distillation that a process runs.
+
+    Attributes:
+        flash: the settings of flash distillation; None leaves it out.
+        regular: those of regular distillation; None leaves it out.
+        init: those of a start inside the teacher; None keeps the weights that students were built with.
+        seed: of the search.
+    """
+
+    flash: FlashDistillationConfig | None
+    regular: RegularDistillationConfig | None
+    init: InitializationConfig | None
+    seed: int
+
+    @classmethod
+    def of(cls, config: AutoDistillationConfig, *, leads: bool = True) -> Phases:
+        """The phases of a configuration.
+
+        Args:
+            config: the configuration.
+            leads: False for a process that follows another one: it receives the student that flash distillation trained
+                there, and takes part in regular distillation.
+        """
+        if leads:
+            return cls(config.flash_distillation, config.regular_distillation, config.init, config.seed)
+        return cls(None, config.regular_distillation, None, config.seed)
+
+    @property
+    def are_teacher_fed(self) -> bool:
+        """Whether blocks are fed the teacher's hidden states."""
+        return self.flash is not None and self.flash.inputs == "teacher" and not self.flash.on_predictions
+
+
+class TeacherSubspaces(Protocol):
+    """Students that start inside the teacher, as far as a plan depends on it."""
+
+    def check(self, student: nn.Module, also: Sequence[Tap]) -> None:
+        """Raise a `ConfigurationError` if the student cannot start inside the teacher."""
+
+    def projection(self, student: nn.Module, also: Sequence[Tap]) -> Projection:
+        """Brings the teacher's hidden states to the student's subspace."""
+
+
+def resolve(
+    phases: Phases,
+    student: nn.Module,
+    flash_set: FlashSet,
+    *,
+    anatomy: Anatomy | None = None,
+    subspaces: TeacherSubspaces | None = None,
+    loss_func: LossFunction = nn.functional.cross_entropy,
+) -> Plan:
+    """The plan of one student's distillation: stages, and their criteria with new matchers.
+
+    The student runs once on the first batch of the flash set, and once more where its blocks or its attention are
+    looked at; the teacher's features of that batch are kept in the cache.
+
+    Args:
+        phases: the settings.
+        student: on the device of the flash set.
+        flash_set: its first batch is what student and teacher are compared on; its cache has the teacher.
+        anatomy: the teacher's, for the automatic mapping; see `automatic_stages`.
+        subspaces: of students that start inside the teacher; None leaves out the checks that need them.
+        loss_func: for students that compute no loss of their own.
+
+    Raises:
+        ConfigurationError: the settings do not fit this student; all mistakes in one error.
+    """
+    teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
+    problems: list[str] = []
+
+    # The layers: which are trained, and which are compared.
+    flash: tuple[Stage, ...] = ()
+    mappings: tuple[LayerMapping, ...] = ()
+    if (settings := phases.flash) is not None:
+        flash = _attempt(problems, lambda: flash_stages(settings, student, teacher, batch, anatomy)) or ()
+    if (regular_settings := phases.regular) is not None:
+        mappings = _attempt(problems, lambda: regular_mappings(regular_settings, student, teacher)) or ()
+    blocks = [block for stage in flash for block in stage.blocks]
+    pairs = [*(mapping for stage in flash for mapping in stage.mappings), *mappings]
+    problems += path_problems(blocks, pairs, student, teacher)
+    if problems:  # the rest needs these layers
+        _run(student, batch, ())  # a student that cannot run raises its own error: the settings are not to blame
+        raise ConfigurationError(problems)
+
+    # The stages: what each trains, and with which losses.
+    if phases.are_teacher_fed:
+        unfit = list(feeding_problems(flash, student, batch))
+        problems += unfit
+        flash = flash if unfit else teacher_fed_stages(flash, teacher)
+    else:
+        problems += frozen_problems(flash, student)
+    taps = [*(tap for stage in flash for tap in stage.student_taps), *(mapping.student for mapping in mappings)]
+    features, output = _attempt(problems, lambda: _run(student, batch, taps)) or (None, None)
+    regular = None
+    if phases.regular is not None:
+        regular = regular_stage(phases.regular, mappings, batch, output)
+        problems += frozen_problems([regular], student)
+    plan = Plan(flash, regular)
+    if phases.init is not None and plan.is_teacher_fed:
+        plan = replace(plan, flash=(*flash, *_outside(plan, student)))
+
+    # The features: whether they can be compared.
+    starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
+    targets = _attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
+    if features is None or targets is None or not starts:
+        raise ConfigurationError(problems)
+    compared = plan = replace(plan, projection=_projection(phases, student, plan, subspaces))
+    if phases.init is not None and subspaces is None:  # no projection to the subspace: widths may differ
+        compared = replace(plan, flash=tuple(replace(stage, input=None) for stage in plan.flash))
+    criteria = _attempt(
+        problems,
+        lambda: criteria_for(compared, student, teacher, features, targets, loss_func=loss_func, seed=phases.seed),
+    )
+    _raise(problems)
+    assert criteria is not None
+    regular_criterion = criteria.pop() if regular is not None else None
+    return replace(plan, flash_criteria=tuple(criteria), regular_criterion=regular_criterion)
+
+
+def criteria_for(
+    plan: Plan,
+    student: nn.Module,
+    teacher: nn.Module,
+    features: Features,
+    targets: Features,
+    *,
+    loss_func: LossFunction,
+    seed: int,
+) -> list[Criterion]:
+    """A criterion for each stage of a plan, with the matchers that the features of one batch require.
+
+    Args:
+        plan: the stages.
+        student: whose configuration may name the number of classes.
+        teacher: the same.
+        features: a feature of the student for each of the plan's taps.
+        targets: a feature of the teacher for each of the plan's taps.
+        loss_func: for students that compute no loss of their own.
+        seed: the first weights of matchers derive from it.
+
+    Raises:
+        ConfigurationError: features cannot be compared; all mistakes in one error.
+    """
+    criteria: list[Criterion] = []
+    problems: list[str] = []
+    for index, stage in enumerate(plan.stages):
+        is_fed = plan.is_teacher_fed and stage is not plan.regular
+        unlike = list(prediction_problems(stage, student, teacher, features, targets))
+        if is_fed and not unlike:
+            unlike = shape_problems(stage, features, targets, plan.projection)
+        problems += unlike
+        if unlike:
+            continue
+        if stage.on_predictions:
+            criteria.append(KnowledgeDistillationLoss(1.0, stage.loss_types, stage.loss_weights))
+            continue
+        criterion = IntermediateLayersKnowledgeDistillationLoss(
+            stage.mappings, stage.loss_types, stage.loss_weights, stage.add_origin_loss, loss_func=loss_func
+        )
+        criteria.append(criterion)
+        stage_targets = project(targets, boundary_taps([stage]), plan.projection) if is_fed else targets
+        with isolated_random_state(derive_seed(seed, "matchers", index)):
+            try:
+                criterion.init_feature_matcher(features, stage_targets)
+            except ConfigurationError as error:
+                problems += error.problems
+    _raise(problems)
+    return criteria
+
+
+@torch.no_grad()
+def _run(student: nn.Module, batch: Batch, taps: Sequence[Tap]) -> tuple[Features, Any]:
+    """The student's features of one batch in eval mode, and its output."""
+    output: list[Any] = []
+    with TapRecorder(student, taps, owner="student") as recorder, plain_forward(student):
+        features = recorder.run(lambda: output.append(batch.call(student.eval())))
+    return features, output[0]
+
+
+def _outside(plan: Plan, student: nn.Module) -> list[Stage]:
+    """The stage outside teacher-fed blocks, if there is anything to train."""
+    outside = outside_stage(plan.flash, plan.regular, student)
+    parameters = [p for path in outside.blocks for p in find_module(student, path).parameters()]
+    return [outside] if any(parameter.requires_grad for parameter in parameters) else []
+
+
+def _starts_inside(student: nn.Module, plan: Plan, subspaces: TeacherSubspaces) -> bool:
+    subspaces.check(student, plan.teacher_taps)
+    return True
+
+
+def _projection(
+    phases: Phases, student: nn.Module, plan: Plan, subspaces: TeacherSubspaces | None
+) -> Projection | None:
+    """The user's projection to the student's width, or that to its subspace."""
+    if phases.flash is None or not plan.is_teacher_fed:
+        return None
+    configured = phases.flash.projection
+    if configured is not None:
+        return lambda hidden, tap: configured(hidden)
+    return subspaces.projection(student, plan.teacher_taps) if subspaces is not None else None
+
+
+def _attempt(problems: list[str], function: Callable[[], T]) -> T | None:
+    """What the function returns; None if it raises a `ConfigurationError`, whose problems are added."""
+    try:
+        return function()
+    except ConfigurationError as error:
+        problems += error.problems
+        return None
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigurationError(problems)

@@ -1,0 +1,105 @@
+"""Mistakes between settings, student and teacher are named, all of them; logits are compared class by class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import seeded
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+from autodistill import AutoDistillationConfig, ConfigurationError, Distiller
+from autodistill.config.distillation import FlashDistillationConfig
+from autodistill.distillation.plan import flash_stages
+from autodistill.distillation.plan_checks import frozen_problems, path_problems
+
+TOKENS = torch.arange(1, 8).reshape(1, 7)
+SIZES = {"num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+
+
+def language_model(width, vocabulary):
+    return seeded(lambda: BertForMaskedLM(BertConfig(hidden_size=width, vocab_size=vocabulary, **SIZES)))
+
+
+def classifier(width, labels):
+    config = BertConfig(hidden_size=width, vocab_size=20, num_labels=labels, **SIZES)
+    return seeded(lambda: BertForSequenceClassification(config))
+
+
+def prepare(student, teacher, labels=TOKENS, **sections):
+    config = AutoDistillationConfig.load({"search": {"search_space": {"w": [1]}, "metrics": ["parameters"]}} | sections)
+    batch = {"input_ids": TOKENS, "labels": labels}
+    return Distiller(teacher, config, [batch], torch.device("cpu")).resolve(student)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "labels", "numbers"),
+    [
+        (language_model(8, 20), language_model(16, 21), TOKENS, "20 tokens and the teacher 21 tokens"),
+        (classifier(8, 3), classifier(16, 4), torch.tensor([1]), "3 labels and the teacher 4 labels"),
+    ],
+)
+@pytest.mark.parametrize("loss_types", [None, "CE", ["CE", "KL"]])
+def test_different_vocabularies_and_numbers_of_labels_are_refused(student, teacher, labels, numbers, loss_types):
+    section = "auto" if loss_types is None else {"loss_types": loss_types}
+    with pytest.raises(ConfigurationError, match=f"the student has {numbers}"):
+        prepare(student, teacher, labels, regular_distillation=section)
+
+
+def test_different_vocabularies_are_no_matter_where_only_hidden_states_are_mapped():
+    plan = prepare(language_model(8, 20), language_model(16, 21), flash_distillation="auto")
+    assert plan.regular is None
+
+
+def test_hidden_states_of_other_widths_may_be_compared_by_divergence():
+    mapping = {"layer_mappings_for_knowledge_transfer": [("bert", "0", "bert", "0")], "loss_types": ["KL"]}
+    plan = prepare(language_model(8, 20), language_model(16, 20), regular_distillation=mapping)
+    assert plan.regular_criterion.feature_matchers[0].linear.weight.shape == (16, 8)
+
+
+class Blocks(nn.Module):
+    def __init__(self, depth: int, width: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 3)
+
+
+STUDENT, TEACHER = Blocks(2), Blocks(6, 8)
+
+
+def layers_of(stages):
+    blocks = [block for stage in stages for block in stage.blocks]
+    return blocks, [mapping for stage in stages for mapping in stage.mappings]
+
+
+def test_layers_that_exist_are_no_problem() -> None:
+    stages = flash_stages(FlashDistillationConfig(), STUDENT, TEACHER)
+    assert path_problems(*layers_of(stages), STUDENT, TEACHER) == []
+
+
+def test_every_path_that_a_model_lacks_is_named_once_with_its_nearest() -> None:
+    config = FlashDistillationConfig(
+        block_names=["layer.0", "layers.1"],
+        layer_mappings_for_knowledge_transfer=[
+            [("layer.0", "layer.6"), ("layer.0", "heads")],
+            [("layers.1", "layer.5"), ("layers.1", "layer.6")],
+        ],
+    )
+    problems = path_problems(*layers_of(flash_stages(config, STUDENT, TEACHER)), STUDENT, TEACHER)
+    assert len(problems) == 3
+    assert problems[0].startswith("the student (Blocks) has no layer 'layers.1'; did you mean 'layer.1'")
+    assert problems[1].startswith("the teacher (Blocks) has no layer 'layer.6'; did you mean 'layer.")
+    assert problems[2] == "the teacher (Blocks) has no layer 'heads'; did you mean 'head'?"
+
+
+def test_every_stage_without_a_parameter_to_train_is_named() -> None:
+    student = Blocks(3)
+    stages = flash_stages(FlashDistillationConfig(), student, TEACHER)
+    assert frozen_problems(stages, student) == []
+    student.layer[0].requires_grad_(False)
+    student.layer[1].bias.requires_grad_(False)
+    student.layer[2].requires_grad_(False)
+    assert frozen_problems(stages, student) == [
+        f"a stage must have parameters to train, but {block!r} has none that requires gradients."
+        for block in ("layer.0", "layer.2")
+    ]
