@@ -62,8 +62,8 @@ class PlainProgress:
         self._stage = (name, self._clock())
         self._last = (0, None)
 
-    def step(self, step: int, loss: float | None = None) -> None:
-        self._last = (step, self._last[1] if loss is None else loss)
+    def step(self, step: int, loss: float) -> None:
+        self._last = (step, loss)
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
         pass  # the last step has been reported
@@ -125,12 +125,10 @@ class RichProgress:
         self._stage = self._bars.add_task(name, total=steps, note="")
         self._bars.refresh()
 
-    def step(self, step: int, loss: float | None = None) -> None:
+    def step(self, step: int, loss: float) -> None:
         if self._stage is None:
             return
-        self._bars.update(self._stage, completed=step)
-        if loss is not None:
-            self._bars.update(self._stage, note=f"loss {loss:.4g}")
+        self._bars.update(self._stage, completed=step, note=f"loss {loss:.4g}")
         moment = self._clock()
         if moment - self._drawn >= _REFRESH:
             self._drawn = moment

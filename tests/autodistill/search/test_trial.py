@@ -82,7 +82,14 @@ def test_record_with_a_wrong_field_is_refused(change: dict[str, Any]) -> None:
         Trial.from_json(trial(3, accuracy=1.0).to_json() | change)
 
 
-@pytest.mark.parametrize("key", list(trial(0).to_json()))
+@pytest.mark.parametrize("added", [True, False])
+def test_record_of_an_earlier_version_marks_an_added_trial_in_its_details(added: bool) -> None:
+    record = trial(0).to_json() | {"details": {"added": True} if added else {}}
+    del record["added"]
+    assert Trial.from_json(record).added is added
+
+
+@pytest.mark.parametrize("key", [key for key in trial(0).to_json() if key != "added"])
 def test_record_without_one_of_its_fields_is_refused(key: str) -> None:
     record = trial(0).to_json()
     del record[key]
