@@ -14,7 +14,7 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.distiller import Distiller
 from autodistill.environment import describe_environment
-from autodistill.metrics.metric import BUILT_IN
+from autodistill.metrics.built_in import BUILT_IN, needing
 from autodistill.models.fingerprint import model_fingerprint
 from autodistill.models.taps import process_name
 from autodistill.search.layout import SEARCH_FILE
@@ -119,11 +119,15 @@ def set_up_problems(config: AutoDistillationConfig, given: Given, *, counts_tria
         for name in ("teacher_model", "train_dataloader"):
             if getattr(given, name) is None:
                 yield f"the built-in distillation needs {name}, but there is none; give it, or a train_func."
-    if "speedup" in names and given.teacher_model is None:
-        yield "the metric 'speedup' compares with the teacher, but there is no teacher_model; use 'latency'."
-    no_batch = given.train_dataloader is None and given.example_batch is None
-    if no_batch and {"latency", "speedup", "flops"} & set(names):
-        yield "measuring latency or flops needs a batch: give example_batch or train_dataloader."
+    if given.teacher_model is None:
+        for metric in needing("teacher", names):
+            yield (
+                f"the metric {metric.name!r} compares with the teacher, but there is no teacher_model; "
+                f"use {metric.alternative!r}."
+            )
+    timed = [metric.name for metric in needing("example", names)]
+    if timed and given.train_dataloader is None and given.example_batch is None:
+        yield f"measuring {', '.join(timed)} needs a batch: give example_batch or train_dataloader."
     for place in given.history_from:
         if not (Path(place) / SEARCH_FILE).exists():
             yield f"history_from names directories of earlier searches, but {place} holds none (no {SEARCH_FILE})."

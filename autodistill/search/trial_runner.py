@@ -16,8 +16,9 @@ from torch import nn
 from autodistill.data import Batch
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.measure import measure
-from autodistill.metrics.metric import BUILT_IN, Metric
+from autodistill.metrics.metric import Metric
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed

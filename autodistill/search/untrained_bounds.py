@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from autodistill.errors import ConfigurationError
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.measure import measure
 from autodistill.metrics.metric import Metric, violations
 
-UNTRAINED = ("parameters", "flops", "size_mb")
+UNTRAINED = tuple(name for name, metric in BUILT_IN.items() if metric.known_untrained)
 
 
 """The built-in metrics that distillation does not change."""

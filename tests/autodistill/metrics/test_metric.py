@@ -12,9 +12,10 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.errors import ConfigurationError
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.latency import time_models
 from autodistill.metrics.measure import count_flops, count_parameters, measure, size_in_bytes
-from autodistill.metrics.metric import BUILT_IN, Metric, losses, metric_problems, violations
+from autodistill.metrics.metric import Metric, losses, metric_problems, violations
 
 # --- what a metric is ------------------------------------------------------------------------------------------------
 
@@ -33,10 +34,11 @@ def test_direction_of_a_metric_is_greater_unless_known_or_given() -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_known_direction_may_be_given_and_a_contradicting_one_is_refused(name: str) -> None:
-    assert Metric(name, greater_is_better=BUILT_IN[name]) == Metric(name)
-    better = "greater" if BUILT_IN[name] else "less"
+    known = BUILT_IN[name].greater_is_better
+    assert Metric(name, greater_is_better=known) == Metric(name)
+    better = "greater" if known else "less"
     with pytest.raises(ConfigurationError, match=f"'{name}' {better} is better; leave greater_is_better out"):
-        Metric(name, greater_is_better=not BUILT_IN[name])
+        Metric(name, greater_is_better=not known)
 
 
 def test_loss_orders_values_so_that_less_is_better() -> None:
