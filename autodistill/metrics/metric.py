@@ -204,5 +204,5 @@ def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, flo
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether a setting is a finite number; a flag is none."""
+    """Whether a setting is a finite number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
