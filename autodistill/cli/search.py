@@ -30,7 +30,7 @@ from autodistill.data import Batch, DataStream
 from autodistill.errors import ConfigurationError
 from autodistill.files import TEMPORARY_SUFFIX
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
-from autodistill.metrics.metric import BUILT_IN
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.report.mapping_table import MappingRow, explain_mapping
 from autodistill.search.trial import Trial
 from search_spaces import Architecture

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch
 from autodistill.distiller import Distiller
+from autodistill.models.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def explain_mapping(
         ConfigurationError: the settings do not fit the two models; all mistakes at once.
 
     Examples:
+        >>> import torch
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> sizes = dict(n_embd=4, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
         >>> student, teacher = (GPT2LMHeadModel(GPT2Config(n_layer=depth, **sizes)) for depth in (1, 2))
@@ -63,7 +64,7 @@ def explain_mapping(
         'transformer.h.0'[input] -> 'transformer.h.0'[input] NMSE
         'transformer.h.0'[auto] -> 'transformer.h.1'[auto] NMSE
     """
-    device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
+    device = device_of(student)
     content = batch.content if isinstance(batch, Batch) else batch
     config = AutoDistillationConfig.load(config)
     distiller = Distiller(teacher.to(device), config, [content], device)

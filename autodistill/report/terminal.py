@@ -12,13 +12,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric
 from autodistill.search.progress import NoProgress, Progress
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
-
-_UNITS = {"latency": "ms", "size_mb": "MB"}
-
 
 _REFRESH = 0.1  # seconds between two drawings of the bars
 
@@ -239,8 +237,8 @@ def _rows(result: SearchResult) -> list[Trial]:
 
 
 def _heading(metric: Metric) -> str:
-    unit = f", {_UNITS[metric.name]}" if metric.name in _UNITS else ""
-    return f"{metric.name}\n({'max' if metric.greater_is_better else 'min'}{unit})"
+    unit = BUILT_IN[metric.name].unit if metric.name in BUILT_IN else ""
+    return f"{metric.name}\n({'max' if metric.greater_is_better else 'min'}{', ' if unit else ''}{unit})"
 
 
 def _values(result: SearchResult, values: Mapping[str, float]) -> list[str]:

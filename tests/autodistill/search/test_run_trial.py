@@ -16,7 +16,7 @@ from toy_search import evaluate, make_config, make_search
 from autodistill import Metric, NonFiniteError, TrialError
 from autodistill.frameworks.pytorch import PyTorchFramework
 from autodistill.processes import ALONE
-from autodistill.search.run_trial import Outcome, TrialSpec, finite_metrics, missing_metrics, run_trial
+from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial
 from autodistill.training import FunctionTraining
 from search_spaces import SearchSpace
@@ -81,17 +81,21 @@ def transformer(architecture):
         ({"build": lambda architecture: None}, TrialError, "model_builder must return an nn.Module, but returned None"),
         ({"train": lambda student: None}, TrialError, "train_func must return the trained model, but returned None"),
         ({"score": lambda student: 0.5}, TrialError, "eval_func must return a mapping of metrics, but returned float"),
-        ({"score": lambda student: {"score": "high"}}, TrialError, "a metric must be a number, but eval_func returned"),
-        ({"score": lambda student: {"score": math.nan}}, NonFiniteError, "a metric must be finite, but eval_func"),
+        (
+            {"score": lambda student: {"score": "high"}},
+            TrialError,
+            "a metric must be a finite number, but eval_func returned 'high'",
+        ),
+        (
+            {"score": lambda student: {"score": math.nan}},
+            NonFiniteError,
+            "a metric must be a finite number, but eval_func returned nan",
+        ),
     ],
 )
 def test_what_a_hook_must_not_return_fails_the_trial(hooks, error, sentence):
     with pytest.raises(error, match=sentence):
         run_trial(spec_of(**hooks), Trial(0, {"width": 1}))
-
-
-def test_numbers_of_any_kind_are_metrics():
-    assert finite_metrics({"a": torch.tensor(0.5), 2: True, "c": 3}) == {"a": 0.5, "2": 1.0, "c": 3.0}
 
 
 def test_metrics_that_nobody_returned_are_named_with_those_there_are():
