@@ -21,17 +21,15 @@ from autodistill.config.lengths import MAPPINGS, PER_BLOCK, PER_MAPPING, block_p
 from autodistill.config.section import Count, Section
 from autodistill.config.temperature import Temperature
 from autodistill.errors import ConfigurationError
+from autodistill.losses.loss_types import LossName
 from autodistill.models.layer_mappings import LayerMapping, parse_mapping
 from autodistill.models.taps import process_name
 from autodistill.tensors import content_hash
 
-LossType = Literal["MSE", "NMSE", "L1", "KL", "CE", "cosine"]
-
-
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-BlockLossTypes = LossType | tuple[LossType | tuple[LossType, ...], ...]
+BlockLossTypes = LossName | tuple[LossName | tuple[LossName, ...], ...]
 
 
 BlockLossWeights = LossWeight | tuple[LossWeight | tuple[LossWeight, ...], ...]
@@ -305,7 +303,7 @@ class RegularDistillationConfig(PhaseConfig):
         | None,
         PlainSerializer(_mapping_names),
     ] = None
-    loss_types: Annotated[LossType | tuple[LossType, ...] | None, BeforeValidator(_only_entry)] = None
+    loss_types: Annotated[LossName | tuple[LossName, ...] | None, BeforeValidator(_only_entry)] = None
     loss_weights: Annotated[LossWeight | tuple[LossWeight, ...], BeforeValidator(_only_entry)] = 1.0
     add_origin_loss: Annotated[bool | None, BeforeValidator(_only_entry)] = None
     train_steps: Annotated[Count, BeforeValidator(_only_entry)] = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from autodistill.losses.checks import pair_type_problems
+from autodistill.losses.loss_types import pair_type_problems
 
 MAPPINGS = "layer_mappings_for_knowledge_transfer"
 

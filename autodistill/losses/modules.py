@@ -11,9 +11,9 @@ from torch import nn
 
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
-from autodistill.losses.checks import check_temperature
 from autodistill.losses.feature_matchers import ChannelMatcher
 from autodistill.losses.top_k import TopKLogits, top_k_kl_divergence
+from autodistill.losses.weights_and_temperature import check_temperature
 
 HiddenStates = torch.Tensor | Sequence[torch.Tensor]
 

@@ -108,7 +108,7 @@ def test_record_of_settings_is_json_and_names_functions() -> None:
     )
     record = config.model_dump(mode="json")
     assert record["layer_mappings_for_knowledge_transfer"] == [[["a", "1", "t", ""]]]
-    assert record["temperature"].endswith("test_settings.cold")
+    assert record["temperature"].endswith("test_distillation.cold")
     assert FlashDistillationConfig(temperature=2.5).model_dump(mode="json")["temperature"] == 2.5
     annealed = FlashDistillationConfig(temperature=AnnealedTemperature(start=5, end=1)).model_dump(mode="json")
     assert annealed["temperature"] == {"start": 5.0, "end": 1.0, "shape": "linear"}
