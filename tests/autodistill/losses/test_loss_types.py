@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from autodistill.config import json_schema
-from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 from autodistill.losses.loss_types import LOSS_TYPES, LossName, LossType, pair_type_problems, type_problems
