@@ -62,7 +62,9 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
         data[FLASH] = data.pop(TRANSFER)
     if isinstance(data.get(FLASH), Mapping) and {TRANSFER, REGULAR} & set(data[FLASH]):
         flash = dict(data[FLASH])
-        data |= {key: section for key in (REGULAR,) if (section := flash.pop(key, None)) is not None}
+        regular = flash.pop(REGULAR, None)
+        if regular is not None:
+            data[REGULAR] = regular
         transfer = flash.pop(TRANSFER, None)
         data[FLASH] = {**transfer, **flash} if isinstance(transfer, Mapping) else flash or transfer
     if isinstance(data.get(FLASH), RegularDistillationConfig):
