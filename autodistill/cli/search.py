@@ -192,7 +192,7 @@ class SearchSetup:
         reason = self._builder.why_not_inside(self._transformer(self.teacher), space) if given.init else None
         if reason is not None:
             raise ConfigurationError(f"auto_distillation.init: students cannot start inside the teacher; {reason}")
-        return given.model_copy(update={"search": search.model_copy(update={"search_space": space})})
+        return given.with_changes(search=search.with_changes(search_space=space))
 
     def example(self) -> tuple[Architecture, list[MappingRow]]:
         """An architecture of the space, and what would be distilled into what in its student."""

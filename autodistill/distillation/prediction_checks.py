@@ -10,6 +10,7 @@ from torch import nn
 
 from autodistill.distillation.plan import Stage
 from autodistill.losses.criterion import Features
+from autodistill.losses.loss_types import LOSS_TYPES
 
 CLASSES = {"vocab_size": "tokens", "num_labels": "labels"}
 
@@ -36,7 +37,7 @@ def prediction_problems(
         if ours.shape[-1:] == theirs.shape[-1:]:
             continue
         own, given = _classes(student, ours), _classes(teacher, theirs)
-        if stage.on_predictions or (kind in ("KL", "CE") and own is not None and given is not None):
+        if stage.on_predictions or (LOSS_TYPES[kind].compares_logits and own is not None and given is not None):
             yield (
                 f"logits are compared class by class, but for {mapping} the student has {ours.shape[-1]} "
                 f"{own or 'classes'} and the teacher {theirs.shape[-1]} {given or 'classes'}; give both the same "

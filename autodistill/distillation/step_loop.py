@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.config.distillation import PhaseConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.distillation.checkpoints import LoopCheckpoint
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.processes import ALONE, Processes

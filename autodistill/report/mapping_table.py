@@ -72,10 +72,8 @@ def explain_mapping(
         plan = distiller.prepare(student)[0]
     else:  # a start inside the teacher looks at more than one batch: the layers are compared without it
         flash = config.flash_distillation
-        fed = None if flash is None else flash.model_copy(update={"inputs": "student"})
-        Distiller(
-            teacher, config.model_copy(update={"init": None, "flash_distillation": fed}), [content], device
-        ).prepare(student)
+        fed = None if flash is None else flash.with_changes(inputs="student", projection=None)
+        Distiller(teacher, config.with_changes(init=None, flash_distillation=fed), [content], device).prepare(student)
         plan = distiller.plan(student)
     rows = []
     for stage in plan.stages:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers.trainer_utils import has_length
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.config.distillation import PhaseConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.metrics.built_in import BUILT_IN
 
 OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
