@@ -26,8 +26,6 @@ from autodistill.models.layer_mappings import LayerMapping
 from autodistill.tensors import content_hash
 
 PER_BLOCK = (*PER_MAPPING, "add_origin_loss", "train_steps")
-
-
 """The settings that may have one entry for each block."""
 
 
@@ -35,8 +33,6 @@ BlockLossTypes = LossName | tuple[LossName | tuple[LossName, ...], ...]
 
 
 BlockLossWeights = LossWeight | tuple[LossWeight | tuple[LossWeight, ...], ...]
-
-
 """One value for all blocks, or for each block one value or a list for its mappings."""
 
 

@@ -21,8 +21,6 @@ MAPPINGS = "layer_mappings_for_knowledge_transfer"
 
 
 PER_MAPPING = ("loss_types", "loss_weights")
-
-
 """The settings that may have one entry for each mapping."""
 
 
@@ -35,8 +33,6 @@ SCHEDULERS = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
-
-
 """The schedules of `transformers.get_scheduler` that need no arguments of their own."""
 
 

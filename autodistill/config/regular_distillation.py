@@ -118,6 +118,4 @@ class RegularDistillationConfig(PhaseConfig):
 
 
 DistillationConfig = RegularDistillationConfig
-
-
 """The specification's name for it; given for flash distillation, it is a stage of the whole student."""

@@ -11,8 +11,6 @@ from pydantic_core import InitErrorDetails
 from autodistill.config.reading import read_configuration
 
 Count = Annotated[int, Field(ge=1, strict=True)]
-
-
 """A number of steps or trials; strict, since True would pass for 1."""
 
 

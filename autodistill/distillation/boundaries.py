@@ -25,8 +25,6 @@ from autodistill.models.module_paths import find_module
 from autodistill.models.taps import AUTO, INPUT, Tap, describe
 
 Projection = Callable[[torch.Tensor, Tap], torch.Tensor]
-
-
 """Brings a hidden state of the teacher (..., teacher width), from the place of a tap, to the student's width."""
 
 

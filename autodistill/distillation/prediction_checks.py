@@ -13,8 +13,6 @@ from autodistill.losses.criterion import Features
 from autodistill.losses.loss_types import LOSS_TYPES
 
 CLASSES = {"vocab_size": "tokens", "num_labels": "labels"}
-
-
 """Settings of a transformers configuration that say how many classes a model chooses from."""
 
 

@@ -19,14 +19,10 @@ from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
 
 CHECK_EVERY = 20
-
-
 """Steps between two looks at the losses: each look waits for the device."""
 
 
 Given = Callable[[int], Mapping[str, Any]]
-
-
 """What the loss of a batch, by its number, is made from: names for messages, and the tensors."""
 
 

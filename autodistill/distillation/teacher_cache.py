@@ -29,8 +29,6 @@ GIB = 2**30
 
 
 HEADER = 128
-
-
 """Bytes that a file takes beyond its one feature, at the most."""
 
 

@@ -101,8 +101,6 @@ class Output:
 
 
 Axes = Mapping[str, tuple[str, ...]]
-
-
 """For the path of a module (numbers of blocks left out) the roles of its weight's axes, as PyTorch stores them."""
 
 
@@ -367,8 +365,6 @@ FAMILIES: Mapping[str, Family] = {
         heads_agree=True,
     ),
 }
-
-
 """By `config.model_type`."""
 
 

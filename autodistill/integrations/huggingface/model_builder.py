@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 
 FIELDS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "embedding_size")
-
-
 """What the constraints of the families are about, besides MobileBERT's bottleneck."""
 
 

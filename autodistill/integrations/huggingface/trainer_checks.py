@@ -12,8 +12,6 @@ from autodistill.config.phase import PhaseConfig
 from autodistill.metrics.built_in import BUILT_IN
 
 OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
-
-
 """Settings of regular distillation for which the trainer's arguments stand."""
 
 
