@@ -51,7 +51,7 @@ def table_problems(pair: Pairing[Family]) -> Iterator[str]:
         if missing:
             yield (
                 f"the {owner} must have the weights that the table of its family names, but has none at "
-                f"{', '.join(map(repr, dict.fromkeys(missing)))}; mend the table."
+                f"{', '.join(map(repr, dict.fromkeys(missing)))}; fix the table."
             )
     yield from missing_embeddings(pair)
 
@@ -61,7 +61,7 @@ def missing_embeddings(pair: Pairing[Any]) -> Iterator[str]:
     found = {part(spec).path: pair.has_weight(pair.weight(spec)) for spec in pair.family.embeddings}
     nowhere = [repr(path) for path, has_it in found.items() if not has_it.teacher and not has_it.student]
     if nowhere:
-        yield f"the table of a family must name embeddings, but neither model has {', '.join(nowhere)}; mend the table."
+        yield f"the table of a family must name embeddings, but neither model has {', '.join(nowhere)}; fix the table."
 
 
 def head_problems(pair: Pairing[Family]) -> Iterator[str]:
@@ -84,7 +84,7 @@ def head_problems(pair: Pairing[Family]) -> Iterator[str]:
                 yield (
                     f"queries must be divided evenly into heads, but {query.path!r} of the {owner} has "
                     f"{rows} channels for {sizes.heads} heads of {sizes.channels}; choose a number of heads that "
-                    "divides the width, or mend `heads` in the table of its family."
+                    "divides the width, or fix `heads` in the table of its family."
                 )
 
 

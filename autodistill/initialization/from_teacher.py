@@ -69,7 +69,7 @@ def initialize_from_teacher(
     Heads and neurons are chosen by importance, layers evenly. Heads of other sizes keep the leading singular directions
     of what they compute; rotary ones the nearest frequencies. What the teacher lacks (more heads, channels or neurons)
     stays as built, and writes nothing to the stream until it is trained. What the student lacks (biases, norms of
-    heads), or does otherwise by its configuration, is told in `approximations`.
+    heads), or does otherwise by its configuration, is listed in `approximations`.
 
     Args:
         student: of the teacher's family, and not wider.
@@ -77,11 +77,11 @@ def initialize_from_teacher(
         subspace: that leads to the student's width; where norms stand before the readers, of mean zero.
         layers: for each block of the student a block of the teacher; evenly spread if not given.
         embeddings_only: leave everything after the embeddings as it was built.
-        importance: of heads and neurons, as `measure_importance` gives it; if not given, the weights decide.
+        importance: of heads and neurons, as `measure_importance` returns it; by default the weights decide.
         family: where the weights are, for models that are not in `families.FAMILIES`.
 
     Raises:
-        ConfigurationError: the two do not fit; all mistakes at once.
+        ConfigurationError: the two do not fit; all mistakes in one error.
 
     Examples:
         >>> from transformers import BertConfig, BertModel

@@ -33,7 +33,7 @@ class Importance:
 
     Attributes:
         kind: `"activations"`: the root mean square of each input, still to be weighed with what the writer makes of it;
-            `"gradients"`: the mean of |activation x gradient|, which has seen the writer already.
+            `"gradients"`: the mean of |activation x gradient|, which depends on the writer already.
         inputs: for the path of a writer of the teacher (inputs,), float64.
     """
 

@@ -104,7 +104,7 @@ class TeacherInitializer:
         if not widths:
             raise ConfigurationError(
                 "the table of a family must name embeddings, which tell a student's width, but the student has none of "
-                f"those that this one names ({', '.join(map(str, family.embeddings))}); mend the table."
+                f"those that this one names ({', '.join(map(str, family.embeddings))}); fix the table."
             )
         return self._decomposition(tuple(also)).subspace(widths[0])
 

@@ -38,7 +38,7 @@ Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float, *, bias: bool = True) -> Affine:
-    """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not say.
+    """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not determine it.
 
     Minimises ‖x Wᵀ + b - t‖² + λ ‖W - W₀‖², with λ `strength` times the mean power of an input; the bias is free.
     Where inputs do not vary, the weight stays the first one.

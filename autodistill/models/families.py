@@ -4,6 +4,9 @@
 stream, which write to it, and what lies between. Paths are those of the family's base model (`BertModel`, not
 `BertForMaskedLM`); in blocks they are relative to the block, in `outputs` to the model around the base model. To start
 students of a family that is not here, pass a table of your own.
+
+A new family is one entry here, and one of `CASES` in tests/support/identity_cases.py: a student of full width must
+compute what its teacher does.
 """
 
 from __future__ import annotations
@@ -140,7 +143,7 @@ class WeightTable(ABC):
 
     @property
     def text(self) -> str:
-        """What tells tables apart, the same in every process and version: searches record it."""
+        """The text by which tables are compared, the same in every process and version: searches record it."""
         return repr(self)
 
     @property

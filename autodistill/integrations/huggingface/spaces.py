@@ -20,7 +20,9 @@ _RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's
 FAMILIES_WITH_SIZES = tuple(name for name, family in FAMILIES.items() if family.usual_sizes is not None)
 """The families of which a teacher's sizes are known, as `config.model_type` names them."""
 
-FAMILIES_WITH_SPACE = tuple(name for name in FAMILIES if name in FAMILIES_WITH_SIZES or FAMILIES[name].space)
+FAMILIES_WITH_SPACE = tuple(
+    name for name in FAMILIES if name in FAMILIES_WITH_SIZES or FAMILIES[name].space is not None
+)
 """The families of students that `transformers_space` knows."""
 
 

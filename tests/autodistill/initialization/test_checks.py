@@ -129,7 +129,7 @@ def test_heads_that_do_not_divide_the_width():
     problems = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
     assert problems == [
         f"queries must be divided evenly into heads, but 'bert.encoder.layer.0.attention.self.query' of the {owner} "
-        "has 16 channels for 3 heads of 5; choose a number of heads that divides the width, or mend `heads` in the "
+        "has 16 channels for 3 heads of 5; choose a number of heads that divides the width, or fix `heads` in the "
         "table of its family."
         for owner in ("teacher", "student")
     ]
@@ -257,7 +257,7 @@ def test_a_table_with_misspelt_paths(change, paths):
     expected = [
         f"the {owner} must have the weights that the table of its family names, but has none at "
         + ", ".join(repr(f"bert.{path.format(layer)}") for path in paths for layer in layers)
-        + "; mend the table."
+        + "; fix the table."
         for owner, layers in (("teacher", [DEPTH - 1]), ("student", [0]))
     ]
     assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == expected
@@ -270,9 +270,9 @@ def narrow_subspace():
 def test_a_table_with_misspelt_embeddings():
     family = dataclasses.replace(BERT, embeddings=(*BERT.embeddings, "embeddings.words"))
     assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == [
-        "the table of a family must name embeddings, but neither model has 'embeddings.words'; mend the table."
+        "the table of a family must name embeddings, but neither model has 'embeddings.words'; fix the table."
     ]
-    with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); mend"):
+    with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); fix"):
         distiller(family=dataclasses.replace(BERT, embeddings=("words",))).prepare(Projected(8))
 
 
