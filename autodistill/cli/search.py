@@ -189,7 +189,7 @@ class SearchSetup:
         given = self.config.auto_distillation
         search = given.the_search()
         space = self._builder.feasible(search.search_space)
-        reason = self._builder.why_not_inside(self._transformer(self.teacher), space) if given.init else None
+        reason = self._builder.start_blocker(self._transformer(self.teacher), space) if given.init else None
         if reason is not None:
             raise ConfigurationError(f"auto_distillation.init: students cannot start inside the teacher; {reason}")
         return given.with_changes(search=search.with_changes(search_space=space))
