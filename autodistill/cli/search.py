@@ -30,7 +30,7 @@ from autodistill.data import Batch, DataStream
 from autodistill.errors import ConfigurationError
 from autodistill.files import TEMPORARY_SUFFIX
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
-from autodistill.metrics.metric import BUILT_IN
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.report.mapping_table import MappingRow, explain_mapping
 from autodistill.search.trial import Trial
 from search_spaces import Architecture
@@ -189,10 +189,10 @@ class SearchSetup:
         given = self.config.auto_distillation
         search = given.the_search()
         space = self._builder.feasible(search.search_space)
-        reason = self._builder.why_not_inside(self._transformer(self.teacher), space) if given.init else None
+        reason = self._builder.start_blocker(self._transformer(self.teacher), space) if given.init else None
         if reason is not None:
             raise ConfigurationError(f"auto_distillation.init: students cannot start inside the teacher; {reason}")
-        return given.model_copy(update={"search": search.model_copy(update={"search_space": space})})
+        return given.with_changes(search=search.with_changes(search_space=space))
 
     def example(self) -> tuple[Architecture, list[MappingRow]]:
         """An architecture of the space, and what would be distilled into what in its student."""

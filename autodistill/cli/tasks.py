@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from autodistill.data import IGNORED_LABEL, Batch
+from autodistill.models.devices import device_of
 from autodistill.models.masks import predicts_next_token
 
 _COMPARED_TEXTS = 1000  # at most; their similarities are half a million
@@ -112,7 +113,7 @@ def similarity(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
 
 
 def _outputs(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.no_grad():
         for batch in batches:
             moved = batch.to(device)

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
-from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.config.layouts import criterion_alone, normalised
-from autodistill.config.reading import read_configuration, sentences
+from autodistill.config.reading import read_configuration
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.config.search import SearchConfig
 from autodistill.config.section import Count, Section
 from autodistill.errors import ConfigurationError
 
 _FEEDING = {"inputs", "block_names", "layer_mappings_for_knowledge_transfer"}
-
-
 """The settings of flash distillation that say, or may say by what they name, what blocks are fed."""
 
 
@@ -79,9 +78,8 @@ class AutoDistillationConfig(Section):
                 data[phase] = {}
         if data.get("init") == "teacher":
             data["init"] = {}
-        flash = data.get("flash_distillation")
-        if data.get("init") is not None and isinstance(flash, Mapping) and not _FEEDING & {*flash}:
-            data["flash_distillation"] = {**flash, "inputs": "teacher"}
+        if data.get("init") is not None:
+            data["flash_distillation"] = _fed_by_the_teacher(data.get("flash_distillation"))
         return data
 
     @classmethod
@@ -114,18 +112,9 @@ class AutoDistillationConfig(Section):
         Raises:
             ConfigurationError: with every mistake at once.
         """
-        if init is None:
+        if init is None or (init == "teacher" and self.init is not None):
             return self
-        try:
-            settings = InitializationConfig.model_validate((self.init or {}) if init == "teacher" else init)
-        except ValidationError as error:
-            mistakes = [f"init.{sentence}" for sentence in sentences(InitializationConfig, error)]
-            mistakes = [sentence.replace("init.the configuration:", "init:") for sentence in mistakes]
-            raise ConfigurationError(mistakes) from None
-        flash = self.flash_distillation
-        if flash is not None and not _FEEDING & flash.model_fields_set:
-            flash = flash.model_copy(update={"inputs": "teacher"})
-        return self.model_copy(update={"init": settings, "flash_distillation": flash})
+        return self.with_changes(init=init)
 
     def to_dict(self) -> dict[str, Any]:
         """What was configured, as plain values in one layout: `load` makes an equal configuration of it.
@@ -160,3 +149,12 @@ class AutoDistillationConfig(Section):
     def to_yaml(self) -> str:
         """`to_dict` as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def _fed_by_the_teacher(flash: Any) -> Any:
+    """Flash distillation of students that start inside the teacher, unless its settings say what blocks are fed."""
+    if isinstance(flash, FlashDistillationConfig) and not _FEEDING & flash.model_fields_set:
+        return flash.with_changes(inputs="teacher")
+    if isinstance(flash, Mapping) and not _FEEDING & {*flash}:
+        return {**flash, "inputs": "teacher"}
+    return flash

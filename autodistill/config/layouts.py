@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autodistill.config.distillation import RegularDistillationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 
 FLASH, REGULAR, TRANSFER = "flash_distillation", "regular_distillation", "knowledge_transfer"
 
@@ -51,8 +51,8 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     data = _without_hooks(dict(given))
     if isinstance(data.get("auto_distillation"), Mapping):
         data |= _without_hooks(dict(data.pop("auto_distillation")))
-    if data.get("search", ...) is None:
-        del data["search"]
+    if data.get("search", ...) is None and not isinstance(data.get(REGULAR), RegularDistillationConfig):
+        del data["search"]  # an empty section of a file; a criterion alone, once checked, has no search indeed
     if isinstance(data.get("distillation"), Mapping):
         data |= {REGULAR: _criterion_alone(dict(data.pop("distillation"))), "search": data.get("search")}
     flat = {key: data.pop(key) for key in SEARCH_KEYS if key in data}
@@ -62,11 +62,13 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
         data[FLASH] = data.pop(TRANSFER)
     if isinstance(data.get(FLASH), Mapping) and {TRANSFER, REGULAR} & set(data[FLASH]):
         flash = dict(data[FLASH])
-        data |= {key: section for key in (REGULAR,) if (section := flash.pop(key, None)) is not None}
+        regular = flash.pop(REGULAR, None)
+        if regular is not None:
+            data[REGULAR] = regular
         transfer = flash.pop(TRANSFER, None)
         data[FLASH] = {**transfer, **flash} if isinstance(transfer, Mapping) else flash or transfer
     if isinstance(data.get(FLASH), RegularDistillationConfig):
-        data[FLASH] = data[FLASH].model_dump(exclude_unset=True)
+        data[FLASH] = data[FLASH].configured()
     return data
 
 

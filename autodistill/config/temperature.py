@@ -36,8 +36,6 @@ class AnnealedTemperature(Section):
 
 
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)] | AnnealedTemperature | Callable[[float], float]
-
-
 """A number, an annealed temperature, or a function of the share of steps done."""
 
 

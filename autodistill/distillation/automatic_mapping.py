@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.config.distillation import FlashDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.data import Batch
 from autodistill.losses.functions import are_probabilities
 from autodistill.models.blocks import repeated_blocks

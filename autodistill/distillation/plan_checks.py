@@ -18,6 +18,7 @@ from autodistill.distillation.replay import replay_blockers
 from autodistill.distillation.step_loop import autocast
 from autodistill.errors import LayerNotFoundError
 from autodistill.losses.criterion import Features
+from autodistill.losses.loss_types import LOSS_TYPES
 from autodistill.models.blocks import _row
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.modes import frozen, nothing_to_train, plain_forward
@@ -25,8 +26,6 @@ from autodistill.models.module_paths import find_module
 from autodistill.models.taps import describe
 
 CLASSES = {"vocab_size": "tokens", "num_labels": "labels"}
-
-
 """Settings of a transformers configuration that say how many classes a model chooses from."""
 
 
@@ -85,7 +84,7 @@ def prediction_problems(
             continue
         own_classes, expected_classes = _classes(student, own), _classes(teacher, expected)
         between_classes = own_classes is not None and expected_classes is not None
-        if stage.on_predictions or (kind in ("KL", "CE") and between_classes):
+        if stage.on_predictions or (LOSS_TYPES[kind].compares_logits and between_classes):
             yield (
                 f"logits are compared class by class, but for {mapping} the student has {own.shape[-1]} "
                 f"{own_classes or 'classes'} and the teacher {expected.shape[-1]} {expected_classes or 'classes'}; "

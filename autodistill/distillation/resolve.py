@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data import Batch
 from autodistill.distillation.automatic_mapping import Anatomy
 from autodistill.distillation.boundaries import boundary_taps, outside_stage, project, teacher_fed_stages

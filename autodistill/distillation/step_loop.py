@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.config.distillation import PhaseConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.distillation.checkpoints import LoopCheckpoint
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.processes import ALONE, Processes
@@ -19,14 +19,10 @@ from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
 
 CHECK_EVERY = 20
-
-
 """Steps between two looks at the losses: each look waits for the device."""
 
 
 LossInputs = Callable[[int], Mapping[str, Any]]
-
-
 """What the loss of a batch, by its number, is computed from: names for messages, and the tensors."""
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.distillation.step_loop import autocast
+from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import Tap, TapRecorder
@@ -28,8 +29,6 @@ GIB = 2**30
 
 
 HEADER = 128
-
-
 """Bytes that a file takes beyond its one feature, at the most."""
 
 
@@ -72,7 +71,7 @@ class TeacherCache:
     ) -> None:
         self.teacher = teacher.eval()
         self.forwards = 0
-        self._device = next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
+        self._device = device_of(teacher)
         self._precision = mixed_precision
         self._exact = exact
         self.fingerprint = content_hash(

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from autodistill.metrics.built_in import Measurement
 from search_spaces import Architecture
-
-if TYPE_CHECKING:
-    from autodistill.metrics.measure import Measurement
 
 
 class Framework(Protocol):

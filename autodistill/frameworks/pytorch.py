@@ -15,7 +15,8 @@ from torch import nn
 from autodistill.data import Batch
 from autodistill.errors import TrialError
 from autodistill.frameworks.student_files import load_student, save_student
-from autodistill.metrics.measure import Measurement, measure
+from autodistill.metrics.built_in import Measurement
+from autodistill.metrics.measure import measure
 from autodistill.models.fingerprint import model_fingerprint
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed

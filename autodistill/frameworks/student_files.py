@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from autodistill.errors import ConfigurationError
 from autodistill.files import TEMPORARY_SUFFIX, write_json
+from autodistill.models.devices import device_of
 from search_spaces import Architecture
 
 WEIGHTS_FILE = "model.safetensors"
@@ -54,9 +54,8 @@ def load_student(student: nn.Module, directory: Path) -> nn.Module:
         ConfigurationError: the weights are those of a model of another structure.
     """
     if _is_pretrained(student):
-        device = next(student.parameters()).device
         loaded: Any = type(student).from_pretrained(directory)  # type: ignore[attr-defined]
-        return loaded.to(device).eval()  # type: ignore[no-any-return]
+        return loaded.to(device_of(student)).eval()  # type: ignore[no-any-return]
     weights = directory / WEIGHTS_FILE
     with safe_open(weights, framework="pt") as file:
         kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118
@@ -64,7 +63,7 @@ def load_student(student: nn.Module, directory: Path) -> nn.Module:
     if len(floating) == 1:
         student = student.to(floating[0])  # train_func may have changed the precision
     try:
-        load_model(student, str(weights), device=str(_device(student)))
+        load_model(student, str(weights), device=str(device_of(student)))
     except RuntimeError as error:
         raise ConfigurationError(
             f"a student can be loaded into what model_builder returns, but {weights} has other weights; "
@@ -84,7 +83,3 @@ def remove_student(directory: Path) -> None:
 
 def _is_pretrained(student: nn.Module) -> bool:
     return hasattr(student, "save_pretrained") and hasattr(type(student), "from_pretrained")
-
-
-def _device(student: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in student.parameters()), torch.device("cpu"))

@@ -7,17 +7,13 @@ end: its positions are its pixels all the same, since the mean over everything d
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
 from autodistill.data import IGNORED_LABEL
 from autodistill.errors import ConfigurationError
-from autodistill.losses.checks import check_temperature
+from autodistill.losses.weights_and_temperature import check_temperature
 from autodistill.models.masks import counted_labels
-
-FeatureLoss = Callable[..., torch.Tensor]
 
 
 def in_full(feature: torch.Tensor) -> torch.Tensor:
@@ -168,6 +164,31 @@ def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index
     return total / (labels != ignore_index).sum().clamp(min=1)
 
 
+def label_mse_loss(predictions: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
+    """Mean squared error between predictions and labels that are real numbers: every one of them counts.
+
+    Args:
+        predictions: of any shape.
+        labels: the same shape, a last axis of 1 apart.
+        ignore_index: without effect on real numbers.
+
+    Raises:
+        ConfigurationError: the shapes differ otherwise.
+
+    Examples:
+        >>> label_mse_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([1, 1])).item()
+        2.0
+    """
+    if predictions.shape == (*labels.shape, 1):
+        predictions = predictions.squeeze(-1)
+    if predictions.shape != labels.shape:
+        raise ConfigurationError(
+            f"'MSE' compares predictions with labels of the same shape, but theirs are {tuple(predictions.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    return F.mse_loss(predictions, labels.to(predictions.dtype))
+
+
 def distillation_loss(
     student_logits: torch.Tensor,
     teacher_logits: torch.Tensor,
@@ -265,22 +286,3 @@ def are_probabilities(feature: torch.Tensor) -> bool:
     sums = feature.sum(-1)
     tolerance = 1e-2 if feature.dtype in (torch.float16, torch.bfloat16) else 1e-4
     return bool((feature >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=tolerance))
-
-
-FEATURE_LOSSES: dict[str, FeatureLoss] = {
-    "MSE": mse_loss,
-    "NMSE": normalized_mse_loss,
-    "L1": l1_loss,
-    "KL": kl_divergence,
-    "CE": soft_cross_entropy,
-    "cosine": cosine_loss,
-}
-
-
-PROBABILITY_LOSSES: dict[str, FeatureLoss] = {
-    "KL": probability_kl_divergence,
-    "CE": probability_cross_entropy,
-}
-
-
-"""What takes the place of the losses between logits where both features are probabilities already."""

@@ -12,11 +12,12 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.errors import ConfigurationError
-from autodistill.losses import checks
-from autodistill.losses import functions as losses
 from autodistill.losses.criterion import Criterion, Features, features_of
 from autodistill.losses.feature_matchers import ChannelMatcher, matcher_for
+from autodistill.losses.functions import in_full
+from autodistill.losses.loss_types import LOSS_TYPES, LossFunction, type_problems
 from autodistill.losses.origin_loss import origin_loss
+from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
 from autodistill.models.layer_mappings import parse_mapping
 from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
 from autodistill.models.modes import plain_forward
@@ -33,7 +34,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
     Args:
         layer_mappings: pairs of layers; every form of `parse_mapping` is accepted. One student layer may be mapped to
             several teacher layers.
-        loss_types: one of `LOSS_TYPES` for each mapping.
+        loss_types: a name in `autodistill.losses.loss_types.LOSS_TYPES` for each mapping.
         loss_weights: one weight for each mapping; 1 each if not given.
         add_origin_loss: add the student's own loss: `outputs.loss` where the model gives one, else `loss_func`.
         student_model: the student whose layers the context manager records.
@@ -84,7 +85,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         self._check()
         self.student_features: Features = {}
         self.teacher_features: Features = {}
-        self.loss_funcs: list[Callable[..., torch.Tensor]] = []
+        self.loss_funcs: list[LossFunction] = []
         self._loss_func = loss_func
         self._recorder: TapRecorder | None = None
         self._hooks = contextlib.ExitStack()
@@ -101,9 +102,9 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             for name, value in (("loss_types", self.loss_types), ("loss_weights", self.loss_weights))
             if len(value) != count
         ]
-        problems += checks.type_problems(self.loss_types)
-        problems += checks.weight_problems(self.loss_weights)
-        problems += checks.temperature_problems(self.temperature)
+        problems += type_problems(self.loss_types)
+        problems += weight_problems(self.loss_weights)
+        problems += temperature_problems(self.temperature)
         if problems:
             raise ConfigurationError(problems)
 
@@ -120,12 +121,8 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             teacher: one feature for each teacher tap.
         """
         self.loss_funcs = [
-            losses.PROBABILITY_LOSSES[loss_type]
-            if loss_type in losses.PROBABILITY_LOSSES
-            and losses.are_probabilities(student[mapping.student])
-            and losses.are_probabilities(teacher[mapping.teacher])
-            else losses.FEATURE_LOSSES[loss_type]
-            for mapping, loss_type in zip(self.layer_mappings, self.loss_types, strict=True)
+            LOSS_TYPES[name].function_for(student[mapping.student], teacher[mapping.teacher])
+            for mapping, name in zip(self.layer_mappings, self.loss_types, strict=True)
         ]
 
     def init_feature_matcher(self, student: Features, teacher: Features) -> None:
@@ -142,7 +139,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         matchers: list[nn.Module] = []
         self.init_loss_funcs(student, teacher)
         for index, mapping in enumerate(self.layer_mappings):
-            feature = losses.in_full(student[mapping.student])
+            feature = in_full(student[mapping.student])
             try:
                 matcher = matcher_for(
                     mapping, feature, teacher[mapping.teacher], probabilities=self._compares_probabilities(index)
@@ -155,7 +152,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         self.feature_matchers = nn.ModuleList(matchers)
 
     def _compares_probabilities(self, index: int) -> bool:
-        return self.loss_funcs[index] in losses.PROBABILITY_LOSSES.values()
+        return self.loss_funcs[index] is LOSS_TYPES[self.loss_types[index]].on_probabilities
 
     def _student(self) -> nn.Module:
         if self.student_model is None:
@@ -218,7 +215,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             self.teacher_features,
             student_outputs,
             batch,
-            temperature=checks.check_temperature(self.temperature),
+            temperature=check_temperature(self.temperature),
             label_shift=predicts_next_token(self._student()),
         )
 
@@ -267,7 +264,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             if not self.loss_weights[index] and mapping.teacher not in teacher:
                 continue
             # In 32 bits at least whatever the models' own precision: matchers and losses need the digits.
-            feature = self.feature_matchers[index](losses.in_full(student[mapping.student]))
+            feature = self.feature_matchers[index](in_full(student[mapping.student]))
             term = self._term(index, feature, teacher[mapping.teacher], batch, temperature, label_shift)
             total = total + self.loss_weights[index] * term
         return total
@@ -282,21 +279,18 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         label_shift: bool,
     ) -> torch.Tensor:
         mask = batch.padding_mask if batch is not None else None
-        student, teacher = (
-            losses.in_full(student),
-            losses.in_full(teacher),
-        )  # under autocast a matcher answers in fewer bits
-        loss = self.loss_funcs[index]
+        student, teacher = in_full(student), in_full(teacher)  # under autocast a matcher answers in fewer bits
         if self._compares_probabilities(index):
-            return loss(student, teacher, mask)
+            return self.loss_funcs[index](student, teacher, mask)
         if self._channel_axis(index, student) == 1:
             student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
-        if self.loss_types[index] in losses.PROBABILITY_LOSSES:  # the losses between logits
+        loss_type = LOSS_TYPES[self.loss_types[index]]
+        if loss_type.compares_logits:
             labels = batch.label_mask(label_shift) if batch is not None else None
             if batch is not None and student.dim() == 2:  # one prediction a sample
                 mask, labels = None, counted_labels(batch.targets, student)
-            return loss(student, teacher, both_masks(mask, labels), temperature)
-        return loss(student, teacher, mask)
+            mask = both_masks(mask, labels)
+        return loss_type.between(student, teacher, mask, temperature)
 
     def _channel_axis(self, index: int, feature: torch.Tensor) -> int:
         """Axis 1 of image features (N, C, H, W), else the last; a matcher that ran along the last axis says so."""

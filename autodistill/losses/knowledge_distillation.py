@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from autodistill.data import IGNORED_LABEL, Batch, next_labels
 from autodistill.errors import ConfigurationError
-from autodistill.losses import checks
-from autodistill.losses import functions as losses
 from autodistill.losses.criterion import Criterion, Features, run_in_eval
+from autodistill.losses.functions import in_full
+from autodistill.losses.loss_types import LOSS_TYPES, pair_type_problems
 from autodistill.losses.origin_loss import origin_loss
+from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
 from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
 from autodistill.models.taps import main_part
-
-TEACHER_FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
-    "CE": losses.soft_cross_entropy,
-    "KL": losses.kl_divergence,
-    "MSE": lambda student, teacher, mask, temperature: losses.mse_loss(student, teacher, mask),
-}
-
-
-"""What the teacher's loss types compute; the temperature cancels out of the squared error."""
 
 
 class KnowledgeDistillationLoss(Criterion):
@@ -75,7 +66,7 @@ class KnowledgeDistillationLoss(Criterion):
         self.loss_weights = tuple(loss_weights)
         self.ignore_index = ignore_index
         self.teacher_outputs: Any = None
-        problems = [*checks.temperature_problems(temperature), *self._problems()]
+        problems = [*temperature_problems(temperature), *self._problems()]
         if problems:
             raise ConfigurationError(problems)
 
@@ -83,8 +74,8 @@ class KnowledgeDistillationLoss(Criterion):
         for name, value in (("loss_types", self.loss_types), ("loss_weights", self.loss_weights)):
             if len(value) != 2:
                 yield f"{name} must have two entries, the labels' and the teacher's, but has {len(value)}."
-        yield from checks.pair_type_problems(self.loss_types)
-        yield from checks.weight_problems(self.loss_weights)
+        yield from pair_type_problems(self.loss_types)
+        yield from weight_problems(self.loss_weights)
 
     def teacher_model_forward(self, inputs: Any, teacher_model: nn.Module | None = None) -> Any:
         """Run the teacher, in eval mode and without gradient, and keep its outputs for the next `loss_cal`.
@@ -122,9 +113,9 @@ class KnowledgeDistillationLoss(Criterion):
                 f"student and teacher must predict in one shape, but theirs are {tuple(student_outputs.shape)} and "
                 f"{tuple(teacher_outputs.shape)}."
             )
-        loss = TEACHER_FUNCTIONS[self.loss_types[1]]
-        temperature = checks.check_temperature(self.temperature if temperature is None else temperature)
-        return loss(losses.in_full(student_outputs), losses.in_full(teacher_outputs), mask, temperature)
+        temperature = check_temperature(self.temperature if temperature is None else temperature)
+        student, teacher = in_full(student_outputs), in_full(teacher_outputs)
+        return LOSS_TYPES[self.loss_types[1]].between(student, teacher, mask, temperature)
 
     def student_targets_loss_cal(self, student_outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The labels' term without its weight.
@@ -133,17 +124,9 @@ class KnowledgeDistillationLoss(Criterion):
             student_outputs: logits (..., C), or predictions of any shape for 'MSE'.
             targets: class numbers (...), or for 'MSE' numbers of the predictions' shape, a last axis of 1 apart.
         """
-        if self.loss_types[0] == "MSE":
-            predictions = losses.in_full(student_outputs)
-            if predictions.shape == (*targets.shape, 1):
-                predictions = predictions.squeeze(-1)
-            if predictions.shape != targets.shape:
-                raise ConfigurationError(
-                    f"'MSE' compares predictions with labels of the same shape, but theirs are "
-                    f"{tuple(student_outputs.shape)} and {tuple(targets.shape)}."
-                )
-            return F.mse_loss(predictions, targets.to(predictions.dtype))
-        return losses.label_cross_entropy(losses.in_full(student_outputs), targets, self.ignore_index)
+        on_labels = LOSS_TYPES[self.loss_types[0]].on_labels
+        assert on_labels is not None  # checked when the criterion was made
+        return on_labels(in_full(student_outputs), targets, self.ignore_index)
 
     def loss_cal(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
         """The loss of the batch that `teacher_model_forward` has seen, a scalar.

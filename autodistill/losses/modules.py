@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,19 +12,19 @@ from torch import nn
 
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
-from autodistill.losses.checks import check_temperature
 from autodistill.losses.feature_matchers import ChannelMatcher
 from autodistill.losses.top_k import TopKLogits, top_k_kl_divergence
+from autodistill.losses.weights_and_temperature import check_temperature
 
 HiddenStates = torch.Tensor | Sequence[torch.Tensor]
-
-
 """One layer's hidden states, or those of several layers in order."""
 
 
+FeaturePairs = list[tuple[torch.Tensor, torch.Tensor]]
+"""Of each pair of compared layers the student's hidden states and the teacher's."""
+
+
 LayerPairs = Sequence[tuple[int, int]]
-
-
 """Which layers are compared: (student's, teacher's), counted from 0; negative numbers count from the end."""
 
 
@@ -73,13 +74,41 @@ class KLDivLoss(nn.Module):
         return losses.kl_divergence(student_logits, losses.in_full(teacher_logits), mask, self.temperature)
 
 
-class MSEHiddenStatesLoss(nn.Module):
+class _HiddenStatesLoss(nn.Module, ABC):
+    """The mean over layers of a loss between the hidden states of a student and a teacher."""
+
+    def forward(
+        self,
+        s_hidden_states: HiddenStates,
+        t_hidden_states: HiddenStates,
+        mask: torch.Tensor | None = None,
+        layer_mapping: LayerPairs | None = None,
+    ) -> torch.Tensor:
+        """The loss, a scalar.
+
+        Args:
+            s_hidden_states: of one layer or several, in a shape that the class names.
+            t_hidden_states: of as many layers, unless `layer_mapping` pairs them.
+            mask: (N, L), True where a position counts.
+            layer_mapping: pairs of layer numbers.
+        """
+        return torch.stack(
+            self._layer_losses(paired_layers(s_hidden_states, t_hidden_states, layer_mapping), mask)
+        ).mean()
+
+    @abstractmethod
+    def _layer_losses(self, pairs: FeaturePairs, mask: torch.Tensor | None) -> list[torch.Tensor]:
+        """The loss of each pair of layers, a scalar each, over the positions that count."""
+
+
+class MSEHiddenStatesLoss(_HiddenStatesLoss):
     """Mean squared error between hidden states, averaged over channels, positions that count, and layers.
 
     With a mapping the student's states go through a trained linear map to the teacher's width first, as FitNets' hint
     regressors do (https://arxiv.org/abs/1412.6550): its parameters belong to the optimizer. (In the library that the
     name comes from the mapping fails when it is called, and went from teacher to student, where a map to zero would
-    be a perfect match; surplus layers were dropped.) Channels are the last axis, or axis 1 of images (N, C, H, W).
+    be a perfect match; surplus layers were dropped.) Channels are the last axis of (N, C) and (N, L, C), or axis 1 of
+    images (N, C, H, W).
 
     Args:
         normalize: bring each position's channels to length 1 first.
@@ -125,29 +154,13 @@ class MSEHiddenStatesLoss(nn.Module):
                 for _ in range(num_layers or 1)
             )
 
-    def forward(
-        self,
-        s_hidden_states: HiddenStates,
-        t_hidden_states: HiddenStates,
-        mask: torch.Tensor | None = None,
-        layer_mapping: LayerPairs | None = None,
-    ) -> torch.Tensor:
-        """The loss, a scalar.
-
-        Args:
-            s_hidden_states: of one layer or several: (N, C), (N, L, C) or (N, C, H, W).
-            t_hidden_states: of as many layers, unless `layer_mapping` pairs them.
-            mask: (N, L), True where a position counts.
-            layer_mapping: pairs of layer numbers.
-        """
-        pairs = paired_layers(s_hidden_states, t_hidden_states, layer_mapping)
+    def _layer_losses(self, pairs: FeaturePairs, mask: torch.Tensor | None) -> list[torch.Tensor]:
         if self.need_mapping and self.num_layers not in (None, len(pairs)):
             raise ConfigurationError(
                 f"num_layers must be the number of compared layers, but is {self.num_layers} for {len(pairs)}."
             )
         mask = _checked_mask(mask, [_channels_at_the_end(student).shape[:-1] for student, _ in pairs])
-        terms = [self._term(index, student, teacher, mask) for index, (student, teacher) in enumerate(pairs)]
-        return torch.stack(terms).mean()
+        return [self._term(index, student, teacher, mask) for index, (student, teacher) in enumerate(pairs)]
 
     def _term(
         self, index: int, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None
@@ -177,13 +190,14 @@ class MSEHiddenStatesLoss(nn.Module):
             raise ConfigurationError(problems)
 
 
-class AttentionLoss(nn.Module):
+class AttentionLoss(_HiddenStatesLoss):
     """Attention transfer: `‖Q_S / ‖Q_S‖₂ - Q_T / ‖Q_T‖₂‖₂` of the attention maps `Q = Σ_c |A_c|^p`.
 
     Averaged over samples and layers. Equation 2 of Zagoruyko and Komodakis 2017, https://arxiv.org/abs/1612.03928,
     without its factor β / 2, which is the weight of the term; their published code, and the library that the name comes
     from, take the mean of the squared differences instead, whose size depends on that of the map. Maps of images of
     different sizes are averaged down to the smaller one. Absolute values are taken, which matters for an odd p.
+    Features are images (N, C, H, W) or (N, L, C); their channels may differ in number.
 
     Args:
         p: the power of the activations, at least 1.
@@ -206,25 +220,10 @@ class AttentionLoss(nn.Module):
             raise ConfigurationError(f"p, the power of attention transfer, must be finite and at least 1, but got {p}.")
         self.p = p
 
-    def forward(
-        self,
-        s_hidden_states: HiddenStates,
-        t_hidden_states: HiddenStates,
-        mask: torch.Tensor | None = None,
-        layer_mapping: LayerPairs | None = None,
-    ) -> torch.Tensor:
-        """The loss, a scalar.
-
-        Args:
-            s_hidden_states: of one layer or several: images (N, C, H, W), or (N, L, C).
-            t_hidden_states: of as many layers, unless `layer_mapping` pairs them; channels may differ in number.
-            mask: (N, L), True where a position of (N, L, C) counts.
-            layer_mapping: pairs of layer numbers.
-        """
-        pairs = paired_layers(s_hidden_states, t_hidden_states, layer_mapping)
+    def _layer_losses(self, pairs: FeaturePairs, mask: torch.Tensor | None) -> list[torch.Tensor]:
         positions = [_channels_at_the_end(student).shape[:-1] for student, _ in pairs]
         mask = _checked_mask(mask, positions, fits=lambda mask, positions: mask.shape == positions)
-        return torch.stack([self._term(student, teacher, mask) for student, teacher in pairs]).mean()
+        return [self._term(student, teacher, mask) for student, teacher in pairs]
 
     def _term(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         maps = [self._map(feature) for feature in (student, teacher)]
@@ -255,7 +254,7 @@ class AttentionLoss(nn.Module):
 
 def paired_layers(
     student: HiddenStates, teacher: HiddenStates, layer_mapping: LayerPairs | None = None
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> FeaturePairs:
     """The hidden states that are compared, layer by layer, in 32 bits at least.
 
     Raises:

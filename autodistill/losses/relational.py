@@ -8,7 +8,7 @@ from torch import nn
 
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
-from autodistill.losses.checks import weight_problems
+from autodistill.losses.weights_and_temperature import weight_problems
 
 
 class RelationalLoss(nn.Module):
@@ -35,7 +35,7 @@ class RelationalLoss(nn.Module):
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
-        problems = list(weight_problems([distance_weight, angle_weight]))
+        problems = weight_problems([distance_weight, angle_weight])
         if problems:
             raise ConfigurationError(problems)
         self.distance_weight = distance_weight

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from autodistill.errors import ConfigurationError
-from autodistill.losses.checks import check_temperature
 from autodistill.losses.functions import masked_mean
+from autodistill.losses.weights_and_temperature import check_temperature
 
 
 class TopKLogits(NamedTuple):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from autodistill.data import Batch
-from autodistill.models.modes import evaluating
+from autodistill.models.calls import inference_call
+from autodistill.models.devices import device_of
+from autodistill.models.modes import inference
 
 _WARM_UP = 3  # calls of each model before the first timed one
 
@@ -60,7 +61,7 @@ def time_models(
     """
     calls = {name: _synchronised_call(model, batch) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    with inference(models.values()):
+    with inference(*models.values()):
         for _, call in itertools.product(range(_WARM_UP), calls.values()):
             call()
         begin = clock()
@@ -83,7 +84,7 @@ def _timing(seconds: Sequence[float], samples: int) -> Timing:
 
 def _synchronised_call(model: nn.Module, batch: Batch) -> Callable[[], None]:
     device = device_of(model)
-    call = _forward(model, batch)
+    call = inference_call(model, batch)
 
     def run() -> None:
         call()
@@ -91,24 +92,3 @@ def _synchronised_call(model: nn.Module, batch: Batch) -> Callable[[], None]:
             torch.cuda.synchronize(device)
 
     return run
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer; the CPU for a model that has none."""
-    first = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def _forward(model: nn.Module, batch: Batch) -> Callable[[], object]:
-    batch = batch.to(device_of(model))
-    # An encoder-decoder makes the decoder's inputs from the labels.
-    keep_labels = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    inputs = batch.content if keep_labels else batch.inputs
-    return (lambda: model(**inputs)) if isinstance(inputs, Mapping) else (lambda: model(inputs))
-
-
-@contextlib.contextmanager
-def inference(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the context the models are in eval mode and nothing records gradients; they keep their training modes."""
-    with evaluating(*models), torch.inference_mode():
-        yield

@@ -1,11 +1,11 @@
-"""The built-in metrics, measured on a model: latency, speed-up, parameters, floating-point operations, size."""
+"""Built-in metrics measured on PyTorch models: parameters, bytes and floating-point operations are counted here."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,23 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autodistill.data import Batch
 from autodistill.errors import ConfigurationError
-from autodistill.metrics.latency import _forward, inference, time_models
-from autodistill.metrics.metric import BUILT_IN
-
-_TIMED = ("latency", "speedup")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured: the metrics asked for, and how sure the timed ones are.
-
-    Args:
-        metrics: one value for each name.
-        details: `latency` holds, for student and teacher, the quartiles in ms per sample and the number of rounds.
-    """
-
-    metrics: dict[str, float]
-    details: dict[str, Any] = field(default_factory=dict)
+from autodistill.metrics.built_in import BUILT_IN, Measurement, needing
+from autodistill.metrics.latency import Timing, time_models
+from autodistill.models.calls import inference_call
+from autodistill.models.modes import inference
 
 
 def measure(
@@ -41,8 +28,8 @@ def measure(
 
     Args:
         student: the model to measure, on the device to measure it on.
-        names: of `latency` (ms per sample), `speedup` (the teacher's latency over the student's), `parameters`,
-            `flops` (per sample) and `size_mb` (10**6 bytes).
+        names: of built-in metrics: `latency` (ms per sample), `speedup` (the teacher's latency over the student's),
+            `parameters`, `flops` (per sample), `size_mb` (10**6 bytes).
         example: a batch to call the models with: a mapping (keyword arguments, labels left out) or a pair
             `(inputs, targets)`. Needed for latency, speedup and flops.
         teacher: timed in turns with the student where there is one; needed for speedup.
@@ -57,32 +44,71 @@ def measure(
     problems = _problems(names, example, teacher)
     if problems:
         raise ConfigurationError(problems)
-    values: dict[str, float] = {}
-    details: dict[str, Any] = {}
-    batch = None if example is None else example if isinstance(example, Batch) else Batch(example)
-    if batch is not None and any(name in _TIMED for name in names):
-        timings = time_models({"student": student} | ({} if teacher is None else {"teacher": teacher}), batch)
-        details["latency"] = {owner: timing.to_json() for owner, timing in timings.items()}
-        values["latency"] = timings["student"].median
-        if "teacher" in timings:
-            values["speedup"] = timings["teacher"].median / timings["student"].median
-    if batch is not None and "flops" in names:
-        values["flops"] = count_flops(student, batch)
-    values["parameters"] = float(count_parameters(student))
-    values["size_mb"] = size_in_bytes(student) / 1e6
-    return Measurement({name: values[name] for name in names}, details)
+    batch = example if example is None or isinstance(example, Batch) else Batch(example)
+    quantities = ModelQuantities(student, batch, teacher)
+    metrics = {name: BUILT_IN[name].value(quantities) for name in names}
+    return Measurement(metrics, quantities.details)
 
 
 def _problems(names: Sequence[str], example: Any, teacher: nn.Module | None) -> list[str]:
     problems = [
         f"{name!r} is no built-in metric; those are {', '.join(BUILT_IN)}." for name in names if name not in BUILT_IN
     ]
-    needy = [name for name in names if name in (*_TIMED, "flops")]
-    if needy and example is None:
-        problems.append(f"measuring {', '.join(needy)} needs an example batch, but there is none.")
-    if "speedup" in names and teacher is None:
-        problems.append("speedup compares the student with the teacher, but there is no teacher; use latency.")
+    called = [metric.name for metric in needing("example", names)]
+    if called and example is None:
+        problems.append(f"measuring {', '.join(called)} needs an example batch, but there is none.")
+    if teacher is None:
+        problems += [
+            f"{metric.name} compares the student with the teacher, but there is no teacher; use {metric.alternative}."
+            for metric in needing("teacher", names)
+        ]
     return problems
+
+
+class ModelQuantities:
+    """Implements `Quantities` for PyTorch models; latency and speedup share one timing.
+
+    Args:
+        student: the model to measure.
+        batch: what the models are called with; None if only what needs no call is read.
+        teacher: timed in turns with the student; optional.
+
+    Attributes:
+        details: of what has been measured so far, as in `Measurement`.
+    """
+
+    def __init__(self, student: nn.Module, batch: Batch | None, teacher: nn.Module | None) -> None:
+        self._models = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+        self._batch = batch
+        self.details: dict[str, Any] = {}
+
+    @property
+    def latency(self) -> float:
+        return self._timings["student"].median
+
+    @property
+    def teacher_latency(self) -> float:
+        return self._timings["teacher"].median
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self._models["student"])
+
+    @property
+    def flops(self) -> float:
+        assert self._batch is not None
+        return count_flops(self._models["student"], self._batch)
+
+    @property
+    def size_in_bytes(self) -> int:
+        return size_in_bytes(self._models["student"])
+
+    @cached_property
+    def _timings(self) -> dict[str, Timing]:
+        assert self._batch is not None
+        timings = time_models(self._models, self._batch)
+        self.details["latency"] = {owner: timing.to_json() for owner, timing in timings.items()}
+        return timings
 
 
 def count_flops(model: nn.Module, batch: Batch) -> float:
@@ -92,8 +118,8 @@ def count_flops(model: nn.Module, batch: Batch) -> float:
     is not. Fused kernels hide their products from the counter, so the plain ones are used while counting: the
     number does not depend on the device or on which kernels it has.
     """
-    with inference([model]), _plain_kernels(), FlopCounterMode(display=False) as counter:
-        _forward(model, batch)()
+    with inference(model), _plain_kernels(), FlopCounterMode(display=False) as counter:
+        inference_call(model, batch)()
     return float(counter.get_total_flops() / batch.size)
 
 

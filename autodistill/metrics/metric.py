@@ -7,21 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autodistill.errors import ConfigurationError
+from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
+from autodistill.metrics.built_in import BUILT_IN
 
-BUILT_IN: Mapping[str, bool] = {
-    "latency": False,  # ms per sample
-    "speedup": True,  # the teacher's latency over the student's
-    "parameters": False,
-    "flops": False,  # floating-point operations per sample; a multiplication and an addition count as two
-    "size_mb": False,  # 10**6 bytes of parameters and buffers
-}
-
-
-"""The metrics that are measured without the user's help, and whether greater is better."""
-
-
-_DIRECTIONS = {**BUILT_IN, "eval_loss": False}
+_DIRECTIONS = {name: metric.greater_is_better for name, metric in BUILT_IN.items()} | {"eval_loss": False}
 
 
 _BY_NAME: Any = None  # as `greater_is_better`: what the name tells; it never leaves `Metric.__post_init__`
@@ -32,7 +21,7 @@ class Metric:
     """One number that tells how good a student is.
 
     Args:
-        name: a key of what `eval_func` returns, or a built-in one: latency, speedup, parameters, flops, size_mb.
+        name: a key of what `eval_func` returns, or a built-in one, such as latency or parameters.
         greater_is_better: True unless given; the direction of a built-in metric is known and need not be, and less of
             `eval_loss` is better unless it is given.
         at_most: a student above it is not feasible: it is never the best.
@@ -77,8 +66,8 @@ class Metric:
                 problems.append(
                     f"{flag} of metric {self.name!r} must be True or False, but got {getattr(self, flag)!r}."
                 )
-        if BUILT_IN.get(self.name, self.greater_is_better) is not self.greater_is_better:
-            better = "greater" if BUILT_IN[self.name] else "less"
+        if self.name in BUILT_IN and BUILT_IN[self.name].greater_is_better is not self.greater_is_better:
+            better = "greater" if BUILT_IN[self.name].greater_is_better else "less"
             problems.append(f"for the built-in metric {self.name!r} {better} is better; leave greater_is_better out.")
         if self.before_training is True and self.name not in BUILT_IN:
             problems.append(
@@ -182,5 +171,38 @@ def metric_problems(metrics: Sequence[Metric]) -> list[str]:
     return problems
 
 
+def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, float], list[TrialError]]:
+    """Values of metrics as finite floats, and an error for each value that is none; nothing is raised.
+
+    Args:
+        values: names to numbers; a tensor or an array of one element is a number too.
+        source: where the values come from, as the messages say before a value: "eval_func returned".
+
+    Returns:
+        The values by name, without the wrong ones; and the errors: `NonFiniteError` for NaN and infinity.
+
+    Examples:
+        >>> metric_values({"accuracy": 1, "loss": float("nan")}, "got")
+        ({'accuracy': 1.0}, [NonFiniteError("a metric must be a finite number, but got nan for 'loss'.")])
+    """
+    found: dict[str, float] = {}
+    errors: list[TrialError] = []
+    for name, value in values.items():
+        sentence = f"a metric must be a finite number, but {source} {value!r} for {name!r}."
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond the largest float
+            number = math.inf
+        except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several elements
+            errors.append(TrialError(sentence))
+            continue
+        if math.isfinite(number):
+            found[str(name)] = number
+        else:
+            errors.append(NonFiniteError(sentence))
+    return found, errors
+
+
 def is_finite_number(value: object) -> bool:
+    """Whether a setting is a finite number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.errors import ConfigurationError
+from autodistill.models.devices import device_of
 from autodistill.models.module_paths import find_module
 from autodistill.tensors import identical, map_tensors
 
@@ -51,7 +53,7 @@ def call_by_names(model: nn.Module, batch: Batch) -> Any:
         tensor([0., 1.])
     """
     if not isinstance(batch.content, Mapping):
-        return model(batch.inputs)
+        return batch.call(model)
     names = inspect.signature(model.forward).parameters
     arguments = {key: value for key, value in batch.content.items() if key in names}
     if not arguments:
@@ -59,7 +61,22 @@ def call_by_names(model: nn.Module, batch: Batch) -> Any:
             f"a batch's keys are the names of the model's arguments, but {type(model).__name__} takes "
             f"{', '.join(names)} and the batch holds {', '.join(batch.content)}."
         )
-    return model(**arguments)
+    return Batch(arguments).call(model)
+
+
+def inference_call(model: nn.Module, batch: Batch) -> Callable[[], Any]:
+    """The call of a model for its predictions alone: on the model's device, without the labels of the batch.
+
+    An encoder-decoder gets the labels, since it makes the inputs of its decoder from them.
+
+    Examples:
+        >>> inference_call(nn.ReLU(), Batch({"input": torch.tensor([-1.0, 1.0]), "labels": torch.tensor([0, 1])}))()
+        tensor([0., 1.])
+    """
+    batch = batch.to(device_of(model))
+    if isinstance(batch.inputs, Mapping) and not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        batch = Batch(batch.inputs)
+    return partial(batch.call, model)
 
 
 @dataclass(frozen=True)

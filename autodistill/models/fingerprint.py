@@ -9,8 +9,6 @@ from torch import nn
 from autodistill.tensors import content_hash
 
 UNIMPORTANT_SETTINGS = ("_name_or_path", "transformers_version", "problem_type")
-
-
 """Entries of a configuration that no feature depends on; a forward with labels writes the last one itself."""
 
 

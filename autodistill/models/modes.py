@@ -59,6 +59,19 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def inference(*models: nn.Module) -> Iterator[None]:
+    """Within the context the models are evaluating, and nothing records gradients, now or later.
+
+    Examples:
+        >>> with inference(nn.Dropout()):
+        ...     torch.is_inference_mode_enabled()
+        True
+    """
+    with evaluating(*models), torch.inference_mode():
+        yield
+
+
+@contextlib.contextmanager
 def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.Parameter]]:
     """Within the context only these blocks train: the rest is frozen and in eval mode.
 

@@ -22,21 +22,15 @@ OutputProcess = str | Callable[[Any], torch.Tensor]
 
 
 AUTO = "auto"
-
-
 """The output process of automatic mappings: the output itself if it is a tensor, its logits where it names them so,
 else its first element, which is what a block passes on."""
 
 
 INPUT = "input"
-
-
 """The output process of what goes into a module instead of what comes out: its first argument."""
 
 
 CHANNELS_LAST = "channels_last"
-
-
 """The output process of image features that a module gives as (N, H, W, C): they are read as (N, C, H, W)."""
 
 

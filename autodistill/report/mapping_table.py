@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
@@ -16,6 +15,7 @@ from autodistill.distillation.automatic_mapping import teacher_anatomy
 from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.resolve import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.models.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def explain_mapping(
         ConfigurationError: the settings do not fit the two models; all mistakes at once.
 
     Examples:
+        >>> import torch
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> sizes = dict(n_embd=4, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)
         >>> student, teacher = (GPT2LMHeadModel(GPT2Config(n_layer=depth, **sizes)) for depth in (1, 2))
@@ -66,7 +67,7 @@ def explain_mapping(
         'transformer.h.0'[input] -> 'transformer.h.0'[input] NMSE
         'transformer.h.0'[auto] -> 'transformer.h.1'[auto] NMSE
     """
-    device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
+    device = device_of(student)
     content = batch.content if isinstance(batch, Batch) else batch
     flash_set = FlashSet([Batch(content).to(device)], TeacherCache(teacher.to(device)))
     phases = Phases.of(AutoDistillationConfig.load(config))

@@ -12,13 +12,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric
 from autodistill.search.progress import NoProgress, Progress
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
-
-_UNITS = {"latency": "ms", "size_mb": "MB"}
-
 
 _REFRESH = 0.1  # seconds between two drawings of the bars
 
@@ -62,8 +60,8 @@ class PlainProgress:
         self._stage = (name, self._clock())
         self._last = (0, None)
 
-    def step(self, step: int, loss: float | None = None) -> None:
-        self._last = (step, self._last[1] if loss is None else loss)
+    def step(self, step: int, loss: float) -> None:
+        self._last = (step, loss)
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
         pass  # the last step has been reported
@@ -125,12 +123,10 @@ class RichProgress:
         self._stage = self._bars.add_task(name, total=steps, note="")
         self._bars.refresh()
 
-    def step(self, step: int, loss: float | None = None) -> None:
+    def step(self, step: int, loss: float) -> None:
         if self._stage is None:
             return
-        self._bars.update(self._stage, completed=step)
-        if loss is not None:
-            self._bars.update(self._stage, note=f"loss {loss:.4g}")
+        self._bars.update(self._stage, completed=step, note=f"loss {loss:.4g}")
         moment = self._clock()
         if moment - self._drawn >= _REFRESH:
             self._drawn = moment
@@ -241,8 +237,8 @@ def _rows(result: SearchResult) -> list[Trial]:
 
 
 def _heading(metric: Metric) -> str:
-    unit = f", {_UNITS[metric.name]}" if metric.name in _UNITS else ""
-    return f"{metric.name}\n({'max' if metric.greater_is_better else 'min'}{unit})"
+    unit = BUILT_IN[metric.name].unit if metric.name in BUILT_IN else ""
+    return f"{metric.name}\n({'max' if metric.greater_is_better else 'min'}{', ' if unit else ''}{unit})"
 
 
 def _values(result: SearchResult, values: Mapping[str, float]) -> list[str]:

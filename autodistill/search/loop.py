@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
@@ -58,7 +58,6 @@ class Limits:
     patience: float = math.inf
 
 
-@dataclass
 class SearchLoop:
     """Runs trials until the search ends; what comes next follows from the trials that are recorded.
 
@@ -71,24 +70,27 @@ class SearchLoop:
         progress: receives all that happens.
     """
 
-    directory: SearchDirectory
-    spec: TrialSpec
-    proposals: Proposals
-    executor: Executor
-    policy: Policy
-    progress: Progress
-    _bounds: UntrainedBounds = field(init=False)
-    _limits: Limits = field(init=False)
-    _deadline: float = field(init=False)
-    _checked: bool = field(init=False)
-    _exhausted: bool = field(init=False, default=False)
-    _with_students: set[int] = field(init=False)  # numbers of the trials that may have one
-
-    def __post_init__(self) -> None:
-        spec = self.spec
+    def __init__(
+        self,
+        directory: SearchDirectory,
+        spec: TrialSpec,
+        proposals: Proposals,
+        executor: Executor,
+        policy: Policy,
+        progress: Progress,
+    ) -> None:
+        self.directory = directory
+        self.spec = spec
+        self.proposals = proposals
+        self.executor = executor
+        self.policy = policy
+        self.progress = progress
         self._bounds = UntrainedBounds(
             spec.metrics, spec.framework, spec.search_space, keeps_size=spec.training.keeps_size
         )
+        self._checked = any(trial.is_measured for trial in self.result)  # the settings, against a student
+        self._exhausted = False  # the space
+        self._with_students = {trial.number for trial in self.result.completed}  # or without: not looked up
 
     @property
     def result(self) -> SearchResult:
@@ -105,8 +107,6 @@ class SearchLoop:
         done = len(self.result.tried)
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
-        self._checked = any(trial.is_measured for trial in self.result)
-        self._with_students = {trial.number for trial in self.result.completed}
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", self.directory.path, done)
         self.progress.search_started(limits.trials, done)

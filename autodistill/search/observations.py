@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from advisors.base import Observation, ObservationState
 from autodistill.errors import ConfigurationError
-from autodistill.metrics.metric import Metric, losses, violations
+from autodistill.metrics.metric import Metric, losses, metric_values, violations
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
 from search_spaces import SearchSpace
@@ -83,19 +82,13 @@ def measured_elsewhere(values: Mapping[str, float], metrics: Sequence[Metric]) -
     """
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"metrics must be a mapping of names to numbers, but got {values!r}.")
+    found, errors = metric_values(values, "got")
     problems = [
         f"a trial that is added needs every metric of the search, but {metric.name!r} is missing."
         for metric in metrics
         if metric.name not in values
     ]
-    found = {}
-    for name, value in values.items():
-        try:
-            found[str(name)] = float(value)
-        except (TypeError, ValueError, OverflowError):
-            found[str(name)] = math.nan
-        if not math.isfinite(found[str(name)]):
-            problems.append(f"a metric must be a finite number, but got {value!r} for {name!r}.")
+    problems += map(str, errors)
     if problems:
         raise ConfigurationError(problems)
     return found

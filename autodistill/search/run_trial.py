@@ -6,14 +6,12 @@ other.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from autodistill.errors import NonFiniteError, TrialError
 from autodistill.frameworks.framework import Framework
-from autodistill.metrics.metric import BUILT_IN, Metric
+from autodistill.metrics.built_in import BUILT_IN
+from autodistill.metrics.metric import Metric, metric_values
 from autodistill.search.layout import CHECKPOINT, LOSSES_FILE, STUDENT
 from autodistill.search.progress import LossRecorder
 from autodistill.search.trial import Trial
@@ -93,7 +91,9 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
         model = framework.finish(trained.model)
     if not processes.is_main:
         return Outcome()
-    metrics = finite_metrics(framework.evaluate(model, seed))
+    metrics, errors = metric_values(framework.evaluate(model, seed), "eval_func returned")
+    if errors:
+        raise errors[0]
     details: dict[str, Any] = {}
     if trained.stages:
         details["distillation"] = [stage.to_json() for stage in trained.stages]
@@ -112,23 +112,6 @@ def _context(spec: TrialSpec, trial: Trial, seed: int, flash_only: bool) -> Trai
         return TrainingContext(seed, spec.report, flash_only=flash_only)
     report = LossRecorder(trial.directory / LOSSES_FILE, spec.report)
     return TrainingContext(seed, report, trial.directory / CHECKPOINT, flash_only)
-
-
-def finite_metrics(returned: Mapping[str, Any]) -> dict[str, float]:
-    """What `eval_func` returned, as numbers.
-
-    Raises:
-        TrialError: a value is no number; NonFiniteError where it is NaN or infinite.
-    """
-    metrics = {}
-    for name, value in returned.items():
-        try:
-            metrics[str(name)] = float(value)
-        except (TypeError, ValueError) as error:
-            raise TrialError(f"a metric must be a number, but eval_func returned {value!r} for {name!r}.") from error
-        if not math.isfinite(metrics[str(name)]):
-            raise NonFiniteError(f"a metric must be finite, but eval_func returned {value} for {name!r}.")
-    return metrics
 
 
 def missing_metrics(metrics: tuple[Metric, ...], outcome: Outcome) -> str | None:

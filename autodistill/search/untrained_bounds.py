@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from autodistill.errors import ConfigurationError
 from autodistill.frameworks.framework import Framework
+from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, violations
 from search_spaces import Architecture, SearchSpace
 
-UNTRAINED = ("parameters", "flops", "size_mb")
+UNTRAINED = tuple(name for name, metric in BUILT_IN.items() if metric.known_untrained)
 """The built-in metrics that distillation does not change."""
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from autodistill.config.temperature import Temperature, temperature_at
 from autodistill.data import IGNORED_LABEL, Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
-from autodistill.losses.checks import weight_problems
 from autodistill.losses.modules import (
     AttentionLoss,
     HiddenStates,
@@ -22,6 +21,7 @@ from autodistill.losses.modules import (
     MSEHiddenStatesLoss,
     paired_layers,
 )
+from autodistill.losses.weights_and_temperature import weight_problems
 from autodistill.models.masks import both_masks, counted_labels
 
 STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES = "s_hidden_states", "t_hidden_states"
@@ -50,8 +50,9 @@ class LossCallback(nn.Module, ABC):
 
     def __init__(self, output_key: str, weight: float = 1.0) -> None:
         super().__init__()
-        for problem in weight_problems([weight]):
-            raise ConfigurationError(problem)
+        problems = weight_problems([weight])
+        if problems:
+            raise ConfigurationError(problems)
         self.output_key = output_key
         self.weight = weight
 

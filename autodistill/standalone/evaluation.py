@@ -10,10 +10,10 @@ from torch import nn
 
 from autodistill.data import Batch, next_labels
 from autodistill.errors import ConfigurationError
-from autodistill.metrics.latency import inference
 from autodistill.metrics.measure import measure, size_in_bytes
 from autodistill.models.calls import call_by_names
 from autodistill.models.masks import counted_labels, predicts_next_token
+from autodistill.models.modes import inference
 from autodistill.models.taps import main_part
 
 
@@ -50,7 +50,7 @@ def evaluate_distillation(
     student, teacher = student_model.to(device), teacher_model.to(device)
     first: Batch | None = None
     right, counted = 0, 0
-    with inference([student]):
+    with inference(student):
         for content in test_loader:
             batch = Batch(content).to(device)
             first = batch if first is None else first

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.config.distillation import PhaseConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.data import Batch, DataStream, next_labels
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.errors import ConfigurationError

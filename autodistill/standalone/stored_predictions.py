@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, RandomSampler
 
 from autodistill.data import Batch
 from autodistill.errors import ConfigurationError
-from autodistill.losses.checks import check_temperature
 from autodistill.losses.top_k import TopKLogits, top_k_logits
+from autodistill.losses.weights_and_temperature import check_temperature
 from autodistill.models.calls import call_by_names
 from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.taps import main_part

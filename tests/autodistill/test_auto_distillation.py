@@ -360,7 +360,7 @@ def test_nan_from_eval_func_fails_the_trial_and_the_search_goes_on(tmp_path):
     )
     assert search.search_loop() == {"width": 4}
     assert [trial.state.value for trial in search.search_result] == ["complete", "failed", "complete", "complete"]
-    assert "a metric must be finite, but eval_func returned nan for 'score'" in search.search_result[1].error
+    assert "a metric must be a finite number, but eval_func returned nan for 'score'" in search.search_result[1].error
 
 
 def test_a_builder_that_raises_on_some_architectures_costs_those_trials_only(tmp_path):

@@ -25,7 +25,6 @@ from autodistill.integrations.huggingface.model_builder import TransformersBuild
 from autodistill.integrations.huggingface.trainer_checks import trainer_problems
 from autodistill.integrations.huggingface.trainer_run import TrainerRun
 from autodistill.integrations.huggingface.trainer_search import TrainerSearch
-from autodistill.metrics.metric import Metric
 from autodistill.processes import current_processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
@@ -117,7 +116,7 @@ class AutoDistillationMixin(_Base):
             builder = TransformersBuilder(model_cls or type(self.model), cast(Any, self.model).config)
             search = config.the_search()
             space = builder.feasible(search.search_space)
-            config = config.model_copy(update={"search": search.model_copy(update={"search_space": space})})
+            config = config.with_changes(search=search.with_changes(search_space=space))
         source = self._stream_source(config.seed)
         if init == "auto":
             wished = isinstance(builder, TransformersBuilder) and train_func is None and config.init is None
@@ -146,8 +145,8 @@ class AutoDistillationMixin(_Base):
         config = AutoDistillationConfig.load(given)
         search = config.the_search()
         if not search.metrics:
-            search = search.model_copy(update={"metrics": tuple(map(Metric, DEFAULT_METRICS))})
-            config = config.model_copy(update={"search": search})
+            search = search.with_changes(metrics=DEFAULT_METRICS)
+            config = config.with_changes(search=search)
         problems = list(trainer_problems(self, config, train_func, eval_func))
         if problems:
             raise ConfigurationError(problems)
@@ -156,11 +155,11 @@ class AutoDistillationMixin(_Base):
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
         phases = {"flash_distillation": config.flash_distillation, "regular_distillation": config.regular_distillation}
         precise = {
-            name: phase.model_copy(update={"mixed_precision": precision})
+            name: phase.with_changes(mixed_precision=precision)
             for name, phase in phases.items()
             if phase is not None and "mixed_precision" not in phase.model_fields_set
         }
-        return config.model_copy(update=precise)
+        return config.with_changes(**precise)
 
     def _stream_source(self, seed: int) -> Any:
         """The training data as batches on the CPU: this process's share of them, where there are several."""
@@ -181,7 +180,7 @@ class AutoDistillationMixin(_Base):
         """`"teacher"` where it is wished and can be; what process 0 finds holds for all."""
         if not wished or source is None:
             return None
-        reason = builder.why_not_inside(teacher, config.the_search().search_space)
+        reason = builder.start_blocker(teacher, config.the_search().search_space)
         first = DataStream(source, config.seed).flash_set(1)[0]
         batches = InitializationConfig().batches
         positions = min(len(source), batches) * _positions(first) if has_length(source) else math.inf

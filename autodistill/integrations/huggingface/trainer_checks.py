@@ -8,12 +8,10 @@ from typing import Any
 from transformers.trainer_utils import has_length
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.config.distillation import PhaseConfig
-from autodistill.metrics.metric import BUILT_IN
+from autodistill.config.phase import PhaseConfig
+from autodistill.metrics.built_in import BUILT_IN
 
 OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
-
-
 """Settings of regular distillation for which the trainer's arguments stand."""
 
 

@@ -33,8 +33,6 @@ RECORDED_ARGUMENTS = (
     "seed",
     "data_seed",
 )
-
-
 """What makes the results of one trainer comparable with another's."""
 
 

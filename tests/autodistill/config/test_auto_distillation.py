@@ -11,7 +11,8 @@ import yaml
 
 import advisors.registry
 from autodistill.config import AutoDistillationConfig, SearchConfig
-from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
 from autodistill.errors import ConfigurationError
 from autodistill.metrics.metric import Metric

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from autodistill.config.distillation import FlashDistillationConfig, RegularDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data import Batch
 from autodistill.distillation.plan import Plan, flash_stages, regular_mappings, regular_stage
 from autodistill.errors import ConfigurationError

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from autodistill import AutoDistillationConfig, ConfigurationError, Distiller
-from autodistill.config.distillation import FlashDistillationConfig
+from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.distillation.plan import flash_stages
 from autodistill.distillation.plan_checks import frozen_problems, path_problems
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-from autodistill.config.distillation import RegularDistillationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.distillation.step_loop import CHECK_EVERY, StepLoop
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.seeds import derive_seed

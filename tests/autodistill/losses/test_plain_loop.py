@@ -12,6 +12,7 @@ from torch import nn
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.losses.loss_types import LOSS_TYPES
 from autodistill.models.taps import Tap
 
 
@@ -146,7 +147,7 @@ def test_image_features_with_channels_last_are_declared_by_their_output_process(
         criterion.teacher_model_forward(images)
         loss = criterion(student(images))
     rows = [feature.movedim(1, -1).reshape(-1, 4) for feature in (student(images), teacher[0](images))]
-    torch.testing.assert_close(loss, losses.FEATURE_LOSSES[kind](*rows))
+    torch.testing.assert_close(loss, LOSS_TYPES[kind].on_features(*rows))
 
 
 def test_gradient_of_features_in_double_precision_agrees_with_finite_differences() -> None:

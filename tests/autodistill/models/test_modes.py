@@ -14,7 +14,7 @@ from autodistill.data import Batch
 from autodistill.errors import ConfigurationError, LayerNotFoundError
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.models.masks import predicts_next_token
-from autodistill.models.modes import plain_forward, training_only
+from autodistill.models.modes import inference, plain_forward, training_only
 
 
 class Blocks(nn.Module):
@@ -93,6 +93,19 @@ def test_fused_forward_of_transformer_layers_is_off_within_the_context() -> None
     with plain_forward(nn.Linear(1, 1)):
         assert not torch.backends.mha.get_fastpath_enabled()
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_inference_is_in_eval_mode_without_gradients_and_undone_after_an_error() -> None:
+    first, second = Blocks(), nn.Dropout()
+    first.layer[2].eval()
+    modes = [module.training for module in (*first.modules(), *second.modules())]
+    with inference(first, second):
+        assert not any(module.training for module in (*first.modules(), *second.modules()))
+        assert not first.layer[0](torch.ones(1, 2)).requires_grad
+    with pytest.raises(ZeroDivisionError), inference(first, second):
+        raise ZeroDivisionError
+    assert [module.training for module in (*first.modules(), *second.modules())] == modes
+    assert not torch.is_inference_mode_enabled()
 
 
 # --- the student's own loss ------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def show(progress: Progress) -> None:
     progress.trial_finished(trials[1])
     progress.trial_started(trials[2])
     progress.stage("layer.0", 4)
-    progress.step(1)
+    progress.step(1, 0.5)
     progress.trial_finished(trials[2])
     progress.search_finished(SearchResult(trials, [Metric("accuracy")]))
     progress.close()
@@ -91,7 +91,7 @@ def test_plain_display_is_a_line_for_each_event() -> None:
         "  layer.1: 4 steps, loss 0.25, 0.5 s",
         "trial 1 complete (2.0 s): accuracy 0.75",
         "trial 2 (of 3): layers=3, kind=[b]",
-        "  layer.0: 1 steps, 0.5 s",
+        "  layer.0: 1 steps, loss 0.5, 0.5 s",
         "trial 2 failed: ValueError: no [x]",
         "3 trials: 2 complete, 1 failed; the best is trial 1",
     ]
@@ -105,15 +105,15 @@ def test_plain_display_has_no_control_characters_and_keeps_long_lines_whole() ->
     assert text_of(target).count("\n") == 1
 
 
-def test_plain_display_shows_the_last_loss_where_steps_have_none() -> None:
+def test_plain_display_shows_the_loss_of_the_last_step() -> None:
     target = console(terminal=False)
     progress = PlainProgress(target, ticking(0.0))
     progress.stage("regular", 3)
     progress.step(1, 0.5)
-    progress.step(2)
+    progress.step(2, 0.25)
     progress.close()
     progress.close()
-    assert text_of(target) == "  regular: 2 steps, loss 0.5, 0.0 s\n"
+    assert text_of(target) == "  regular: 2 steps, loss 0.25, 0.0 s\n"
 
 
 def test_terminal_shows_trials_block_step_and_loss() -> None:

@@ -139,7 +139,10 @@ def test_same_architecture_is_never_begun_twice(tmp_path: Path) -> None:
 
 
 def test_trial_that_was_never_begun_is_not_recorded(tmp_path: Path) -> None:
-    with opened(tmp_path) as directory, pytest.raises(SearchDirectoryError, match="a trial is begun before it is recorded"):
+    with (
+        opened(tmp_path) as directory,
+        pytest.raises(SearchDirectoryError, match="a trial is begun before it is recorded"),
+    ):
         directory.record(Trial(0, architecture(1)).complete({"accuracy": 1.0}))
 
 

@@ -23,7 +23,7 @@ from autodistill import (
     TrialState,
 )
 from autodistill.metrics.metric import losses, violations
-from autodistill.search.loop import TrialLoop
+from autodistill.search.loop import SearchLoop
 from autodistill.search.promotion import best_paused, promotable, rung_order
 from autodistill.search.trial import Trial
 
@@ -308,7 +308,7 @@ def test_a_search_killed_at_any_point_ends_as_an_uninterrupted_one(tmp_path, mon
 
     with monkeypatch.context() as patch:
         count_steps(patch, die_at=int(number) if kind == "step" else None)
-        patch.setattr(TrialLoop, "_interrupt", lambda *_: None)  # `kill -9` gives no time to write
+        patch.setattr(SearchLoop, "_interrupt", lambda *_: None)  # `kill -9` gives no time to write
         with pytest.raises(Killed):
             search("killed", eval_func=evaluate).search_loop()
     assert [trial.state for trial in SearchResult.load(tmp_path / "killed")].count(TrialState.RUNNING) == 1

@@ -8,8 +8,11 @@ from torch import nn
 from toy_search import SPACE, make_config, make_search
 
 from autodistill import Advisor, AdvisorError, ConfigurationError, Metric, SearchResult
+from autodistill.data import Batch
+from autodistill.frameworks.pytorch import PyTorchFramework
 from autodistill.metrics.latency import Timing
 from autodistill.search.untrained_bounds import UntrainedBounds
+from search_spaces import SearchSpace
 
 
 def parameters_of(build, architecture):
@@ -72,6 +75,14 @@ def test_a_training_of_the_users_own_may_change_the_size_so_nothing_is_checked_b
     assert agent.search_result.feasible == []
 
 
+ONE = SearchSpace({"depth": [1, 2]})
+
+
+def bounds_on(metrics, build, example=None, teacher=None):
+    framework = PyTorchFramework(lambda architecture: build(), None, 0, torch.device("cpu"), teacher, example)
+    return UntrainedBounds(metrics, framework, ONE, keeps_size=True)
+
+
 def test_only_bounds_on_what_training_leaves_alone_are_checked_and_each_student_is_built_once():
     built = []
 
@@ -79,10 +90,10 @@ def test_only_bounds_on_what_training_leaves_alone_are_checked_and_each_student_
         built.append(True)
         return nn.Linear(4, 1)
 
-    assert UntrainedBounds([Metric("accuracy", at_least=2), Metric("parameters")]).keeps("a", build)
+    assert bounds_on([Metric("accuracy", at_least=2), Metric("parameters")], build).keeps({"depth": 1})
     assert built == []
-    bounds = UntrainedBounds([Metric("parameters", at_most=4)])
-    assert [bounds.keeps("a", build) for _ in range(3)] == [False] * 3
+    bounds = bounds_on([Metric("parameters", at_most=4)], build)
+    assert [bounds.keeps({"depth": 1}) for _ in range(3)] == [False] * 3
     assert len(built) == 1
 
 
@@ -110,17 +121,17 @@ def test_a_mark_counts_with_a_training_of_the_users_own_too(tmp_path):
 
 
 def test_a_bound_on_the_speedup_is_checked_with_the_teacher():
-    bounds = UntrainedBounds([Metric("speedup", at_least=1e-9, before_training=True)])
-    example = (torch.zeros(2, 4), None)
-    assert bounds.keeps("a", lambda: nn.Linear(4, 1), example, teacher=nn.Linear(4, 1))
+    speedup = [Metric("speedup", at_least=1e-9, before_training=True)]
+    example = Batch((torch.zeros(2, 4), None))
+    assert bounds_on(speedup, lambda: nn.Linear(4, 1), example, nn.Linear(4, 1)).keeps({"depth": 1})
     with pytest.raises(ConfigurationError, match="speedup compares the student with the teacher"):
-        bounds.keeps("b", lambda: nn.Linear(4, 1), example)
+        bounds_on(speedup, lambda: nn.Linear(4, 1), example).keeps({"depth": 1})
 
 
 def test_a_student_that_cannot_be_built_is_left_to_its_trial_and_flops_need_an_example():
     def broken():
         raise RuntimeError("no such layer")
 
-    assert UntrainedBounds([Metric("parameters", at_most=4)]).keeps("a", broken)
+    assert bounds_on([Metric("parameters", at_most=4)], broken).keeps({"depth": 1})
     with pytest.raises(ConfigurationError, match="flops"):
-        UntrainedBounds([Metric("flops", at_most=4)]).keeps("a", lambda: nn.Linear(4, 1))
+        bounds_on([Metric("flops", at_most=4)], lambda: nn.Linear(4, 1)).keeps({"depth": 1})

@@ -10,7 +10,7 @@ from small_models import ConvolutionalNetwork, Transformer
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from autodistill.config.distillation import PhaseConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.losses.functions import distillation_loss
 from autodistill.standalone.callbacks import (

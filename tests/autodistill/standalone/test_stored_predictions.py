@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autodistill.config.distillation import PhaseConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.errors import ConfigurationError
 from autodistill.losses.top_k import TopKLogits, top_k_logits
 from autodistill.standalone.callbacks import KLDivCallback

@@ -1,0 +1,132 @@
+"""The table of loss types: the names that a configuration may give to a loss term, and what each of them computes.
+
+A new loss type is one entry of `LOSS_TYPES`: the configuration, its JSON schema, the criteria and the checks read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from autodistill.losses.functions import (
+    are_probabilities,
+    cosine_loss,
+    kl_divergence,
+    l1_loss,
+    label_cross_entropy,
+    label_mse_loss,
+    mse_loss,
+    normalized_mse_loss,
+    probability_cross_entropy,
+    probability_kl_divergence,
+    soft_cross_entropy,
+)
+
+LossFunction = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LossType:
+    """What a loss type computes between a student and a teacher, and where it may stand.
+
+    Attributes:
+        on_features: `(student, teacher, mask) -> loss` of two features of one shape, channels or classes last; with the
+            temperature as a fourth argument if it compares logits.
+        on_probabilities: `(student, teacher, mask) -> loss`, which replaces it where the rows of both features are
+            probabilities already, such as attention maps.
+        on_labels: `(predictions, labels, ignore_index) -> loss`, the labels' term of `KnowledgeDistillationLoss`; None
+            if the type cannot be that term.
+        compares_logits: `on_features` takes a softmax: the temperature applies, and ignored labels do not count.
+        on_predictions: the type may be the teacher's term of `KnowledgeDistillationLoss`.
+    """
+
+    on_features: LossFunction
+    on_probabilities: LossFunction | None = None
+    on_labels: LossFunction | None = None
+    compares_logits: bool = False
+    on_predictions: bool = False
+
+    def function_for(self, student: torch.Tensor, teacher: torch.Tensor) -> LossFunction:
+        """`on_probabilities` if the type has it and both features are probabilities, else `on_features`.
+
+        Examples:
+            >>> maps = torch.full((1, 2, 4, 4), 0.25)
+            >>> LOSS_TYPES["KL"].function_for(maps, maps).__name__
+            'probability_kl_divergence'
+            >>> LOSS_TYPES["KL"].function_for(maps, maps - 1).__name__
+            'kl_divergence'
+        """
+        if self.on_probabilities is not None and are_probabilities(student) and are_probabilities(teacher):
+            return self.on_probabilities
+        return self.on_features
+
+    def between(
+        self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
+    ) -> torch.Tensor:
+        """The loss between two features or two logits, a scalar; the temperature matters between logits only.
+
+        Args:
+            student: (..., C).
+            teacher: the same shape.
+            mask: (N,) or (N, L), True where a position counts.
+            temperature: T.
+
+        Examples:
+            >>> LOSS_TYPES["MSE"].between(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]), None, temperature=2.0).item()
+            5.0
+        """
+        arguments = (temperature,) if self.compares_logits else ()
+        return self.on_features(student, teacher, mask, *arguments)
+
+
+LOSS_TYPES = {
+    "MSE": LossType(mse_loss, on_labels=label_mse_loss, on_predictions=True),
+    "NMSE": LossType(normalized_mse_loss),
+    "L1": LossType(l1_loss),
+    "KL": LossType(kl_divergence, probability_kl_divergence, compares_logits=True, on_predictions=True),
+    "CE": LossType(
+        soft_cross_entropy, probability_cross_entropy, label_cross_entropy, compares_logits=True, on_predictions=True
+    ),
+    "cosine": LossType(cosine_loss),
+}
+"""Squared error, the same normalised by the teacher's power, absolute error, Kullback-Leibler divergence, soft
+cross-entropy, cosine distance."""
+
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSS_TYPES)]
+"""The annotation of a setting that names a loss type."""
+
+
+def type_problems(loss_types: Sequence[str]) -> list[str]:
+    """A sentence for each loss type that is not in the table.
+
+    Examples:
+        >>> type_problems(["KL", "MAE"])
+        ["a loss type is one of MSE, NMSE, L1, KL, CE, cosine, but got 'MAE'."]
+    """
+    return [
+        f"a loss type is one of {', '.join(LOSS_TYPES)}, but got {name!r}."
+        for name in loss_types
+        if name not in LOSS_TYPES
+    ]
+
+
+def pair_type_problems(loss_types: Sequence[str]) -> list[str]:
+    """A sentence for each loss type, of a pair for the labels and the teacher, that cannot be that term.
+
+    Examples:
+        >>> pair_type_problems(["KL", "KL"])
+        ["the loss between student and labels is one of CE, MSE, but got 'KL'."]
+    """
+    labels = sorted(name for name, kind in LOSS_TYPES.items() if kind.on_labels is not None)
+    teacher = sorted(name for name, kind in LOSS_TYPES.items() if kind.on_predictions)
+    return [
+        f"the loss between student and {partner} is one of {', '.join(known)}, but got {name!r}."
+        for name, known, partner in zip(loss_types, (labels, teacher), ("labels", "teacher"), strict=False)
+        if name not in known
+    ]
