@@ -14,7 +14,8 @@ from typing import Literal
 from advisors import SpaceExhaustedError
 from autodistill.config import SearchConfig
 from autodistill.errors import ConfigurationError, SearchStoppedError
-from autodistill.frameworks.student_files import remove_student, save_student
+from autodistill.files import remove
+from autodistill.frameworks.student_files import save_student
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.progress import Progress
 from autodistill.search.promotion import best_paused, promotable
@@ -209,5 +210,5 @@ class TrialLoop:
         self.directory.record(trial)
         for other in result.completed:
             if other not in wanted:
-                remove_student(self.directory.student_directory(other.number))
+                remove(self.directory.student_directory(other.number))
         return trial
