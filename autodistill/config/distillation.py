@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -24,6 +23,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping, parse_mapping
 from autodistill.models.taps import process_name
 from autodistill.tensors import content_hash
+from search_spaces.checks import did_you_mean
 
 LossType = Literal["MSE", "NMSE", "L1", "KL", "CE", "cosine"]
 
@@ -127,8 +127,8 @@ def _mapping_names(value: Any) -> Any:
 def _one_of(name: str, known: Sequence[str], rule: str) -> str:
     if name in known:
         return name
-    nearest = difflib.get_close_matches(name, known, n=1)
-    raise ValueError(f"{rule}, but got {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "."))
+    hint = did_you_mean(name, known, "", most=1)
+    raise ValueError(f"{rule}, but got {name!r}" + (f"; {hint}" if hint else "."))
 
 
 class PhaseConfig(Section):
