@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, cast
@@ -18,6 +17,7 @@ from advisors.grid import GridAdvisor
 from advisors.local_search import LocalSearchAdvisor
 from advisors.random_search import RandomAdvisor
 from advisors.sampler import SamplerAdvisor, SamplerFactory, TPEAdvisor
+from search_spaces.checks import did_you_mean
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
@@ -79,9 +79,9 @@ def registered_name(name: str) -> str:
     folded = {known.lower(): known for known in reversed(advisor_names())}  # of two that fold alike the first
     if name.lower() in folded:
         return folded[name.lower()]
-    near = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=1)]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AdvisorError(f"an advisor must be one of {', '.join(advisor_names())}, but got {name!r}{hint}")
+    hint = did_you_mean(name, advisor_names(), "", most=1)
+    rule = f"an advisor must be one of {', '.join(advisor_names())}, but got {name!r}"
+    raise AdvisorError(f"{rule}; {hint}" if hint else rule)
 
 
 def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:

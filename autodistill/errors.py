@@ -3,7 +3,7 @@
     AutoDistillationError
     ├── ConfigurationError (ValueError)   the set-up is wrong; every mistake found is in `problems`
     │   └── LayerNotFoundError            a model has no layer of the name it was asked for
-    ├── SearchSpaceError (ValueError)     a space, or an architecture for it, is wrong
+    ├── SearchSpaceError (ValueError)     a space, or an architecture for it, is wrong; likewise
     ├── AdvisorError (ValueError)         an advisor proposed what it must not, or is not known
     ├── SpaceExhaustedError               every architecture of the space has been tried
     ├── SearchDirectoryError              the directory is not this search's, not writable, or in use
@@ -16,10 +16,9 @@ A trial may also fail with any other exception that a user's function raises. In
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from advisors import AdvisorError, SpaceExhaustedError
 from search_spaces import AutoDistillationError, SearchSpaceError
+from search_spaces.errors import ProblemsError
 
 __all__ = [
     "AdvisorError",
@@ -35,11 +34,8 @@ __all__ = [
 ]
 
 
-class ConfigurationError(AutoDistillationError, ValueError):
-    """The set-up is wrong: one mistake, or all that were found at once.
-
-    Args:
-        problems: the mistakes, a sentence each; a single one may be given as a string.
+class ConfigurationError(ProblemsError):
+    """The set-up is wrong: one mistake, or all that were found; see `problems`.
 
     Examples:
         >>> print(ConfigurationError(["max_trials must be positive, but got 0.", "metrics must name one metric."]))
@@ -48,13 +44,7 @@ class ConfigurationError(AutoDistillationError, ValueError):
           - metrics must name one metric.
     """
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
-        if len(self.problems) == 1:
-            super().__init__(self.problems[0])
-        else:
-            lines = "".join(f"\n  - {problem}" for problem in self.problems)
-            super().__init__(f"{len(self.problems)} mistakes in the configuration:{lines}")
+    heading = "mistakes in the configuration"
 
 
 class LayerNotFoundError(ConfigurationError):

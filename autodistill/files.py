@@ -1,15 +1,71 @@
-"""JSON on disk: written whole or not at all, and never with NaN or infinity, which are not JSON."""
+"""Files and folders on disk: written whole or not at all. JSON has no NaN or infinity."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
+"""The end of the name of everything that is being written or removed; a process that was killed may leave such."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path`, to write a file or a folder to; at the end of the context it becomes `path`.
+
+    A reader finds the old content or the new one, complete, whenever the writer is killed or the power fails; between
+    two folders it may find none for a moment. If the context raises, `path` stays as it was.
+
+    Args:
+        path: of the file or folder, in a folder that exists; what was there is replaced.
+        cached: for a file that can be computed again and that its reader checks, as in a cache of thousands. Several
+            processes may write it at the same time, and nobody waits for the disk: a sync takes about 40 ms for 9 MB,
+            four times as long as writing. After a power failure it may be missing or truncated.
+
+    Raises:
+        OSError: it cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     with replacing(Path(directory) / "notes.txt") as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     [(file.name, file.read_text()) for file in Path(directory).iterdir()]
+        [('notes.txt', 'complete')]
+    """
+    unique = f".{uuid.uuid4().hex}" if cached else ""
+    temporary = path.with_name(path.name + unique + TEMPORARY_SUFFIX)
+    _delete(temporary)
+    try:
+        yield temporary
+        if not cached:
+            _sync_all(temporary)
+        old = _move_away(path) if temporary.is_dir() else None
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _delete(temporary)
+        raise
+    if not cached:
+        sync_directory(path.parent)
+    if old is not None:
+        _delete(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists; a process that is killed meanwhile leaves no part of it under its name.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    _delete(_move_away(path))
 
 
 def encode_json(value: Any) -> str:
@@ -50,36 +106,55 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file: whoever reads it, and whenever the writer is killed, finds the old one or the new one whole.
+    """Write a JSON file by `replacing`.
 
     Raises:
         ValueError: `value` is not JSON.
         OSError: the file cannot be written.
     """
-    os.replace(stage_json(path, value), path)
-    sync_directory(path.parent)
-
-
-def stage_json(path: Path, value: Any) -> Path:
-    """Write the temporary file that is to become `path`, and see it onto the disk."""
     text = encode_json(value)
-    staged = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with open(staged, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    return staged
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sync_directory(path: Path) -> None:
-    """See a directory's entries onto the disk, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a directory's entries are on the disk, where the system can."""
+    if os.name == "posix":
+        _sync(path)
+
+
+def _sync_all(path: Path) -> None:
+    """Wait until a file, or a folder with everything in it, is on the disk."""
+    if not path.is_dir():
+        return _sync(path)
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder, name))
+        sync_directory(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _move_away(path: Path) -> Path:
+    """Rename what is at `path`, if anything, and return its new path."""
+    old = path.with_name(f"{path.name}.old{TEMPORARY_SUFFIX}")
+    _delete(old)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, old)
+    return old
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_constant(token: str) -> NoReturn:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from autodistill.files import TEMPORARY_SUFFIX
+from autodistill.files import replacing
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> int:
-    """Write a file: whoever reads it, and whenever a writer is killed, finds the old one or a new one whole.
-
-    Several processes may write the same file at once.
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    cached: bool = False,
+) -> int:
+    """Write a file of tensors by `autodistill.files.replacing`.
 
     Args:
-        path: of the file, in a folder that is there.
-        tensors: by name, contiguous.
+        path: of the file, in a folder that exists.
+        tensors: by name, contiguous, none sharing memory with another.
+        metadata: of the file's header.
+        cached: the file can be computed again; see `replacing`.
 
     Returns:
         The size of the file, in bytes.
 
     Raises:
         OSError: the file cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     write_tensors(Path(directory) / "some.safetensors", {"weight": torch.ones(2)})
+        80
     """
-    staged = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-    save_file(dict(tensors), staged)
-    size = staged.stat().st_size
-    os.replace(staged, path)
-    return size
+    with replacing(path, cached=cached) as temporary:
+        save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
+        return temporary.stat().st_size

@@ -2,44 +2,93 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+Leaf = TypeVar("Leaf")
+
+
+class Container(enum.Enum):
+    """How the elements of a container are read, and a container is made from elements."""
+
+    SEQUENCE = enum.auto()
+    NAMED_TUPLE = enum.auto()
+    MAPPING = enum.auto()
+
+
+@functools.cache
+def container_kind(cls: type) -> Container | None:
+    """What kind of container the instances of a class are; None for leaves.
+
+    Containers are tuples, lists and mappings; Hugging Face's `BatchEncoding` and `ModelOutput` are mappings.
+
+    Examples:
+        >>> container_kind(torch.Size), container_kind(torch.Tensor)
+        (<Container.SEQUENCE: 1>, None)
+    """
+    if issubclass(cls, tuple | list):
+        return Container.NAMED_TUPLE if hasattr(cls, "_fields") else Container.SEQUENCE
+    return Container.MAPPING if issubclass(cls, Mapping) else None
+
+
+def elements(structure: Any) -> Collection[Any] | None:
+    """The elements of a container, in order; None for a leaf.
+
+    Examples:
+        >>> list(elements({"a": 1, "b": 2})), elements(torch.ones(2))
+        ([1, 2], None)
+    """
+    kind = container_kind(structure.__class__)
+    if kind is None:
+        return None
+    return structure.values() if kind is Container.MAPPING else structure  # type: ignore[no-any-return]
+
+
+def nodes(structure: Any) -> list[Any]:
+    """The structure and everything in it: containers before their elements, in order."""
+    found = [structure]
+    for element in elements(structure) or ():
+        found += nodes(element)
+    return found
+
+
+def map_leaves(function: Callable[[Leaf], Any], structure: Any, cls: type[Leaf]) -> Any:
+    """Apply `function` to every leaf of class `cls` in nested containers, which keep their types.
+
+    Examples:
+        >>> map_leaves(lambda number: number + 1, {"a": (1, 2.5)}, int)
+        {'a': (2, 2.5)}
+    """
+    kind = container_kind(structure.__class__)
+    if kind is None:
+        return function(structure) if isinstance(structure, cls) else structure
+    if kind is Container.MAPPING:
+        # The constructors of Hugging Face's BatchEncoding and ModelOutput take a dictionary.
+        return type(structure)({key: map_leaves(function, value, cls) for key, value in structure.items()})
+    mapped = [map_leaves(function, element, cls) for element in structure]
+    return type(structure)(*mapped) if kind is Container.NAMED_TUPLE else type(structure)(mapped)
+
 
 def map_tensors(function: Callable[[torch.Tensor], Any], structure: Any) -> Any:
-    """Apply `function` to every tensor of nested tuples, lists and mappings, keeping their types.
+    """Apply `function` to every tensor in nested containers, which keep their types.
 
     Examples:
         >>> map_tensors(lambda t: t.sum().item(), {"a": (torch.ones(3), 2)})
         {'a': (3.0, 2)}
     """
-    if isinstance(structure, torch.Tensor):
-        return function(structure)
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(map_tensors(function, item) for item in structure))
-    if isinstance(structure, tuple | list):
-        return type(structure)(map_tensors(function, item) for item in structure)
-    if isinstance(structure, Mapping):
-        # Hugging Face's BatchEncoding and ModelOutput are mappings whose constructors take one.
-        return type(structure)({key: map_tensors(function, value) for key, value in structure.items()})  # type: ignore[call-arg]
-    return structure
+    return map_leaves(function, structure, torch.Tensor)
 
 
 def tensors_in(structure: Any) -> Iterator[torch.Tensor]:
-    """Every tensor of nested tuples, lists and mappings, in order."""
-    if isinstance(structure, torch.Tensor):
-        yield structure
-    elif isinstance(structure, tuple | list):
-        for item in structure:
-            yield from tensors_in(item)
-    elif isinstance(structure, Mapping):
-        for value in structure.values():
-            yield from tensors_in(value)
+    """Every tensor in nested containers, in order."""
+    return (node for node in nodes(structure) if isinstance(node, torch.Tensor))
 
 
 def to_device(structure: Any, device: torch.device) -> Any:
@@ -62,11 +111,13 @@ def identical(left: Any, right: Any) -> bool:
         return bool(torch.equal(_bits(left), _bits(right)))
     if type(left) is not type(right):
         return False
-    if isinstance(left, tuple | list):
-        return len(left) == len(right) and all(identical(a, b) for a, b in zip(left, right, strict=True))
-    if isinstance(left, Mapping):
-        return list(left) == list(right) and all(identical(left[key], right[key]) for key in left)
-    return bool(left == right)
+    left_elements, right_elements = elements(left), elements(right)
+    if left_elements is None or right_elements is None:
+        return bool(left == right)
+    if container_kind(left.__class__) is Container.MAPPING and list(left) != list(right):
+        return False
+    same_length = len(left_elements) == len(right_elements)
+    return same_length and all(map(identical, left_elements, right_elements))
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,14 +148,14 @@ def _feed(digest: hashlib.blake2b, structure: Any) -> None:
     elif isinstance(structure, np.ndarray) and not structure.dtype.hasobject:
         digest.update(f"array{structure.dtype.str}{structure.shape}".encode())
         digest.update(structure.tobytes())
-    elif isinstance(structure, tuple | list):
-        digest.update(f"sequence{len(structure)}".encode())
-        for item in structure:
-            _feed(digest, item)
-    elif isinstance(structure, Mapping):
-        digest.update(f"mapping{len(structure)}".encode())
-        for key, value in structure.items():
-            digest.update(json.dumps(str(key)).encode())
-            _feed(digest, value)
-    else:
+    elif (parts := elements(structure)) is None:
         digest.update(f"{type(structure).__name__}{structure!r}".encode())
+    elif container_kind(structure.__class__) is Container.MAPPING:
+        digest.update(f"mapping{len(parts)}".encode())
+        for key, part in zip(structure, parts, strict=True):
+            digest.update(json.dumps(str(key)).encode())
+            _feed(digest, part)
+    else:
+        digest.update(f"sequence{len(parts)}".encode())
+        for part in parts:
+            _feed(digest, part)

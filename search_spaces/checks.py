@@ -20,11 +20,30 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The tail of a message: the near misses of `name`, or, when there are none, everything that is known."""
+def did_you_mean(
+    name: object, known: Iterable[str], otherwise: str | None = None, *, most: int = 3, similarity: float = 0.6
+) -> str:
+    """The end of a message about an unknown name: the known ones that resemble it, upper and lower case alike.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+        otherwise: the end of the message where none resembles it; the list of all known names if not given.
+        most: the number of suggestions, at most.
+        similarity: the least that a suggestion must have, from 0 to 1; see `difflib.get_close_matches`.
+
+    Examples:
+        >>> did_you_mean("Layrs", ["layers", "width"])
+        "did you mean 'layers'?"
+        >>> did_you_mean("momentum", ["layers", "width"])
+        "known: 'layers', 'width'"
+    """
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=3)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(map(repr, known))}"
+    folded = {candidate.casefold(): candidate for candidate in reversed(known)}  # of two that fold alike the first
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=most, cutoff=similarity)
+    if near:
+        return f"did you mean {' or '.join(repr(folded[match]) for match in near)}?"
+    return f"known: {', '.join(map(repr, known))}" if otherwise is None else otherwise
 
 
 def nearest(value: Any, options: Sequence[Any]) -> str:

@@ -28,6 +28,7 @@ from autodistill.errors import (
     SearchDirectoryError,
     SearchSpaceError,
 )
+from autodistill.files import replacing
 from autodistill.processes import current_processes
 from autodistill.report.terminal import (
     describe_architecture,
@@ -87,7 +88,8 @@ def init(
         raise ConfigurationError(f"init writes a new file, but {output} is there; name another with --output.")
     text = configuration_text(task, file=output, teacher=teacher, student=student, train=train, validation=validation)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
+    with replacing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     _say(f"{output} is written: look it over, then `autodistill search {output} --search-dir runs/{task}`.")
 
 

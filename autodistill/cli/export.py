@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from autodistill.cli.search import PREPROCESSOR
 from autodistill.errors import ConfigurationError
-from autodistill.files import TEMPORARY_SUFFIX
+from autodistill.files import replacing
 from autodistill.search.layout import student_directory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, ensure_has_student
@@ -71,11 +70,8 @@ def export_student(search_dir: Path, number: int | None, out: Path) -> Trial:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"a student is exported into a new folder, but {out} is there; name another.")
-    staged = out.with_name(out.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(student, staged)
-    shutil.copytree(search_dir / PREPROCESSOR, staged, dirs_exist_ok=True)
-    if out.exists():
-        out.rmdir()
-    os.replace(staged, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        shutil.copytree(student, temporary)
+        shutil.copytree(search_dir / PREPROCESSOR, temporary, dirs_exist_ok=True)
     return trial

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,7 +26,7 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.config.command_line import CommandConfig
 from autodistill.data import Batch, DataStream
 from autodistill.errors import ConfigurationError
-from autodistill.files import TEMPORARY_SUFFIX
+from autodistill.files import replacing
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.report.mapping_table import MappingRow, explain_mapping
@@ -225,10 +223,8 @@ class SearchSetup:
         folder = search.search_dir / PREPROCESSOR
         if folder.exists():
             return
-        staged = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-        shutil.rmtree(staged, ignore_errors=True)
-        self.preprocessor.save_pretrained(staged)
-        os.replace(staged, folder)
+        with replacing(folder) as temporary:
+            self.preprocessor.save_pretrained(temporary)
 
     @property
     def _auto(self) -> Any:

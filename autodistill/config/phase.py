@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from autodistill.config.temperature import Temperature
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping, parse_mapping
 from autodistill.models.taps import process_name
+from search_spaces.checks import did_you_mean
 
 MAPPINGS = "layer_mappings_for_knowledge_transfer"
 
@@ -95,8 +95,8 @@ def one_entry_each(setting: str, value: Any, count: int, unit: str) -> list[str]
 def _one_of(name: str, known: Sequence[str], rule: str) -> str:
     if name in known:
         return name
-    nearest = difflib.get_close_matches(name, known, n=1)
-    raise ValueError(f"{rule}, but got {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "."))
+    hint = did_you_mean(name, known, "", most=1)
+    raise ValueError(f"{rule}, but got {name!r}" + (f"; {hint}" if hint else "."))
 
 
 class PhaseConfig(Section):

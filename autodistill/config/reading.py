@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from autodistill.errors import ConfigurationError
+from search_spaces.checks import did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -119,8 +119,7 @@ def _place(model: type[BaseModel], item: ErrorDetails) -> tuple[list[str], type[
 
 
 def _unknown_key(where: str, key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the keys here are {', '.join(known)}."
+    hint = did_you_mean(key, known, f"the keys here are {', '.join(known)}.", most=1)
     return f"{where}: is not a key of the configuration; {hint}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from autodistill.tensors import map_tensors, nbytes, tensors_in
+from autodistill.tensors import map_leaves, map_tensors, nbytes, tensors_in
 
 GIB = 2**30
 
@@ -98,7 +98,7 @@ class ActivationStore:
             tensors = [stored[str(index)] for index in range(len(stored))]
         else:
             return None
-        return _filled(form, tensors)
+        return map_leaves(lambda slot: _restored(slot, tensors[slot.number]), form, _Slot)
 
     def drop(self, number: int) -> None:
         """Forget a structure, if it is there."""
@@ -150,17 +150,6 @@ def _compressed(tensor: torch.Tensor) -> torch.Tensor:
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU without repeated or skipped elements; a file of safetensors holds nothing else."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _filled(form: Any, tensors: list[torch.Tensor]) -> Any:
-    if isinstance(form, _Slot):
-        return _restored(form, tensors[form.number])
-    if isinstance(form, tuple | list):
-        filled = [_filled(item, tensors) for item in form]
-        return type(form)(*filled) if hasattr(form, "_fields") else type(form)(filled)
-    if isinstance(form, dict):
-        return {key: _filled(item, tensors) for key, item in form.items()}
-    return form
 
 
 def _restored(slot: _Slot, tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
-from safetensors.torch import save_file
 from torch import nn
 
 from autodistill.models.module_paths import find_module
 from autodistill.processes import Processes
+from autodistill.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +54,7 @@ class Checkpoints:
         path = self._path(self._directory, name)
         # Cloned, because a file of safetensors refuses tied tensors that share their memory.
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        staged = path.with_name(path.name + ".tmp")
-        save_file(contents, staged, metadata={"record": json.dumps(record, allow_nan=False)})
-        os.replace(staged, path)
+        write_tensors(path, contents, {"record": json.dumps(record, allow_nan=False)})
 
     def load(self, name: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """The checkpoint, or None where there is none that can be read."""

@@ -12,7 +12,7 @@ where it does not; what cannot be known beforehand is verified bit for bit on re
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ from autodistill.data import Batch
 from autodistill.distillation.plan import Stage
 from autodistill.models.calls import Call, removing
 from autodistill.models.module_paths import find_module, is_inside
-from autodistill.tensors import identical, map_tensors
+from autodistill.tensors import Container, container_kind, identical, map_tensors, nodes
 
 logger = logging.getLogger(__name__)
 
 
 STORABLE = (torch.Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)
+PLAIN = (tuple, list, dict, torch.Size)
 
 
 def replay_blockers(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> list[str | None]:
@@ -100,21 +101,15 @@ def _blocker_of_calls(block: nn.Module, calls: Sequence[Call], output: Any) -> s
 def _unstorable(call: Call) -> str | None:
     named = [*((f"number {index}", value) for index, value in enumerate(call.args)), *call.kwargs.items()]
     for name, value in named:
-        for leaf in _leaves(value):
-            if not isinstance(leaf, STORABLE):
-                return f"{name} (a {type(leaf).__name__})"
+        for node in nodes(value):
+            if not _is_storable(node):
+                return f"{name} (a {type(node).__name__})"
     return None
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    if type(value) in (tuple, list, torch.Size) or hasattr(value, "_fields"):
-        for item in value:
-            yield from _leaves(item)
-    elif type(value) is dict:
-        for item in value.values():
-            yield from _leaves(item)
-    else:
-        yield value
+def _is_storable(node: Any) -> bool:
+    """Whether a value or a container can be written and made again; that of another class may have attributes."""
+    return isinstance(node, STORABLE) or type(node) in PLAIN or container_kind(node.__class__) is Container.NAMED_TUPLE
 
 
 def _copied(structure: Any) -> Any:

@@ -156,7 +156,7 @@ class TeacherCache:
         if path is None or nbytes(feature) + HEADER > self._disk_left:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._disk_left -= write_tensors(path, {"feature": feature.cpu().contiguous()})
+        self._disk_left -= write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
 
     def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
         size = nbytes(feature)

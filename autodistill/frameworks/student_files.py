@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.files import TEMPORARY_SUFFIX, write_json
+from autodistill.files import replacing, write_json
 from autodistill.models.devices import device_of
 from search_spaces import Architecture
 
@@ -31,16 +29,14 @@ def save_student(student: nn.Module, architecture: Architecture, directory: Path
         directory: made by this function.
     """
     student = getattr(student, "_orig_mod", student)  # as torch.compile wraps it
-    staged = directory.with_name(directory.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    if _is_pretrained(student):
-        student.save_pretrained(staged)  # type: ignore[operator]
-    else:
-        save_model(student, str(staged / WEIGHTS_FILE))
-    write_json(staged / ARCHITECTURE_FILE, architecture)
-    remove_student(directory)
-    os.replace(staged, directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(directory) as temporary:
+        temporary.mkdir()
+        if _is_pretrained(student):
+            student.save_pretrained(temporary)  # type: ignore[operator]
+        else:
+            save_model(student, str(temporary / WEIGHTS_FILE))
+        write_json(temporary / ARCHITECTURE_FILE, architecture)
 
 
 def load_student(student: nn.Module, directory: Path) -> nn.Module:
@@ -70,15 +66,6 @@ def load_student(student: nn.Module, directory: Path) -> nn.Module:
             f"train_func must return the model it was given, without a wrapper: {error}"
         ) from None
     return student.eval()
-
-
-def remove_student(directory: Path) -> None:
-    """Remove a saved student, if there is one; a kill half-way leaves no half student."""
-    if directory.exists():
-        doomed = directory.with_name(directory.name + ".old" + TEMPORARY_SUFFIX)
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.replace(directory, doomed)
-        shutil.rmtree(doomed)
 
 
 def _is_pretrained(student: nn.Module) -> bool:

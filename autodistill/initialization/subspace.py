@@ -266,7 +266,7 @@ class StreamDecomposition:
     def save(self, path: Path) -> None:
         """Write it as safetensors, whole or not at all."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
-        write_tensors(path, {**tensors, "selects": torch.tensor(self.selects)})
+        write_tensors(path, {**tensors, "selects": torch.tensor(self.selects)}, cached=True)
 
     @classmethod
     def load(cls, path: Path) -> StreamDecomposition:

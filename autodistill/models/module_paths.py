@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Sequence
 
 from torch import nn
 
 from autodistill.errors import LayerNotFoundError
+from search_spaces.checks import did_you_mean
 
 
 def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
@@ -23,12 +23,9 @@ def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
     if module is not None:
         return module
     modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    nearest = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(name) for name in nearest)}?" if nearest else "."
-    if not nearest:
-        children = [name for name, _ in model.named_children()]
-        hint = f"; its layers begin with {', '.join(map(repr, children)) or 'nothing: it has no submodules'}."
-    raise LayerNotFoundError(f"the {owner} ({type(model).__name__}) has no layer {path!r}{hint}")
+    children = ", ".join(repr(name) for name, _ in model.named_children()) or "nothing: it has no submodules"
+    hint = did_you_mean(path, modules, f"its layers begin with {children}.", similarity=0.5)
+    raise LayerNotFoundError(f"the {owner} ({type(model).__name__}) has no layer {path!r}; {hint}")
 
 
 def is_inside(path: str, block: str) -> bool:

@@ -161,15 +161,6 @@ class SearchDirectory:
             raise SearchDirectoryError(f"a trial is begun before it is recorded, but trial {trial.number} was not.")
         self._write(trial)
 
-    def remove_student(self, number: int) -> None:
-        """Remove the student of a trial, if there is one; a kill half-way leaves no half student."""
-        student = self.student_directory(number)
-        if student.exists():
-            removed = student.with_name(student.name + ".old" + TEMPORARY_SUFFIX)
-            shutil.rmtree(removed, ignore_errors=True)
-            student.replace(removed)
-            shutil.rmtree(removed)
-
     def trial_directory(self, number: int) -> Path:
         """The folder of a trial."""
         return trial_directory(self.path, number)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
 from autodistill.errors import ConfigurationError, SearchStoppedError
+from autodistill.files import remove
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor
 from autodistill.search.layout import CHECKPOINT
@@ -227,7 +228,7 @@ class SearchLoop:
         kept = {"all": self.result.completed, "pareto": self.result.pareto_front, "none": []}[self.policy.keep]
         numbers = {other.number for other in kept}
         for number in (self._with_students | {trial.number}) - numbers:
-            self.directory.remove_student(number)
+            remove(self.directory.student_directory(number))
         self._with_students = numbers
         return trial
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset, RandomSampler
 
@@ -20,6 +19,7 @@ from autodistill.losses.weights_and_temperature import check_temperature
 from autodistill.models.calls import call_by_names
 from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.taps import main_part
+from autodistill.tensor_files import write_tensors
 
 TEMPERATURE = "temperature"
 
@@ -63,9 +63,7 @@ def save_predictions(
             logits = main_part(call_by_names(teacher, Batch(content).to(device)))
             kept = {"logits": logits} if top_k is None else _fields(top_k_logits(logits, top_k, temperature))
             parts.append({name: tensor.cpu() for name, tensor in kept.items()})
-    partial = path.with_name(path.name + ".tmp")
-    save_file(_joined(parts), partial, {TEMPERATURE: repr(float(temperature))})
-    partial.replace(path)
+    write_tensors(path, _joined(parts), {TEMPERATURE: repr(float(temperature))})
 
 
 def _fields(top: TopKLogits) -> dict[str, torch.Tensor]:

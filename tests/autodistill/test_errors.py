@@ -44,6 +44,12 @@ def test_several_problems_are_listed_in_one_message() -> None:
     assert error.problems == ["first.", "second."]
 
 
+def test_problems_are_given_one_by_one_or_in_lists() -> None:
+    error = errors.SearchSpaceError("first", ["second", "third"])
+    assert error.problems == ["first", "second", "third"]
+    assert str(error) == "3 mistakes:\n  - first\n  - second\n  - third"
+
+
 def test_error_raised_in_a_worker_process_arrives_with_its_problems() -> None:
     error = pickle.loads(pickle.dumps(errors.LayerNotFoundError(["first.", "second."])))
     assert type(error) is errors.LayerNotFoundError

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from autodistill import tensor_files
@@ -25,7 +26,7 @@ def test_a_writer_that_dies_leaves_the_file_as_it_was(tmp_path: Path, monkeypatc
     path = tmp_path / "some.safetensors"
     write_tensors(path, {"one": torch.ones(3)})
 
-    def dies(tensors: object, staged: Path) -> None:
+    def dies(tensors: object, staged: Path, metadata: object) -> None:
         staged.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -33,3 +34,10 @@ def test_a_writer_that_dies_leaves_the_file_as_it_was(tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         write_tensors(path, {"one": torch.zeros(3)})
     assert load_file(path)["one"].tolist() == [1.0] * 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metadata_is_written_into_the_header(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "some.safetensors", {"one": torch.ones(3)}, {"record": "[0.5]"})
+    with safe_open(tmp_path / "some.safetensors", "pt") as file:
+        assert file.metadata() == {"record": "[0.5]"}

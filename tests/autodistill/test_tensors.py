@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, namedtuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -11,10 +12,26 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.tokenization_utils_base import BatchEncoding
 
-from autodistill.tensors import content_hash, identical, map_tensors, nbytes, tensors_in, to_device
+from autodistill.tensors import content_hash, identical, map_leaves, map_tensors, nbytes, nodes, tensors_in, to_device
 
 Pair = namedtuple("Pair", ["left", "right"])
 NAN = float("nan")
+
+
+class OwnMapping(Mapping):
+    """A mapping that is no dictionary, as users write them."""
+
+    def __init__(self, content: dict) -> None:
+        self._content = content
+
+    def __getitem__(self, key: str) -> object:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +43,7 @@ NAN = float("nan")
         Pair(torch.ones(2), 1),
         BaseModelOutput(last_hidden_state=torch.ones(2), hidden_states=(torch.ones(1), torch.ones(1))),
         BatchEncoding({"input_ids": torch.ones(2)}),
+        OwnMapping({"a": torch.ones(2), "b": [torch.ones(2)]}),
     ],
     ids=lambda structure: type(structure).__name__,
 )
@@ -35,6 +53,19 @@ def test_every_tensor_is_mapped_and_the_types_stay(structure) -> None:
     assert all(bool((tensor == 2).all()) for tensor in tensors_in(doubled))
     assert len(list(tensors_in(doubled))) == len(list(tensors_in(structure))) >= 1
     assert identical(map_tensors(lambda tensor: tensor / 2, doubled), map_tensors(torch.clone, structure))
+
+
+def test_leaves_of_a_class_are_mapped_and_all_others_stay() -> None:
+    structure = {"b": [1, "text"], "a": Pair(2.5, torch.Size([3, 4]))}
+    mapped = map_leaves(lambda number: 10 * number, structure, int)
+    assert mapped == {"b": [10, "text"], "a": Pair(2.5, torch.Size([30, 40]))}
+    assert list(mapped) == ["b", "a"]
+    assert type(mapped["a"].right) is torch.Size
+
+
+def test_nodes_are_listed_with_containers_before_their_elements() -> None:
+    structure = {"b": [1, ()], "a": BatchEncoding({"ids": None})}
+    assert nodes(structure) == [structure, [1, ()], 1, (), {"ids": None}, None]
 
 
 def test_bytes_are_those_of_all_tensors() -> None:
@@ -147,6 +178,36 @@ def test_hash_ignores_gradients_and_is_the_same_in_every_process() -> None:
     tensor = torch.arange(3.0)
     assert content_hash(tensor) == content_hash(tensor.clone().requires_grad_())
     assert content_hash({"a": (tensor, None, 2)}) == "6215845ce1dcc4389ddf21bf8b343759"
+
+
+ROWS = torch.arange(6.0).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("structure", "expected"),
+    [
+        (ROWS, "1d6ed7b8db07b17aaac6bba6623521da"),
+        (ROWS.bfloat16(), "9a16592cc634f0338aaaa65bb93bd9c4"),
+        ((ROWS, None, True, 1.5), "7b9239da236355581465e42d6a4c5dd8"),
+        ([ROWS, [1, "a"]], "471bdbb4bcbe0841d0c2dfcaf342048b"),
+        ({"b": ROWS, "a": (ROWS.int(),)}, "2746573ad8d5cd19fc3a7a510d9290f7"),
+        (OrderedDict(z=1, y=ROWS), "23d1023ba600b94494ca862fa921d258"),
+        (Pair(ROWS, {"k": 2}), "fdc0547e9a59b80856873de62ba14628"),
+        (BaseModelOutput(last_hidden_state=ROWS, hidden_states=(ROWS, ROWS)), "433c5bf7f576d367d433b5e0b6cf3217"),
+        (
+            BatchEncoding({"input_ids": ROWS.long(), "attention_mask": ROWS.bool()}),
+            "4cbf3dddb37c0d887eb50dc1cd87c784",
+        ),
+        (torch.Size([2, 3]), "814019ecd670d8ba7e0dc2108a63422b"),
+        (np.arange(4, dtype=np.float32), "c1b6b1805c712ee34ef1c22797f94535"),
+        ({1: 2, "1": 2}, "b7001d15663e9c66e7f2a9bbe9c52328"),
+        (((), [], {}), "878f8ec35360fb2e73ecdbe775eb5cff"),
+        ((torch.float32, torch.device("cpu")), "c1ea70e657e0f74954ef802d3a0aabf3"),
+        ("text", "a573fc42372611bf15c2aaf6622f56f4"),
+    ],
+)
+def test_hash_stays_the_one_that_is_on_disk(structure: object, expected: str) -> None:
+    assert content_hash(structure) == expected
 
 
 def test_hashes_of_random_tensors_never_meet() -> None:

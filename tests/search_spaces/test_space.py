@@ -254,7 +254,7 @@ def test_every_mistake_of_the_description_is_reported_at_once() -> None:
         "constraint 'heads >' is not an expression: invalid syntax (<unknown>, line 1)",
         "a constraint must be an expression or a function, but got 7",
     ]
-    assert str(error.value).startswith("7 problems:\n- hidden_size: a choice")
+    assert str(error.value).startswith("7 mistakes:\n  - hidden_size: a choice")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import itertools
 import json
 import logging
@@ -20,6 +19,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.initialization.from_teacher import start_blocker
 from autodistill.models.families import FAMILIES, ConfigFields
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
+from search_spaces.checks import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +118,7 @@ class TransformersBuilder:
         known = [*self._fields, *self.base_config.attribute_map]
         for name in names:
             if name not in known:
-                nearest = difflib.get_close_matches(name, known, n=3)
-                hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "see its documentation."
+                hint = did_you_mean(name, known, "see its documentation.")
                 yield (f"a dimension must be a field of {type(self.base_config).__name__}, but {name!r} is not; {hint}")
 
     @property

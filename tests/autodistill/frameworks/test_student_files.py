@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from autodistill.errors import ConfigurationError
 from autodistill.frameworks import student_files as students
-from autodistill.frameworks.student_files import load_student, remove_student, save_student
+from autodistill.frameworks.student_files import load_student, save_student
 from autodistill.tensors import identical
 
 
@@ -95,28 +94,6 @@ def test_weights_of_another_architecture_are_not_loaded(tmp_path: Path) -> None:
     save_student(nn.Linear(2, 2), {"width": 2}, tmp_path / "student")
     with pytest.raises(ConfigurationError, match=r"(?s)has other weights.*size mismatch"):
         load_student(nn.Linear(2, 3), tmp_path / "student")
-
-
-def test_removed_student_is_gone_and_removing_none_is_nothing(tmp_path: Path) -> None:
-    save_student(nn.Linear(2, 2), {"width": 2}, tmp_path / "student")
-    remove_student(tmp_path / "student")
-    remove_student(tmp_path / "student")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_removal_killed_half_way_leaves_no_half_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_student(nn.Linear(2, 2), {"width": 2}, tmp_path / "student")
-
-    def die(path: Path, **options: bool) -> None:
-        if not options:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", die)
-        with pytest.raises(KeyboardInterrupt):
-            remove_student(tmp_path / "student")
-    assert not (tmp_path / "student").exists()
-    assert all(entry.name.endswith(".tmp") for entry in tmp_path.iterdir())
 
 
 def test_a_student_of_another_precision_is_loaded_in_it(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Files and folders are complete or absent, whatever interrupts the writer, and durable where they must be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autodistill.files import TEMPORARY_SUFFIX, read_json, remove, replacing, write_json
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def write(path: Path, content: str, *, folder: bool = False, cached: bool = False) -> None:
+    with replacing(path, cached=cached) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.endswith(TEMPORARY_SUFFIX)
+        if folder:
+            (temporary / "below").mkdir(parents=True)
+            (temporary / "below" / "file").write_text(content)
+        else:
+            temporary.write_text(content)
+
+
+def content_of(path: Path) -> str:
+    return (path / "below" / "file" if path.is_dir() else path).read_text()
+
+
+def die(*args: Any, **options: Any) -> None:
+    raise Killed
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+@pytest.fixture(params=[False, True], ids=["file", "folder"])
+def folder(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def test_new_content_replaces_the_old_and_nothing_else_remains(path: Path, folder: bool) -> None:
+    for content in ("first", "second"):
+        write(path, content, folder=folder)
+        assert content_of(path) == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_failure_keeps_the_old_content_and_removes_the_temporary(path: Path, folder: bool, cached: bool) -> None:
+    write(path, "old", folder=folder)
+
+    def fail() -> None:
+        with replacing(path, cached=cached) as temporary:
+            temporary.mkdir() if folder else temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert content_of(path) == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("leftover_is_folder", [False, True])
+def test_leftover_of_a_killed_writer_is_no_obstacle(path: Path, folder: bool, leftover_is_folder: bool) -> None:
+    for name in (path.name + TEMPORARY_SUFFIX, path.name + ".old" + TEMPORARY_SUFFIX):
+        leftover = path.with_name(name)
+        if leftover_is_folder:
+            leftover.mkdir()
+            (leftover / "half").write_text("half")
+        else:
+            leftover.write_text("half")
+    write(path, "old", folder=folder)
+    write(path, "new", folder=folder)
+    assert content_of(path) == "new"
+
+
+def test_kill_before_the_rename_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(Killed):
+            write(path, "new")
+    assert content_of(path) == "old"
+
+
+def test_folder_is_complete_while_the_old_one_is_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, "old", folder=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die)
+        with pytest.raises(Killed):
+            write(path, "new", folder=True)
+    assert content_of(path) == "new"
+    assert all(entry == path or entry.name.endswith(TEMPORARY_SUFFIX) for entry in path.parent.iterdir())
+
+
+def test_everything_is_on_the_disk_before_the_rename(path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def log(function: Any, event: str) -> Any:
+        def logged(*args: Any) -> Any:
+            events.append(event)
+            return function(*args)
+
+        return logged
+
+    monkeypatch.setattr(os, "fsync", log(os.fsync, "sync"))
+    monkeypatch.setattr(os, "replace", log(os.replace, "rename"))
+    write(path, "new", folder=folder)
+    renames = ["rename", "rename"] if folder else ["rename"]  # the first looks for an old folder
+    assert events == ["sync"] * (3 if folder else 1) + renames + ["sync"]
+
+
+def test_file_of_a_cache_is_written_by_several_at_the_same_time_and_not_synced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", die)
+    with replacing(path, cached=True) as one, replacing(path, cached=True) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert content_of(path) == "one"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_removed_is_gone_and_removing_nothing_is_no_error(path: Path, folder: bool) -> None:
+    write(path, "old", folder=folder)
+    remove(path)
+    remove(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_interrupted_removal_leaves_no_half_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, "old", folder=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die)
+        with pytest.raises(Killed):
+            remove(path)
+    assert not path.exists()
+    assert all(entry.name.endswith(TEMPORARY_SUFFIX) for entry in path.parent.iterdir())
+
+
+def test_json_that_cannot_be_written_leaves_the_old(path: Path) -> None:
+    write_json(path, {"losses": [0.5]})
+    with pytest.raises(ValueError, match=r"losses\[0\] is nan"):
+        write_json(path, {"losses": [float("nan")]})
+    assert read_json(path) == {"losses": [0.5]}
+    assert list(path.parent.iterdir()) == [path]
