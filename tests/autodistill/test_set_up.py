@@ -13,7 +13,7 @@ from autodistill import (
 )
 
 
-def test_a_place_without_a_search_is_refused_as_history(tmp_path):
+def test_a_path_without_a_search_is_refused_as_history(tmp_path):
     agent = search(tmp_path / "second", history_from=[tmp_path / "nothing"])
     agent.enqueue_trial({"width": 3})
     with pytest.raises(ConfigurationError, match=r"directories of earlier searches, but .*nothing holds none"):
@@ -24,7 +24,7 @@ def test_a_place_without_a_search_is_refused_as_history(tmp_path):
             search(tmp_path / "second", history_from=history)
 
 
-def test_limits_that_are_none_are_told_all_at_once(tmp_path):
+def test_all_wrong_limits_are_named_in_one_error(tmp_path):
     agent = search(tmp_path)
     for wrong in ({"n_trials": -1, "timeout": -1, "patience": 0}, {"n_trials": 1.5, "timeout": "3", "patience": "3"}):
         with pytest.raises(ConfigurationError) as error:
@@ -37,7 +37,7 @@ def test_limits_that_are_none_are_told_all_at_once(tmp_path):
     assert len(agent.search_result) == 0
 
 
-def test_missing_parts_are_all_told_at_once(tmp_path):
+def test_all_missing_parts_are_named_in_one_error(tmp_path):
     search = make_search(
         tmp_path / "search",
         make_config(metrics=["accuracy", "speedup"]),
@@ -63,7 +63,7 @@ def test_missing_parts_are_all_told_at_once(tmp_path):
         ({"eval_func": 0.5}, "eval_func must be a function, but got 0.5"),
     ],
 )
-def test_an_argument_of_the_wrong_kind_is_refused_at_once(tmp_path, arguments, sentence):
+def test_an_argument_of_the_wrong_kind_is_refused_by_the_constructor(tmp_path, arguments, sentence):
     with pytest.raises(ConfigurationError) as caught:
         make_search(tmp_path / "search", **arguments)
     assert sentence in str(caught.value)

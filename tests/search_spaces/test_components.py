@@ -22,7 +22,7 @@ def test_the_size_is_none_when_infinite_or_not_affordable_to_count() -> None:
     assert (infinite.size, infinite.grid_size, infinite.is_finite) == (None, None, False)
 
 
-@pytest.mark.parametrize("high", [50, 150], ids=["listed at once", "drawn first"])
+@pytest.mark.parametrize("high", [50, 150], ids=["listed", "drawn first"])
 def test_sampling_finds_the_only_architecture_that_exists(high: int) -> None:
     space = SearchSpace({"a": IntRange(1, high), "b": IntRange(1, high), "c": [0, 1]}, [f"a + b == {2 * high}"])
     architecture = space.sample(np.random.default_rng(0))

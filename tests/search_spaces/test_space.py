@@ -218,7 +218,7 @@ def test_the_fingerprint_is_the_same_in_another_process(hash_seed: str) -> None:
     assert printed.strip() == SearchSpace({"a": [1, "x"], "b": FloatRange(0, 0.3)}, ["b < 0.2"]).fingerprint
 
 
-def test_every_mistake_of_the_description_is_reported_at_once() -> None:
+def test_all_mistakes_of_the_description_are_reported_in_one_error() -> None:
     with pytest.raises(SearchSpaceError) as error:
         SearchSpace(
             {"hidden_size": [], "heads": [2, 2], "act": "gelu", 3: [1]},  # type: ignore[dict-item]

@@ -40,7 +40,7 @@ def test_another_search_is_refused_naming_the_field_and_both_values(
     opened(tmp_path).close()  # the refused one has let go of the directory
 
 
-def test_every_differing_field_is_named_at_once(tmp_path: Path) -> None:
+def test_all_differing_fields_are_named_in_one_error(tmp_path: Path) -> None:
     with_a_finished_trial(tmp_path)
     with pytest.raises(SearchDirectoryError) as caught:
         opened(tmp_path, seed=1, teacher="beef")
@@ -53,14 +53,16 @@ def test_equal_settings_written_otherwise_are_the_same_search(tmp_path: Path) ->
     opened(tmp_path, distillation={"regular": None, "flash": flash}).close()
 
 
-def test_more_trials_and_another_advisor_are_welcome_and_recorded(tmp_path: Path) -> None:
+def test_more_trials_and_another_advisor_are_accepted_and_recorded(tmp_path: Path) -> None:
     opened(tmp_path).close()
     opened(tmp_path, max_trials=100, advisor="TPE").close()
     recorded = json.loads((tmp_path / "search.json").read_text())
     assert (recorded["max_trials"], recorded["advisor"]) == (100, "TPE")
 
 
-def test_another_environment_is_warned_of_with_both_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_environment_is_logged_as_a_warning_with_both_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     opened(tmp_path).close()
     assert not caplog.records
     with caplog.at_level(logging.WARNING):

@@ -129,13 +129,13 @@ def test_number_that_is_not_json_is_refused_and_the_old_record_stays(tmp_path: P
     ("value", "place"),
     [({"a": {1: 2}}, "a has the key 1"), ({"a": [{"b": {3}}]}, r"a\[0\].b is a set"), (object(), "it is a object")],
 )
-def test_value_that_is_not_json_is_refused_with_its_place(tmp_path: Path, value: Any, place: str) -> None:
+def test_value_that_is_not_json_is_refused_with_its_position(tmp_path: Path, value: Any, place: str) -> None:
     with pytest.raises(ValueError, match=place):
         json_files.write_json(tmp_path / "x.json", value)
     assert files(tmp_path) == {}
 
 
-def test_interrupted_trials_are_those_running_and_are_taken_over_with_one_attempt_more(tmp_path: Path) -> None:
+def test_interrupted_trial_is_begun_again_with_one_attempt_more(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
         begun = directory.begin(architecture(2))
@@ -164,7 +164,7 @@ def test_opening_again_changes_nothing(tmp_path: Path) -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_full_disk_is_told_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises_an_error_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -336,7 +336,7 @@ def test_record_in_another_trials_folder_is_damage(tmp_path: Path) -> None:
         assert directory.begin(architecture(2)).number == 1
 
 
-def test_claims_of_an_earlier_version_are_removed_and_its_trials_keep_their_architectures(tmp_path: Path) -> None:
+def test_claims_of_an_earlier_version_are_removed_and_its_trials_are_kept(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin(architecture(1))
     folder = tmp_path / "architectures"

@@ -67,7 +67,7 @@ def test_directory_in_use_is_refused_naming_the_process_and_is_free_after_close(
     opened(tmp_path).close()
 
 
-def test_owner_that_cannot_be_told_is_called_another_process(tmp_path: Path) -> None:
+def test_owner_that_cannot_be_read_is_called_another_process(tmp_path: Path) -> None:
     with opened(tmp_path):
         (tmp_path / "owner.json").write_text("")
         with pytest.raises(SearchDirectoryError, match="but another process is at work on"):

@@ -26,7 +26,7 @@ def test_an_added_trial_is_learnt_from_counts_and_may_be_the_best(tmp_path):
         agent.add_trial({"width": 4}, {"score": 1.0})
 
 
-def test_an_added_trial_without_a_metric_or_with_a_bad_one_is_refused_and_not_recorded(tmp_path):
+def test_an_added_trial_with_missing_or_wrong_metrics_is_not_recorded(tmp_path):
     agent = search(tmp_path)
     with pytest.raises(ConfigurationError) as error:
         agent.add_trial({"width": 4}, {"loss": float("nan")})
@@ -51,7 +51,7 @@ def test_nothing_is_added_or_proposed_where_the_set_up_lacks_something(tmp_path)
     assert not (tmp_path / "search.json").exists()
 
 
-def test_an_earlier_search_is_learnt_from_and_its_architectures_are_not_proposed_again(tmp_path):
+def test_an_earlier_search_is_learnt_from_and_not_repeated(tmp_path):
     search(tmp_path / "first", widths=[1, 2, 9], max_trials=3).search_loop()
     agent = search(tmp_path / "second", max_trials=2, history_from=[tmp_path / "first"])
     best = agent.search_loop()

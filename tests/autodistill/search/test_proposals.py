@@ -12,7 +12,7 @@ from autodistill import (
 )
 
 
-def test_enqueued_architectures_are_tried_first_and_a_resumed_program_may_enqueue_them_again(tmp_path):
+def test_enqueued_architectures_are_tried_first_and_may_be_enqueued_again(tmp_path):
     for total in (2, 4):
         agent = search(tmp_path, max_trials=total)
         for width in (5, 3, 6):
@@ -39,7 +39,7 @@ def test_an_advisor_that_repeats_an_earlier_search_is_refused(tmp_path):
         search(tmp_path / "second", history_from=[tmp_path / "first"], advisor=Stubborn).search_loop()
 
 
-def test_what_matters_and_what_is_expected_are_told_for_each_goal(tmp_path):
+def test_importance_and_prediction_are_returned_for_each_goal(tmp_path):
     agent = search(tmp_path, metrics=["score", "parameters"], max_trials=5)
     with pytest.raises(AdvisorError, match="at least two complete trials are needed to learn from, but got 0"):
         agent.importance()

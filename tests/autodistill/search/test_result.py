@@ -37,7 +37,7 @@ def test_one_metric_the_best_is_the_best_and_of_equals_the_first() -> None:
     assert SearchResult(trials, [Metric("a", greater_is_better=False)]).best is trials[0]
 
 
-def test_the_front_is_unchanged_since_the_last_trial_that_entered_it_and_equals_no_member() -> None:
+def test_an_equal_of_a_member_of_the_front_leaves_it_unchanged() -> None:
     metrics = [Metric("accuracy"), Metric("latency")]
     trials = [
         trial(0, accuracy=0.9, latency=9.0),
@@ -179,7 +179,7 @@ def test_load_of_a_damaged_description_is_refused(tmp_path: Path, content: str) 
 
 
 @pytest.mark.parametrize("name", ["", "missing", "file", "file/below"])
-def test_load_of_a_place_without_a_search_is_refused(tmp_path: Path, name: str) -> None:
+def test_load_of_a_path_without_a_search_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SearchDirectoryError, match=r"a search directory holds a search\.json, but .* has none"):
         SearchResult.load(tmp_path / name)

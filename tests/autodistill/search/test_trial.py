@@ -96,3 +96,12 @@ def test_folder_without_a_record_holds_no_trial_and_another_trials_record_is_ref
     (folder / "trial.json").write_text(json.dumps(trial(5).to_json()))
     with pytest.raises(ValueError, match="trial 5"):
         read_trial(folder)
+
+
+def test_the_record_of_a_paused_trial_is_what_it_was() -> None:
+    trial = Trial(3, {}).pause({"accuracy": 0.5})
+    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
+    promoted = trial.promote()
+    assert (promoted.state, promoted.after_flash, promoted.attempts) == (TrialState.RUNNING, {"accuracy": 0.5}, 1)
+    done = promoted.complete({"accuracy": 0.7})
+    assert (done.state, done.after_flash, done.metrics) == (TrialState.COMPLETE, {"accuracy": 0.5}, {"accuracy": 0.7})
