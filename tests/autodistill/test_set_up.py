@@ -7,10 +7,8 @@ from torch import nn
 from toy_search import make_config, make_search
 from width_search import search
 
-from autodistill import (
-    AutoDistillation,
-    ConfigurationError,
-)
+from autodistill import AutoDistillation, ConfigurationError
+from autodistill.set_up import count_problems, limit_problems, size_problems
 
 
 def test_a_path_without_a_search_is_refused_as_history(tmp_path):
@@ -79,3 +77,23 @@ def test_a_search_without_metrics_is_refused_before_anything_runs(tmp_path):
     )
     with pytest.raises(ConfigurationError, match=r"search\.metrics must name at least one metric, but none is given"):
         search.search_loop()
+
+
+def test_numbers_within_their_limits_have_no_problems():
+    assert count_problems({"max_retries": (0, 0), "n_trials": (5, 1)}) == []
+    assert size_problems({"teacher_cache_gb": 0, "disk_gb": 0.5}) == []
+    assert limit_problems(n_trials=0, timeout=0.0, patience=1) == limit_problems(None, None, None) == []
+
+
+@pytest.mark.parametrize("value", [True, None, "3", 0.5, -1])
+def test_count_that_is_no_whole_number_or_too_small_is_named_with_its_value(value):
+    assert count_problems({"max_retries": (value, 0)}) == [
+        f"max_retries must be a whole number of at least 0, but got {value!r}."
+    ]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -0.5, False, "1"])
+def test_size_that_is_negative_infinite_or_no_number_is_named_with_its_value(value):
+    assert size_problems({"disk_gb": value}) == [
+        f"disk_gb must be a finite size in GiB, zero or more, but got {value!r}."
+    ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search_spaces import FloatRange, IntRange, SearchSpace, SearchSpaceError
+from search_spaces import Choice, FloatRange, IntRange, SearchSpace, SearchSpaceError
+from search_spaces.components import product, split
+from search_spaces.constraints import make_constraint
 
 
 def test_a_space_of_billions_is_counted_exactly_when_constraints_tie_few_dimensions() -> None:
@@ -50,3 +52,27 @@ def test_a_space_emptied_by_constraints_together_names_them() -> None:
 def test_a_space_in_which_nothing_was_found_says_in_how_many_draws() -> None:
     with pytest.raises(SearchSpaceError, match=r"no feasible architecture was found in 10,000 random draws of a"):
         SearchSpace({"a": FloatRange(0, 1)}, ["a > 2"]).ensure_feasible()
+
+
+def test_dimensions_are_grouped_by_the_constraints_that_tie_them() -> None:
+    dimensions = {name: Choice([1, 2]) for name in "abcde"}
+    rules = [make_constraint(text, list("abcde")) for text in ("a < d", "d <= e", "c > 1")]
+    components = split(dimensions, rules)
+    assert [list(component.dimensions) for component in components] == [["a", "d", "e"], ["b"], ["c"]]
+    assert [[rule.text for rule in component.constraints] for component in components] == [
+        ["a < d", "d <= e"],
+        [],
+        ["c > 1"],
+    ]
+    # a=1, d=2, e=2; b is free; c=2
+    assert [component.size for component in components] == [1, 2, 1]
+    assert components[0].sample(np.random.default_rng(0)) == {"a": 1, "d": 2, "e": 2}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [([2, 3, 4], 24), ([], 1), ([2, None], None), ([0, None], 0), ([None, 3, 0], 0)]
+)
+def test_product_is_unknown_with_an_unknown_factor_but_zero_with_a_zero(
+    sizes: list[int | None], expected: int | None
+) -> None:
+    assert product(sizes) == expected
