@@ -12,7 +12,7 @@ from advisors.acquisition import log_expected_improvement, log_probability_kept
 
 
 class Fixed:
-    """A model that predicts what it was given, as scikit-optimize wants it."""
+    """A model that predicts what it was made with, as scikit-optimize expects it."""
 
     def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
         self.mean, self.std = mean, std

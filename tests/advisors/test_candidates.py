@@ -8,7 +8,7 @@ import pytest
 from advisors import SpaceExhaustedError
 from advisors.candidates import SAMPLE_SIZE, SCORE_ALL_LIMIT, CandidatePool
 from advisors.unseen import identity
-from search_spaces import FloatRange, IntRange, SearchSpace
+from search_spaces import Architecture, FloatRange, IntRange, SearchSpace
 
 SMALL = SearchSpace({"a": IntRange(0, 4), "b": ["x", "y"]})
 LARGE = SearchSpace({"a": IntRange(0, 999), "b": IntRange(0, 999)})
@@ -30,7 +30,7 @@ def test_all_that_is_unseen_in_a_small_space_is_a_candidate() -> None:
 
 
 def test_large_space_gives_a_sample_and_the_neighbours_of_good_architectures() -> None:
-    good = {"a": 500, "b": 500}
+    good: Architecture = {"a": 500, "b": 500}
     candidates = CandidatePool(LARGE).draw(frozenset({(501, 500)}), [good], rng())
     found = {identity(architecture) for architecture in candidates.architectures}
     neighbours = {identity(neighbour) for neighbour in LARGE.neighbours(good)}

@@ -174,7 +174,7 @@ def test_a_search_with_several_goals_or_bounds_is_resumed_as_it_was(
     proposed = [observation.architecture for observation in history]
     assert all(architecture in space for architecture in proposed)
     assert len({space.key(architecture) for architecture in proposed}) == 8
-    # Resumed in the middle: another advisor, which is told the first six.
+    # Resumed in the middle: another advisor, which receives the first six.
     resumed = proposed[:6]
     advisor = make(space)
     for number in range(6, 8):

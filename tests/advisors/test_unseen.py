@@ -7,7 +7,7 @@ import pytest
 
 from advisors import Observation, SpaceExhaustedError
 from advisors.unseen import ensure_any_left, identity, random_unseen, seen_in, unseen, unseen_neighbours
-from search_spaces import FloatRange, IntRange, SearchSpace, SearchSpaceError
+from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
 
 SPACE = SearchSpace({"a": [1, 2], "b": ["x", "y"]})
 
@@ -24,7 +24,7 @@ def test_unseen_architectures_are_listed_in_the_order_of_the_space() -> None:
 
 
 def test_neighbours_that_are_seen_are_left_out() -> None:
-    centre = {"a": 1, "b": "x"}
+    centre: Architecture = {"a": 1, "b": "x"}
     assert unseen_neighbours(SPACE, centre, frozenset({(2, "x")})) == [{"a": 1, "b": "y"}]
     assert unseen_neighbours(SPACE, centre, frozenset({(2, "x"), (1, "y")})) == []
 

@@ -281,7 +281,7 @@ def test_a_timed_metric_marked_measured_is_kept_from_the_advisor(tmp_path):
     assert all(len(objectives) == 1 for objectives in seen)
 
 
-# -- mistakes: each is told clearly, and nothing is lost ------------------------------------------------------------
+# -- mistakes: each is reported clearly, and nothing is lost ---------------------------------------------------------
 
 
 def test_a_layer_that_does_not_exist_is_told_with_the_nearest_names_before_any_trial(tmp_path):

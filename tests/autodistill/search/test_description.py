@@ -37,7 +37,7 @@ def test_another_search_is_refused_naming_the_field_and_both_values(
         opened(tmp_path, **changes)
     assert f"\n  - {sentence}" in str(caught.value)
     assert files(tmp_path) == before
-    opened(tmp_path).close()  # the refused one has let go of the directory
+    opened(tmp_path).close()  # the refused one has released the directory
 
 
 def test_all_differing_fields_are_named_in_one_error(tmp_path: Path) -> None:

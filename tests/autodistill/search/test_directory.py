@@ -126,11 +126,11 @@ def test_number_that_is_not_json_is_refused_and_the_old_record_stays(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "position"),
     [({"a": {1: 2}}, "a has the key 1"), ({"a": [{"b": {3}}]}, r"a\[0\].b is a set"), (object(), "it is a object")],
 )
-def test_value_that_is_not_json_is_refused_with_its_position(tmp_path: Path, value: Any, place: str) -> None:
-    with pytest.raises(ValueError, match=place):
+def test_value_that_is_not_json_is_refused_with_its_position(tmp_path: Path, value: Any, position: str) -> None:
+    with pytest.raises(ValueError, match=position):
         json_files.write_json(tmp_path / "x.json", value)
     assert files(tmp_path) == {}
 
@@ -243,8 +243,8 @@ def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
             directory.begin(architecture(1))
             directory.begin(architecture(2))
 
-    for place in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
-        with opened(place, seed=1) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
+        with opened(path, seed=1) as directory:
             assert list(directory.result) == []
             assert_consistent(directory)
 
@@ -367,8 +367,8 @@ def test_added_trial_is_complete_in_one_write(tmp_path: Path, monkeypatch: pytes
             directory.add(architecture(3), {"accuracy": 0.99})
 
     states = set()
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, add):
-        with opened(place) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_trials, add):
+        with opened(path) as directory:
             assert_consistent(directory)
             states |= {(trial.state, trial.added) for trial in directory.result if trial.number == 2}
     assert states == {(TrialState.COMPLETE, True)}
@@ -382,7 +382,7 @@ class Killed(BaseException):
 
 
 def calls_of(action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, stop_before: int | None = None) -> list[str]:
-    """Run an action, noting what it does to the disk; die just before the given operation."""
+    """Run an action, recording what it does to the disk; die just before the given operation."""
     log: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -411,13 +411,13 @@ def killed_anywhere(
     complete = tmp_path / "complete"
     prepare(complete)
     operations = calls_of(lambda: act(complete), monkeypatch)
-    places = []
+    directories = []
     for stop in range(len(operations)):
-        place = tmp_path / f"killed_{stop:02d}"
-        prepare(place)
-        assert calls_of(lambda place=place: act(place), monkeypatch, stop) == operations[:stop]  # type: ignore[misc]
-        places.append(place)
-    return places
+        path = tmp_path / f"killed_{stop:02d}"
+        prepare(path)
+        assert calls_of(lambda path=path: act(path), monkeypatch, stop) == operations[:stop]  # type: ignore[misc]
+        directories.append(path)
+    return directories
 
 
 def two_trials(path: Path) -> None:
@@ -435,8 +435,8 @@ def test_kill_at_any_instant_of_a_beginning_leaves_the_trial_whole_or_not_at_all
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, begin_third):
-        with opened(place) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_trials, begin_third):
+        with opened(path) as directory:
             assert_consistent(directory)
             outcomes.append(len(directory.result))
             if outcomes[-1] == 2:
@@ -456,8 +456,8 @@ def test_kill_at_any_instant_of_a_record_leaves_the_old_one_or_the_new_one(
             directory.record(directory.result[1].complete({"accuracy": 0.2}))
 
     states = []
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, record_second):
-        with opened(place) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_trials, record_second):
+        with opened(path) as directory:
             assert_consistent(directory)
             states.append(directory.result[1].state)
     assert states == sorted(states, key=[TrialState.RUNNING, TrialState.COMPLETE].index)
@@ -467,10 +467,10 @@ def test_kill_at_any_instant_of_a_record_leaves_the_old_one_or_the_new_one(
 def test_kill_at_any_instant_of_the_first_opening_leaves_a_directory_that_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = killed_anywhere(tmp_path, monkeypatch, lambda path: None, lambda path: opened(path).close())
-    assert len(places) > 5
-    for place in places:
-        with opened(place) as directory:
+    directories = killed_anywhere(tmp_path, monkeypatch, lambda path: None, lambda path: opened(path).close())
+    assert len(directories) > 5
+    for path in directories:
+        with opened(path) as directory:
             assert directory.begin(architecture(1)).number == 0
             assert_consistent(directory)
 
@@ -488,10 +488,10 @@ def test_kill_at_any_instant_of_healing_leaves_what_heals(tmp_path: Path, monkey
         (path / "trials" / "000001" / "student.tmp").mkdir()
         (path / "trials" / "000001" / "student.tmp" / "weights").write_text("half")
 
-    places = killed_anywhere(tmp_path, monkeypatch, wounded, lambda path: opened(path).close())
-    assert len(places) > 8
-    for place in places:
-        with opened(place) as directory:
+    directories = killed_anywhere(tmp_path, monkeypatch, wounded, lambda path: opened(path).close())
+    assert len(directories) > 8
+    for path in directories:
+        with opened(path) as directory:
             assert numbers(directory) == [1]
             assert sorted(entry.name for entry in directory.trial_directory(0).iterdir()) == [
                 "student.damaged",
@@ -527,7 +527,7 @@ def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(tmp_pa
         assert directory.begin(architecture(2)).number == 1
 
 
-# Imports once, then forks a worker for every line it reads, and tells when the worker has died.
+# Imports once, then forks a worker for every line it reads, and reports when the worker has died.
 NURSERY = """
 import os, sys
 from autodistill.search.directory import SearchDirectory

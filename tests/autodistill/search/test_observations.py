@@ -1,4 +1,4 @@
-"""What a search learns from besides its own trials, and what it can tell about them."""
+"""What a search learns from besides its own trials, and what it reports about them."""
 
 from __future__ import annotations
 

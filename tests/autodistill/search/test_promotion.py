@@ -1,4 +1,4 @@
-"""Two rungs: which trials are finished, and that nothing about a finished one tells that it ever was paused."""
+"""Two rungs: which trials are finished, and that a finished one equals one that was never paused."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_importance_and_prediction_are_returned_for_each_goal(tmp_path):
     agent.search_loop()
     assert agent.importance() == {"score": {"width": 1.0}, "parameters": {"width": 1.0}}
     expected = agent.predict({"width": 4})
-    assert expected["score"][0] == pytest.approx(4, abs=0.5)  # seen: it was trial 3
+    assert expected["score"][0] == pytest.approx(4, abs=0.5)  # it was trial 3
     assert expected["parameters"][0] == pytest.approx(5, abs=0.5)  # a weight for each input, and a bias
     assert all(std > 0 for _, std in expected.values())
     assert agent.predict({"width": 6})["score"][1] > expected["score"][1]
