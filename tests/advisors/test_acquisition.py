@@ -12,7 +12,7 @@ from advisors.acquisition import log_expected_improvement, log_probability_kept
 
 
 class Fixed:
-    """A model that predicts what it was given, as scikit-optimize wants it."""
+    """A model that predicts what it was made with, as scikit-optimize expects it."""
 
     def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
         self.mean, self.std = mean, std
@@ -30,14 +30,14 @@ def test_expected_improvement_agrees_with_the_integral_that_defines_it() -> None
         assert computed[0] == pytest.approx(math.log(integral), rel=1e-6)
 
 
-def test_expected_improvement_agrees_with_scikit_optimize_where_that_does_not_underflow() -> None:
+def test_expected_improvement_agrees_with_scikit_optimize() -> None:
     rng = np.random.default_rng(0)
     mean, std = rng.normal(size=200), rng.uniform(0.3, 2, size=200)
     reference = gaussian_ei(np.zeros((200, 1)), Fixed(mean, std), y_opt=0.1, xi=0.0)
     np.testing.assert_allclose(np.exp(log_expected_improvement(mean, std, 0.1)), reference, rtol=1e-9)
 
 
-def test_expected_improvement_still_tells_candidates_apart_where_it_underflows() -> None:
+def test_expected_improvement_still_ranks_candidates_where_it_underflows() -> None:
     mean = np.array([5.0, 45.0, 46.0, 2e4, 2.0001e4, 1e9])
     logs = log_expected_improvement(mean, np.ones(6), best=0.0)
     assert np.all(np.isfinite(logs))

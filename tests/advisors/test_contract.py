@@ -166,7 +166,7 @@ def test_proposals_lie_in_the_space_in_its_own_form_and_never_repeat(
 
 
 @pytest.mark.parametrize("kind", ["three objectives", "bounds"])
-def test_a_search_with_several_goals_or_bounds_repeats_nothing_and_is_resumed_as_it_was(
+def test_a_search_with_several_goals_or_bounds_is_resumed_as_it_was(
     make: Callable[[SearchSpace], Advisor], kind: str
 ) -> None:
     space = choices_with_a_constraint()
@@ -174,7 +174,7 @@ def test_a_search_with_several_goals_or_bounds_repeats_nothing_and_is_resumed_as
     proposed = [observation.architecture for observation in history]
     assert all(architecture in space for architecture in proposed)
     assert len({space.key(architecture) for architecture in proposed}) == 8
-    # Resumed in the middle: another advisor, which is told the first six.
+    # Resumed in the middle: another advisor, which receives the first six.
     resumed = proposed[:6]
     advisor = make(space)
     for number in range(6, 8):
@@ -259,7 +259,7 @@ def test_an_advisor_neither_reads_nor_disturbs_global_random_state(
     assert proposals[0] == proposals[1]
 
 
-def test_an_advisor_does_not_change_the_history_it_is_given(make: Callable[[SearchSpace], Advisor]) -> None:
+def test_an_advisor_does_not_change_the_history(make: Callable[[SearchSpace], Advisor]) -> None:
     history = some_history(mixed())
     copy = json.dumps([asdict(observation) for observation in history])
     make(mixed()).suggest(history, seed=0)

@@ -28,7 +28,7 @@ def test_the_dimension_with_the_largest_part_of_the_variance_matters_most() -> N
     assert importance(SPACE, HISTORY) == [first, second]
 
 
-def test_an_objective_that_never_differs_is_explained_by_nothing_and_the_others_are_told() -> None:
+def test_an_objective_that_never_differs_is_explained_by_no_dimension() -> None:
     history = [Observation(seen.architecture, "complete", (1.0, seen.objectives[0])) for seen in HISTORY]
     constant, other = importance(SPACE, history)
     assert constant == {"a": 0.0, "b": 0.0, "c": 0.0}
@@ -36,7 +36,7 @@ def test_an_objective_that_never_differs_is_explained_by_nothing_and_the_others_
     assert {type(part) for part in other.values()} == {float}
 
 
-def test_a_prediction_is_near_the_truth_and_surer_where_it_was_seen() -> None:
+def test_a_prediction_is_near_the_truth_and_surer_where_it_was_observed() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(HISTORY))
     seen, rest = [HISTORY[i] for i in order[:36]], [HISTORY[i] for i in order[36:]]

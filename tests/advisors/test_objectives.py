@@ -40,7 +40,7 @@ def test_a_history_of_two_searches_is_refused(second: tuple[tuple[float, ...], .
         read_history(history)
 
 
-def test_several_objectives_are_joined_by_the_augmented_chebyshev_function_written_out() -> None:
+def test_objectives_are_joined_by_the_augmented_chebyshev_function() -> None:
     objectives = np.array([[1.0, 50.0, 3.0], [2.0, 10.0, 3.0], [5.0, 30.0, 3.0]])
     weights = np.random.default_rng(3).dirichlet([1.0, 1.0, 1.0])
     expected = []
@@ -51,7 +51,7 @@ def test_several_objectives_are_joined_by_the_augmented_chebyshev_function_writt
     np.testing.assert_allclose(scalarise(objectives, np.random.default_rng(3)), expected, rtol=1e-12)
 
 
-def test_over_many_weights_every_member_of_a_pareto_front_is_the_best_and_nothing_else() -> None:
+def test_over_many_weights_exactly_the_pareto_front_is_best() -> None:
     concave = np.array([[0.0, 1.0], [0.6, 0.9], [0.9, 0.6], [1.0, 0.0], [0.95, 0.95]])  # a weighted sum misses two
     rng = np.random.default_rng(0)
     winners = {int(np.argmin(scalarise(concave, rng))) for _ in range(300)}

@@ -95,7 +95,7 @@ def test_entry_points_of_third_parties_are_known_by_name() -> None:
 
 
 @pytest.mark.usefixtures("_plug_ins")
-def test_a_plug_in_that_cannot_be_imported_is_told_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plug_in_that_cannot_be_imported_is_named_with_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("third_party.Last")
     with pytest.raises(AdvisorError, match=r"'AClass', which stands for third_party:Last, is not: .*'Last'"):
         create_advisor("aclass", SPACE)
@@ -121,21 +121,6 @@ def test_an_instance_made_for_another_space_is_refused() -> None:
 def test_anything_else_is_refused(spec: object) -> None:
     with pytest.raises(AdvisorError, match=r"an advisor must be a name, an instance or subclass of Advisor, a fun"):
         as_advisor(spec, SPACE)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("done",), "`state` must be one of 'complete', 'failed', 'running', but got 'done'"),
-        (("complete",), "a complete observation needs at least one objective, but got none"),
-        (("complete", (float("nan"),)), r"objectives must be finite, but got \(nan,\); report such a trial as failed"),
-        (("complete", (1.0,), (float("inf"),)), r"violations must be finite, but got \(inf,\)"),
-        (("running", (1.0,)), "only a complete observation has objectives, but this one is running"),
-    ],
-)
-def test_an_observation_that_contradicts_itself_is_refused(arguments: tuple[object, ...], message: str) -> None:
-    with pytest.raises(AdvisorError, match=message):
-        Observation({"a": 1}, *arguments)  # type: ignore[arg-type]
 
 
 def test_the_class_of_a_sampler_is_refused_with_the_remedy() -> None:

@@ -1,4 +1,4 @@
-"""Seeds that depend on labels alone."""
+"""Seeds that derive from a seed and labels alone."""
 
 import subprocess
 import sys

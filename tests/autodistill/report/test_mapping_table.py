@@ -75,9 +75,7 @@ def test_a_distilbert_meets_a_bert():
         ("Llama", "model.layers.{}", ["model.embed_tokens"]),
     ],
 )
-def test_other_families_map_hidden_states_and_embeddings_and_no_attention_between_unequal_heads(
-    family, blocks, embeddings
-):
+def test_other_families_map_no_attention_between_unequal_heads(family, blocks, embeddings):
     zoo = FAMILIES[f"{family}, eager"]  # students have two heads, teachers four
     rows = table(zoo.student(), zoo.teacher(), zoo.batches()[0], **AUTO)
     assert rows == expected_rows(blocks, blocks, [1, 3], embeddings)
@@ -89,7 +87,7 @@ def test_attention_that_one_model_does_not_compute_is_not_mapped(ours, theirs):
     assert [loss for *_, loss in rows] == ["NMSE", "NMSE", "KL", "loss"]
 
 
-def test_nothing_given_is_the_automatic_mapping():
+def test_an_empty_section_is_the_automatic_mapping():
     assert table(bert(8, 2), bert(16, 4)) == table(bert(8, 2), bert(16, 4), **AUTO)
 
 
@@ -106,7 +104,7 @@ def test_the_blocks_outputs_are_mapped_alone_on_request():
         ("layer_mappings_for_knowledge_transfer", lambda student, teacher: []),
     ],
 )
-def test_losses_and_mappings_of_ones_own_beside_those_of_the_automatic_mapping_are_refused(field, value):
+def test_losses_and_mappings_beside_the_automatic_mapping_are_refused(field, value):
     flash = {"automatic_mapping": "all", field: value}
     with pytest.raises(ConfigurationError, match=f"losses of its own, but {field} are given; leave them or it out"):
         table(bert(8, 1), bert(16, 2), flash_distillation=flash)
@@ -129,7 +127,7 @@ def test_models_of_other_libraries_map_hidden_states_alone():
     assert [(student.endswith("[auto]"), loss) for _, student, _, loss in rows] == [(True, "NMSE")] * 2
 
 
-def test_a_mapping_given_as_a_function_is_asked_with_both_models_and_weights_are_shown():
+def test_a_mapping_function_is_called_with_both_models_and_weights_are_shown():
     def mapping(student, teacher):
         depth = len(teacher.bert.encoder.layer)
         return [[("bert.encoder.layer.0", f"bert.encoder.layer.{depth - 1}")]]

@@ -74,7 +74,7 @@ def test_display_fits_where_it_goes() -> None:
     assert isinstance(make_progress(False, console(terminal=True)), NoProgress)
 
 
-def test_display_goes_to_standard_error_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+def test_display_goes_to_standard_error_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     show(make_progress())
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -187,7 +187,7 @@ def promoting(progress: Progress) -> None:
     progress.search_finished(SearchResult([paused[0], complete], [Metric("accuracy")]))
 
 
-def test_plain_display_tells_of_pauses_and_promotions() -> None:
+def test_plain_display_reports_pauses_and_promotions() -> None:
     target = console(terminal=False)
     promoting(PlainProgress(target))
     assert text_of(target).splitlines() == [
@@ -231,7 +231,7 @@ def rows(result: SearchResult, teacher: dict[str, float] | None = None) -> list[
 METRICS = [Metric("accuracy"), Metric("latency"), Metric("size_mb", measured=True)]
 
 
-def test_table_shows_the_teacher_and_the_front_in_order_of_the_first_metric_with_the_best_marked() -> None:
+def test_table_shows_the_teacher_and_the_front_with_the_best_marked() -> None:
     trials = [
         finished(0, accuracy=0.80, latency=1.0, size_mb=3.0),
         finished(1, accuracy=0.99, latency=9.0, size_mb=2.0),

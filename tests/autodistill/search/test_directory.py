@@ -1,8 +1,9 @@
 """The search on disk: what it records, what it refuses, and what is left of it after a kill at any instant."""
 
+from __future__ import annotations
+
 import contextlib
 import json
-import logging
 import os
 import re
 import signal
@@ -13,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import pytest
+from directory_cases import DESCRIPTION, SPACE, architecture, files, opened
+from toy_search import make_search
 
 from autodistill import files as json_files
 from autodistill.errors import SearchDirectoryError
@@ -24,44 +26,9 @@ from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
 from search_spaces import IntRange, SearchSpace, SearchSpaceError
 
-SPACE = SearchSpace({"layers": IntRange(1, 50), "width": [16, 32]})
-DESCRIPTION: dict[str, Any] = {
-    "metrics": [{"name": "accuracy", "at_most": None}],
-    "seed": 0,
-    "teacher": "c0ffee",
-    "distillation": {"flash": {"train_steps": [20, 20], "temperature": 4.0}, "regular": None},
-    "advisor": "BO",
-    "max_trials": 8,
-    "space": SPACE.to_json(),
-    "environment": {"torch": "2.13.0", "threads": 2},
-}
-
-
-def architecture(layers: int, width: int = 16) -> dict[str, Any]:
-    return {"layers": layers, "width": width}
-
-
-def opened(path: Path, within: SearchSpace = SPACE, **changes: Any) -> SearchDirectory:
-    return SearchDirectory.open(path, DESCRIPTION | changes, within)
-
-
-def with_a_finished_trial(path: Path) -> None:
-    """A search that has something to lose."""
-    with opened(path) as directory:
-        directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
-
 
 def numbers(directory: SearchDirectory) -> list[int]:
     return [trial.number for trial in directory.result]
-
-
-def files(path: Path) -> dict[str, str]:
-    """Every file below a directory, but for the lock and its owner."""
-    return {
-        str(file.relative_to(path)): file.read_text()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name not in ("search.lock", "owner.json")
-    }
 
 
 def assert_consistent(directory: SearchDirectory, space: SearchSpace = SPACE) -> None:
@@ -159,16 +126,16 @@ def test_number_that_is_not_json_is_refused_and_the_old_record_stays(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "position"),
     [({"a": {1: 2}}, "a has the key 1"), ({"a": [{"b": {3}}]}, r"a\[0\].b is a set"), (object(), "it is a object")],
 )
-def test_value_that_is_not_json_is_refused_with_its_place(tmp_path: Path, value: Any, place: str) -> None:
-    with pytest.raises(ValueError, match=place):
+def test_value_that_is_not_json_is_refused_with_its_position(tmp_path: Path, value: Any, position: str) -> None:
+    with pytest.raises(ValueError, match=position):
         json_files.write_json(tmp_path / "x.json", value)
     assert files(tmp_path) == {}
 
 
-def test_interrupted_trials_are_those_running_and_are_taken_over_with_one_attempt_more(tmp_path: Path) -> None:
+def test_interrupted_trial_is_begun_again_with_one_attempt_more(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
         begun = directory.begin(architecture(2))
@@ -197,38 +164,7 @@ def test_opening_again_changes_nothing(tmp_path: Path) -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_path_of_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("mine")
-    with pytest.raises(SearchDirectoryError, match=r"search_dir must be a directory, but .*results is a file"):
-        opened(tmp_path / "results")
-    with pytest.raises(SearchDirectoryError, match=r"search_dir must be writable, but .*below is not"):
-        opened(tmp_path / "results" / "below")
-    assert (tmp_path / "results").read_text() == "mine"
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
-def test_directory_without_write_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(SearchDirectoryError, match="search_dir must be writable"):
-            opened(tmp_path)
-    finally:
-        tmp_path.chmod(0o700)
-
-
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
-def test_directory_whose_lock_cannot_be_made_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
-) -> None:
-    def refuse(self: filelock.FileLock, *args: Any, **kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with pytest.raises(SearchDirectoryError, match=rf"must be writable, but {tmp_path} is not: .*{error.strerror}"):
-        opened(tmp_path)
-
-
-def test_full_disk_is_told_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises_an_error_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -246,23 +182,6 @@ def test_full_disk_is_told_and_the_old_record_stays(tmp_path: Path, monkeypatch:
         assert directory.begin(architecture(2)).number == 1
 
 
-def test_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    for name in ("notes.txt", "a", "b", "c"):
-        (tmp_path / name).write_text("mine")
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(SearchDirectoryError, match=r"holds a, b, c, … and no search\.json; name another path"):
-        opened(tmp_path)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_trials_without_a_description_are_refused(tmp_path: Path) -> None:
-    with opened(tmp_path) as directory:
-        directory.begin(architecture(1))
-    (tmp_path / "search.json").unlink()
-    with pytest.raises(SearchDirectoryError, match=r"holds trials and no search\.json"):
-        opened(tmp_path)
-
-
 @pytest.mark.parametrize("content", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": NaN}'])
 def test_damaged_description_is_refused_and_kept(tmp_path: Path, content: str) -> None:
     opened(tmp_path).close()
@@ -277,42 +196,6 @@ def test_directory_of_a_later_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "search.json").write_text('{"schema_version": 2}')
     with pytest.raises(SearchDirectoryError, match=r"reads search directories of schema 1, but .* has schema 2"):
         opened(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"seed": 1}, "seed was 0, but is now 1"),
-        ({"teacher": "beef"}, 'teacher was "c0ffee", but is now "beef"'),
-        ({"metrics": [{"name": "accuracy", "at_most": 1}]}, "metrics[0].at_most was null, but is now 1"),
-        ({"metrics": []}, 'metrics was [{"name": "accuracy", "at_most": null}], but is now []'),
-        (
-            {"distillation": {"flash": {"train_steps": [20, 30], "temperature": 4.0}, "regular": None}},
-            "distillation.flash.train_steps[1] was 20, but is now 30",
-        ),
-        ({"distillation": {"flash": None, "regular": None}}, "distillation.flash was {"),
-        ({"distillation": {"flash": None}}, "distillation.regular was null, but is now absent"),
-        ({"loss_func": "mse"}, 'loss_func was absent, but is now "mse"'),
-        ({"seed": False}, "seed was 0, but is now false"),
-    ],
-)
-def test_another_search_is_refused_naming_the_field_and_both_values(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
-) -> None:
-    with_a_finished_trial(tmp_path)
-    before = files(tmp_path)
-    with pytest.raises(SearchDirectoryError, match="holds another search") as caught:
-        opened(tmp_path, **changes)
-    assert f"\n  - {sentence}" in str(caught.value)
-    assert files(tmp_path) == before
-    opened(tmp_path).close()  # the refused one has let go of the directory
-
-
-def test_every_differing_field_is_named_at_once(tmp_path: Path) -> None:
-    with_a_finished_trial(tmp_path)
-    with pytest.raises(SearchDirectoryError) as caught:
-        opened(tmp_path, seed=1, teacher="beef")
-    assert str(caught.value).count("\n  - ") == 2
 
 
 def test_one_complete_trial_beside_running_ones_is_enough_to_refuse_another_search(tmp_path: Path) -> None:
@@ -360,32 +243,10 @@ def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
             directory.begin(architecture(1))
             directory.begin(architecture(2))
 
-    for place in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
-        with opened(place, seed=1) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_running, lambda path: opened(path, seed=1).close()):
+        with opened(path, seed=1) as directory:
             assert list(directory.result) == []
             assert_consistent(directory)
-
-
-def test_equal_settings_written_otherwise_are_the_same_search(tmp_path: Path) -> None:
-    opened(tmp_path).close()
-    flash = {"temperature": 4, "train_steps": (20, 20)}
-    opened(tmp_path, distillation={"regular": None, "flash": flash}).close()
-
-
-def test_more_trials_and_another_advisor_are_welcome_and_recorded(tmp_path: Path) -> None:
-    opened(tmp_path).close()
-    opened(tmp_path, max_trials=100, advisor="TPE").close()
-    recorded = json.loads((tmp_path / "search.json").read_text())
-    assert (recorded["max_trials"], recorded["advisor"]) == (100, "TPE")
-
-
-def test_another_environment_is_warned_of_with_both_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    opened(tmp_path).close()
-    assert not caplog.records
-    with caplog.at_level(logging.WARNING):
-        opened(tmp_path, environment={"torch": "2.13.0", "threads": 4}).close()
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "environment.threads was 2, but is now 4" in caplog.text
 
 
 def test_wider_space_is_welcome_and_keeps_what_was_tried(tmp_path: Path) -> None:
@@ -415,24 +276,6 @@ def test_space_without_an_architecture_that_was_tried_is_refused(tmp_path: Path,
     with pytest.raises(SearchDirectoryError, match=r"must keep all that was tried.*: trial 0 in .* is outside of it"):
         opened(tmp_path, space)
     assert files(tmp_path) == before
-
-
-# --- one process at a time -------------------------------------------------------------------------------------------
-
-
-def test_directory_in_use_is_refused_naming_the_process_and_is_free_after_close(tmp_path: Path) -> None:
-    holder = opened(tmp_path)
-    with pytest.raises(SearchDirectoryError, match=rf"but process {os.getpid()} on .* at work on {tmp_path}"):
-        opened(tmp_path)
-    holder.close()
-    opened(tmp_path).close()
-
-
-def test_owner_that_cannot_be_told_is_called_another_process(tmp_path: Path) -> None:
-    with opened(tmp_path):
-        (tmp_path / "owner.json").write_text("")
-        with pytest.raises(SearchDirectoryError, match="but another process is at work on"):
-            opened(tmp_path)
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -493,7 +336,7 @@ def test_record_in_another_trials_folder_is_damage(tmp_path: Path) -> None:
         assert directory.begin(architecture(2)).number == 1
 
 
-def test_claims_of_an_earlier_version_are_removed_and_its_trials_keep_their_architectures(tmp_path: Path) -> None:
+def test_claims_of_an_earlier_version_are_removed_and_its_trials_are_kept(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin(architecture(1))
     folder = tmp_path / "architectures"
@@ -524,8 +367,8 @@ def test_added_trial_is_complete_in_one_write(tmp_path: Path, monkeypatch: pytes
             directory.add(architecture(3), {"accuracy": 0.99})
 
     states = set()
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, add):
-        with opened(place) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_trials, add):
+        with opened(path) as directory:
             assert_consistent(directory)
             states |= {(trial.state, trial.added) for trial in directory.result if trial.number == 2}
     assert states == {(TrialState.COMPLETE, True)}
@@ -539,7 +382,7 @@ class Killed(BaseException):
 
 
 def calls_of(action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, stop_before: int | None = None) -> list[str]:
-    """Run an action, noting what it does to the disk; die just before the given operation."""
+    """Run an action, recording what it does to the disk; die just before the given operation."""
     log: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -568,13 +411,13 @@ def killed_anywhere(
     complete = tmp_path / "complete"
     prepare(complete)
     operations = calls_of(lambda: act(complete), monkeypatch)
-    places = []
+    directories = []
     for stop in range(len(operations)):
-        place = tmp_path / f"killed_{stop:02d}"
-        prepare(place)
-        assert calls_of(lambda place=place: act(place), monkeypatch, stop) == operations[:stop]  # type: ignore[misc]
-        places.append(place)
-    return places
+        path = tmp_path / f"killed_{stop:02d}"
+        prepare(path)
+        assert calls_of(lambda path=path: act(path), monkeypatch, stop) == operations[:stop]  # type: ignore[misc]
+        directories.append(path)
+    return directories
 
 
 def two_trials(path: Path) -> None:
@@ -592,8 +435,8 @@ def test_kill_at_any_instant_of_a_beginning_leaves_the_trial_whole_or_not_at_all
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, begin_third):
-        with opened(place) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_trials, begin_third):
+        with opened(path) as directory:
             assert_consistent(directory)
             outcomes.append(len(directory.result))
             if outcomes[-1] == 2:
@@ -613,8 +456,8 @@ def test_kill_at_any_instant_of_a_record_leaves_the_old_one_or_the_new_one(
             directory.record(directory.result[1].complete({"accuracy": 0.2}))
 
     states = []
-    for place in killed_anywhere(tmp_path, monkeypatch, two_trials, record_second):
-        with opened(place) as directory:
+    for path in killed_anywhere(tmp_path, monkeypatch, two_trials, record_second):
+        with opened(path) as directory:
             assert_consistent(directory)
             states.append(directory.result[1].state)
     assert states == sorted(states, key=[TrialState.RUNNING, TrialState.COMPLETE].index)
@@ -624,10 +467,10 @@ def test_kill_at_any_instant_of_a_record_leaves_the_old_one_or_the_new_one(
 def test_kill_at_any_instant_of_the_first_opening_leaves_a_directory_that_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = killed_anywhere(tmp_path, monkeypatch, lambda path: None, lambda path: opened(path).close())
-    assert len(places) > 5
-    for place in places:
-        with opened(place) as directory:
+    directories = killed_anywhere(tmp_path, monkeypatch, lambda path: None, lambda path: opened(path).close())
+    assert len(directories) > 5
+    for path in directories:
+        with opened(path) as directory:
             assert directory.begin(architecture(1)).number == 0
             assert_consistent(directory)
 
@@ -645,10 +488,10 @@ def test_kill_at_any_instant_of_healing_leaves_what_heals(tmp_path: Path, monkey
         (path / "trials" / "000001" / "student.tmp").mkdir()
         (path / "trials" / "000001" / "student.tmp" / "weights").write_text("half")
 
-    places = killed_anywhere(tmp_path, monkeypatch, wounded, lambda path: opened(path).close())
-    assert len(places) > 8
-    for place in places:
-        with opened(place) as directory:
+    directories = killed_anywhere(tmp_path, monkeypatch, wounded, lambda path: opened(path).close())
+    assert len(directories) > 8
+    for path in directories:
+        with opened(path) as directory:
             assert numbers(directory) == [1]
             assert sorted(entry.name for entry in directory.trial_directory(0).iterdir()) == [
                 "student.damaged",
@@ -684,7 +527,7 @@ def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(tmp_pa
         assert directory.begin(architecture(2)).number == 1
 
 
-# Imports once, then forks a worker for every line it reads, and tells when the worker has died.
+# Imports once, then forks a worker for every line it reads, and reports when the worker has died.
 NURSERY = """
 import os, sys
 from autodistill.search.directory import SearchDirectory
@@ -743,3 +586,14 @@ def test_failed_trials_alone_do_not_hold_a_search_to_its_settings(tmp_path: Path
     with opened(tmp_path, seed=1) as directory:
         assert list(directory.result) == []
         directory.begin(architecture(1))
+
+
+def test_a_trial_that_cannot_be_recorded_is_not_begun_in_memory(tmp_path, monkeypatch):
+    search = make_search(tmp_path / "search")
+    with SearchDirectory.open(tmp_path / "search", search.describe(), search.search_space) as directory:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
+            with pytest.raises(SearchDirectoryError, match="No space left"):
+                directory.begin({"width": 8, "depth": 1})
+        assert list(directory.result) == []
+        assert directory.begin({"width": 8, "depth": 1}).number == 0

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
 from small_models import Transformer
 from toy_search import make_config, make_search
+from width_search import search, widths_of
 
-from autodistill import SearchDirectoryError
 from autodistill.search import result as search_result
-from autodistill.search.directory import SearchDirectory
-from autodistill.search.executors import SerialExecutor
 
 
 class Readings:
@@ -73,23 +70,10 @@ def test_the_result_in_a_callback_comes_from_memory(tmp_path, monkeypatch):
     assert [left == right for left, right in pairs] == [True, True]
 
 
-def test_the_serial_executor_keeps_exceptions_and_lets_interrupts_pass():
-    future = SerialExecutor().submit(int, "no number")
-    assert isinstance(future.exception(), ValueError)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        SerialExecutor().submit(interrupt)
-
-
-def test_a_trial_that_cannot_be_recorded_is_not_begun_in_memory(tmp_path, monkeypatch):
-    search = make_search(tmp_path / "search")
-    with SearchDirectory.open(tmp_path / "search", search.describe(), search.search_space) as directory:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
-            with pytest.raises(SearchDirectoryError, match="No space left"):
-                directory.begin({"width": 8, "depth": 1})
-        assert list(directory.result) == []
-        assert directory.begin({"width": 8, "depth": 1}).number == 0
+def test_patience_ends_a_search_whose_best_has_not_changed(tmp_path):
+    scores = {1: 1.0, 2: 5.0, 3: 5.0, 4: 2.0, 5: 9.0, 6: 0.0}
+    agent = search(tmp_path, score=scores.get)
+    agent.search_loop(patience=2)
+    assert widths_of(tmp_path) == [1, 2, 3, 4]  # 3 equals 2, which changes nothing
+    agent.search_loop(patience=3)
+    assert widths_of(tmp_path) == [1, 2, 3, 4, 5, 6]

@@ -1,9 +1,8 @@
-"""Two rungs: which trials are finished, and that nothing about a finished one tells that it ever was paused."""
+"""Two rungs: which trials are finished, and that a finished one equals one that was never paused."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from fractions import Fraction
 
@@ -75,7 +74,7 @@ def test_trials_are_promoted_as_the_paper_says(share):
 
 
 @pytest.mark.parametrize(("share", "count", "places"), [(0.29, 100, 29), (1 / 3, 3, 1), (1 / 3, 2, 0), (0.9, 1, 0)])
-def test_as_many_are_promoted_as_are_whole(share, count, places):
+def test_as_many_are_promoted_as_the_share_allows_rounded_down(share, count, places):
     trials = [paused(number, loss=number) for number in range(count)]
     promoted = 0
     while (trial := promotable(SearchResult(trials, [Metric("loss", False)]), share)) is not None:
@@ -84,7 +83,7 @@ def test_as_many_are_promoted_as_are_whole(share, count, places):
     assert promoted == places
 
 
-def test_a_promoted_trial_keeps_its_place_whether_it_runs_or_has_failed_and_others_have_none():
+def test_a_promoted_trial_counts_towards_the_share_if_it_runs_or_has_failed():
     metrics = [Metric("loss", False)]
     others = [Trial(4, {}).fail("boom"), Trial(5, {}), Trial(6, {}).complete({"loss": 0.0})]
     trials = [paused(number, loss=number) for number in range(4)]
@@ -179,7 +178,7 @@ def test_one_metric_trials_are_finished_in_the_order_of_the_paper(tmp_path):
     assert search.search_result.best in search.search_result.completed
 
 
-def test_a_promoted_trial_ends_with_the_weights_metrics_and_losses_of_one_that_never_paused(promoted, whole):
+def test_a_promoted_trial_equals_one_that_was_never_paused(promoted, whole):
     search_dir, done = promoted
     result, reference = SearchResult.load(search_dir), SearchResult.load(whole)
     assert [trial.architecture for trial in result] == [trial.architecture for trial in reference]
@@ -211,7 +210,7 @@ def test_metrics_after_flash_distillation_are_those_of_the_flash_distilled_stude
         assert trial.after_flash == other.metrics
 
 
-def test_the_advisor_sees_metrics_after_flash_distillation_whatever_became_of_a_trial(tmp_path):
+def test_the_advisor_receives_metrics_after_flash_distillation(tmp_path):
     seen = []
 
     class Watching(Advisor):
@@ -365,7 +364,7 @@ def test_paused_trials_are_results_that_another_search_may_not_discard(tmp_path)
 
 
 @pytest.mark.parametrize("keep", ["pareto", "none"])
-def test_students_are_kept_as_without_promotion_and_paused_ones_are_told_of(tmp_path, keep):
+def test_students_are_kept_as_without_promotion_and_paused_ones_are_refused(tmp_path, keep):
     search = promoting(tmp_path / "search", keep=keep, config=make_config(max_trials=4))
     search.search_loop()
     kept = [trial for trial in search.search_result if (trial.directory / "student").exists()]
@@ -380,7 +379,7 @@ def test_a_data_frame_has_both_kinds_of_metrics(promoted):
     assert frame["metrics_accuracy"].notna().tolist() == (frame["state"] == "complete").tolist()
 
 
-def test_promotion_without_both_phases_is_told_with_the_other_mistakes(tmp_path):
+def test_promotion_without_both_phases_is_named_with_the_other_mistakes(tmp_path):
     for missing in ("flash_distillation", "regular_distillation"):
         config = make_config(max_trials=10)
         del config[missing]
@@ -395,7 +394,7 @@ def test_promotion_without_both_phases_is_told_with_the_other_mistakes(tmp_path)
     assert not (tmp_path / "search").exists()
 
 
-def test_what_flash_distillation_leaves_as_it_was_built_is_told_once(tmp_path, caplog):
+def test_modules_that_flash_distillation_leaves_untrained_are_logged_once(tmp_path, caplog):
     promoting(tmp_path / "search", config=make_config(max_trials=2)).search_loop()
     (warning,) = [record.getMessage() for record in caplog.records if "by chance" in record.getMessage()]
     assert "leaves embedding, head as model_builder made them" in warning
@@ -407,12 +406,3 @@ def test_what_flash_distillation_leaves_as_it_was_built_is_told_once(tmp_path, c
     config["flash_distillation"] |= {"block_names": names, "layer_mappings_for_knowledge_transfer": mappings}
     promoting(tmp_path / "head", config=config).search_loop()
     assert "by chance" not in caplog.text
-
-
-def test_the_record_of_a_paused_trial_is_what_it_was():
-    trial = paused(3, accuracy=0.5)
-    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
-    promoted = trial.promote()
-    assert (promoted.state, promoted.after_flash, promoted.attempts) == (TrialState.RUNNING, {"accuracy": 0.5}, 1)
-    done = promoted.complete({"accuracy": 0.7})
-    assert (done.state, done.after_flash, done.metrics) == (TrialState.COMPLETE, {"accuracy": 0.5}, {"accuracy": 0.7})

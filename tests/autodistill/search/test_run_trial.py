@@ -41,7 +41,7 @@ def spec_of(build=linear, train=unchanged, score=width, metrics=("score", "param
     return TrialSpec(framework, FunctionTraining(train), SPACE, tuple(map(Metric, metrics)), 0, ALONE)
 
 
-def test_trial_without_a_folder_writes_nothing_and_measures_what_eval_func_does_not_return():
+def test_trial_without_a_folder_measures_what_eval_func_does_not_return():
     assert run_trial(spec_of(), Trial(0, {"width": 2})) == Outcome({"score": 2.0, "parameters": 3.0})
 
 

@@ -40,13 +40,13 @@ def test_an_architecture_that_breaks_a_bound_untrained_costs_no_trial(tmp_path):
     assert len(agent.search_result.feasible) == 4
 
 
-def test_a_space_in_which_nothing_keeps_the_bounds_is_told_as_such(tmp_path, caplog):
+def test_a_space_in_which_nothing_keeps_the_bounds_is_logged_as_such(tmp_path, caplog):
     agent = make_search(tmp_path, make_config(metrics=["accuracy", Metric("parameters", at_most=1)]))
     assert agent.search_loop() is None
     assert "9 of them break a bound before they are trained: relax the bounds" in caplog.text
 
 
-def test_an_advisor_that_does_not_heed_its_history_is_told_of_instead_of_asked_for_ever(tmp_path):
+def test_an_advisor_that_ignores_its_history_is_an_error(tmp_path):
     class Stubborn(Advisor):
         def suggest(self, history, *, seed):
             return {"width": 8, "depth": 1}
@@ -67,7 +67,7 @@ def test_a_resumed_search_passes_over_the_same_architectures(tmp_path):
     assert architectures("two", [1, 3]) == architectures("one", [3])
 
 
-def test_a_training_of_the_users_own_may_change_the_size_so_nothing_is_checked_before(tmp_path):
+def test_a_train_func_may_change_the_size_so_nothing_is_checked_before(tmp_path):
     config = make_config(metrics=["accuracy", Metric("parameters", at_most=1)], max_trials=2)
     agent = make_search(tmp_path, config, train_func=lambda student: student)
     agent.search_loop()
@@ -83,7 +83,7 @@ def bounds_on(metrics, build, example=None, teacher=None):
     return UntrainedBounds(metrics, framework, ONE, keeps_size=True)
 
 
-def test_only_bounds_on_what_training_leaves_alone_are_checked_and_each_student_is_built_once():
+def test_only_bounds_that_training_cannot_change_are_checked():
     built = []
 
     def build():
@@ -128,7 +128,7 @@ def test_a_bound_on_the_speedup_is_checked_with_the_teacher():
         bounds_on(speedup, lambda: nn.Linear(4, 1), example).keeps({"depth": 1})
 
 
-def test_a_student_that_cannot_be_built_is_left_to_its_trial_and_flops_need_an_example():
+def test_a_student_that_cannot_be_built_fails_in_its_trial():
     def broken():
         raise RuntimeError("no such layer")
 

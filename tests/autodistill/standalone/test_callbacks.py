@@ -72,7 +72,7 @@ def test_divergence_leaves_padding_and_ignored_labels_out() -> None:
     torch.testing.assert_close(KLDivCallback(temperature=3.0)(given), expected)
 
 
-def test_divergence_reads_the_keys_it_is_given() -> None:
+def test_divergence_reads_the_configured_keys() -> None:
     given = {"a": torch.randn(3, 4), "b": torch.randn(3, 4)}
     callback = KLDivCallback("kl", 2.0, student_logits_key="a", teacher_logits_key="b")
     torch.testing.assert_close(callback(given), KLDivLoss(2.0)(given["a"], given["b"]))
@@ -124,7 +124,7 @@ def test_labels_are_compared_with_the_students_logits() -> None:
     torch.testing.assert_close(value, expected)
 
 
-def test_missing_key_is_told_with_the_remedy() -> None:
+def test_missing_key_is_named_with_the_remedy() -> None:
     with pytest.raises(ConfigurationError, match="reads 't_hidden_states', but the batch and the models' outputs hold"):
         MSEHiddenStatesCallback()({"s_hidden_states": ()})
 
@@ -136,7 +136,7 @@ def test_weight_that_is_negative_or_no_number_is_refused(weight: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, math.nan, lambda progress: -1.0])
-def test_impossible_temperature_is_refused_at_once(temperature) -> None:
+def test_impossible_temperature_is_refused_by_the_constructor(temperature) -> None:
     with pytest.raises(ConfigurationError, match="a temperature must be positive and finite, but"):
         KLDivCallback(temperature=temperature)
 

@@ -208,7 +208,7 @@ def test_batches_that_are_no_mappings_or_name_no_argument_are_refused() -> None:
         runner.train([{"inputs": torch.zeros(2, 5, 8)}], steps=1)
 
 
-def test_hidden_states_that_nobody_gives_are_told_with_the_remedy() -> None:
+def test_missing_hidden_states_are_an_error_with_the_remedy() -> None:
     runner = DistilRunner(*models(), [MSEHiddenStatesCallback()])
     with pytest.raises(ConfigurationError, match="name the layers of both models for the runner"):
         runner.train(data(), steps=1)

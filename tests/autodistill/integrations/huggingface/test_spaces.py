@@ -95,7 +95,7 @@ def test_teacher_with_a_narrow_feed_forward_has_students_with_one():
     assert any(a["intermediate_size"] == a["hidden_size"] for a in space.enumerate())
 
 
-def test_unknown_family_is_told_with_the_near_ones():
+def test_unknown_family_is_refused_with_the_near_ones():
     with pytest.raises(SearchSpaceError, match="but got 'brt'; did you mean 'bert'"):
         transformers_space("brt")
     with pytest.raises(SearchSpaceError, match="but got 'unheard-of'"):
@@ -107,6 +107,6 @@ def test_teacher_of_a_family_whose_sizes_are_not_comparable_is_refused():
         transformers_space("bert", {"model_type": "mobilebert"})
 
 
-def test_configuration_without_sizes_is_told():
+def test_configuration_without_sizes_is_refused():
     with pytest.raises(SearchSpaceError, match="must tell its sizes, but hidden_size, intermediate_size is missing"):
         transformers_space("bert", {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2})

@@ -1,0 +1,74 @@
+"""Who may write to a directory: what is refused, and one process at a time."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+from directory_cases import architecture, opened
+
+from autodistill.errors import SearchDirectoryError
+
+
+def test_path_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    with pytest.raises(SearchDirectoryError, match=r"search_dir must be a directory, but .*results is a file"):
+        opened(tmp_path / "results")
+    with pytest.raises(SearchDirectoryError, match=r"search_dir must be writable, but .*below is not"):
+        opened(tmp_path / "results" / "below")
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_directory_without_write_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(SearchDirectoryError, match="search_dir must be writable"):
+            opened(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_directory_whose_lock_cannot_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def refuse(self: filelock.FileLock, *args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(SearchDirectoryError, match=rf"must be writable, but {tmp_path} is not: .*{error.strerror}"):
+        opened(tmp_path)
+
+
+def test_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    for name in ("notes.txt", "a", "b", "c"):
+        (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SearchDirectoryError, match=r"holds a, b, c, … and no search\.json; name another path"):
+        opened(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_trials_without_a_description_are_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin(architecture(1))
+    (tmp_path / "search.json").unlink()
+    with pytest.raises(SearchDirectoryError, match=r"holds trials and no search\.json"):
+        opened(tmp_path)
+
+
+def test_directory_in_use_is_refused_naming_the_process_and_is_free_after_close(tmp_path: Path) -> None:
+    holder = opened(tmp_path)
+    with pytest.raises(SearchDirectoryError, match=rf"but process {os.getpid()} on .* at work on {tmp_path}"):
+        opened(tmp_path)
+    holder.close()
+    opened(tmp_path).close()
+
+
+def test_owner_that_cannot_be_read_is_called_another_process(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        (tmp_path / "owner.json").write_text("")
+        with pytest.raises(SearchDirectoryError, match="but another process is at work on"):
+            opened(tmp_path)
