@@ -11,7 +11,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A Python scalar for a NumPy one; anything else as it is."""
+    """A Python scalar for a NumPy one; anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -21,14 +21,14 @@ def is_number(value: object) -> bool:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The tail of a message: the near misses of `name`, or, when there are none, everything that is known."""
+    """The end of a message: the names most similar to `name`, or all known ones if none is similar."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=3)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(map(repr, known))}"
 
 
 def nearest(value: Any, options: Sequence[Any]) -> str:
-    """The tail of a message: the options nearest to `value`, or all of them where nearness means nothing."""
+    """The end of a message: the options nearest to `value`, or all of them if nearness is not defined."""
     if is_number(value) and all(is_number(option) for option in options):
         numbers = sorted(options, key=lambda option: abs(float(option) - value))
         return f"nearest: {', '.join(map(repr, numbers[:2]))}"

@@ -12,9 +12,9 @@ class AutoDistillationError(Exception):
 
 
 class SearchSpaceError(AutoDistillationError, ValueError):
-    """A search space is described wrongly, or an architecture does not belong to it.
+    """The description of a search space is invalid, or an architecture does not belong to it.
 
-    Every mistake that was found is reported at once; `problems` holds them one by one.
+    All mistakes are reported in one error; `problems` holds them one by one.
 
     >>> print(SearchSpaceError("`low` is missing", "`step` is 0"))
     2 problems:

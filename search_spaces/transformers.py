@@ -1,7 +1,7 @@
-"""Ready-made spaces for the families of transformers: students of a size between a quarter and the whole of a teacher.
+"""Ready-made spaces for families of transformers: students of a quarter of the teacher's size up to all of it.
 
-Dimensions bear the names of the family's configuration fields, so that an architecture is what a student's
-configuration is changed by.
+Dimensions have the names of the family's configuration fields, so that an architecture is the set of changes to a
+student's configuration.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from search_spaces.errors import SearchSpaceError
 from search_spaces.space import SearchSpace
 
 _SHARES = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3))
-_RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's lies outside
+_RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's is outside
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """How large a model is; the feed-forward width is None where it follows from the width."""
+    """The size of a model; the feed-forward width is None if it follows from the width."""
 
     layers: int
     width: int
@@ -31,13 +31,13 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class _Family:
-    """What a family calls its sizes, and those of its usual model.
+    """The names of a family's sizes, and the sizes of its usual model.
 
     Args:
-        fields: its names for layers, width, heads and feed-forward width.
+        fields: the configuration fields of layers, width, heads and feed-forward width.
         base: the sizes of the usual model.
-        rotary: position embeddings turn pairs of channels, so that a head has an even number of them; heads that are
-            read from (`num_key_value_heads`) may be fewer than those that read.
+        rotary: position embeddings rotate pairs of channels, so a head has an even number of them; there may be fewer
+            key and value heads (`num_key_value_heads`) than query heads.
     """
 
     fields: tuple[str, str, str, str]
@@ -48,7 +48,7 @@ class _Family:
         missing = [field for field in self.fields if field not in config]
         if missing:
             raise SearchSpaceError(
-                f"a teacher's configuration must tell its sizes, but {', '.join(missing)} is missing"
+                f"a teacher's configuration must contain its sizes, but {', '.join(missing)} is missing"
             )
         return _Sizes(*(config[field] for field in self.fields))
 
@@ -87,16 +87,16 @@ FAMILIES: tuple[str, ...] = ("mobilebert", *_FAMILIES)
 
 
 def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) -> SearchSpace:
-    """Students of one family for a teacher of the same or of another.
+    """The space of students of one family, for a teacher of the same or of another family.
 
-    Layers, width and feed-forward width are a quarter, a third, half and two thirds of the teacher's, layers also all
-    of them; heads are those numbers that divide the teacher's, down to a quarter. Attention heads divide the width, and
-    the feed-forward width is two to four times the width, as it is in the published models. For MobileBERT the space is
-    that of the specification, whatever the teacher.
+    Layers, width and feed-forward width are a quarter, a third, half and two thirds of the teacher's; the number of
+    layers may also be the teacher's. The numbers of heads are divisors of the teacher's, down to a quarter of it.
+    Attention heads divide the width, and the feed-forward width is two to four times the width, as in the published
+    models. For MobileBERT the space is that of the specification, whatever the teacher.
 
     Args:
-        family: the students', as in `FAMILIES`.
-        teacher: its configuration (`teacher.config.to_dict()`); the family's usual model if not given.
+        family: of the students, one of `FAMILIES`.
+        teacher: its configuration (`teacher.config.to_dict()`); by default that of the family's usual model.
 
     Raises:
         SearchSpaceError: the family of the students or of the teacher is not known, or the teacher's sizes leave no
@@ -160,7 +160,7 @@ def _unit(width: int) -> int:
 
 
 def _shares(size: int, unit: int) -> list[int]:
-    """The shares of a size, in whole units."""
+    """The shares of a size, rounded to whole units."""
     return [max(1, round(share * size / unit)) * unit for share in _SHARES]
 
 
@@ -169,7 +169,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _used(space: SearchSpace) -> SearchSpace:
-    """The space without the values that no architecture has: the constraints exclude them."""
+    """The space without the values that its constraints exclude from every architecture."""
     space.ensure_feasible()
     values: dict[str, Sequence[Any]] = {
         name: sorted({architecture[name] for architecture in space.enumerate()}) for name in space.names

@@ -12,7 +12,7 @@ from advisors.acquisition import log_expected_improvement, log_probability_kept
 
 
 class Fixed:
-    """A model that predicts what it was given, as scikit-optimize wants it."""
+    """A model that predicts fixed values, with the interface that scikit-optimize expects."""
 
     def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
         self.mean, self.std = mean, std
@@ -37,7 +37,7 @@ def test_expected_improvement_agrees_with_scikit_optimize_where_that_does_not_un
     np.testing.assert_allclose(np.exp(log_expected_improvement(mean, std, 0.1)), reference, rtol=1e-9)
 
 
-def test_expected_improvement_still_tells_candidates_apart_where_it_underflows() -> None:
+def test_expected_improvement_still_distinguishes_candidates_where_it_underflows() -> None:
     mean = np.array([5.0, 45.0, 46.0, 2e4, 2.0001e4, 1e9])
     logs = log_expected_improvement(mean, np.ones(6), best=0.0)
     assert np.all(np.isfinite(logs))

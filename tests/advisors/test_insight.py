@@ -28,26 +28,28 @@ def test_the_dimension_with_the_largest_part_of_the_variance_matters_most() -> N
     assert importance(SPACE, HISTORY) == [first, second]
 
 
-def test_an_objective_that_never_differs_is_explained_by_nothing_and_the_others_are_told() -> None:
-    history = [Observation(seen.architecture, "complete", (1.0, seen.objectives[0])) for seen in HISTORY]
+def test_a_constant_objective_is_explained_by_nothing_and_the_others_are_explained() -> None:
+    history = [Observation(trial.architecture, "complete", (1.0, trial.objectives[0])) for trial in HISTORY]
     constant, other = importance(SPACE, history)
     assert constant == {"a": 0.0, "b": 0.0, "c": 0.0}
     assert next(iter(other)) == "a"
     assert {type(part) for part in other.values()} == {float}
 
 
-def test_a_prediction_is_near_the_truth_and_surer_where_it_was_seen() -> None:
+def test_a_prediction_is_near_the_truth_and_more_certain_where_it_was_observed() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(HISTORY))
-    seen, rest = [HISTORY[i] for i in order[:36]], [HISTORY[i] for i in order[36:]]
+    observed, rest = [HISTORY[i] for i in order[:36]], [HISTORY[i] for i in order[36:]]
     for observation in rest:
         for (mean, std), truth in zip(
-            predict(SPACE, seen, observation.architecture), observation.objectives, strict=True
+            predict(SPACE, observed, observation.architecture), observation.objectives, strict=True
         ):
             assert abs(mean - truth) < max(1.5, 4 * std)
-    spread_seen = np.mean([predict(SPACE, seen, observation.architecture)[0][1] for observation in seen[:4]])
-    spread_rest = np.mean([predict(SPACE, seen, observation.architecture)[0][1] for observation in rest[:4]])
-    assert spread_seen < spread_rest
+    spread_observed = np.mean(
+        [predict(SPACE, observed, observation.architecture)[0][1] for observation in observed[:4]]
+    )
+    spread_rest = np.mean([predict(SPACE, observed, trial.architecture)[0][1] for trial in rest[:4]])
+    assert spread_observed < spread_rest
 
 
 def test_too_few_trials_are_refused() -> None:

@@ -40,7 +40,7 @@ def test_a_history_of_two_searches_is_refused(second: tuple[tuple[float, ...], .
         read_history(history)
 
 
-def test_several_objectives_are_joined_by_the_augmented_chebyshev_function_written_out() -> None:
+def test_several_objectives_are_combined_by_the_augmented_chebyshev_function() -> None:
     objectives = np.array([[1.0, 50.0, 3.0], [2.0, 10.0, 3.0], [5.0, 30.0, 3.0]])
     weights = np.random.default_rng(3).dirichlet([1.0, 1.0, 1.0])
     expected = []

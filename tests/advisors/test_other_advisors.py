@@ -38,7 +38,7 @@ def test_the_grid_is_walked_in_the_order_of_the_dimensions() -> None:
     history: list[Observation] = []
     for _ in range(8):
         history.append(Observation(GridAdvisor(space).suggest(history, seed=0), "running"))
-    walked = [(seen.architecture["a"], seen.architecture["b"]) for seen in history]
+    walked = [(trial.architecture["a"], trial.architecture["b"]) for trial in history]
     points = [0.01, 0.1, 1, 10, 100]
     expected = [(3, point) for point in points] + [(1, point) for point in points[:3]]
     np.testing.assert_allclose(walked, expected, rtol=1e-12)
@@ -55,12 +55,12 @@ def test_the_number_of_points_of_a_float_range_can_be_chosen() -> None:
 
 
 def test_a_function_that_repeats_an_architecture_is_an_error() -> None:
-    def stubborn(history: Sequence[Observation], /, *, seed: int) -> Architecture:
+    def repeating(history: Sequence[Observation], /, *, seed: int) -> Architecture:
         return {"a": 1}
 
-    advisor = FunctionAdvisor(SearchSpace({"a": [1, 2]}), stubborn)
+    advisor = FunctionAdvisor(SearchSpace({"a": [1, 2]}), repeating)
     assert advisor.suggest([], seed=0) == {"a": 1}
-    with pytest.raises(AdvisorError, match=r"function '.*stubborn' repeated \{'a': 1\}; skip the architectures of the"):
+    with pytest.raises(AdvisorError, match=r"function '.*repeating' repeated \{'a': 1\}; skip the architectures of"):
         advisor.suggest([Observation({"a": 1}, "failed")], seed=0)
 
 

@@ -95,13 +95,13 @@ def test_entry_points_of_third_parties_are_known_by_name() -> None:
 
 
 @pytest.mark.usefixtures("_plug_ins")
-def test_a_plug_in_that_cannot_be_imported_is_told_with_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plug_in_that_cannot_be_imported_is_reported_with_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("third_party.Last")
     with pytest.raises(AdvisorError, match=r"'AClass', which stands for third_party:Last, is not: .*'Last'"):
         create_advisor("aclass", SPACE)
 
 
-def test_names_classes_instances_and_functions_stand_for_advisors() -> None:
+def test_names_classes_instances_and_functions_are_accepted_as_advisors() -> None:
     instance = RandomAdvisor(SearchSpace({"a": [1, 2]}))
     assert as_advisor(instance, SPACE) is instance
     assert isinstance(as_advisor("Grid", SPACE), GridAdvisor)

@@ -81,7 +81,7 @@ def test_samples_are_feasible_and_uniform_over_what_exists() -> None:
     assert max(counts.values()) < 200 + 5 * 14
 
 
-@pytest.mark.parametrize("high", [50, 150], ids=["listed at once", "drawn first"])
+@pytest.mark.parametrize("high", [50, 150], ids=["listed immediately", "drawn first"])
 def test_sampling_finds_the_only_architecture_that_exists(high: int) -> None:
     space = SearchSpace({"a": IntRange(1, high), "b": IntRange(1, high), "c": [0, 1]}, [f"a + b == {2 * high}"])
     architecture = space.sample(np.random.default_rng(0))
@@ -132,7 +132,7 @@ def test_a_broken_constraint_is_named_with_the_values_it_read() -> None:
     assert broken not in transformer_space()
 
 
-def test_membership_of_something_that_is_no_mapping_is_false() -> None:
+def test_membership_of_something_that_is_not_a_mapping_is_false() -> None:
     assert 3 not in transformer_space()
     with pytest.raises(SearchSpaceError, match="an architecture must be a mapping"):
         transformer_space().validate([1, 2])  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def test_the_key_does_not_depend_on_the_order_of_dimensions() -> None:
     )
 
 
-def test_decoding_encoded_architectures_gives_them_back() -> None:
+def test_decoding_encoded_architectures_returns_them() -> None:
     space = transformer_space()
     everything = list(space.enumerate())
     encoded = space.encode(everything)
@@ -162,7 +162,7 @@ def test_decoding_encoded_architectures_gives_them_back() -> None:
     assert len(np.unique(encoded, axis=0)) == len(everything)
 
 
-def test_encoding_no_architectures_gives_no_rows() -> None:
+def test_encoding_no_architectures_returns_no_rows() -> None:
     assert transformer_space().encode([]).shape == (0, 10)
 
 
@@ -239,7 +239,7 @@ def test_the_fingerprint_is_the_same_in_another_process(hash_seed: str) -> None:
     assert printed.strip() == SearchSpace({"a": [1, "x"], "b": FloatRange(0, 0.3)}, ["b < 0.2"]).fingerprint
 
 
-def test_every_mistake_of_the_description_is_reported_at_once() -> None:
+def test_every_mistake_in_the_description_is_reported_in_one_error() -> None:
     with pytest.raises(SearchSpaceError) as error:
         SearchSpace(
             {"hidden_size": [], "heads": [2, 2], "act": "gelu", 3: [1]},  # type: ignore[dict-item]
@@ -293,7 +293,7 @@ def test_a_space_emptied_by_constraints_together_names_them() -> None:
     )
 
 
-def test_a_space_in_which_nothing_was_found_says_in_how_many_draws() -> None:
+def test_a_space_in_which_nothing_was_found_reports_the_number_of_draws() -> None:
     with pytest.raises(SearchSpaceError, match=r"no feasible architecture was found in 10,000 random draws of a"):
         SearchSpace({"a": FloatRange(0, 1)}, ["a > 2"]).ensure_feasible()
 
