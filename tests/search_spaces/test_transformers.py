@@ -95,13 +95,13 @@ def test_teacher_with_a_narrow_feed_forward_has_students_with_one():
     assert any(a["intermediate_size"] == a["hidden_size"] for a in space.enumerate())
 
 
-def test_unknown_family_is_told_with_the_near_ones():
+def test_unknown_family_is_reported_with_similar_ones():
     with pytest.raises(SearchSpaceError, match="but got 'brt'; did you mean 'bert'"):
         transformers_space("brt")
     with pytest.raises(SearchSpaceError, match="but got 'unheard-of'"):
         transformers_space("bert", {"model_type": "unheard-of"})
 
 
-def test_configuration_without_sizes_is_told():
+def test_configuration_without_sizes_is_an_error():
     with pytest.raises(SearchSpaceError, match="must contain its sizes, but hidden_size, intermediate_size is missing"):
         transformers_space("bert", {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2})
