@@ -91,7 +91,7 @@ def _opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ConfigurationError(
-            f"stored predictions are a complete safetensors file, but {path} is not; write it with save_predictions."
+            f"stored predictions are a whole safetensors file, but {path} is none; write it with save_predictions."
         ) from error
 
 
