@@ -1,4 +1,4 @@
-"""Who proposes the next architecture."""
+"""Advisors: each proposes the next architecture of a search."""
 
 from advisors.advisor_sampler import AdvisorSampler
 from advisors.base import Advisor, Observation, ObservationState

@@ -1,7 +1,7 @@
-"""How much a candidate promises, from the mean and the spread that a surrogate predicts for it.
+"""Acquisition functions: how promising a candidate is, from the mean and spread that a surrogate predicts for it.
 
-In logarithms throughout: far from the best, expected improvement falls below the smallest number, and every candidate
-would look alike.
+All values are logarithms: far from the best, expected improvement underflows to zero, and all candidates would look
+the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.special import erfcx, log_ndtr, ndtr
 from advisors.objectives import FloatArray
 
 _LOG_2PI = math.log(2 * math.pi)
-_FAR = 1e4  # beyond it, 1 - |u|·(Mills ratio) has lost its digits, and its expansion 1/u² has gained all of them
+_FAR = 1e4  # beyond it 1 - |u|·(Mills ratio) has no digits left, and its expansion 1/u² is exact
 
 
 def log_expected_improvement(mean: FloatArray, std: FloatArray, best: float) -> FloatArray:
@@ -39,7 +39,7 @@ def log_expected_improvement(mean: FloatArray, std: FloatArray, best: float) -> 
 
 
 def log_probability_kept(mean: FloatArray, std: FloatArray) -> FloatArray:
-    """log P[f ≤ 0] for f normal with this mean and std > 0, of shape (n,): that a bound is kept.
+    """log P[f ≤ 0] for f normal with this mean and std > 0, of shape (n,): the probability of keeping a bound.
 
     Gardner et al., 2014, "Bayesian optimization with inequality constraints".
     """

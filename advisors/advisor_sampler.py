@@ -1,4 +1,4 @@
-"""An advisor as a sampler of Optuna."""
+"""An advisor as an Optuna sampler."""
 
 from __future__ import annotations
 
@@ -19,26 +19,24 @@ from advisors.errors import AdvisorError
 from advisors.optuna_study import distributions
 from search_spaces import Architecture
 
-_PROPOSAL = (
-    "autodistill:proposal"  # noted with a trial, for those that ask before its objective has suggested all of it
-)
+_PROPOSAL = "autodistill:proposal"  # stored with a trial, for trials that ask before its objective has suggested it all
 
 _PROPOSING = threading.RLock()
-"""Held from reading the trials to noting the proposal; the module's, so that a sampler can be copied and pickled."""
+"""Held from reading the trials to storing the proposal; global, so that a sampler can be copied and pickled."""
 
 
 class AdvisorSampler(BaseSampler):
     """Lets an advisor choose the parameters of an Optuna study.
 
-    The objective function suggests the dimensions of the advisor's space, each with the values it has there. The
-    study's trials are the advisor's history: complete ones with their values and constraints, running and enqueued
-    ones, and all others as failed; so are complete ones with a value that is not finite, or without a constraint that
-    another has. Trials without a parameter of the space, or with values outside it, are left out. Threads of one
-    process (`n_jobs`) propose in turns, so that they know of each other's. The same seed and trials give the same
-    proposals.
+    The objective function must suggest the dimensions of the advisor's space, each with its values there. The study's
+    trials are the advisor's history: complete ones with their values and constraints, running and enqueued ones, and
+    all others as failed. A complete trial also counts as failed if a value is not finite, or if it lacks a constraint
+    that another trial has. Trials that lack a parameter of the space, or have values outside it, are left out. Threads
+    of one process (`n_jobs`) propose in turns, so that each knows the proposals of the others. The same seed and trials
+    give the same proposals.
 
-    Raises `AdvisorError` for anything but an advisor and a seed from 0 on, and for a parameter that is none of the
-    space; `SpaceExhaustedError` when every architecture has had its trial.
+    Raises `AdvisorError` for anything but an advisor and a seed of at least 0, and for a parameter outside the space;
+    `SpaceExhaustedError` when every architecture has been tried.
 
     >>> from advisors.bayesian import BayesianAdvisor
     >>> from search_spaces import SearchSpace
@@ -51,10 +49,10 @@ class AdvisorSampler(BaseSampler):
     """
 
     def __init__(self, advisor: Advisor, *, seed: int = 0) -> None:
-        given: object = advisor
-        if not isinstance(given, Advisor):
+        received: object = advisor
+        if not isinstance(received, Advisor):
             raise AdvisorError(
-                f"an advisor that was made for a space is needed, such as BayesianAdvisor(space), but got {given!r}"
+                f"an advisor that was made for a space is needed, such as BayesianAdvisor(space), but got {received!r}"
             )
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise AdvisorError(f"seed must be a whole number from 0 on, but got {seed!r}")
@@ -63,13 +61,13 @@ class AdvisorSampler(BaseSampler):
         self._distributions = distributions(advisor.space)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The advisor's space, whole."""
+        """The whole space of the advisor."""
         return dict(self._distributions)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The advisor's proposal, from all other trials of the study and a seed that belongs to this trial's number."""
+        """The advisor's proposal, from all other trials of the study and a seed derived from this trial's number."""
         seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
         with _PROPOSING:
             others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
@@ -80,7 +78,7 @@ class AdvisorSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """No parameter is sampled alone: raises `AdvisorError`."""
+        """Raises `AdvisorError`: no parameter is sampled on its own."""
         known = ", ".join(f"{name}: {distribution}" for name, distribution in self._distributions.items())
         raise AdvisorError(
             "an objective function may only suggest the dimensions of the advisor's space, as they are there, but it "
@@ -90,7 +88,7 @@ class AdvisorSampler(BaseSampler):
     def _history(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Observation]:
         names = sorted({name for trial in trials if trial.state is TrialState.COMPLETE for name in trial.constraints})
         observed = (self._observation(study, trial, names) for trial in trials)
-        return [seen for seen in observed if seen is not None]
+        return [observation for observation in observed if observation is not None]
 
     def _observation(self, study: optuna.Study, trial: FrozenTrial, constraints: Sequence[str]) -> Observation | None:
         architecture = self._architecture(trial)
@@ -108,7 +106,7 @@ class AdvisorSampler(BaseSampler):
         return Observation(architecture, "complete", objectives, bounds)
 
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
-        """What a trial has, or will have once its objective has suggested all."""
+        """The architecture of a trial, or the one it will have once its objective has suggested every parameter."""
         parameters = trial.params
         if not trial.state.is_finished():
             attributes = trial.system_attrs

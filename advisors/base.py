@@ -1,4 +1,4 @@
-"""What an advisor is: a pure function of what has been observed."""
+"""The contract of an advisor: a pure function of what has been observed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search_spaces import Architecture, SearchSpace
 
 
 class ObservationState(StrEnum):
-    """Where the trial of an observation stands."""
+    """The state of an observed trial."""
 
     COMPLETE = "complete"
     FAILED = "failed"
@@ -24,9 +24,9 @@ class ObservationState(StrEnum):
 class Observation:
     """One trial as an advisor sees it.
 
-    `objectives` are the metrics, every one turned so that less is better. `violations` has one number for each bound
-    on an outcome; at most 0 keeps the bound. Both are finite, and empty unless the trial is complete. Raises
-    `AdvisorError` when they are not.
+    `objectives` are the metrics, with signs such that less is better. `violations` has one number for each bound on an
+    outcome; a bound is kept where it is at most 0. Both must be finite, and empty unless the trial is complete;
+    otherwise `AdvisorError` is raised.
 
     >>> Observation({"layers": 2}, "complete", objectives=(0.25,)).state
     <ObservationState.COMPLETE: 'complete'>
@@ -68,14 +68,14 @@ class Advisor(ABC):
     """Proposes the next architecture of a space.
 
     A pure function of the space, the history and the seed: it keeps no state between calls, reads no clock, and neither
-    reads nor writes global random state. So a resumed, a replayed and a parallel search need no code of their own.
-    Subclasses implement `suggest`:
+    reads nor writes global random state. So resumed, replayed and parallel searches need no extra code. Subclasses
+    implement `suggest`:
 
     >>> from search_spaces import SearchSpace
     >>> class First(Advisor):
     ...     def suggest(self, history, *, seed):
-    ...         seen = [observation.architecture for observation in history]
-    ...         return next(arch for arch in self.space.enumerate() if arch not in seen)
+    ...         tried = [observation.architecture for observation in history]
+    ...         return next(arch for arch in self.space.enumerate() if arch not in tried)
     >>> First(SearchSpace({"layers": [2, 4]})).suggest([Observation({"layers": 2}, "running")], seed=0)
     {'layers': 4}
     """
@@ -85,8 +85,8 @@ class Advisor(ABC):
 
     @abstractmethod
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-        """An architecture of the space that is not in `history`, in whatever state.
+        """An architecture of the space that is not in `history`, whatever the states there.
 
-        `history` is in the order of the trials; `seed` is any integer from 0 on, and another for each trial. Raises
+        `history` is in the order of the trials; `seed` is any integer of at least 0, different for each trial. Raises
         `SpaceExhaustedError` when no architecture is left.
         """

@@ -17,13 +17,13 @@ from advisors.candidates import CandidatePool
 from advisors.errors import AdvisorError
 from advisors.objectives import Finished, FloatArray, best_first, read_history, scalarise
 from advisors.surrogate import Surrogate
-from advisors.unseen import Seen, random_unseen, seen_in
+from advisors.unseen import Observed, observed_in, random_unseen
 from search_spaces import Architecture, SearchSpace
 
 _STARTS = 64  # random architectures from which a proposal is chosen before there is a model
-_CENTRES = 5  # the best trials whose neighbours are candidates in a space too large to be scored whole
-_LEARNT = 300  # trials a model is fitted to: beyond, its cost grows with their cube
-_CLIMBS = 20  # steps of local search from the best candidate there
+_CENTRES = 5  # best trials whose neighbours are candidates where the space is too large to score all of it
+_LEARNT = 300  # most trials that a model is fitted to; its cost grows with their cube
+_CLIMBS = 20  # steps of local search from the best candidate
 
 
 class BayesianAdvisor(Advisor):
@@ -31,14 +31,14 @@ class BayesianAdvisor(Advisor):
 
     Processes (scikit-optimize's) are fitted from scratch at each call: architectures as the space encodes them (choices
     one-hot), a length scale for each dimension, the improvement averaged over eight settings of the hyper-parameters.
-    Of more than 300 complete trials, the best 150 and 150 of the others are learnt. Spaces of up to 50,000
-    architectures are scored whole; larger ones by 5,000 random candidates, the neighbours of the best trials, and a
-    local search from the best of these.
+    Of more than 300 complete trials, the best 150 and 150 random others are used. In spaces of up to 50,000
+    architectures all are scored; in larger ones 5,000 random candidates, the neighbours of the best trials, and those
+    of a local search from the best of these.
 
-    Several objectives are joined by random augmented Chebyshev weights, drawn anew for each proposal. A candidate
-    counts by the probability that it keeps the bounds on outcomes. Running trials enter with the mean of the finished
-    ones, so that their surroundings are less tempting; failed ones only as taken. Until `initial` trials are complete,
-    a proposal is the one of 64 random architectures that lies farthest from all in the history.
+    Several objectives are combined by random augmented Chebyshev weights, drawn again for each proposal. Scores are
+    multiplied by the probability that the candidate keeps the bounds on outcomes. Running trials enter with the mean of
+    the finished ones, which makes their neighbourhoods less attractive; failed trials are only excluded. Until
+    `initial` trials are complete, the proposal is that of 64 random architectures which is farthest from the history.
 
     Snoek, Larochelle and Adams, 2012, "Practical Bayesian optimization of machine learning algorithms". Raises
     `AdvisorError` when `initial < 1`.
@@ -60,22 +60,22 @@ class BayesianAdvisor(Advisor):
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
         rng = np.random.default_rng(seed)
-        seen = seen_in(self.space, history)
+        observed = observed_in(self.space, history)
         finished = read_history(history)
         if len(finished.architectures) < self.initial:
-            return self._start(history, seen, rng)
+            return self._start(history, observed, rng)
         losses = scalarise(finished.objectives, rng)
         model = _Model.fit(self.space, finished, losses, rng)
         good = [finished.architectures[i] for i in best_first(finished, losses)[:_CENTRES]]
-        candidates = self._pool.draw(seen, good, rng)
+        candidates = self._pool.draw(observed, good, rng)
         scores = model.score(candidates.features)
         top = _argmax(scores, rng)
         proposal, score = candidates.architectures[top], scores[top]
-        return proposal if self._pool.is_complete else self._climb(model, proposal, score, seen, rng)
+        return proposal if self._pool.is_complete else self._climb(model, proposal, score, observed, rng)
 
-    def _start(self, history: Sequence[Observation], seen: Seen, rng: np.random.Generator) -> Architecture:
-        # Of a few random ones only: the farthest point of a whole range would always be its end.
-        drawn = [random_unseen(self.space, seen, rng) for _ in range(_STARTS)]
+    def _start(self, history: Sequence[Observation], observed: Observed, rng: np.random.Generator) -> Architecture:
+        # Among a few random ones only: the farthest point of a whole range would always be one of its ends.
+        drawn = [random_unseen(self.space, observed, rng) for _ in range(_STARTS)]
         if not history:
             return drawn[0]
         taken = [self.space.validate(observation.architecture) for observation in history]
@@ -83,11 +83,11 @@ class BayesianAdvisor(Advisor):
         return drawn[int(np.lexsort((distances.mean(axis=1), distances.min(axis=1)))[-1])]
 
     def _climb(
-        self, model: _Model, start: Architecture, score: float, seen: Seen, rng: np.random.Generator
+        self, model: _Model, start: Architecture, score: float, observed: Observed, rng: np.random.Generator
     ) -> Architecture:
         best = start
         for _ in range(_CLIMBS):
-            around = self._pool.around(best, seen)
+            around = self._pool.around(best, observed)
             if not around.architectures:
                 break
             scores = model.score(around.features)
@@ -100,7 +100,7 @@ class BayesianAdvisor(Advisor):
 
 @dataclass(frozen=True)
 class _Model:
-    """What a history teaches: one surrogate of the loss, one for each bound, and the best loss that keeps them all."""
+    """A fitted history: one surrogate of the loss, one for each bound, and the best loss that keeps all bounds."""
 
     loss: Surrogate
     bounds: list[Surrogate]
@@ -128,7 +128,7 @@ class _Model:
     def score(self, features: FloatArray) -> FloatArray:
         """The logarithm of the expected improvement times the probability of keeping the bounds, of shape (n,).
 
-        While no trial has kept the bounds there is nothing to improve on: the probability alone.
+        While no trial has kept the bounds there is nothing to improve on: then it is that of the probability alone.
         """
         score = np.zeros(len(features))
         for bound in self.bounds:
@@ -139,7 +139,7 @@ class _Model:
 
 
 def _worth_learning(finished: Finished, losses: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """The positions of the trials that are learnt: all, or the best half of what is affordable and some of the rest."""
+    """The positions of the trials to fit: all, or half of the limit for the best ones and half for random others."""
     if len(losses) <= _LEARNT:
         return np.arange(len(losses))
     order = best_first(finished, losses)

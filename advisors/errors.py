@@ -1,8 +1,8 @@
 """The errors of advisors.
 
 AutoDistillationError
-├── AdvisorError (also a ValueError)   a proposal, a history or a name is wrong
-└── SpaceExhaustedError                nothing is left to propose
+├── AdvisorError (also a ValueError)   a proposal, a history or a name is invalid
+└── SpaceExhaustedError                no architecture is left to propose
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from search_spaces import AutoDistillationError
 
 
 class AdvisorError(AutoDistillationError, ValueError):
-    """An advisor proposed what it must not, was given a history that contradicts itself, or is not known."""
+    """An advisor made an invalid proposal, received an inconsistent history, or is not known."""
 
 
 class SpaceExhaustedError(AutoDistillationError):

@@ -1,4 +1,4 @@
-"""Regularised evolution: mutants of the young and fit."""
+"""Regularised evolution: mutants of the best among the youngest trials."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
 from advisors.objectives import best_first, read_history, scalarise
-from advisors.unseen import random_unseen, seen_in, unseen_neighbours
+from advisors.unseen import observed_in, random_unseen, unseen_neighbours
 from search_spaces import Architecture, SearchSpace
 
 
 class EvolutionAdvisor(Advisor):
     """Proposes an unseen mutant of the winner of a tournament among the youngest trials.
 
-    The population is the last `population` complete trials: the old ones die, however good. The best of `tournament` of
-    them, drawn at random, is changed in one dimension; where all such mutants are seen, the proposal is random. So it
-    is until `population` trials are complete. Several objectives are joined by weights drawn anew for each proposal;
-    trials that keep all bounds come before those that do not.
+    The population is the last `population` complete trials: older ones are removed, however good. The best of
+    `tournament` random members is changed in one dimension. If all such mutants have been observed, the proposal is
+    random, as it is until `population` trials are complete. Several objectives are combined by weights drawn again for
+    each proposal; trials that keep all bounds come before those that do not.
 
     Real et al., 2019, "Regularized evolution for image classifier architecture search". Raises `AdvisorError` unless
     `1 <= tournament <= population`.
@@ -41,15 +41,15 @@ class EvolutionAdvisor(Advisor):
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
         rng = np.random.default_rng(seed)
-        seen = seen_in(self.space, history)
+        observed = observed_in(self.space, history)
         complete = [observation for observation in history if observation.is_complete]
         if len(complete) < self.population:
-            return random_unseen(self.space, seen, rng)
+            return random_unseen(self.space, observed, rng)
         young = complete[-self.population :]
         drawn = sorted(rng.choice(self.population, self.tournament, replace=False))
         contest = read_history([young[i] for i in drawn])
-        # Scaled by the whole population: the range of a few would change from one tournament to the next.
+        # Scaled by the whole population, since the range of a few members would change from one tournament to the next.
         losses = scalarise(read_history(young).objectives, rng)[drawn]
         winner = contest.architectures[best_first(contest, losses)[0]]
-        free = unseen_neighbours(self.space, winner, seen)
-        return free[int(rng.integers(len(free)))] if free else random_unseen(self.space, seen, rng)
+        free = unseen_neighbours(self.space, winner, observed)
+        return free[int(rng.integers(len(free)))] if free else random_unseen(self.space, observed, rng)

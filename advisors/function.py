@@ -1,4 +1,4 @@
-"""A bare function as an advisor."""
+"""A plain function as an advisor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
-from advisors.unseen import ensure_any_left, identity, seen_in
+from advisors.unseen import ensure_any_left, identity, observed_in
 from search_spaces import Architecture, SearchSpace, SearchSpaceError, Value
 
 
@@ -20,9 +20,9 @@ class SuggestFunction(Protocol):
 class FunctionAdvisor(Advisor):
     """Proposes what a function returns, after checking it.
 
-    The function sees the whole history and must be pure, as every advisor. Its proposal is checked: `suggest` raises
-    `AdvisorError` when it is no architecture of the space or repeats one of the history, and `SpaceExhaustedError`
-    before the function is called when nothing is left.
+    The function receives the whole history and must be pure, as every advisor must. `suggest` raises `AdvisorError`
+    when the proposal is not an architecture of the space or repeats one of the history, and `SpaceExhaustedError`,
+    without calling the function, when no architecture is left.
 
     >>> from search_spaces import SearchSpace
     >>> def deeper(history, *, seed):
@@ -37,14 +37,14 @@ class FunctionAdvisor(Advisor):
         self.function = function
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-        seen = seen_in(self.space, history)
-        ensure_any_left(self.space, seen)
+        observed = observed_in(self.space, history)
+        ensure_any_left(self.space, observed)
         name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
         try:
             proposal = self.space.validate(self.function(tuple(history), seed=seed))
         except SearchSpaceError as error:
             raise AdvisorError(f"the advisor function {name!r} left the space: {error}") from error
-        if identity(proposal) in seen:
+        if identity(proposal) in observed:
             raise AdvisorError(
                 f"an advisor must propose an architecture that is not in the history, but the function {name!r} "
                 f"repeated {proposal}; skip the architectures of the history"

@@ -8,7 +8,7 @@ import numpy as np
 
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError, SpaceExhaustedError
-from advisors.unseen import seen_in, unseen
+from advisors.unseen import observed_in, unseen
 from search_spaces import Architecture, Choice, Domain, FloatRange, SearchSpace
 
 
@@ -33,13 +33,13 @@ class GridAdvisor(Advisor):
         )
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-        seen = seen_in(self.space, history)
-        for architecture in unseen(self._grid, seen):
+        observed = observed_in(self.space, history)
+        for architecture in unseen(self._grid, observed):
             return architecture
         self._grid.ensure_feasible()
         raise SpaceExhaustedError(
             f"every point of the grid over {', '.join(self.space.names)} has been proposed "
-            f"({len(seen):,} in the history); ask for fewer trials, or widen the space"
+            f"({len(observed):,} in the history); ask for fewer trials, or widen the space"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a history tells: which dimension matters, and what an architecture is expected to give."""
+"""What a history shows: which dimensions matter, and which objectives an architecture is expected to have."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from search_spaces import SearchSpace
 
 
 def importance(space: SearchSpace, history: Sequence[Observation]) -> list[dict[str, float]]:
-    """For each objective the part of its variance that each dimension explains; the largest first.
+    """For each objective, the share of its variance that each dimension explains, largest first.
 
-    The parts add up to 1; where an objective is the same for all trials, nothing is explained, and all are 0.
+    The shares add up to 1; if an objective is the same for all trials, there is no variance to explain, and all are 0.
 
-    By Optuna's functional analysis of variance on a random forest: Hutter, Hoos and Leyton-Brown, 2014, "An efficient
-    approach for assessing hyperparameter importance". Raises `AdvisorError` when fewer than two trials are complete.
+    Computed by Optuna's functional analysis of variance on a random forest: Hutter, Hoos and Leyton-Brown, 2014, "An
+    efficient approach for assessing hyperparameter importance". Raises `AdvisorError` when fewer than two trials are
+    complete.
 
     >>> space = SearchSpace({"layers": [2, 4, 6], "heads": [1, 2]})
     >>> history = [Observation(a, "complete", objectives=(1 / a["layers"],)) for a in space.enumerate()]
@@ -62,11 +63,11 @@ def predict(
     """
     finished = read_history(_complete(history))
     features = space.encode([*map(space.validate, finished.architectures)])
-    asked = space.encode([space.validate(architecture)])
+    requested = space.encode([space.validate(architecture)])
     widths = [domain.width for domain in space.dimensions.values()]
     expected = []
     for targets in finished.objectives.T:
-        means, stds = Surrogate(features, targets, widths, np.random.default_rng(0)).predict(asked)
+        means, stds = Surrogate(features, targets, widths, np.random.default_rng(0)).predict(requested)
         expected.append((float(means.mean()), float(np.sqrt((stds**2).mean() + means.var()))))
     return expected
 

@@ -1,4 +1,4 @@
-"""Local search: a step from the best architecture to one beside it."""
+"""Local search: a step from the best architecture to one of its neighbours."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
 from advisors.objectives import best_first, read_history, scalarise
-from advisors.unseen import random_unseen, seen_in, unseen_neighbours
+from advisors.unseen import observed_in, random_unseen, unseen_neighbours
 from search_spaces import Architecture, SearchSpace
 
 
 class LocalSearchAdvisor(Advisor):
-    """Proposes a random unseen neighbour of the best trial; of the next best where all of its neighbours are seen.
+    """Proposes a random unseen neighbour of the best trial that has one.
 
     A neighbour differs in one dimension. Until `initial` trials are complete, proposals are random. Several objectives
-    are joined by weights drawn anew for each proposal; trials that keep all bounds come before those that do not. A
-    proposal costs next to nothing, also in the largest spaces.
+    are combined by weights drawn again for each proposal; trials that keep all bounds come before those that do not. A
+    proposal costs almost nothing, even in the largest spaces.
 
     White, Nolen and Savani, 2021, "Exploring the loss landscape in neural architecture search". Raises `AdvisorError`
     when `initial < 1`.
@@ -40,11 +40,11 @@ class LocalSearchAdvisor(Advisor):
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
         rng = np.random.default_rng(seed)
-        seen = seen_in(self.space, history)
+        observed = observed_in(self.space, history)
         finished = read_history(history)
         if len(finished.architectures) >= self.initial:
             for i in best_first(finished, scalarise(finished.objectives, rng)):
-                free = unseen_neighbours(self.space, finished.architectures[i], seen)
+                free = unseen_neighbours(self.space, finished.architectures[i], observed)
                 if free:
                     return free[int(rng.integers(len(free)))]
-        return random_unseen(self.space, seen, rng)
+        return random_unseen(self.space, observed, rng)

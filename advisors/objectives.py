@@ -1,4 +1,4 @@
-"""What a model of the space is to learn from a history: one number per trial, less is better."""
+"""Targets for a model of the space, from a history: one number per trial, less is better."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHEBYSHEV_AUGMENTATION = 0.05
 
 @dataclass(frozen=True)
 class Finished:
-    """The complete observations of a history as arrays, beside the architectures that are still running."""
+    """The complete observations of a history as arrays, and the architectures that are still running."""
 
     architectures: list[Architecture]
     objectives: FloatArray  # (complete, objectives)
@@ -59,9 +59,9 @@ def read_history(history: Sequence[Observation]) -> Finished:
 def scalarise(objectives: FloatArray, rng: np.random.Generator) -> FloatArray:
     """One number per row of `objectives`, of shape (n, m) with n ≥ 1.
 
-    A single objective is returned as it is. Several are scaled to their observed ranges and joined by the augmented
-    Chebyshev function, max wᵢsᵢ + 0.05 Σ wᵢsᵢ, with weights drawn uniformly from the simplex: over many proposals
-    every part of the Pareto front is aimed at (Knowles, 2006, "ParEGO"). An objective that is constant weighs nothing.
+    A single objective is returned unchanged. Several are scaled to their observed ranges and combined by the augmented
+    Chebyshev function, max wᵢsᵢ + 0.05 Σ wᵢsᵢ, with weights drawn uniformly from the simplex, so that many proposals
+    cover every part of the Pareto front (Knowles, 2006, "ParEGO"). A constant objective has no influence.
 
     >>> scalarise(np.array([[3.0], [1.0]]), np.random.default_rng(0))
     array([3., 1.])
@@ -76,8 +76,8 @@ def scalarise(objectives: FloatArray, rng: np.random.Generator) -> FloatArray:
 def best_first(finished: Finished, losses: FloatArray) -> npt.NDArray[np.intp]:
     """The positions of the complete observations, the best first.
 
-    Those that keep every bound come first, by their losses; then the others, those that break the bounds least before
-    those that break them most, each bound in proportion to the worst that it was broken.
+    Those that keep every bound come first, ordered by loss; then the others, from the smallest to the largest
+    violation, where each bound's violation is divided by the largest one observed.
     """
     broken = np.maximum(finished.violations, 0.0)
     worst = broken.max(axis=0, initial=0.0)
@@ -86,7 +86,7 @@ def best_first(finished: Finished, losses: FloatArray) -> npt.NDArray[np.intp]:
 
 
 def scale_to_range(objectives: FloatArray) -> FloatArray:
-    """Each column moved and scaled to [0, 1]; a constant column becomes 0."""
+    """Each column shifted and scaled to [0, 1]; a constant column becomes 0."""
     low, high = objectives.min(axis=0), objectives.max(axis=0)
     # Halved before subtracting: the difference of two finite numbers may overflow.
     spread = high / 2 - low / 2

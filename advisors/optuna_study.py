@@ -1,4 +1,4 @@
-"""A space and a history in Optuna's words."""
+"""A space and a history as an Optuna study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advisors.objectives import read_history
 from search_spaces import Choice, Domain, FloatRange, IntRange, SearchSpace
 
 _READERS = (TPESampler, GPSampler, RandomSampler, BruteForceSampler)
-"""The samplers that look at nothing but the trials' parameters and values."""
+"""The samplers that read only the trials' parameters and values."""
 
 _LARGEST = 1e100  # samplers square objectives
 
@@ -34,9 +34,9 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 def rebuilt_study(space: SearchSpace, history: Sequence[Observation], sampler: BaseSampler) -> optuna.Study:
     """A study in memory that holds the complete and the running trials of a history, as `sampler` needs them.
 
-    Failed trials are left out: no sampler of Optuna looks at them. Bounds on outcomes become constraints. A sampler
-    that notes its own state beside the trials (a generation, a place in a sequence) is led through them one by one, so
-    that it notes it again.
+    Failed trials are left out: no Optuna sampler reads them. Bounds on outcomes become constraints. For a sampler that
+    stores its own state with the trials (a generation, a position in a sequence) they are replayed one by one, so that
+    it stores that state again.
     """
     objectives = read_history(history).objectives.shape[1]
     study = optuna.create_study(directions=["minimize"] * max(1, objectives), sampler=sampler)
@@ -49,7 +49,7 @@ def rebuilt_study(space: SearchSpace, history: Sequence[Observation], sampler: B
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna announces each study that is created; the user has not asked for one."""
+    """Suppresses Optuna's log line for each new study, since the user has not created one."""
     logger = logging.getLogger("optuna")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -74,7 +74,7 @@ def _add(study: optuna.Study, space: SearchSpace, observation: Observation) -> N
 def _replay(study: optuna.Study, space: SearchSpace, observation: Observation) -> None:
     study.enqueue_trial(dict(space.validate(observation.architecture)))
     trial = study.ask()
-    _ = trial.relative_params  # the sampler is asked, and notes its state; what it would have proposed is not used
+    _ = trial.relative_params  # the sampler is called and stores its state; its proposal is not used
     for name, domain in space.dimensions.items():
         _suggest(trial, name, domain)
     for i, value in enumerate(observation.violations):
@@ -84,7 +84,7 @@ def _replay(study: optuna.Study, space: SearchSpace, observation: Observation) -
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> None:
-    """Takes the value that was enqueued."""
+    """Uses the enqueued value."""
     match distribution := _distribution(domain):
         case CategoricalDistribution():
             trial.suggest_categorical(name, distribution.choices)
@@ -110,4 +110,4 @@ def _distribution(domain: Domain) -> BaseDistribution:
             return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
         case FloatRange():
             return FloatDistribution(domain.low, domain.high, log=domain.log)
-    raise TypeError(f"Optuna has a form of Choice, IntRange and FloatRange, but got {domain!r}")
+    raise TypeError(f"Optuna has an equivalent of Choice, IntRange and FloatRange, but got {domain!r}")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from advisors.base import Advisor, Observation
-from advisors.unseen import random_unseen, seen_in
+from advisors.unseen import observed_in, random_unseen
 from search_spaces import Architecture
 
 
 class RandomAdvisor(Advisor):
     """Proposes a random architecture that is not in the history.
 
-    The baseline every other advisor has to beat (Bergstra and Bengio, 2012, "Random search for hyper-parameter
+    The baseline that every other advisor has to beat (Bergstra and Bengio, 2012, "Random search for hyper-parameter
     optimization").
 
     >>> from search_spaces import SearchSpace
@@ -24,4 +24,4 @@ class RandomAdvisor(Advisor):
     """
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-        return random_unseen(self.space, seen_in(self.space, history), np.random.default_rng(seed))
+        return random_unseen(self.space, observed_in(self.space, history), np.random.default_rng(seed))

@@ -1,4 +1,4 @@
-"""Advisors by name, and everything else that can stand for one."""
+"""Advisors by name, and everything else that can be passed as an advisor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BUILT_IN: dict[str, type[Advisor]] = {
 
 
 def advisor_names() -> list[str]:
-    """The names that `create_advisor` knows: the built-in ones, then those of the entry-point group.
+    """The names that `create_advisor` accepts: the built-in ones, then those of the entry-point group.
 
     >>> advisor_names()[:6]
     ['BO', 'Random', 'Grid', 'TPE', 'LocalSearch', 'Evolution']
@@ -46,11 +46,11 @@ def advisor_names() -> list[str]:
 
 
 def create_advisor(name: str, space: SearchSpace) -> Advisor:
-    """The advisor of that name (upper or lower case alike) for a space.
+    """The advisor of that name (case-insensitive) for a space.
 
-    Besides the built-in ones it knows the names under the entry-point group `autodistill.advisors`; each stands for a
-    subclass of `Advisor` or one of the functions that `as_advisor` takes. Raises `AdvisorError` for an unknown name, or
-    one whose package cannot be imported.
+    Besides the built-in names it accepts those of the entry-point group `autodistill.advisors`; each refers to a
+    subclass of `Advisor` or one of the functions that `as_advisor` accepts. Raises `AdvisorError` for an unknown name,
+    or one whose package cannot be imported.
 
     >>> from search_spaces import SearchSpace
     >>> type(create_advisor("bo", SearchSpace({"layers": [2, 4]}))).__name__
@@ -64,19 +64,19 @@ def create_advisor(name: str, space: SearchSpace) -> Advisor:
         spec = entry.load()
     except (ImportError, AttributeError) as error:
         raise AdvisorError(
-            f"an advisor must be importable, but {known!r}, which stands for {entry.value}, is not: {error}; mend or "
+            f"an advisor must be importable, but {known!r}, which stands for {entry.value}, is not: {error}; fix or "
             "remove its package"
         ) from error
     return as_advisor(spec, space)
 
 
 def registered_name(name: str) -> str:
-    """A name as `advisor_names` has it (upper or lower case alike); raises `AdvisorError` for an unknown one.
+    """A name as `advisor_names` spells it (case-insensitive); raises `AdvisorError` for an unknown one.
 
     >>> registered_name("bo")
     'BO'
     """
-    folded = {known.lower(): known for known in reversed(advisor_names())}  # of two that fold alike the first
+    folded = {known.lower(): known for known in reversed(advisor_names())}  # of two that differ only in case, the first
     if name.lower() in folded:
         return folded[name.lower()]
     hint = did_you_mean(name, advisor_names(), "", most=1)
@@ -85,11 +85,11 @@ def registered_name(name: str) -> str:
 
 
 def as_advisor(spec: AdvisorSpec, space: SearchSpace) -> Advisor:
-    """The advisor that `spec` stands for.
+    """The advisor that `spec` describes.
 
-    A name, an instance, a subclass, a function `f(history, *, seed) -> architecture`, or a function `f(seed)` that
-    makes an Optuna sampler. Raises `AdvisorError` for an unknown name, an instance made for another space, or anything
-    else.
+    It may be a name, an instance, a subclass, a function `f(history, *, seed) -> architecture`, or one `f(seed)` that
+    returns an Optuna sampler. Raises `AdvisorError` for an unknown name, an instance made for another space, or
+    anything else.
 
     >>> from optuna.samplers import GPSampler
     >>> from search_spaces import SearchSpace

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
 from advisors.optuna_study import distributions, quiet_optuna, rebuilt_study
-from advisors.unseen import Seen, ensure_any_left, identity, random_unseen, seen_in, unseen_neighbours
+from advisors.unseen import Observed, ensure_any_left, identity, observed_in, random_unseen, unseen_neighbours
 from search_spaces import Architecture, SearchSpace
 
 _MAX_ASKS = 10
@@ -21,16 +21,16 @@ SamplerFactory = Callable[[int], BaseSampler]
 
 
 class SamplerAdvisor(Advisor):
-    """Proposes what an Optuna sampler does, in a study that is rebuilt from the history at each call.
+    """Proposes what an Optuna sampler proposes, in a study that is rebuilt from the history at each call.
 
     `make_sampler` is a function `seed -> sampler`, called for each proposal: an instance would carry random state from
-    one call to the next. A sampler with a state of its own, such as the generations of NSGA-II, is led through the
-    history so that it has it again.
+    one call to the next. For a sampler with a state of its own, such as the generations of NSGA-II, the history is
+    replayed, which restores that state.
 
-    Complete and running trials enter the study, failed ones do not. Bounds on outcomes enter as Optuna's constraints.
-    A proposal that does not exist or has been made before is asked for again; each rejected one stays in the study as
-    running. After 10 asks, an unseen neighbour of the last existing proposal is taken, else a random architecture.
-    Raises `AdvisorError` when `make_sampler` is a sampler, or returns none.
+    Complete and running trials enter the study, failed ones do not. Bounds on outcomes become Optuna's constraints. If
+    a proposal breaks a constraint of the space or has been made before, the sampler is asked again; each rejected one
+    stays in the study as running. After 10 attempts the proposal is an unseen neighbour of the last one that was in the
+    space, or a random architecture. Raises `AdvisorError` when `make_sampler` is a sampler, or does not return one.
 
     Akiba et al., 2019, "Optuna: a next-generation hyperparameter optimization framework".
 
@@ -43,9 +43,9 @@ class SamplerAdvisor(Advisor):
 
     def __init__(self, space: SearchSpace, make_sampler: SamplerFactory) -> None:
         super().__init__(space)
-        given: object = make_sampler
-        if isinstance(given, BaseSampler):
-            name = type(given).__name__
+        received: object = make_sampler
+        if isinstance(received, BaseSampler):
+            name = type(received).__name__
             raise AdvisorError(
                 "a sampler must be given as a function `seed -> sampler`, since an instance carries random state from "
                 f"one proposal to the next, but got a {name}; write `lambda seed: {name}(seed=seed)`"
@@ -53,32 +53,32 @@ class SamplerAdvisor(Advisor):
         self._make_sampler = make_sampler
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-        seen = seen_in(self.space, history)
-        ensure_any_left(self.space, seen)
+        observed = observed_in(self.space, history)
+        ensure_any_left(self.space, observed)
         rng = np.random.default_rng(seed)
         sampler = self._make_sampler(int(rng.integers(2**32)))
         if not isinstance(sampler, BaseSampler):
             raise AdvisorError(f"a function `seed -> sampler` must return an Optuna sampler, but got {sampler!r}")
         with quiet_optuna():
-            return self._ask(rebuilt_study(self.space, history, sampler), seen, rng)
+            return self._ask(rebuilt_study(self.space, history, sampler), observed, rng)
 
-    def _ask(self, study: optuna.Study, seen: Seen, rng: np.random.Generator) -> Architecture:
+    def _ask(self, study: optuna.Study, observed: Observed, rng: np.random.Generator) -> Architecture:
         last: Architecture | None = None
         for _ in range(_MAX_ASKS):
             proposal = study.ask(distributions(self.space)).params
             if proposal not in self.space:
                 continue
             last = self.space.validate(proposal)
-            if identity(last) not in seen:
+            if identity(last) not in observed:
                 return last
-        free = unseen_neighbours(self.space, last, seen) if last is not None else []
-        return free[int(rng.integers(len(free)))] if free else random_unseen(self.space, seen, rng)
+        free = unseen_neighbours(self.space, last, observed) if last is not None else []
+        return free[int(rng.integers(len(free)))] if free else random_unseen(self.space, observed, rng)
 
 
 class TPEAdvisor(SamplerAdvisor):
-    """Proposes what Optuna's tree-structured Parzen estimator does, never an architecture twice.
+    """Proposes what Optuna's tree-structured Parzen estimator proposes, but never an architecture twice.
 
-    `SamplerAdvisor` with `TPESampler`, whose constant liar holds running trials down.
+    `SamplerAdvisor` with `TPESampler`, whose constant-liar strategy discourages proposals near running trials.
 
     Bergstra et al., 2011, "Algorithms for hyper-parameter optimization"; Watanabe, 2023, "Tree-structured Parzen
     estimator: understanding its algorithm components".

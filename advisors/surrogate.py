@@ -1,4 +1,4 @@
-"""The Gaussian processes that the Bayesian advisor learns a history with."""
+"""The Gaussian processes that the Bayesian advisor fits to a history."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from skopt.learning.gaussian_process.kernels import RBF, ConstantKernel, WhiteKe
 from advisors.objectives import FloatArray
 
 _SAMPLES = 8  # settings of the hyper-parameters that are averaged over
-_STEPS = 4  # of the Markov chain, from one of them to the next
-_CHUNK = 4096  # candidates predicted at once: bounds the memory to a few MB per hundred trials
+_STEPS = 4  # steps of the Markov chain from one sample to the next
+_CHUNK = 4096  # candidates predicted in one batch: limits memory to a few MB per hundred trials
 _MIN_STD = 1e-4  # in units of the targets' standard deviation
 _JITTER = 1e-8
 _FAR_OUT = 3.0  # Tukey's fence for values that are far out, in interquartile ranges
 
-# Normal priors on the logarithms of the hyper-parameters (targets have variance 1, features lie in [0, 1]). They decide
-# where the trials do not yet.
+# Normal priors on the logarithms of the hyper-parameters (targets have variance 1, features are in [0, 1]). They decide
+# while there are too few trials to do so.
 _PRIOR_SIGNAL = (0.0, 1.0)
 _PRIOR_LENGTH = (0.5, 1.0)
 _PRIOR_NOISE = (math.log(1e-3), 3.0)
@@ -45,7 +45,7 @@ class Setting:
 
     @classmethod
     def from_normal(cls, z: FloatArray) -> Setting:
-        """The setting that lies `z` standard deviations from the mean of the prior, of shape (dimensions + 2,)."""
+        """The setting that is `z` standard deviations from the mean of the prior; `z` has shape (dimensions + 2,)."""
         priors = [_PRIOR_SIGNAL, *[_PRIOR_LENGTH] * (len(z) - 2), _PRIOR_NOISE]
         centre, width = (np.array(column) for column in zip(*priors, strict=True))
         signal, *lengths, noise = np.exp(centre + width * z)
@@ -55,13 +55,13 @@ class Setting:
 class Surrogate:
     """Gaussian processes fitted to features of shape (n, width) and targets of shape (n,), n ≥ 1.
 
-    `widths` are the numbers of columns that encode each dimension. With few trials many settings of the
-    hyper-parameters explain them equally well, and the most probable one is too sure of itself. So there are several
+    `widths` are the numbers of columns that encode each dimension. With few trials, many settings of the
+    hyper-parameters explain them equally well, and the most probable one is overconfident. So there are several
     processes, whose settings are drawn from the posterior distribution by a Markov chain that always begins at the mean
-    of the prior: the fit depends on nothing but its arguments.
+    of the prior: the fit depends only on its arguments.
 
-    The targets are standardised, and values far out on the bad (upper) side drawn in, so that one diverged trial does
-    not make all others look alike.
+    The targets are standardised, and outliers on the bad (upper) side are clipped, so that one diverged trial does not
+    make all others look the same.
 
     Snoek, Larochelle and Adams, 2012, "Practical Bayesian optimization of machine learning algorithms".
     """
@@ -69,7 +69,7 @@ class Surrogate:
     def __init__(
         self, features: FloatArray, targets: FloatArray, widths: Sequence[int], rng: np.random.Generator
     ) -> None:
-        # By the largest first: the square of a large number may overflow.
+        # Divided by the largest first, since the square of a large number may overflow.
         self._unit = float(np.abs(targets).max()) or 1.0
         moderate = draw_in(targets / self._unit)
         self._offset = float(moderate.mean())
@@ -82,7 +82,7 @@ class Surrogate:
         self._processes = [_process(Setting.from_normal(z), widths).fit(features, standardised) for z in drawn]
 
     def predict(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation (> 0) of the noiseless value by each process, in the targets' unit.
+        """Mean and standard deviation (> 0) of the noiseless value under each process, in the unit of the targets.
 
         Both of shape (processes, n).
         """
@@ -111,9 +111,9 @@ def squared_distances(features: FloatArray, widths: Sequence[int]) -> FloatArray
 
 
 def log_likelihood(setting: Setting, squares: FloatArray, targets: FloatArray) -> float:
-    """The logarithm of the marginal likelihood of a setting, but for a constant.
+    """The logarithm of the marginal likelihood of a setting, up to a constant.
 
-    Written out, since a chain needs hundreds of them and a regressor's bookkeeping takes many times longer. Rasmussen
+    Written out, since a chain computes hundreds of them and a regressor's overhead takes many times longer. Rasmussen
     and Williams, 2006, "Gaussian processes for machine learning", algorithm 2.1.
     """
     gram = setting.signal * np.exp(-0.5 * np.tensordot(setting.lengths**-2.0, squares, axes=1))
@@ -131,8 +131,8 @@ def slice_samples(
 ) -> list[FloatArray]:
     """Draws from a density times that of a standard normal distribution, by elliptical slice sampling.
 
-    From each point to one on the ellipse through it and a draw of the normal distribution, from an arc that shrinks
-    until the density is above a random level. Murray, Adams and MacKay, 2010, "Elliptical slice sampling".
+    Each step moves to a point on the ellipse through the current one and a draw of the normal distribution, from an arc
+    that shrinks until the density is above a random level. Murray, Adams and MacKay, 2010, "Elliptical slice sampling".
     """
     current = np.zeros(dimensions)
     log_current = log_density(current)
@@ -162,7 +162,7 @@ def _process(setting: Setting, widths: Sequence[int]) -> GaussianProcessRegresso
 
 def _predict(process: GaussianProcessRegressor, features: FloatArray) -> tuple[FloatArray, FloatArray]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a variance that rounding makes negative is raised to _MIN_STD below
-        # scikit-learn's own: the override of scikit-optimize sums three factors naively, many times slower.
+        warnings.simplefilter("ignore")  # for a variance that rounding makes negative: set to _MIN_STD below
+        # scikit-learn's method: scikit-optimize's override multiplies three factors naively, many times slower.
         mean, std = ScikitLearnRegressor.predict(process, features, return_std=True)
     return mean, np.maximum(std, _MIN_STD)

@@ -1,4 +1,4 @@
-"""The architectures that are still free to be proposed."""
+"""The architectures that have not been proposed yet."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from advisors.errors import SpaceExhaustedError
 from search_spaces import Architecture, SearchSpace, Value
 
 Identity = tuple[Value, ...]
-"""The values of an architecture in the order of the space: what makes it itself."""
+"""The values of an architecture in the order of the space, which identify it."""
 
-Seen = frozenset[Identity]
+Observed = frozenset[Identity]
 
 _MAX_DRAWS = 200
 _MAX_LISTED = 100_000
 
 
 def identity(architecture: Architecture) -> Identity:
-    """What makes a validated architecture itself, in a form that can be looked up."""
+    """What identifies a validated architecture, as a hashable value."""
     return tuple(architecture.values())
 
 
-def seen_in(space: SearchSpace, history: Sequence[Observation]) -> Seen:
+def observed_in(space: SearchSpace, history: Sequence[Observation]) -> Observed:
     """The identities of all architectures in the history; raises `SearchSpaceError` for one outside the space."""
     return frozenset(identity(space.validate(observation.architecture)) for observation in history)
 
 
-def ensure_any_left(space: SearchSpace, seen: Seen) -> None:
-    """Raises `SpaceExhaustedError` when all are seen, and `SearchSpaceError` when there were none to begin with."""
-    if space.size is not None and len(seen) >= space.size:
+def ensure_any_left(space: SearchSpace, observed: Observed) -> None:
+    """Raises `SpaceExhaustedError` if all have been observed, and `SearchSpaceError` if the space is empty."""
+    if space.size is not None and len(observed) >= space.size:
         space.ensure_feasible()
-        raise exhausted(space, seen)
+        raise exhausted(space, observed)
 
 
-def exhausted(space: SearchSpace, seen: Seen) -> SpaceExhaustedError:
-    """The error that says that nothing is left, and what to do."""
+def exhausted(space: SearchSpace, observed: Observed) -> SpaceExhaustedError:
+    """The error that reports that no architecture is left, and what to do."""
     extent = f"all {space.size:,}" if space.size is not None else "all"
     return SpaceExhaustedError(
         f"{extent} architectures that could be found in the space ({', '.join(space.names)}) have been proposed "
-        f"({len(seen):,} in the history); ask for fewer trials, or widen the space"
+        f"({len(observed):,} in the history); ask for fewer trials, or widen the space"
     )
 
 
-def unseen(space: SearchSpace, seen: Seen) -> Iterator[Architecture]:
-    """The architectures of a finite space that are not seen, in order, lazily."""
-    return (architecture for architecture in space.enumerate() if identity(architecture) not in seen)
+def unseen(space: SearchSpace, observed: Observed) -> Iterator[Architecture]:
+    """The architectures of a finite space that have not been observed, in order, lazily."""
+    return (architecture for architecture in space.enumerate() if identity(architecture) not in observed)
 
 
-def unseen_neighbours(space: SearchSpace, centre: Architecture, seen: Seen) -> list[Architecture]:
-    """The neighbours of an architecture that are not seen; there may be none."""
-    return [neighbour for neighbour in space.neighbours(centre) if identity(neighbour) not in seen]
+def unseen_neighbours(space: SearchSpace, centre: Architecture, observed: Observed) -> list[Architecture]:
+    """The neighbours of an architecture that have not been observed; there may be none."""
+    return [neighbour for neighbour in space.neighbours(centre) if identity(neighbour) not in observed]
 
 
-def random_unseen(space: SearchSpace, seen: Seen, rng: np.random.Generator) -> Architecture:
-    """A random architecture that is not seen: drawn, or picked from a list where most are seen already.
+def random_unseen(space: SearchSpace, observed: Observed, rng: np.random.Generator) -> Architecture:
+    """A random unobserved architecture: drawn, or picked from a list if most have been observed already.
 
     Raises `SpaceExhaustedError` when none is left.
     """
-    ensure_any_left(space, seen)
+    ensure_any_left(space, observed)
     for _ in range(_MAX_DRAWS):
         architecture = space.sample(rng)
-        if identity(architecture) not in seen:
+        if identity(architecture) not in observed:
             return architecture
-    rest = list(islice(unseen(space, seen), _MAX_LISTED)) if space.is_finite else []
+    rest = list(islice(unseen(space, observed), _MAX_LISTED)) if space.is_finite else []
     if not rest:
-        raise exhausted(space, seen)
+        raise exhausted(space, observed)
     return rest[int(rng.integers(len(rest)))]

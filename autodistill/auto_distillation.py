@@ -1,4 +1,4 @@
-"""The search: propose an architecture, build and distil the student, measure it, write it down, and again."""
+"""The search: propose an architecture, build and distil the student, measure and record it, repeat."""
 
 from __future__ import annotations
 
@@ -49,43 +49,44 @@ TrainFunction = Callable[[nn.Module], nn.Module]
 class AutoDistillation:
     """Finds and delivers small, fast students of a large teacher.
 
-    A search lives in a directory. `search_loop` begins it or resumes it; `search_result` and `best_model_arch` follow
-    from the trials that are recorded there.
+    A search is stored in a directory. `search_loop` starts or resumes it; `search_result` and `best_model_arch` are
+    computed from the trials that are recorded there.
 
     Args:
         model_builder: `architecture -> student`. It is called in the same random state for every trial of a search, so
-            that the same architecture is the same student.
+            that the same architecture is built with the same weights.
         config: a mapping, the path of a YAML file, or an `AutoDistillationConfig`.
         teacher_model: needed by the built-in training and by the metric `speedup`; moved to the device, and put in
             eval mode when it is used.
-        train_dataloader: gives batches again and again: mappings (keyword arguments) or pairs `(inputs, targets)`.
-        train_func: `student -> trained student`; in place of the built-in distillation.
-        eval_func: `student -> metrics`; gets the student in eval mode. Built-in metrics that it does not return are
+        train_dataloader: an iterable of batches that can be read repeatedly: mappings (keyword arguments) or pairs
+            `(inputs, targets)`.
+        train_func: `student -> trained student`; replaces the built-in distillation.
+        eval_func: `student -> metrics`; receives the student in eval mode. Built-in metrics that it does not return are
             measured: latency, speedup, parameters, flops, size_mb.
-        loss_func: `(outputs, targets) -> loss`, for students that return no loss of their own.
-        search_dir: the search directory; made where it does not exist.
+        loss_func: `(outputs, targets) -> loss`, for students that do not return a loss.
+        search_dir: the search directory; created if it does not exist.
         advisor: an `Advisor`, a subclass, a function `(history, *, seed) -> architecture`, a function
-            `seed -> sampler` that makes an Optuna sampler, or a registered name; overrides `search_algorithm`.
-        device: "auto" is a GPU where there is one.
+            `seed -> sampler` that returns an Optuna sampler, or a registered name; overrides `search_algorithm`.
+        device: "auto" is a GPU if there is one, else the CPU.
         callbacks: functions `(search, trial)`, called when a trial is complete, failed, or paused (with `promote`);
-            `search.stop()` ends the search there.
+            `search.stop()` ends the search.
         show_progress_bar: bars on a terminal, plain lines elsewhere.
         keep: which trained students stay on disk: those on the Pareto front, all, or none.
-        max_retries: how often an interrupted trial is begun again before it counts as failed.
-        max_consecutive_failures: so many failed trials in a row stop the search.
-        teacher_cache_gb: the most disk that the teacher's features may take, in GiB.
-        activation_budget_gb: the most memory for captured inputs and the teacher's features, in GiB; what does not fit
-            goes to disk.
-        activation_disk_gb: the most disk for captured inputs, in GiB; what does not fit is computed when needed.
-        example_batch: what latency and FLOPs are measured with; the first training batch if not given.
+        max_retries: how often an interrupted trial is started again before it counts as failed.
+        max_consecutive_failures: this many failed trials in a row stop the search.
+        teacher_cache_gb: the limit on disk space for the teacher's features, in GiB.
+        activation_budget_gb: the limit on memory for captured inputs and the teacher's features, in GiB; what exceeds
+            it is written to disk.
+        activation_disk_gb: the limit on disk space for captured inputs, in GiB; the rest is computed when needed.
+        example_batch: the batch for latency and FLOPs; the first training batch by default.
         history_from: directories of earlier searches from which the advisor learns: trials in this search's space,
-            with all its metrics (with `promote`, as they were after flash distillation). None of their architectures is
-            proposed again, and none is ever the best.
-        init: `"teacher"` lets students begin inside the teacher instead of with the weights that `model_builder` gives
-            them, with the settings that the configuration has; or settings of it, which override those.
+            with all its metrics (with `promote`, those after flash distillation). Their architectures are not proposed
+            again, and none of these trials is ever the best.
+        init: `"teacher"` starts students inside the teacher instead of with the weights that `model_builder` sets, with
+            the settings in the configuration; or a mapping of settings, which override those.
 
     Raises:
-        ConfigurationError: the set-up is wrong; all mistakes at once.
+        ConfigurationError: the set-up is invalid; all mistakes in one error.
 
     Examples:
         >>> import tempfile
@@ -154,7 +155,7 @@ class AutoDistillation:
         self._proposals = Proposals(search, proposer, list(history_from))
         self.search_dir = Path(search_dir)
         self.callbacks = list(callbacks)
-        self._processes = current_processes()  # first, since it chooses this process's GPU
+        self._processes = current_processes()  # first, since it selects the GPU of this process
         self.device = resolve_device(device)
         if self.teacher_model is not None:
             self.teacher_model = self.teacher_model.to(self.device)
@@ -166,7 +167,7 @@ class AutoDistillation:
 
     @property
     def advisor(self) -> Advisor:
-        """Proposes architectures."""
+        """The advisor, which proposes architectures."""
         return self._proposals.advisor
 
     @advisor.setter
@@ -180,23 +181,23 @@ class AutoDistillation:
     ) -> Architecture | None:
         """Run trials until the directory holds `max_trials`; resume if it holds this search already.
 
-        Where `accelerate launch` started several processes, each calls this; process 0 leads, and alone works on the
-        directory, evaluates and calls callbacks.
+        If `accelerate launch` started several processes, each calls this; process 0 leads, and only process 0 writes to
+        the directory, evaluates and calls callbacks.
 
         Args:
-            n_trials: run so many more instead, whatever `max_trials` says.
-            timeout: begin no trial after so many seconds, and promote none (but one where nothing is complete).
-            patience: propose no architecture when the Pareto front (the best, where there is one goal) has not changed
-                for so many trials.
+            n_trials: run this many more trials instead, whatever `max_trials` is.
+            timeout: start and promote no trial after this many seconds (except one if no trial is complete).
+            patience: propose no architecture when the Pareto front (the best trial if there is one goal) has not
+                changed for this many trials.
 
         Returns:
-            The best architecture; None where no trial is feasible.
+            The best architecture; None if no trial is feasible.
 
         Raises:
-            ConfigurationError: the set-up is wrong; all mistakes at once, before anything runs.
+            ConfigurationError: the set-up is invalid; all mistakes in one error, before anything runs.
             SearchDirectoryError: the directory holds another search, or cannot be used.
-            SearchStoppedError: too many trials failed in a row; or process 0 stopped, in the others.
-            AdvisorError: the advisor repeated itself or left the space.
+            SearchStoppedError: too many trials failed in a row; in the other processes, process 0 stopped.
+            AdvisorError: the advisor repeated an architecture or proposed one outside the space.
         """
         with self._processes.together():
             problems = limit_problems(n_trials, timeout, patience)
@@ -218,7 +219,7 @@ class AutoDistillation:
     def _search(
         self, executor: SerialExecutor, n_trials: int | None, timeout: float | None, patience: int | None
     ) -> Architecture | None:
-        """Run the trials, call the callbacks after each, and show how it goes."""
+        """Run the trials, call the callbacks after each, and show the progress."""
         self._stopped = False
         with (
             self._open() as directory,
@@ -248,7 +249,7 @@ class AutoDistillation:
                 self._directory = None
 
     def _trial_spec(self, report: TrainingReport | None = None) -> TrialSpec:
-        """What the trials have in common, from the hooks and settings as they are now."""
+        """The settings that the trials share, from the current hooks and settings."""
         search = self.config.the_search()
         return TrialSpec(
             framework=self._framework,
@@ -284,7 +285,7 @@ class AutoDistillation:
         return self.make_training()
 
     def make_training(self) -> Training:
-        """The training of students where there is no `train_func`; override it for another one."""
+        """The training of students if there is no `train_func`; can be overridden."""
         assert self.teacher_model is not None
         assert self.train_dataloader is not None
         return Distiller(
@@ -306,13 +307,13 @@ class AutoDistillation:
         return DataStream(self.train_dataloader, self.config.seed).flash_set(1)[0]
 
     def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
-        """Everything that can be known to be wrong before a trial runs, all together; with what else was found."""
+        """Raise an error with all mistakes that can be found before a trial runs, and with the `others`."""
         problems = [*others, *set_up_problems(self, counts_trials=counts_trials)]
         if problems:
             raise ConfigurationError(problems)
 
     def describe(self) -> dict[str, Any]:
-        """What the search is, as JSON, with which a resumed one is compared; override it to add what else counts."""
+        """The settings of the search as JSON, compared when it is resumed; override it to add further ones."""
         search = self.config.the_search()
         described = self._training.describe()
         environment = describe_environment(self.device) | described.pop("environment", {})
@@ -335,25 +336,26 @@ class AutoDistillation:
         self._stopped = True
 
     def model_arch_proposition(self) -> Architecture:
-        """The architecture of the next trial: one that was enqueued, or what the advisor proposes.
+        """The architecture of the next trial: an enqueued one, or the proposal of the advisor.
 
-        A proposal whose student breaks a bound before it is trained is passed over: to the advisor it is one that
-        failed. Checked are, with the built-in distillation, the bounds on `parameters`, `flops` and `size_mb`, and
-        those of every metric marked `before_training`.
+        A proposal whose student breaks a bound before training is skipped; it enters the advisor's history as failed.
+        With the built-in distillation, the bounds on `parameters`, `flops` and `size_mb` are checked, and always those
+        of every metric marked `before_training`.
 
         Raises:
-            SpaceExhaustedError: every architecture of the space has had its trial, or breaks a bound untrained.
-            AdvisorError: the advisor proposed one of its history again, or one that is not in the space.
-            ConfigurationError: the set-up is wrong.
+            SpaceExhaustedError: every architecture of the space has been tried, or breaks a bound before training.
+            AdvisorError: the advisor repeated an architecture of its history, or proposed one outside the space.
+            ConfigurationError: the set-up is invalid.
         """
         spec = self._trial_spec()
         bounds = UntrainedBounds(spec.metrics, spec.framework, self.search_space, keeps_size=spec.training.keeps_size)
         return self._proposals.next(self.search_result, bounds.keeps)
 
     def enqueue_trial(self, architecture: Mapping[str, Any]) -> None:
-        """Have an architecture tried before any that the advisor proposes.
+        """Enqueue an architecture to be tried before any that the advisor proposes.
 
-        The queue lives in this object. A resumed program may fill it again: what has had its trial is passed over.
+        The queue is kept in this object only. A resumed program may fill it again: architectures that were tried are
+        skipped.
 
         Raises:
             SearchSpaceError: the architecture does not belong to the space.
@@ -363,13 +365,13 @@ class AutoDistillation:
     def add_trial(self, architecture: Mapping[str, Any], metrics: Mapping[str, float]) -> Trial:
         """Record a trial that was run elsewhere, as complete; it has no student.
 
-        It counts towards `max_trials`, and may be the best.
+        It counts towards `max_trials`, and can be the best.
 
         Raises:
-            ConfigurationError: a metric of the search is missing, or not finite; or the set-up is wrong.
+            ConfigurationError: a metric of the search is missing or not finite, or the set-up is invalid.
             SearchSpaceError: the architecture does not belong to the space.
-            SearchDirectoryError: a trial has this architecture; or the directory cannot be used, also where it is this
-                object's `search_loop` that is at work on it (in a callback).
+            SearchDirectoryError: a trial has this architecture; or the directory cannot be used, for example because
+                this object's `search_loop` holds it (in a callback).
         """
         self._check_setup(counts_trials=False)
         values = measured_elsewhere(metrics, self.config.the_search().metrics)
@@ -377,9 +379,9 @@ class AutoDistillation:
             return directory.add(architecture, values)
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """For each goal of the search, the part of its variance that each dimension explains; the largest first.
+        """For each goal of the search, the share of its variance that each dimension explains, largest first.
 
-        By Optuna's functional analysis of variance.
+        Computed by Optuna's functional analysis of variance.
 
         Raises:
             AdvisorError: fewer than two trials are complete.
@@ -387,7 +389,7 @@ class AutoDistillation:
         return self._proposals.importance(self.search_result)
 
     def predict(self, architecture: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation of each goal of the search that a Gaussian process expects.
+        """Mean and standard deviation that a Gaussian process predicts for each goal of the search.
 
         Raises:
             AdvisorError: fewer than two trials are complete.
@@ -396,7 +398,7 @@ class AutoDistillation:
         return self._proposals.predict(self.search_result, architecture)
 
     def train_evaluate(self, architecture: Architecture) -> dict[str, float]:
-        """Build, train and measure one student, as a trial does, without recording it; every process calls it.
+        """Build, train and measure one student as in a trial, without recording it; every process must call it.
 
         Returns:
             Its metrics.
@@ -413,7 +415,7 @@ class AutoDistillation:
         shared: dict[str, float] = self._processes.broadcast(outcome.metrics)
         return shared
 
-    # --- what it found ---
+    # --- results ---
 
     @property
     def search_result(self) -> SearchResult:
@@ -439,7 +441,7 @@ class AutoDistillation:
         """The best trained student, in eval mode on the device.
 
         Raises:
-            ConfigurationError: there is none, or students are not kept.
+            ConfigurationError: there is no feasible trial, or students are not kept.
         """
         best = self.search_result.best
         if best is None:

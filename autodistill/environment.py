@@ -1,4 +1,4 @@
-"""The machine that a search runs on: what is recorded of it, and which device it uses."""
+"""The environment of a search: what is recorded of the machine, and which device is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECORDED_PACKAGES = ("torch", "transformers", "numpy", "scikit-optimize", "sciki
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Everything outside the search that its results may depend on in the last bits: versions, threads, machine."""
+    """Everything outside the search that may affect the last bits of its results: versions, threads, machine."""
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
@@ -26,7 +26,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device to use: `"auto"` is a GPU where there is one, else the CPU.
+    """The device to use: `"auto"` is a GPU if there is one, else the CPU.
 
     Raises:
         ConfigurationError: there is no such device.

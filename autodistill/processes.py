@@ -1,8 +1,8 @@
-"""Several processes in one search, as `accelerate launch` starts them: one leads, the others train alongside.
+"""Several processes in one search, as `accelerate launch` starts them: process 0 leads, and all of them train.
 
-What keeps them together: whatever may fail runs within `together`, at whose end all learn whether one has failed; and
-every exchange follows a `together` with nothing between them that may fail. So a process that fails meets the others
-where their `together` ends, and nobody waits for an exchange that never comes.
+How they stay synchronized: everything that may fail runs within `together`, at whose end every process learns whether
+one has failed; and every exchange directly follows a `together`, with nothing in between that may fail. So a process
+that fails reaches the end of `together` like the others, and no process waits for an exchange that never happens.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from autodistill.errors import TrialError
 PATIENCE = timedelta(days=1)
 """How long a process waits for another: while process 0 distils blocks or evaluates, the others have nothing to do.
 
-If a process dies, those that wait for it are told at once.
+If a process dies, those that wait for it get an error immediately.
 """
 
 
 class Processes:
-    """The processes that run one program; by default this one alone, for which every method does nothing.
+    """The processes that run one program; by default only this one, for which every method does nothing.
 
     Args:
         rank: of this process; process 0 is the main one, and the only one that writes files.
-        count: of all processes.
-        group: for exchanges on the CPU. Tensors on a GPU take the default group of `torch.distributed`.
+        count: the number of processes.
+        group: for exchanges on the CPU. Tensors on a GPU use the default group of `torch.distributed`.
 
     Examples:
         >>> alone = Processes()
@@ -47,16 +47,16 @@ class Processes:
         self.rank = rank
         self.count = count
         self._group = group
-        self._known: Exception | None = None  # to every process
+        self._known: Exception | None = None  # an error that every process knows of
 
     @property
     def is_main(self) -> bool:
-        """Whether this process leads and writes."""
+        """Whether this is process 0, which leads and writes."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Where one process fails within the context, all do at its end; interrupts pass at once.
+        """If one process fails within the context, all raise an error at its end; interrupts propagate immediately.
 
         Raises:
             TrialError: another process failed; names its error.
@@ -83,14 +83,14 @@ class Processes:
             raise self._known
 
     def broadcast(self, message: Any = None, source: int = 0) -> Any:
-        """The message of the process `source`: whatever JSON can write."""
+        """The message of the process `source`, which may be anything that JSON can represent."""
         if self.count == 1:
             return message
         content = json.dumps(message).encode() if self.rank == source else b""
         return json.loads(self.broadcast_bytes(content, source))
 
     def broadcast_bytes(self, content: bytes, source: int = 0) -> bytes:
-        """The content that the process `source` gives."""
+        """The bytes that the process `source` sends."""
         if self.count == 1:
             return content
         size = torch.tensor(len(content))
@@ -103,7 +103,7 @@ class Processes:
 
     @torch.no_grad()
     def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give all processes the values that process 0 has, bit for bit."""
+        """Copy the values of process 0 to all processes, bit for bit."""
         if self.count == 1:
             return
         for alike in _by(lambda tensor: (tensor.device,), tensors):
@@ -116,7 +116,7 @@ class Processes:
 
     @torch.no_grad()
     def average_gradients(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-        """Give every process the mean of all processes' gradients; return the mean of their losses.
+        """Set the gradients in every process to the mean over all processes; return the mean of the losses.
 
         A parameter that has a gradient in one process gets one in all.
         """
@@ -139,15 +139,15 @@ class Processes:
         return loss
 
     def leave(self) -> None:
-        """Wait for the threads of the group, and end them; no exchange is possible any more.
+        """Wait for the threads of the group and end them; afterwards no exchange is possible.
 
-        A thread may still have to give back the tensor of the last exchange, for which it needs the interpreter. If it
-        asks while the interpreter ends, the process aborts ("terminate called without an active exception").
+        A thread may still have to release the tensor of the last exchange, for which it needs the interpreter. If it
+        does so while the interpreter ends, the process aborts ("terminate called without an active exception").
         """
         group, self._group = self._group, None
         if group is not None and dist.is_initialized():
             dist.destroy_process_group(group)
-        # Here the last reference to the group goes, and its destructor joins the threads; destroying alone does not.
+        # The last reference to the group ends here, and its destructor joins the threads; destroying alone does not.
 
     def _group_of(self, tensor: torch.Tensor) -> dist.ProcessGroup | None:
         return self._group if tensor.device.type == "cpu" else None
@@ -157,9 +157,9 @@ ALONE = Processes()
 
 
 def current_processes() -> Processes:
-    """The processes that `accelerate launch` or `torchrun` started with this one; else this one alone.
+    """The processes that `accelerate launch` or `torchrun` started with this one; otherwise this one only.
 
-    With several, each is given its own GPU where there are GPUs, unless the program has seen to that itself.
+    With several, each is assigned its own GPU if there are GPUs, unless the program has already done so.
     """
     launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not dist.is_available() or not (launched or (dist.is_initialized() and dist.get_world_size() > 1)):
@@ -181,13 +181,13 @@ def _join() -> Processes:
 
 
 def _leave_default_group() -> None:
-    """The process group that was made here is not left to the end of the interpreter, which it may abort."""
+    """Destroy the process group that was created here, since it may abort the interpreter when that ends."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _by(key: Any, tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """The tensors that an exchange can take at once, in the same order in every process."""
+    """The tensors that one exchange can send together, in the same order in every process."""
     groups: dict[Any, list[torch.Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(key(tensor), []).append(tensor)

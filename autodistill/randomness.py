@@ -1,4 +1,4 @@
-"""Randomness that depends on the search's seed alone, and leaves the program's own as it was."""
+"""Randomness that depends only on the seed of the search and does not affect the rest of the program."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 @contextlib.contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
-    """Within the block, `random`, NumPy's and PyTorch's (CPU and CUDA) states are seeded; afterwards all are as before.
+    """Seeds the states of `random`, NumPy and PyTorch (CPU and CUDA) within the context; restores them afterwards.
 
-    Generators that code inside the block makes for itself are its own affair.
+    Generators that code within the context creates itself are not affected.
 
     Args:
-        seed: an integer in [0, 2**63), as `derive_seed` gives it.
+        seed: an integer in [0, 2**63), as `derive_seed` returns it.
 
     Examples:
         >>> with isolated_random_state(1):
@@ -31,7 +31,7 @@ def isolated_random_state(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         try:
             random.seed(seed)
-            np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # it takes words of 32 bits
+            np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # NumPy accepts words of 32 bits
             torch.manual_seed(seed)
             yield
         finally:
@@ -40,7 +40,7 @@ def isolated_random_state(seed: int) -> Iterator[None]:
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the random numbers that a forward pass on the device draws."""
+    """Seed the generator from which a forward pass on the device draws."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for each idle device
     else:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a search before a trial runs, a sentence each."""
+"""Mistakes in the set-up of a search that can be found before a trial runs, one sentence each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEEP = ("pareto", "all", "none")
 
 
 class Inputs(Protocol):
-    """The hooks and data of a search, as `AutoDistillation` holds them; any may be missing or wrong."""
+    """The hooks and data of a search, as `AutoDistillation` holds them; any may be missing or invalid."""
 
     model_builder: Any
     train_func: Any
@@ -31,18 +31,18 @@ class Inputs(Protocol):
 
 
 class ConfiguredInputs(Inputs, Protocol):
-    """The same with the configuration of the search."""
+    """The hooks and data of a search, with its configuration."""
 
     config: AutoDistillationConfig
 
 
 def argument_problems(search: Inputs, callbacks: Any, keep: Any) -> Iterator[str]:
-    """What is wrong with the arguments of `AutoDistillation` by themselves.
+    """The mistakes in the arguments of `AutoDistillation`, each checked on its own.
 
     Args:
         search: its hooks and data.
         callbacks: a list of functions.
-        keep: which students stay.
+        keep: which students are kept.
     """
     required = {"model_builder": True, "train_func": False, "eval_func": False, "loss_func": True}
     for name, needed in required.items():
@@ -63,7 +63,7 @@ def argument_problems(search: Inputs, callbacks: Any, keep: Any) -> Iterator[str
 
 
 def count_problems(counts: Mapping[str, tuple[Any, int]]) -> list[str]:
-    """What is wrong with whole numbers by name, each given as `(value, least value)`."""
+    """The mistakes in whole numbers by name, each passed as `(value, least value)`."""
     return [
         f"{name} must be a whole number of at least {least}, but got {value!r}."
         for name, (value, least) in counts.items()
@@ -72,7 +72,7 @@ def count_problems(counts: Mapping[str, tuple[Any, int]]) -> list[str]:
 
 
 def size_problems(sizes: Mapping[str, Any]) -> list[str]:
-    """What is wrong with sizes in GiB by name."""
+    """The mistakes in sizes in GiB by name."""
     return [
         f"{name} must be a finite size in GiB, zero or more, but got {value!r}."
         for name, value in sizes.items()
@@ -81,7 +81,7 @@ def size_problems(sizes: Mapping[str, Any]) -> list[str]:
 
 
 def limit_problems(n_trials: Any, timeout: Any, patience: Any) -> list[str]:
-    """What is wrong with the limits that `search_loop` is given, a sentence each; None is no limit."""
+    """The mistakes in the limits of `search_loop`, one sentence each; None is no limit."""
     counts = {"n_trials": (n_trials, 0), "patience": (patience, 1)}
     problems = count_problems({name: limit for name, limit in counts.items() if limit[0] is not None})
     if timeout is not None and (not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0):
@@ -89,52 +89,52 @@ def limit_problems(n_trials: Any, timeout: Any, patience: Any) -> list[str]:
     return problems
 
 
-def set_up_problems(given: ConfiguredInputs, *, counts_trials: bool) -> Iterator[str]:
-    """What is missing or does not go together, a sentence each.
+def set_up_problems(inputs: ConfiguredInputs, *, counts_trials: bool) -> Iterator[str]:
+    """What is missing or contradictory in the set-up, one sentence each.
 
     Args:
-        given: the configuration, and the hooks and data there are for it.
-        counts_trials: `max_trials` decides when the search ends.
+        inputs: the configuration, and the hooks and data for it.
+        counts_trials: `max_trials` determines when the search ends.
     """
-    config = given.config
+    config = inputs.config
     search = config.the_search()
     names = [metric.name for metric in search.metrics]
     own = [name for name in names if name not in BUILT_IN]
     if not names:
         yield "search.metrics must name at least one metric, but none is given; name what eval_func returns."
-    if given.eval_func is None and own:
+    if inputs.eval_func is None and own:
         yield (
-            f"eval_func must return {', '.join(map(repr, own))}, but there is no eval_func; give one, or search "
+            f"eval_func must return {', '.join(map(repr, own))}, but there is no eval_func; pass one, or search "
             f"for built-in metrics only ({', '.join(BUILT_IN)})."
         )
-    if given.train_func is not None and config.init is not None:
+    if inputs.train_func is not None and config.init is not None:
         yield "init belongs to the built-in distillation, but there is a train_func; leave one of them out."
-    yield from _promotion_problems(given)
-    if given.train_func is None:
+    yield from _promotion_problems(inputs)
+    if inputs.train_func is None:
         for name in ("teacher_model", "train_dataloader"):
-            if getattr(given, name) is None:
-                yield f"the built-in distillation needs {name}, but there is none; give it, or a train_func."
-    if given.teacher_model is None:
+            if getattr(inputs, name) is None:
+                yield f"the built-in distillation needs {name}, but there is none; pass it, or a train_func."
+    if inputs.teacher_model is None:
         for metric in needing("teacher", names):
             yield (
                 f"the metric {metric.name!r} compares with the teacher, but there is no teacher_model; "
                 f"use {metric.alternative!r}."
             )
     timed = [metric.name for metric in needing("example", names)]
-    if timed and given.train_dataloader is None and given.example_batch is None:
-        yield f"measuring {', '.join(timed)} needs a batch: give example_batch or train_dataloader."
-    for directory in given.history_from:
+    if timed and inputs.train_dataloader is None and inputs.example_batch is None:
+        yield f"measuring {', '.join(timed)} needs a batch: pass example_batch or train_dataloader."
+    for directory in inputs.history_from:
         if not (Path(directory) / SEARCH_FILE).exists():
             yield f"history_from names directories of earlier searches, but {directory} holds none (no {SEARCH_FILE})."
     yield from _space_problems(search, counts_trials)
 
 
-def _promotion_problems(given: ConfiguredInputs) -> Iterator[str]:
-    config = given.config
+def _promotion_problems(inputs: ConfiguredInputs) -> Iterator[str]:
+    config = inputs.config
     if config.the_search().promote is None:
         return
-    if given.train_func is not None:
-        yield "promote stands between the phases of the built-in distillation, but there is a train_func; drop one."
+    if inputs.train_func is not None:
+        yield "promote runs between the phases of the built-in distillation, but there is a train_func; drop one."
         return
     for phase in ("flash_distillation", "regular_distillation"):
         if getattr(config, phase) is None:

@@ -4,7 +4,7 @@
 
 Trains a teacher on scikit-learn's digits (1,797 real images of 8 x 8 pixels), searches depth, width, heads and
 feed-forward width of the student for accuracy, latency and parameters, distils each student block by block and then as
-a whole, prints what it found, and saves the best. Started again, it resumes.
+a whole, prints the results, and saves the best student. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def load_data() -> tuple[DataLoader, TensorDataset]:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, test: TensorDataset) -> float:
-    """The share of test images that the model reads right."""
+    """The share of test images that the model classifies correctly."""
     images, labels = test.tensors
     return (model(images).argmax(dim=1) == labels).float().mean().item()
 
@@ -110,7 +110,7 @@ def train_teacher(loader: DataLoader, epochs: int = 18) -> nn.Module:
 
 
 def get_teacher(loader: DataLoader, path: Path) -> nn.Module:
-    """The trained teacher, from `path` if an earlier run left it there."""
+    """The trained teacher, loaded from `path` if an earlier run saved it there."""
     if path.exists():
         teacher = VisionTransformer(**TEACHER)
         load_model(teacher, path)
@@ -136,7 +136,7 @@ def main() -> None:
     teachers_accuracy = accuracy(teacher, test)
     console.print(f"Its accuracy on 450 others is {teachers_accuracy:.1%} ({time.perf_counter() - start:.0f} s).")
 
-    # The best student gives up two points of accuracy at most.
+    # The best student loses at most two percentage points of accuracy.
     metrics = [Metric("accuracy", at_least=round(teachers_accuracy - 0.02, 4)), "latency", "parameters"]
     agent = AutoDistillation(
         lambda architecture: VisionTransformer(**architecture),
@@ -145,7 +145,7 @@ def main() -> None:
         train_dataloader=loader,
         eval_func=lambda student: {"accuracy": accuracy(student, test)},
         search_dir=arguments.search_dir,
-        advisor=BayesianAdvisor(SPACE, initial=5),  # the search is short: five random proposals to begin with
+        advisor=BayesianAdvisor(SPACE, initial=5),  # the search is short: it starts with five random proposals
         device="cpu",
     )
     before = len(agent.search_result)

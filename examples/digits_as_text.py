@@ -1,10 +1,10 @@
-"""Write real data and a teacher for the command line: images of digits as texts, and a BERT that reads them.
+"""Write real data and a teacher for the command line: images of digits as texts, and a BERT that classifies them.
 
     python examples/digits_as_text.py runs/digits_as_text [--epochs 12]
 
-An image of 8 x 8 pixels is the text of its 64 intensities, from 0 to 16. The folder gets `train.csv` and
+An image of 8 x 8 pixels becomes a text of its 64 intensities, from 0 to 16. The folder then contains `train.csv` and
 `validation.csv`, with the columns `text` and `label`, and `teacher/`, a model with its tokenizer as `save_pretrained`
-writes them. docs/command_line.md goes on from there.
+writes them. docs/command_line.md continues from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIXELS, LEVELS, CLASSES = 64, 17, 10
 
 
 def load_texts() -> dict[str, tuple[list[str], list[int]]]:
-    """The texts and labels to learn from, and those to be judged by."""
+    """The texts and labels for training and for validation."""
     digits = load_digits()
     texts = [" ".join(str(int(level)) for level in image) for image in digits.data]
     train, validation, labels, others = train_test_split(
@@ -34,7 +34,7 @@ def load_texts() -> dict[str, tuple[list[str], list[int]]]:
 
 
 def make_tokenizer() -> BertTokenizer:
-    """A word is an intensity."""
+    """A tokenizer whose words are intensities."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(LEVELS))]
     return BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=PIXELS + 2)
 
@@ -49,7 +49,7 @@ def train_teacher(tokenizer: BertTokenizer, texts: list[str], labels: list[int],
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=256,
-        initializer_range=0.1,  # the usual 0.02 leaves a model this narrow slow to begin
+        initializer_range=0.1,  # with the usual 0.02 a model this narrow starts to learn slowly
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         num_labels=CLASSES,

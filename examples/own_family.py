@@ -1,10 +1,10 @@
-"""Students that begin inside a teacher of your own make: a table says where its weights are.
+"""Students that start inside a teacher of a custom family: a table describes where its weights are.
 
     python examples/own_family.py
 
 The teacher is a plain `nn.TransformerEncoder` over the eight rows of a digit. AutoDistillation does not know its
-family, so the table `ENCODER` names what reads and what writes its residual stream. The students of the search then
-begin in the principal subspace of that stream.
+family, so the table `ENCODER` names the modules that read and write its residual stream. The students of the search
+then start in the principal subspace of that stream.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ENCODER = Family(
     blocks="encoder.layers",
     parts=(
         Attention(
-            Part("self_attn.in_proj", 0, of=3),  # queries, keys and values lie in one weight, one above the other
+            Part("self_attn.in_proj", 0, of=3),  # queries, keys and values are stacked in one weight
             Part("self_attn.in_proj", 1, of=3),
             Part("self_attn.in_proj", 2, of=3),
             output="self_attn.out_proj",

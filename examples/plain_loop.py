@@ -1,4 +1,4 @@
-"""A criterion in a training loop of one's own: python examples/plain_loop.py"""
+"""A criterion in a custom training loop: python examples/plain_loop.py"""
 
 import torch
 from sklearn.datasets import load_digits
@@ -20,7 +20,7 @@ for inputs, targets in batches * 10:
     optimizer.zero_grad()
 
 criterion = IntermediateLayersKnowledgeDistillationLoss(
-    [("1", "3"), ("2", "4")],  # the hidden layers, whose widths a trained matcher brings together, and the logits
+    [("1", "3"), ("2", "4")],  # the hidden layers, whose widths a trained matcher adapts, and the logits
     loss_types=["MSE", "KL"],
     loss_weights=[0.1, 1.0],
     add_origin_loss=True,

@@ -7,7 +7,7 @@ import autodistill as ad
 
 torch.manual_seed(0)
 digits = load_digits()
-order = torch.randperm(len(digits.target))  # the digits lie by writer
+order = torch.randperm(len(digits.target))  # the digits are sorted by writer
 images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)[order] / 16
 labels = torch.tensor(digits.target)[order]
 parts = zip(images[:1280].split(64), labels[:1280].split(64), strict=True)

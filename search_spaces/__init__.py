@@ -1,4 +1,4 @@
-"""What an architecture may be: dimensions, constraints, and the space they span."""
+"""Search spaces: dimensions, constraints, and the space of architectures that they define."""
 
 from search_spaces.constraints import Architecture
 from search_spaces.domains import Choice, Domain, FloatRange, IntRange, Value, domain_from_json

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A Python scalar for a NumPy one; anything else as it is."""
+    """A Python scalar for a NumPy one; anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -47,7 +47,7 @@ def did_you_mean(
 
 
 def nearest(value: Any, options: Sequence[Any]) -> str:
-    """The tail of a message: the options nearest to `value`, or all of them where nearness means nothing."""
+    """The end of a message: the options nearest to `value`, or all of them if nearness is not defined."""
     if is_number(value) and all(is_number(option) for option in options):
         numbers = sorted(options, key=lambda option: abs(float(option) - value))
         return f"nearest: {', '.join(map(repr, numbers[:2]))}"

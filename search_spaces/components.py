@@ -1,7 +1,7 @@
-"""A space falls apart into groups of dimensions that no constraint ties together.
+"""Components of a space: groups of dimensions that are connected by constraints.
 
-Each group is counted and sampled on its own: the size of a space of billions of architectures stays exact as long
-as its constraints tie only a few dimensions to each other, and a constraint rarely kept costs draws in its group alone.
+Each group is counted and sampled on its own: the size of a space of billions of architectures is exact as long as its
+constraints connect only a few dimensions, and a constraint that is rarely kept costs draws in its own group only.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ COUNT_LIMIT = 2_000_000
 """A constrained group with more combinations than this is not enumerated to count or to sample it."""
 
 MAX_DRAWS = 10_000
-"""Random combinations that are tried before a group is enumerated, or given up."""
+"""Random combinations that are tried in a group that is too large to be enumerated."""
 
 LIST_LIMIT = 10_000
-"""A constrained group with at most so many combinations is sampled from the list of its feasible ones."""
+"""A constrained group with at most this many combinations is sampled from the list of its feasible ones."""
 
 _DRAWS_BEFORE_ENUMERATION = 200
 
 
 class Component:
-    """Dimensions tied together by constraints; a dimension without constraints stands alone."""
+    """Dimensions connected by constraints; a dimension without constraints is a component of its own."""
 
     def __init__(self, dimensions: Mapping[str, Domain], constraints: Sequence[Constraint]) -> None:
         self.dimensions = dict(dimensions)
@@ -42,18 +42,18 @@ class Component:
 
     @property
     def is_countable(self) -> bool:
-        """Whether the group is finite and small enough to go through."""
+        """Whether the group is finite and small enough to enumerate."""
         return self.grid_size is not None and self.grid_size <= COUNT_LIMIT
 
     @cached_property
     def size(self) -> int | None:
-        """Number of feasible combinations; `None` when infinite or not affordable to count."""
+        """Number of feasible combinations; `None` when infinite or too expensive to count."""
         if not self.constraints:
             return self.grid_size
         return self.count(self.constraints) if self.is_countable else None
 
     def count(self, constraints: Sequence[Constraint]) -> int:
-        """Number of combinations that keep `constraints`, by going through them."""
+        """Number of combinations that keep `constraints`, by enumeration."""
         return sum(1 for _ in enumerate_feasible(self.dimensions, constraints))
 
     @cached_property
@@ -61,7 +61,7 @@ class Component:
         return list(enumerate_feasible(self.dimensions, self.constraints))
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """A random feasible combination: the first of many draws that keeps the constraints, else one of a list.
+        """A random feasible combination: the first of many draws that keeps the constraints, else one from a list.
 
         Raises `SearchSpaceError` when there is none, or none was found and the group is too large to list.
         """
@@ -81,7 +81,7 @@ class Component:
 
     @property
     def _is_listed(self) -> bool:
-        # What is rare then costs no draws. A log range is not uniform over its values, so it is drawn.
+        # Then rare combinations cost no draws. A log range is not uniform over its values, so it is drawn.
         uniform = not any(isinstance(domain, IntRange) and domain.log for domain in self.dimensions.values())
         return bool(self.constraints) and uniform and self.grid_size is not None and self.grid_size <= LIST_LIMIT
 
@@ -91,7 +91,7 @@ class Component:
         return dict(self._feasible[int(rng.integers(len(self._feasible)))])
 
     def why_empty(self) -> str:
-        """A sentence naming the constraints that exclude every combination (of a countable group without any)."""
+        """A sentence that names the constraints that exclude every combination; for a countable group without any."""
         guilty = [rule for rule in self.constraints if self.count([rule]) == 0]
         combinations = f"all {self.grid_size:,} combinations of {', '.join(self.dimensions)}"
         if guilty:
@@ -117,7 +117,7 @@ def split(dimensions: Mapping[str, Domain], constraints: Sequence[Constraint]) -
 
 
 def product(sizes: Sequence[int | None]) -> int | None:
-    """The product of the sizes; `None` when one of them is, unless another is 0."""
+    """The product of the sizes; `None` if one of them is `None`, unless another is 0."""
     if 0 in sizes:
         return 0
     known = [size for size in sizes if size is not None]

@@ -1,7 +1,7 @@
-"""Which combinations of values exist at all: constraints, and the enumeration that obeys them.
+"""Constraints: which combinations of values exist, and the enumeration of those.
 
 A constraint is an expression such as `"hidden_size % num_attention_heads == 0"` or a function of the architecture.
-Expressions are evaluated by simpleeval, never by `eval`: they reach the dimensions, numbers and strings,
+Expressions are evaluated by simpleeval, never by `eval`: they can use the dimensions, numbers and strings,
 arithmetic, comparisons, `and`/`or`/`not`/`in`, `x if c else y` and a few functions, nothing else.
 """
 
@@ -21,7 +21,7 @@ from search_spaces.domains import Domain, Value
 from search_spaces.errors import SearchSpaceError
 
 Architecture = dict[str, Value]
-"""One architecture: a JSON-able mapping from the name of each dimension to its value."""
+"""One architecture: a mapping from the name of each dimension to its value, which JSON can represent."""
 
 ConstraintSpec = str | Callable[[Architecture], bool]
 
@@ -45,7 +45,7 @@ _FORBIDDEN_SYNTAX = (ast.Attribute, ast.Lambda, ast.comprehension, ast.NamedExpr
 
 
 class Constraint(ABC):
-    """A rule that every architecture of a space keeps; `names` are the dimensions that it reads."""
+    """A rule that every architecture of a space must keep; `names` are the dimensions that it reads."""
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
         self.text = text
@@ -53,12 +53,12 @@ class Constraint(ABC):
 
     @abstractmethod
     def _evaluate(self, values: tuple[Value, ...]) -> object:
-        """The rule's answer for the values of `names`."""
+        """The result of the rule for the values of `names`."""
 
     def holds(self, architecture: Mapping[str, Value]) -> bool:
         """Whether a (canonical) architecture keeps the rule.
 
-        Raises `SearchSpaceError` when the rule itself fails, or answers anything but true or false.
+        Raises `SearchSpaceError` when the rule itself fails, or returns anything but true or false.
         """
         values = tuple(architecture[name] for name in self.names)
         try:
@@ -71,25 +71,25 @@ class Constraint(ABC):
         if not isinstance(answer, (bool, np.bool_)):
             received = dict(zip(self.names, values, strict=True))
             raise SearchSpaceError(
-                f"constraint {self.text!r} must answer True or False, but gave {answer!r} on {received}; "
+                f"constraint {self.text!r} must return True or False, but returned {answer!r} on {received}; "
                 "compare it with something, as in `a % b == 0`"
             )
         return bool(answer)
 
 
 class Expression(Constraint):
-    """A constraint written as text. Raises `SearchSpaceError` when the text is no valid expression."""
+    """A constraint written as text. Raises `SearchSpaceError` when the text is not a valid expression."""
 
     def __init__(self, text: str, dimensions: Sequence[str]) -> None:
         body = _parse(text)
         super().__init__(text, _dimensions_read(text, body, dimensions))
         self._body = body
         self._evaluator = simpleeval.EvalWithCompoundTypes(operators=_OPERATORS, functions=dict(FUNCTIONS))
-        # Parsed once and remembered by value: a space asks about the same few pairs again and again.
-        self._remembered = lru_cache(maxsize=1 << 16, typed=True)(self._compute)
+        # Parsed once and cached by value: a space evaluates the same few combinations many times.
+        self._cached = lru_cache(maxsize=1 << 16, typed=True)(self._compute)
 
     def _evaluate(self, values: tuple[Value, ...]) -> object:
-        return self._remembered(*values)
+        return self._cached(*values)
 
     def _compute(self, *values: Value) -> object:
         self._evaluator.names = dict(zip(self.names, values, strict=True))
@@ -109,7 +109,7 @@ class Predicate(Constraint):
 
 
 def make_constraint(spec: object, dimensions: Sequence[str]) -> Constraint:
-    """The constraint that `spec` stands for. Raises `SearchSpaceError` when it stands for none."""
+    """The constraint that `spec` describes. Raises `SearchSpaceError` when it describes none."""
     if isinstance(spec, str):
         return Expression(spec, dimensions)
     if callable(spec):
@@ -120,7 +120,7 @@ def make_constraint(spec: object, dimensions: Sequence[str]) -> Constraint:
 def enumerate_feasible(dimensions: Mapping[str, Domain], constraints: Sequence[Constraint]) -> Iterator[Architecture]:
     """Every combination that keeps the constraints, lexicographic in the order of `dimensions`.
 
-    Each constraint is asked as soon as its last dimension is set, so that a branch that breaks it is never entered.
+    Each constraint is checked as soon as its last dimension is set, so that a branch that breaks it is never entered.
     """
     names = list(dimensions)
     due: list[list[Constraint]] = [[] for _ in names]
@@ -151,7 +151,7 @@ def _parse(text: str) -> ast.Expr:
         if isinstance(node, _FORBIDDEN_SYNTAX):
             raise SearchSpaceError(
                 f"constraint {text!r} uses {type(node).__name__}, which expressions do not have; "
-                "give a function instead"
+                "pass a function instead"
             )
     return statements[0]
 

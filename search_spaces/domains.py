@@ -1,4 +1,4 @@
-"""What one dimension of an architecture may be: a `Choice`, an `IntRange` or a `FloatRange`."""
+"""The domain of one dimension of an architecture: a `Choice`, an `IntRange` or a `FloatRange`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Value = bool | int | float | str | None
 
 Vector = npt.NDArray[np.float64]
 
-_MANY = 16  # an integer range with more values than this is explored by steps, not value by value
+_MANY = 16  # in an integer range with more values than this, neighbours are some steps away, not all values
 
 
 class Domain(ABC):
@@ -54,9 +54,9 @@ class Domain(ABC):
 
     @abstractmethod
     def canonical(self, value: object) -> Value:
-        """`value` as this domain writes it (`2` for `2.0`, `numpy.int64(2)`).
+        """`value` in the form that this domain uses (`2` for `2.0`, `numpy.int64(2)`).
 
-        Raises `SearchSpaceError` naming the nearest values when it is not one of the domain.
+        Raises `SearchSpaceError`, which names the nearest values, when it is not in the domain.
         """
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Domain(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able description, read back by `domain_from_json`."""
+        """A description for JSON, which `domain_from_json` reads back."""
 
     def encode(self, value: Value) -> Vector:
         """One canonical value as a vector of shape (width,)."""
@@ -85,7 +85,7 @@ class Domain(ABC):
         return encoded
 
     def contains(self, value: object) -> bool:
-        """Whether `value`, in whatever form, is one of the domain."""
+        """Whether `value`, in any form, is in the domain."""
         try:
             self.canonical(value)
         except SearchSpaceError:
@@ -97,8 +97,8 @@ class Domain(ABC):
 class Choice(Domain):
     """One of a list of options: numbers (ordinal), or strings, booleans and `None` (categorical).
 
-    Encoded one-hot. Raises `SearchSpaceError` for an empty list, an option that is no JSON scalar, or options
-    that are equal (also `1`, `1.0` and `True`, which Python cannot tell apart).
+    Encoded one-hot. Raises `SearchSpaceError` for an empty list, an option that is not a JSON scalar, or options
+    that are equal (also `1`, `1.0` and `True`, which are equal in Python).
 
     >>> Choice(["gelu", "relu"]).encode("relu")
     array([0., 1.])
@@ -166,7 +166,7 @@ class Choice(Domain):
 
 
 class _Range(Domain):
-    """What the two ranges share: one ordinal number, encoded on [0, 1]."""
+    """Common base of the two ranges: one ordinal number, encoded on [0, 1]."""
 
     low: float
     high: float
@@ -197,10 +197,10 @@ class _Range(Domain):
 
 @dataclass(frozen=True)
 class IntRange(_Range):
-    """The integers low, low + step, …, high; both ends belong to it.
+    """The integers low, low + step, …, high; both ends are included.
 
     Encoded as one number in [0, 1], on a logarithmic scale with `log`. Raises `SearchSpaceError` when an
-    argument is no integer, `low > high`, `step` does not divide `high - low`, or `log` is combined with
+    argument is not an integer, `low > high`, `step` does not divide `high - low`, or `log` is combined with
     `low < 1` or a step.
 
     >>> list(IntRange(2, 12, step=5).values())
@@ -266,10 +266,10 @@ class IntRange(_Range):
 
 @dataclass(frozen=True)
 class FloatRange(_Range):
-    """The real numbers from low to high; both ends belong to it.
+    """The real numbers from low to high; both ends are included.
 
     Encoded as one number in [0, 1], on a logarithmic scale with `log`. Raises `SearchSpaceError` when an
-    argument is no finite number, `low >= high`, or `log` is combined with `low <= 0`.
+    argument is not a finite number, `low >= high`, or `log` is combined with `low <= 0`.
 
     >>> FloatRange(0.001, 0.1, log=True).decode([0.5])
     0.01
@@ -298,7 +298,7 @@ class FloatRange(_Range):
         if not is_number(bare) or not self.low <= bare <= self.high:
             near = f"; nearest: {min(max(bare, self.low), self.high)}" if is_number(bare) else ""
             raise SearchSpaceError(f"{value!r} is not a number from {self.low} to {self.high}{near}")
-        return float(bare) + 0.0  # -0.0 and 0.0 are one value, but two texts in JSON
+        return float(bare) + 0.0  # -0.0 and 0.0 are equal, but are written differently in JSON
 
     def sample(self, rng: np.random.Generator) -> float:
         return self.decode([rng.random()])
@@ -307,7 +307,7 @@ class FloatRange(_Range):
         return self.canonical(min(max(self._from_unit(vector), self.low), self.high))
 
     def neighbours(self, value: Value) -> list[Value]:
-        """The points 1/64, 1/16 and 1/4 of the range away on either side, as far as they lie in it."""
+        """The points 1/64, 1/16 and 1/4 of the range away on either side, if they are inside it."""
         unit = float(self.encode(value)[0])
         steps = (unit + sign * part for part in (1 / 64, 1 / 16, 1 / 4) for sign in (-1, 1))
         return [self.decode([step]) for step in steps if 0 <= step <= 1]
@@ -317,7 +317,7 @@ class FloatRange(_Range):
 
 
 def domain_from_json(description: Mapping[str, Any]) -> Domain:
-    """The domain that `Domain.to_json` described. Raises `SearchSpaceError` when it is no such description.
+    """The domain that `Domain.to_json` described. Raises `SearchSpaceError` for any other description.
 
     >>> domain_from_json({"type": "choice", "options": [1, 2]})
     Choice(options=(1, 2))

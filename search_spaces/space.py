@@ -1,4 +1,4 @@
-"""The space of architectures: named dimensions, and constraints that say which combinations exist."""
+"""The space of architectures: named dimensions, and constraints that determine which combinations exist."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from search_spaces.errors import SearchSpaceError
 
 
 class SearchSpace:
-    """What an architecture may be.
+    """A space of architectures.
 
     `dimensions` maps each name to a domain; a plain list is a `Choice`. `constraints` are expressions over the names
-    (`"hidden_size % num_attention_heads == 0"`) or functions of the architecture that answer True or False; a
-    combination that breaks one does not exist. Raises `SearchSpaceError` with every mistake of the description.
+    (`"hidden_size % num_attention_heads == 0"`) or functions of the architecture that return True or False; a
+    combination that breaks one does not exist. Raises `SearchSpaceError` with every mistake in the description.
 
     >>> space = SearchSpace(
     ...     {"hidden_size": [128, 192, 256], "num_attention_heads": [2, 3, 4]},
@@ -59,7 +59,7 @@ class SearchSpace:
 
     @property
     def dimensions(self) -> Mapping[str, Domain]:
-        """The domain of each dimension, in the given order (read-only)."""
+        """The domain of each dimension, in the order of the argument (read-only)."""
         return MappingProxyType(self._dimensions)
 
     @property
@@ -69,7 +69,7 @@ class SearchSpace:
 
     @property
     def constraints(self) -> tuple[ConstraintSpec, ...]:
-        """The constraints as they were given."""
+        """The constraints as they were passed."""
         return self._specs
 
     @cached_property
@@ -83,16 +83,16 @@ class SearchSpace:
 
     @cached_property
     def grid_size(self) -> int | None:
-        """Number of combinations with the constraints ignored; `None` when infinite."""
+        """Number of combinations, constraints ignored; `None` when infinite."""
         return product([domain.size for domain in self._dimensions.values()])
 
     @cached_property
     def size(self) -> int | None:
-        """Number of architectures; `None` when infinite, or when counting is not affordable.
+        """Number of architectures; `None` when infinite, or too expensive to count.
 
-        Counted exactly, group by group of dimensions that constraints tie together; a group with more than
-        2,000,000 combinations is not counted (`grid_size` is then an upper bound). A function as a constraint
-        ties all dimensions together.
+        The count is exact. It is taken for each group of dimensions that constraints connect; a group with more than
+        2,000,000 combinations is not counted (`grid_size` is then an upper bound). A constraint that is a function
+        connects all dimensions.
         """
         return product([component.size for component in self._components])
 
@@ -112,8 +112,8 @@ class SearchSpace:
     def sample(self, rng: np.random.Generator) -> Architecture:
         """A random architecture, uniform over those that exist (a `log` range: uniform in the logarithm).
 
-        Combinations are drawn until one keeps the constraints; a space where that is rare is listed, if it can be.
-        Raises `SearchSpaceError` when none exists, or when none was found (it says in how many draws).
+        Combinations are drawn until one keeps the constraints; a space where that is rare is enumerated, if possible.
+        Raises `SearchSpaceError` when none exists, or when none was found (with the number of draws).
 
         >>> SearchSpace({"layers": [2, 4]}).sample(np.random.default_rng(0))
         {'layers': 4}
@@ -136,9 +136,9 @@ class SearchSpace:
             raise SearchSpaceError(*problems)
 
     def validate(self, architecture: Mapping[str, object]) -> Architecture:
-        """The architecture as this space writes it: its key order, Python scalars, `2` for `2.0`.
+        """The architecture in the form that this space uses: its key order, Python scalars, `2` for `2.0`.
 
-        Raises `SearchSpaceError` naming every mistake: a missing or unknown dimension, a value outside its
+        Raises `SearchSpaceError` with every mistake: a missing or unknown dimension, a value outside its
         domain (with the nearest ones), a broken constraint.
 
         >>> SearchSpace({"layers": [2, 4], "width": [64]}).validate({"width": np.int64(64), "layers": 2.0})
@@ -178,9 +178,9 @@ class SearchSpace:
         return True
 
     def key(self, architecture: Mapping[str, object]) -> str:
-        """A name for the architecture, equal for equal architectures: 16 hexadecimal digits, stable for ever.
+        """An identifier of the architecture, equal for equal architectures: 16 hexadecimal digits that never change.
 
-        It does not depend on the order of the dimensions. Raises `SearchSpaceError` as `validate` does.
+        It does not depend on the order of the dimensions. Raises `SearchSpaceError` like `validate`.
 
         >>> SearchSpace({"layers": [2, 4]}).key({"layers": 2})
         '868b289781a58a4c'
@@ -195,7 +195,7 @@ class SearchSpace:
     def encode(self, architectures: Sequence[Mapping[str, object]]) -> Vector:
         """Architectures as rows of numbers in [0, 1], of shape (len(architectures), width).
 
-        A `Choice` is one-hot, a range is one number. The architectures must be as `validate` returns them.
+        A `Choice` is one-hot, a range is one number. The architectures must have the form that `validate` returns.
         """
         columns = [
             domain.encode_all([architecture[name] for architecture in architectures])  # type: ignore[misc]
@@ -204,7 +204,7 @@ class SearchSpace:
         return np.concatenate(columns, axis=1)
 
     def decode(self, vector: npt.ArrayLike) -> Architecture:
-        """The combination whose encoding is nearest to `vector`, of shape (width,), dimension by dimension.
+        """The combination whose encoding is nearest to `vector`, of shape (width,), in each dimension.
 
         The inverse of `encode` (for a `FloatRange` up to rounding). Constraints are not considered.
         """
@@ -218,8 +218,8 @@ class SearchSpace:
     def neighbours(self, architecture: Mapping[str, object]) -> Iterator[Architecture]:
         """Architectures that differ from this one in one dimension, lazily.
 
-        A `Choice` and an `IntRange` of at most 16 values take all their other values; a longer `IntRange` those 1, 2,
-        4, … steps away; a `FloatRange` those 1/64, 1/16 and 1/4 of the range away.
+        A `Choice` and an `IntRange` of at most 16 values take all their other values, a longer `IntRange` those 1, 2,
+        4, … steps away, and a `FloatRange` those 1/64, 1/16 and 1/4 of the range away.
         """
         centre = self.validate(architecture)
         for name, domain in self._dimensions.items():
@@ -233,12 +233,12 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that are equal for equal descriptions, in every process and Python version.
 
-        A constraint given as a function enters by its module and qualified name, not by what it does.
+        A constraint that is a function enters by its module and qualified name, not by what it does.
         """
         return _digest(self.to_json(), sort_keys=False)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able description. A constraint given as a function is stored by its name only."""
+        """A description for JSON. A constraint that is a function is stored by its name only."""
         rules = [rule.text if isinstance(rule, Expression) else {"function": rule.text} for rule in self._rules]
         return {
             "dimensions": {name: domain.to_json() for name, domain in self._dimensions.items()},

@@ -1,4 +1,4 @@
-"""The Python in the README and the guides runs as it stands; what they link to exists."""
+"""The Python in the README and the guides runs unchanged; the files that they link to exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND_LINE = "docs/command_line.md"  # its Python needs what its commands leave: tests/test_examples.py runs both
+COMMAND_LINE = "docs/command_line.md"  # its Python needs the output of its commands: tests/test_examples.py runs both
 GUIDES = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = ["README.md", *(guide for guide in GUIDES if guide != COMMAND_LINE)]
 
@@ -19,7 +19,7 @@ def python_blocks(document):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """One directory for all documents, in their order: a guide may look at what the README's example left."""
+    """One directory for all documents, in their order: a guide may read the output of the README's example."""
     return tmp_path_factory.mktemp("documents")
 
 

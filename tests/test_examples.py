@@ -1,4 +1,4 @@
-"""Every example runs as it is."""
+"""Every example runs unchanged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_small_example_distils_a_student_that_reads_most_digits(program):
     assert all(float(value) > 0.7 for _, value in accuracies)
 
 
-def test_the_runners_example_lowers_every_term_and_evaluates_the_student():
+def test_the_example_of_the_runner_reduces_every_term_and_evaluates_the_student():
     output = run("three_callbacks.py")
     terms = re.findall(r"(\w+): ([\d.]+) -> ([\d.]+)", output)
     assert [name for name, _, _ in terms] == ["loss", "kl_div_loss", "mse_loss", "attention_loss"]
@@ -98,7 +98,7 @@ def test_the_commands_of_the_guide_to_the_command_line_run(tmp_path, monkeypatch
 def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypatch):
     plugin = ROOT / "examples" / "advisor_plugin"
     project = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]
-    # What installing it would leave: the module and the metadata on the path.
+    # As if installed: the module and the metadata are on the path.
     name, version = project["name"], project["version"]
     metadata = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
     metadata.mkdir()
@@ -125,11 +125,11 @@ def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypa
     assert sum(values[10:30]) < 20 * 4  # the mean of the space
 
 
-def test_the_example_of_an_own_family_finds_a_student_and_resumes(tmp_path):
+def test_the_example_of_a_custom_family_finds_a_student_and_resumes(tmp_path):
     arguments = ("--search-dir", tmp_path / "own", "--steps", 6)
     first = run("own_family.py", *arguments, "--trials", 1)
     assert "The best student" in first
     second = run("own_family.py", *arguments, "--trials", 2)
     assert "The best student" in second
     assert len(SearchResult.load(tmp_path / "own").completed) == 2
-    assert len([*(tmp_path / "own" / "teacher_cache").glob("subspace-*")]) == 1  # found again by another process
+    assert len([*(tmp_path / "own" / "teacher_cache").glob("subspace-*")]) == 1  # reused by the other process

@@ -1,1 +1,1 @@
-"""What touches tensors on behalf of a search."""
+"""The interface of a search to the tensor library, and its implementation for PyTorch."""

@@ -1,7 +1,7 @@
-"""What a search asks of the library that holds its models: everything that touches tensors, and nothing else.
+"""The interface between a search and the library of its models: everything that uses tensors, and nothing else.
 
-`search/` knows models only through this protocol, so that it imports no tensor library. `frameworks.pytorch` is the
-implementation for PyTorch.
+`search/` uses models only through this protocol, so that it imports no tensor library. `frameworks.pytorch` implements
+it for PyTorch.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ class Framework(Protocol):
         """The student of an architecture, on its device; built in the same random state in every trial.
 
         Raises:
-            TrialError: `model_builder` returned what is no model, or not a new one.
+            TrialError: `model_builder` returned something other than a model, or not a new one.
         """
 
     def finish(self, trained: Any) -> Any:
         """A trained model, ready to be evaluated, measured and saved.
 
         Raises:
-            TrialError: the training returned what is no model.
+            TrialError: the training returned something other than a model.
         """
 
     def evaluate(self, model: Any, seed: int) -> Mapping[str, Any]:
-        """What the user's `eval_func` returns for a model; nothing where there is none.
+        """The metrics that the user's `eval_func` returns for a model; none if there is no `eval_func`.
 
         Raises:
-            TrialError: `eval_func` returned no mapping.
+            TrialError: `eval_func` did not return a mapping.
         """
 
     def measure(self, model: Any, names: Sequence[str]) -> Measurement:
@@ -47,10 +47,10 @@ class Framework(Protocol):
         """
 
     def save(self, model: Any, architecture: Architecture, directory: Path) -> None:
-        """Write a student into a directory of its own, whole or not at all."""
+        """Write a student into its own directory, completely or not at all."""
 
     def load(self, architecture: Architecture, directory: Path) -> Any:
-        """The student that `save` wrote, ready to be used.
+        """The student that `save` wrote, ready for use.
 
         Raises:
             ConfigurationError: the weights are those of a model of another structure.
@@ -60,4 +60,4 @@ class Framework(Protocol):
         """Within the context all global random states are seeded; afterwards they are as before."""
 
     def fingerprint(self, model: Any) -> str:
-        """A hash of all that the model's results depend on."""
+        """A hash of everything that the model's results depend on."""

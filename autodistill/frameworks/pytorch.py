@@ -1,4 +1,4 @@
-"""PyTorch as a search sees it: students are built, evaluated, measured, saved and loaded here."""
+"""PyTorch for a search: students are built, evaluated, measured, saved and loaded here."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class PyTorchFramework:
 
     Args:
         model_builder: `architecture -> student`.
-        eval_func: `student -> metrics`; None where every metric is built in.
-        seed: the search's.
-        device: where students are trained and measured.
+        eval_func: `student -> metrics`; None if every metric is built in.
+        seed: of the search.
+        device: on which students are trained and measured.
         teacher: timed in turns with the student; no student may share its weights.
         example: the batch that latency and FLOPs are measured with.
-        built: the students built so far, as long as they live: none may be returned twice.
+        built: the students built so far and still in memory: none may be returned twice.
 
     Examples:
         >>> framework = PyTorchFramework(lambda sizes: nn.Linear(sizes["width"], 1), None, 0, torch.device("cpu"))
@@ -100,7 +100,7 @@ class PyTorchFramework:
         return measure(model, names, example=self.example, teacher=self.teacher)
 
     def save(self, model: nn.Module, architecture: Architecture, directory: Path) -> None:
-        """Write a student, by its own `save_pretrained` where it has one."""
+        """Write a student, with its own `save_pretrained` if it has one."""
         save_student(model, architecture, directory)
 
     def load(self, architecture: Architecture, directory: Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Trained students on disk: weights and architecture, by the model's own `save_pretrained` where it has one."""
+"""Trained students on disk: weights and architecture, with the model's own `save_pretrained` if it has one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ ARCHITECTURE_FILE = "architecture.json"
 
 
 def save_student(student: nn.Module, architecture: Architecture, directory: Path) -> None:
-    """Write a student into a directory of its own, whole or not at all; what was there before is replaced.
+    """Write a student into its own directory, completely or not at all; an earlier one is replaced.
 
     Args:
-        student: with `save_pretrained` (as of transformers models) that is used, else `model.safetensors` is written.
-        architecture: written beside it as `architecture.json`.
-        directory: made by this function.
+        student: its `save_pretrained` is used if it has one (transformers models); otherwise `model.safetensors` is
+            written.
+        architecture: written to the same directory as `architecture.json`.
+        directory: created by this function.
     """
     student = getattr(student, "_orig_mod", student)  # as torch.compile wraps it
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +44,8 @@ def load_student(student: nn.Module, directory: Path) -> nn.Module:
     """The student that was saved, in eval mode.
 
     Args:
-        student: a fresh model of the saved architecture; it is given the weights, or tells the class to load.
-        directory: where `save_student` wrote it.
+        student: a new model of the saved architecture; the weights are loaded into it, or by its class.
+        directory: in which `save_student` wrote it.
 
     Raises:
         ConfigurationError: the weights are those of a model of another structure.

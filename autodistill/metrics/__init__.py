@@ -1,1 +1,1 @@
-"""Metrics of a student: what they are, and how they are measured."""
+"""Metrics of a student: their definitions and their measurement."""

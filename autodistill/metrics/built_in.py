@@ -1,4 +1,4 @@
-"""The built-in metrics, one entry each: direction, unit, what is needed to measure it, and how it is computed.
+"""The built-in metrics, one entry each: direction, unit, requirements, and computation.
 
 No torch is imported here: a metric is computed from `Quantities`, which a framework measures.
 """
@@ -13,7 +13,7 @@ Need = Literal["example", "teacher"]
 
 
 class Quantities(Protocol):
-    """What is measured on a student, each quantity when it is first read; `metrics.measure` does so for PyTorch."""
+    """Quantities of a student, each measured when it is first read; `metrics.measure` implements them for PyTorch."""
 
     @property
     def latency(self) -> float:
@@ -38,7 +38,7 @@ class Quantities(Protocol):
 
 @dataclass(frozen=True)
 class Measurement:
-    """The requested metrics, and how precise the timed ones are.
+    """The requested metrics, and the precision of the timed ones.
 
     Args:
         metrics: one value for each name.
@@ -51,16 +51,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class BuiltInMetric:
-    """A metric that is measured without a function of the user's.
+    """A metric that is measured without a user function.
 
     Args:
-        name: as configurations and results name it.
-        value: computes it.
+        name: in configurations and results.
+        value: computes the metric.
         greater_is_better: its direction.
-        unit: for headings of tables; empty for a number without one.
-        needs: what must be there to measure it: an example batch, a teacher.
-        known_untrained: a training that keeps the shapes of a student's parameters does not change it, so that its
-            bounds can be checked before the training.
+        unit: for table headings; empty for a number without a unit.
+        needs: what is required to measure it: an example batch, a teacher.
+        known_untrained: training that keeps the shapes of a student's parameters does not change the metric, so that
+            its bounds can be checked before training.
         alternative: the metric to use if there is no teacher.
     """
 

@@ -1,4 +1,4 @@
-"""Latency: models timed in turns."""
+"""Latency: models are timed in turns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WARM_UP = 3  # calls of each model before the first timed one
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 50
 
 
-_TIMING_BUDGET = 1.0  # seconds of timed rounds, kept once _MIN_ROUNDS are done
+_TIMING_BUDGET = 1.0  # seconds of timed rounds; applies after _MIN_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Timing:
     rounds: int
 
     def to_json(self) -> dict[str, float]:
-        """The quartiles with their difference, which is the spread."""
+        """The quartiles and their difference, the spread."""
         spread = self.upper - self.lower
         return {
             "median_ms": self.median,
@@ -49,15 +49,15 @@ class Timing:
 def time_models(
     models: Mapping[str, nn.Module], batch: Batch, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Timing]:
-    """Time models in turns, so that whatever else slows the machine hits all of them.
+    """Time models in turns, so that other load on the machine affects all of them.
 
-    In every round each model is called twice and the second call is timed: the first brings the caches back to this
-    model. The median of the rounds is little moved by interruptions.
+    In every round each model is called twice and the second call is timed: the first fills the caches with this model
+    again. Interruptions have little effect on the median of the rounds.
 
     Args:
-        models: by the name that the result is to have.
-        batch: what they are called with; times are divided by its size.
-        clock: gives seconds.
+        models: by their names in the result.
+        batch: the input of the models; times are divided by its size.
+        clock: returns seconds.
     """
     calls = {name: _synchronised_call(model, batch) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -88,7 +88,7 @@ def _synchronised_call(model: nn.Module, batch: Batch) -> Callable[[], None]:
 
     def run() -> None:
         call()
-        if device.type == "cuda":  # its kernels are only queued so far
+        if device.type == "cuda":  # its kernels are only queued at this point
             torch.cuda.synchronize(device)
 
     return run

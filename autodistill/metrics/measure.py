@@ -24,7 +24,7 @@ from autodistill.models.modes import inference
 def measure(
     student: nn.Module, names: Sequence[str], *, example: Any = None, teacher: nn.Module | None = None
 ) -> Measurement:
-    """Measure built-in metrics of a student; both models end in the training mode they came in.
+    """Measure built-in metrics of a student; the training modes of both models are restored.
 
     Args:
         student: the model to measure, on the device to measure it on.
@@ -32,7 +32,7 @@ def measure(
             `parameters`, `flops` (per sample), `size_mb` (10**6 bytes).
         example: a batch to call the models with: a mapping (keyword arguments, labels left out) or a pair
             `(inputs, targets)`. Needed for latency, speedup and flops.
-        teacher: timed in turns with the student where there is one; needed for speedup.
+        teacher: timed in turns with the student if passed; needed for speedup.
 
     Raises:
         ConfigurationError: an unknown name, or no example or teacher where one is needed.
@@ -70,7 +70,7 @@ class ModelQuantities:
 
     Args:
         student: the model to measure.
-        batch: what the models are called with; None if only what needs no call is read.
+        batch: the input of the models; None if only quantities that need no call are read.
         teacher: timed in turns with the student; optional.
 
     Attributes:
@@ -114,9 +114,9 @@ class ModelQuantities:
 def count_flops(model: nn.Module, batch: Batch) -> float:
     """Floating-point operations of one forward pass, per sample.
 
-    Matrix products, convolutions and attention are counted, a multiplication and an addition as two; elementwise work
-    is not. Fused kernels hide their products from the counter, so the plain ones are used while counting: the
-    number does not depend on the device or on which kernels it has.
+    Matrix products, convolutions and attention are counted, a multiplication and an addition as two; elementwise
+    operations are not. Fused kernels hide their products from the counter, so plain kernels are used while counting,
+    and the number does not depend on the device or its kernels.
     """
     with inference(model), _plain_kernels(), FlopCounterMode(display=False) as counter:
         inference_call(model, batch)()
@@ -129,15 +129,15 @@ def _plain_kernels() -> Iterator[None]:
     enabled = [library.enabled for library in libraries]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
-        for library in libraries:  # their recurrent layers are one kernel
+        for library in libraries:  # they run recurrent layers as one kernel
             library.enabled = False
         torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoderLayer as one kernel
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for library, was in zip(libraries, enabled, strict=True):
-            library.enabled = was
+        for library, before in zip(libraries, enabled, strict=True):
+            library.enabled = before
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -161,8 +161,8 @@ def size_in_bytes(model: nn.Module) -> int:
 def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     distinct: dict[Any, torch.Tensor] = {}
     for tensor in tensors:
-        # Two parameters may be one piece of memory; a tensor without memory of its own (meta, wrapped) is itself.
+        # Two parameters may share memory; a tensor without memory of its own (meta, wrapped) is identified by its id.
         plain = tensor.layout is torch.strided and tensor.device.type != "meta" and tensor.data_ptr() != 0
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        distinct.setdefault(place if plain else id(tensor), tensor)
+        location = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        distinct.setdefault(location if plain else id(tensor), tensor)
     return list(distinct.values())

@@ -1,4 +1,4 @@
-"""What a search optimises and reports: metrics, their direction and their bounds."""
+"""Metrics that a search optimises and reports, with their direction and bounds."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from autodistill.metrics.built_in import BUILT_IN
 _DIRECTIONS = {name: metric.greater_is_better for name, metric in BUILT_IN.items()} | {"eval_loss": False}
 
 
-_BY_NAME: Any = None  # as `greater_is_better`: what the name tells; it never leaves `Metric.__post_init__`
+_BY_NAME: Any = None  # `greater_is_better` follows from the name; replaced in `Metric.__post_init__`
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One number that tells how good a student is.
+    """One number that measures how good a student is.
 
     Args:
-        name: a key of what `eval_func` returns, or a built-in one, such as latency or parameters.
-        greater_is_better: True unless given; the direction of a built-in metric is known and need not be, and less of
-            `eval_loss` is better unless it is given.
+        name: a key of the mapping that `eval_func` returns, or a built-in metric, such as latency or parameters.
+        greater_is_better: by default True, except for `eval_loss` and for built-in metrics, whose direction is known.
         at_most: a student above it is not feasible: it is never the best.
         at_least: a student below it is not feasible.
-        measured: the metric is recorded and reported and its bounds hold, but it is no goal of the search and is
-            kept from the advisor. A timed metric marked so leaves the search reproducible.
+        measured: the metric is recorded and reported and its bounds apply, but it is not a goal of the search and the
+            advisor does not receive it. With timed metrics marked this way, a search is reproducible.
         before_training: its bounds are checked on the built, untrained student, so that one that breaks them costs no
             trial. Only for built-in metrics with a bound: the others need a trained student.
 
     Raises:
-        ConfigurationError: a direction that contradicts a built-in metric's, bounds that nothing can keep, or none
-            where they are to be checked before training.
+        ConfigurationError: the direction contradicts that of a built-in metric, no value can keep the bounds, or
+            `before_training` is set without a bound.
 
     Examples:
         >>> latency = Metric("latency", at_most=5)
@@ -76,7 +75,7 @@ class Metric:
             )
         if self.before_training is True and self.at_most is None and self.at_least is None:
             problems.append(
-                f"before_training of metric {self.name!r} needs a bound to check; give at_most or at_least, or "
+                f"before_training of metric {self.name!r} needs a bound to check; set at_most or at_least, or "
                 "leave it out."
             )
         bounds = {"at_most": self.at_most, "at_least": self.at_least}
@@ -92,14 +91,14 @@ class Metric:
 
     @classmethod
     def of(cls, spec: str | Mapping[str, Any] | Metric, greater_is_better: bool | None = None) -> Metric:
-        """A metric from its name, from a mapping of the arguments above, or itself.
+        """A metric from its name or from a mapping of the arguments above; a metric is returned as it is.
 
         Args:
-            spec: what to make it from.
-            greater_is_better: for a name, its direction; None where it is to be the known or default one.
+            spec: a name, a mapping or a metric.
+            greater_is_better: for a name, its direction; None for the known or default one.
 
         Raises:
-            ConfigurationError: none of these, or a mapping with an unknown key.
+            ConfigurationError: `spec` is none of these, or a mapping with an unknown key.
 
         Examples:
             >>> Metric.of("parameters").greater_is_better
@@ -123,11 +122,11 @@ class Metric:
         return dataclasses.asdict(self)
 
     def loss(self, value: float) -> float:
-        """The value turned so that less is better."""
+        """The value, with its sign changed if greater is better: less is always better."""
         return -value if self.greater_is_better else value
 
     def violations(self, value: float) -> tuple[float, ...]:
-        """By how much each bound is broken, in the metric's unit; zero or less where it is kept."""
+        """By how much each bound is broken, in the metric's unit; zero or less if it is kept."""
         above = () if self.at_most is None else (value - self.at_most,)
         below = () if self.at_least is None else (self.at_least - value,)
         return above + below
@@ -144,7 +143,7 @@ def losses(metrics: Sequence[Metric], values: Mapping[str, float]) -> tuple[floa
 
 
 def violations(metrics: Sequence[Metric], values: Mapping[str, float]) -> tuple[float, ...]:
-    """The violations of every bound of the given metrics, in order.
+    """The violations of every bound of the metrics, in order.
 
     Examples:
         >>> metrics = [Metric("accuracy", at_least=0.5), Metric("latency", at_most=2)]
@@ -155,7 +154,7 @@ def violations(metrics: Sequence[Metric], values: Mapping[str, float]) -> tuple[
 
 
 def metric_problems(metrics: Sequence[Metric]) -> list[str]:
-    """What is wrong with a list of metrics as a whole, a sentence each; nothing where it is right.
+    """The problems of a list of metrics as a whole, one sentence each; empty if there are none.
 
     Examples:
         >>> metric_problems([Metric("latency", measured=True)])
@@ -172,14 +171,14 @@ def metric_problems(metrics: Sequence[Metric]) -> list[str]:
 
 
 def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, float], list[TrialError]]:
-    """Values of metrics as finite floats, and an error for each value that is none; nothing is raised.
+    """Values of metrics as finite floats, and an error for each value that is not one; nothing is raised.
 
     Args:
-        values: names to numbers; a tensor or an array of one element is a number too.
-        source: where the values come from, as the messages say before a value: "eval_func returned".
+        values: names to numbers; a tensor or an array of one element counts as a number.
+        source: the origin of the values, which precedes the value in messages: "eval_func returned".
 
     Returns:
-        The values by name, without the wrong ones; and the errors: `NonFiniteError` for NaN and infinity.
+        The valid values by name; and the errors: `NonFiniteError` for NaN and infinity.
 
     Examples:
         >>> metric_values({"accuracy": 1, "loss": float("nan")}, "got")
@@ -193,7 +192,7 @@ def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, flo
             number = float(value)
         except OverflowError:  # an integer beyond the largest float
             number = math.inf
-        except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several elements
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
             errors.append(TrialError(sentence))
             continue
         if math.isfinite(number):
@@ -204,5 +203,5 @@ def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, flo
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether a setting is a finite number; True and False are not."""
+    """Whether a setting is a finite number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

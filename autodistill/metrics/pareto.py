@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 
 def non_dominated(losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which points no other point beats: none is at least as good in every loss and better in one.
+    """Which points are not dominated: no other point is at least as good in every loss and better in one.
 
-    Equal points do not beat each other, so both are kept.
+    Equal points do not dominate each other, so both are kept.
 
     Args:
         losses: (points, losses), finite; less is better.
@@ -35,10 +35,10 @@ def non_dominated(losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def nearest_to_ideal(losses: npt.ArrayLike, weights: Sequence[float] | None = None) -> int:
-    """The point nearest to the ideal one, which has the least of every loss.
+    """The point nearest to the ideal point, which has the minimum of every loss.
 
-    Every loss is scaled to its range over the given points, so that units decide nothing; the distance is Euclidean. Of
-    equally near points the first is taken. Known as the compromise solution (Zeleny, 1973).
+    Every loss is scaled to its range over the points, so that units have no influence; the distance is Euclidean. Of
+    equally near points the first is returned. Known as the compromise solution (Zeleny, 1973).
 
     Args:
         losses: (points, losses), finite, at least one point; less is better.
@@ -55,7 +55,7 @@ def nearest_to_ideal(losses: npt.ArrayLike, weights: Sequence[float] | None = No
     """
     points = _checked(losses)
     if not len(points):
-        raise ValueError("the nearest of no points does not exist; give at least one.")
+        raise ValueError("the nearest of no points does not exist; pass at least one.")
     scale = np.ones(points.shape[1]) if weights is None else np.asarray(weights, dtype=float)
     if scale.shape != points.shape[1:] or not np.isfinite(scale).all() or (scale < 0).any():
         raise ValueError(f"weights must be {points.shape[1]} non-negative numbers, but got {weights!r}.")
@@ -63,9 +63,9 @@ def nearest_to_ideal(losses: npt.ArrayLike, weights: Sequence[float] | None = No
 
 
 def dominance_order(losses: npt.ArrayLike) -> list[int]:
-    """The positions of the points, the best first: front after front, each the front of what the ones before leave.
+    """The positions of the points, the best first: front by front, each the front of the remaining points.
 
-    Within a front the nearest to its ideal point comes first; of equally near points the one given first. The sorting
+    Within a front the nearest to its ideal point comes first, and equally near points keep their order. The sorting
     is that of NSGA-II: Deb et al., 2002, "A fast and elitist multiobjective genetic algorithm".
 
     Args:
@@ -79,18 +79,18 @@ def dominance_order(losses: npt.ArrayLike) -> list[int]:
         [2, 1, 3, 0]
     """
     points = _checked(losses)
-    left, order = np.arange(len(points)), list[int]()
-    while len(left):
-        on_front = non_dominated(points[left])
-        front = left[on_front]
+    rest, order = np.arange(len(points)), list[int]()
+    while len(rest):
+        on_front = non_dominated(points[rest])
+        front = rest[on_front]
         nearest = np.argsort(_distances_to_ideal(points[front], np.ones(points.shape[1])), kind="stable")
         order += front[nearest].tolist()
-        left = left[~on_front]
+        rest = rest[~on_front]
     return order
 
 
 def _distances_to_ideal(points: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(points,), rounded: rounding noise must not decide between equally near points."""
+    """(points,), rounded, so that rounding errors do not decide between equally near points."""
     best = points.min(axis=0)
     extent = points.max(axis=0) - best
     scaled = (points - best) / np.where(extent > 0, extent, 1.0)

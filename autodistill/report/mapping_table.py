@@ -1,4 +1,4 @@
-"""The mapping of layers as a table: what a configuration does with one student."""
+"""The layer mapping of one student as a table."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class MappingRow:
     """One pair of layers of one stage.
 
     Attributes:
-        stage: its name: the blocks that are trained, or regular distillation.
-        student: the student's layer; "the student's own loss" for that.
+        stage: the name of the stage: the blocks that are trained, or regular distillation.
+        student: the student's layer, or "the student's own loss".
         teacher: the teacher's layer; empty for the student's own loss.
-        loss: how they are compared.
-        weight: of this term of the stage's loss.
-        steps: optimizer updates of the stage.
+        loss: the loss type.
+        weight: of this term in the loss of the stage.
+        steps: number of optimizer updates of the stage.
     """
 
     stage: str
@@ -42,16 +42,16 @@ class MappingRow:
 def explain_mapping(
     config: AutoDistillationConfig | Mapping[str, Any] | str | Path, student: nn.Module, teacher: nn.Module, batch: Any
 ) -> list[MappingRow]:
-    """The rows of the mapping table: what each stage compares, how, and with which weight.
+    """The rows of the mapping table: the layers that each stage compares, with loss type and weight.
 
     Args:
-        config: as `AutoDistillationConfig.load` takes it.
-        student: of any architecture of the search; where its depth is searched, the table is of this one.
+        config: as `AutoDistillationConfig.load` accepts it.
+        student: of any architecture of the search; the table is for its depth.
         teacher: the teacher.
         batch: any batch of the training data.
 
     Raises:
-        ConfigurationError: the settings do not fit the two models; all mistakes at once.
+        ConfigurationError: the settings do not fit the two models; all mistakes in one error.
 
     Examples:
         >>> import torch

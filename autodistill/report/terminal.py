@@ -1,4 +1,4 @@
-"""What a person sees of a search: its progress while it runs, and a table of what it found."""
+"""The display of a search: its progress while it runs, and a table of its results."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from autodistill.search.trial import Trial, TrialState
 _REFRESH = 0.1  # seconds between two drawings of the bars
 
 
-_LEADERS = 5  # rows of the table of a search for one metric
+_LEADERS = 5  # rows in the table of a search for one metric
 
 
 def make_progress(show: bool = True, console: Console | None = None) -> Progress:
-    """The display that fits: bars on a terminal, plain lines elsewhere, none where none is asked for.
+    """The suitable display: bars on a terminal, plain lines elsewhere, none if disabled.
 
     Args:
         show: False for none.
-        console: where to; standard error by default, so that a program's output stays its own.
+        console: by default standard error, so that the output of the program is not mixed with it.
     """
     if not show:
         return NoProgress()
@@ -38,7 +38,7 @@ def make_progress(show: bool = True, console: Console | None = None) -> Progress
 
 
 class PlainProgress:
-    """A line for each start and end of a trial and for each end of a stage."""
+    """Prints a line for each start and end of a trial and each end of a stage."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -90,10 +90,10 @@ class PlainProgress:
 
 
 class RichProgress:
-    """A bar for the trials and one for the stage of the current trial."""
+    """Shows a bar for the trials and one for the stage of the current trial."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        # Drawn by hand: rich's drawing thread may hold a lock at the moment a data loader forks its workers.
+        # Without automatic refresh: rich's thread could hold a lock at the moment a data loader forks its workers.
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -139,7 +139,7 @@ class RichProgress:
         self._end_stage()
         _print_line(self._console, describe_outcome(trial))
         if self._trials is not None:
-            was_paused = trial.after_flash and trial.state is not TrialState.PAUSED  # and counted then
+            was_paused = trial.after_flash and trial.state is not TrialState.PAUSED  # it was counted then
             self._bars.update(self._trials, advance=0 if was_paused else 1, note="", refresh=True)
 
     def search_finished(self, result: SearchResult) -> None:
@@ -167,7 +167,7 @@ def describe_architecture(trial: Trial) -> str:
 
 
 def describe_outcome(trial: Trial) -> str:
-    """What became of a trial, in one line: its metrics so far, or the last line of its traceback.
+    """The outcome of a trial in one line: its metrics so far, or the last line of its traceback.
 
     Examples:
         >>> describe_outcome(Trial(3, {"layers": 2}).fail("Traceback ...\\nValueError: too small"))
@@ -184,7 +184,7 @@ def describe_outcome(trial: Trial) -> str:
 
 
 def describe_result(result: SearchResult) -> str:
-    """What became of a search, in one line."""
+    """The outcome of a search in one line."""
     best = result.best
     return f"{result.describe_counts()}; " + (
         "no feasible trial yet" if best is None else f"the best is trial {best.number}"
@@ -192,7 +192,7 @@ def describe_result(result: SearchResult) -> str:
 
 
 def format_number(value: float) -> str:
-    """A metric's value at four significant digits; from 1000 on, all digits before the point.
+    """A metric's value with four significant digits; from 1000 on, all digits before the decimal point.
 
     Examples:
         >>> format_number(0.98764), format_number(66_362_880.0)
@@ -202,13 +202,13 @@ def format_number(value: float) -> str:
 
 
 def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | None = None) -> Table:
-    """The table of a search: the teacher, then the Pareto front with the best marked.
+    """The result table of a search: the teacher, then the Pareto front with the best trial marked.
 
-    A search for one metric has no front to speak of: its best few trials are shown.
+    For a search with one metric, the best few trials are shown instead of the front.
 
     Args:
         result: the search.
-        teacher_metrics: the teacher's values by the metrics' names; those missing are left blank.
+        teacher_metrics: the teacher's values by metric name; missing ones are left blank.
     """
     rows = _rows(result)
     dimensions = list(dict.fromkeys(name for trial in rows for name in trial.architecture))
@@ -216,7 +216,7 @@ def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | N
     table.add_column("")
     table.add_column("trial", justify="right")
     for heading in (*dimensions, *(_heading(metric) for metric in result.metrics)):
-        # As text: a name in brackets would be read as a style.
+        # As Text: a name in brackets would be parsed as a style.
         table.add_column(Text(heading), justify="right", overflow="fold")
     if teacher_metrics is not None:
         table.add_row("teacher", "", *("" for _ in dimensions), *_values(result, teacher_metrics), end_section=True)

@@ -1,8 +1,8 @@
-"""The search on disk, written through: the trials are held in memory, and every change is on disk before it counts.
+"""The search directory: the trials are held in memory, and every change is written to disk before it takes effect.
 
-A trial exists once its `trial.json` does. One process holds the directory and is the only writer of records, so that
-the directory is read once, when it is opened. A process that is killed leaves no half-written record: what it had begun
-is removed when the directory is opened again.
+A trial exists once its `trial.json` does. One process holds the directory and is the only writer of records, so the
+directory is read only once, when it is opened. A process that is killed leaves no half-written record: incomplete files
+are removed when the directory is opened again.
 """
 
 from __future__ import annotations
@@ -63,25 +63,25 @@ class SearchDirectory:
         self._metrics = metrics
         self._lock = lock
         self._trials: dict[int, Trial] = {}
-        self._numbers: dict[str, int] = {}  # of the trials, by the key of their architecture
+        self._numbers: dict[str, int] = {}  # trial numbers by the key of the architecture
         self._result: SearchResult | None = None
 
     @classmethod
     def open(cls, path: str | Path, description: Mapping[str, Any], space: SearchSpace) -> SearchDirectory:
-        """Create the directory of a search, or resume the search it holds, and hold it until `close`.
+        """Create the directory of a search, or resume the search in it, and hold it until `close`.
 
-        A damaged `trial.json` is set aside as `trial.json.damaged` with all that lies beside it. That trial is lost:
-        its architecture may be tried again, and the next trial takes its number.
+        A damaged `trial.json` is renamed to `trial.json.damaged`, and so are the other files of its folder. That trial
+        is lost: its architecture may be tried again, and the next trial takes its number.
 
         Args:
-            path: the directory; it is made where it does not exist.
-            description: what the search is, as JSON. On resuming every field must be as it was, except those
+            path: the directory; created if it does not exist.
+            description: the settings of the search, as JSON. On resuming, every field must be unchanged, except those
                 that `autodistill.search.description` names.
-            space: what is searched; the recorded architectures must lie in it.
+            space: the search space; the recorded architectures must belong to it.
 
         Raises:
             SearchDirectoryError: the path is a file or not writable, holds other files or another search, or
-                another process is at work on it.
+                another process holds it.
         """
         path = Path(path).absolute()
         description = _as_json({"schema_version": SCHEMA_VERSION, **description})
@@ -98,7 +98,7 @@ class SearchDirectory:
         return directory
 
     def close(self) -> None:
-        """Let another process open the directory."""
+        """Release the directory, so that another process can open it."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -116,11 +116,11 @@ class SearchDirectory:
 
     @property
     def interrupted(self) -> list[Trial]:
-        """The trials that were running when their process ended; `retry` begins one again."""
+        """The trials that were running when their process ended; `retry` starts one again."""
         return [trial for trial in self.result if trial.state is TrialState.RUNNING]
 
     def begin(self, architecture: Mapping[str, Any]) -> Trial:
-        """Begin the next trial, with an architecture that no other trial has.
+        """Start the next trial, with an architecture that no other trial has.
 
         Raises:
             SearchDirectoryError: a trial has this architecture; or the trial cannot be written.
@@ -129,7 +129,7 @@ class SearchDirectory:
         return self._create(Trial(0, self._space.validate(architecture), started_at=now()))
 
     def add(self, architecture: Mapping[str, Any], metrics: Mapping[str, float]) -> Trial:
-        """Record a trial that was run elsewhere, as complete; it has no student. One write: all of it, or nothing.
+        """Record a trial that was run elsewhere, as complete and without a student, in one atomic write.
 
         Raises:
             SearchDirectoryError: a trial has this architecture; or the trial cannot be written.
@@ -139,22 +139,22 @@ class SearchDirectory:
         return self._create(trial.complete(metrics))
 
     def promote(self, trial: Trial) -> Trial:
-        """Begin to finish a paused trial."""
+        """Start to finish a paused trial."""
         trial = trial.promote()
         self.record(trial)
         return trial
 
     def retry(self, trial: Trial) -> Trial:
-        """Begin an interrupted trial again: one attempt more, from now."""
+        """Start an interrupted trial again: one more attempt, from now."""
         trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1, started_at=now())
         self.record(trial)
         return trial
 
     def record(self, trial: Trial) -> None:
-        """Write the new state of a trial, whole or not at all.
+        """Write the new state of a trial, completely or not at all.
 
         Raises:
-            SearchDirectoryError: the trial was never begun, or cannot be written.
+            SearchDirectoryError: the trial was never started, or cannot be written.
             ValueError: its metrics or details are not JSON; NaN and infinity are not.
         """
         if trial.number not in self._trials:
@@ -166,7 +166,7 @@ class SearchDirectory:
         return trial_directory(self.path, number)
 
     def student_directory(self, number: int) -> Path:
-        """Where the trained student of a trial is kept; created by whoever saves it."""
+        """The folder of a trial's trained student; created when it is saved."""
         return student_directory(self.path, number)
 
     def _create(self, trial: Trial) -> Trial:
@@ -207,7 +207,7 @@ class SearchDirectory:
         except SearchDirectoryError:
             if any(trial.is_measured for trial in trials):
                 raise
-            # Nothing is measured, so nothing is lost: a mistake in the set-up was fixed, and the search begins.
+            # Nothing is measured, so nothing is lost: a mistake in the set-up was fixed, and the search starts again.
             for trial in trials:
                 shutil.rmtree(self.trial_directory(trial.number))
             trials = []
@@ -218,7 +218,7 @@ class SearchDirectory:
             write_json(self.path / SEARCH_FILE, description)
 
     def _read_trials(self) -> list[Trial]:
-        """The trials on disk by number; damaged ones are set aside."""
+        """The trials on disk by number; damaged ones are renamed."""
         trials = []
         for folder in trial_directories(self.path):
             try:
@@ -230,7 +230,7 @@ class SearchDirectory:
                     error,
                     TRIAL_FILE + DAMAGED_SUFFIX,
                 )
-                _set_aside(folder)
+                _rename_damaged(folder)
                 continue
             if trial is not None:
                 trials.append(trial)
@@ -249,7 +249,7 @@ class SearchDirectory:
         return keys
 
     def _clean_up(self) -> None:
-        """Remove what a killed process had begun, and what earlier versions kept."""
+        """Remove incomplete files of a killed process, and files of earlier versions."""
         claims = self.path / _CLAIMS
         if claims.is_dir() and not claims.is_symlink():
             shutil.rmtree(claims)
@@ -258,13 +258,13 @@ class SearchDirectory:
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
         for folder in trial_directories(self.path):
             if int(folder.name) not in self._trials:
-                _set_aside(folder)
+                _rename_damaged(folder)
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
 
 
 def _as_json(description: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = decode_json(encode_json(dict(description)))  # as a resumed process will read it: no tuples
+    result: dict[str, Any] = decode_json(encode_json(dict(description)))  # as a resumed process reads it: no tuples
     return result
 
 
@@ -285,8 +285,8 @@ def _read_description(file: Path) -> dict[str, Any]:
     return result
 
 
-def _set_aside(folder: Path) -> None:
-    """Rename everything in a folder, so that it is kept but is no longer part of a trial."""
+def _rename_damaged(folder: Path) -> None:
+    """Rename everything in a folder, so that it is kept but no longer part of a trial."""
     for entry in list(folder.iterdir()):
         if DAMAGED_SUFFIX in entry.suffixes:
             continue

@@ -1,4 +1,4 @@
-"""How trials are run: anything with `submit(function, *args) -> Future`, as `concurrent.futures.Executor` has it."""
+"""Executors run trials: anything with `submit(function, *args) -> Future`, like `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """The part of the contract of `concurrent.futures.Executor` that a search needs."""
+    """The part of the interface of `concurrent.futures.Executor` that a search needs."""
 
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Run the function with these arguments, now or later, here or elsewhere."""
+        """Run the function with these arguments, now or later, in this or another process."""
 
 
 class SerialExecutor:
     """Runs what is submitted in this thread, before `submit` returns.
 
-    An exception is kept in the future. What is no `Exception`, such as an interrupt by the user, is raised by `submit`.
+    An `Exception` is stored in the future. Any other `BaseException`, such as an interrupt by the user, is raised.
 
     Examples:
         >>> SerialExecutor().submit(max, 1, 2).result()
@@ -45,7 +45,7 @@ class SerialExecutor:
 
 
 class GroupExecutor(SerialExecutor):
-    """Process 0 of several that train together: what it runs, all run.
+    """The executor of process 0 of several that train together: all processes run what it runs.
 
     The others call `follow`. Every message is a mapping with one key: `trial`, `best` or `stopped`.
 
@@ -63,11 +63,11 @@ class GroupExecutor(SerialExecutor):
         return super().submit(function, *args)
 
     def end(self, best: Any) -> None:
-        """Let the others return the best architecture."""
+        """End `follow` in the other processes, which then return the best architecture."""
         self._processes.broadcast({"best": best})
 
     def stop(self, error: Exception) -> None:
-        """Let the others stop with an error, as this process does."""
+        """Stop the other processes with an error, as this process stops."""
         self._processes.broadcast({"stopped": f"{type(error).__name__}: {error}"})
 
 

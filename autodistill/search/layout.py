@@ -1,9 +1,9 @@
-"""Where everything is in a search directory.
+"""The layout of a search directory.
 
 search_dir/
-  search.json            what the search is; compared when it is resumed
+  search.json            the settings of the search; compared when it is resumed
   search.lock            held by the process that runs the search
-  owner.json             which process took the lock last
+  owner.json             the process that last took the lock
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
   teacher_cache/         safe to delete
   */*.tmp                files that are being written; ignored, and removed when the directory is opened
@@ -40,7 +40,7 @@ def trial_directory(search_dir: Path, number: int) -> Path:
 
 
 def student_directory(search_dir: Path, number: int) -> Path:
-    """Where the trained student of a trial is kept."""
+    """The folder of a trial's trained student."""
     return trial_directory(search_dir, number) / STUDENT
 
 

@@ -1,4 +1,4 @@
-"""Who may write to a directory: it must be free for this search, and one process holds it at a time."""
+"""The lock of a search directory: it must be available for this search, and one process holds it at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
 from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE
 from autodistill.search.trial import now
 
-# What a directory may hold before it holds a search: a process may be killed while it is the first to open it.
+# What a directory may hold before it holds a search: the first process to open it may have been killed.
 _BEFORE_A_SEARCH = {LOCK_FILE, OWNER_FILE, TEACHER_CACHE}  # the cache is filled when a student is trained alone
 
 
 def prepare(path: Path) -> None:
-    """Make the directory where it does not exist.
+    """Create the directory if it does not exist.
 
     Raises:
-        SearchDirectoryError: it is a file, cannot be made, or holds something other than a search.
+        SearchDirectoryError: it is a file, cannot be created, or holds something other than a search.
     """
     if path.exists() and not path.is_dir():
         raise SearchDirectoryError(f"search_dir must be a directory, but {path} is a file; name another path.")
@@ -42,7 +42,7 @@ def prepare(path: Path) -> None:
 
 
 def hold(path: Path) -> FileLock:
-    """Hold the directory until the lock is released or this process ends, however it ends.
+    """Hold the directory until the lock is released or this process ends, for whatever reason.
 
     Raises:
         SearchDirectoryError: it is held already, or not writable.
@@ -70,7 +70,7 @@ def hold(path: Path) -> FileLock:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Report a disk that is full, read-only or gone as an error of the search directory."""
+    """Raise `SearchDirectoryError` for a disk that is full, read-only or missing."""
     try:
         yield
     except (Timeout, FileExistsError):

@@ -1,4 +1,4 @@
-"""The loop over the trials of a search: take the next trial, run it, record it, and again."""
+"""The loop over the trials of a search: choose the next trial, run it, record it, repeat."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Policy:
-    """What becomes of students and of failures.
+    """How students and failures are handled.
 
     Args:
         keep: which trained students stay on disk: those on the Pareto front, all, or none.
-        max_retries: how often an interrupted trial is begun again before it counts as failed.
-        max_consecutive_failures: so many failed trials in a row stop the search.
+        max_retries: how often an interrupted trial is started again before it counts as failed.
+        max_consecutive_failures: this many failed trials in a row stop the search.
     """
 
     keep: Literal["pareto", "all", "none"]
@@ -49,9 +49,9 @@ class Limits:
     """When a search ends.
 
     Args:
-        trials: it holds so many.
-        seconds: no trial is begun after so many.
-        patience: no architecture is proposed when the front has not changed for so many trials.
+        trials: the number of trials in the directory at which it ends.
+        seconds: after this time no further trial is started.
+        patience: no architecture is proposed when the front has not changed for this many trials.
     """
 
     trials: int
@@ -60,15 +60,15 @@ class Limits:
 
 
 class SearchLoop:
-    """Runs trials until the search ends; what comes next follows from the trials that are recorded.
+    """Runs trials until the search ends; the next trial follows from those that are recorded.
 
     Args:
         directory: held by this process.
         spec: what the trials have in common.
-        proposals: where architectures come from.
+        proposals: the source of architectures.
         executor: runs the trials.
-        policy: of students and failures.
-        progress: receives all that happens.
+        policy: how students and failures are handled.
+        progress: receives all events.
     """
 
     def __init__(
@@ -89,9 +89,11 @@ class SearchLoop:
         self._bounds = UntrainedBounds(
             spec.metrics, spec.framework, spec.search_space, keeps_size=spec.training.keeps_size
         )
-        self._checked = any(trial.is_measured for trial in self.result)  # the settings, against a student
-        self._exhausted = False  # the space
-        self._with_students = {trial.number for trial in self.result.completed}  # or without: not looked up
+        self._checked = any(trial.is_measured for trial in self.result)  # whether the settings were checked
+        self._exhausted = False  # whether the space is
+        self._with_students = {
+            trial.number for trial in self.result.completed
+        }  # may include trials whose student was not kept
 
     @property
     def result(self) -> SearchResult:
@@ -127,9 +129,9 @@ class SearchLoop:
     # --- the next trial ---
 
     def _next(self) -> Trial | None:
-        """An interrupted trial begun again, a paused one promoted, or a new one; None at the end.
+        """An interrupted trial started again, a paused one promoted, or a new one; None at the end.
 
-        Where nothing is complete in the end, the best of the paused is promoted all the same: there is to be a best.
+        If no trial is complete at the end, the best paused one is promoted anyway, so that there is a best trial.
         """
         trial = None
         if time.monotonic() < self._deadline:
@@ -171,14 +173,14 @@ class SearchLoop:
         return self.directory.begin(architecture)
 
     def _check(self, architecture: Architecture) -> None:
-        """Before the first trial: the settings against the first student that can be built and run."""
+        """Before the first trial, check the settings against the first student that can be built and run."""
         if self._checked:
             return
         try:
             self.spec.training.check(self.spec.framework.build(architecture))
         except ConfigurationError:
             raise
-        except Exception as error:  # the trial of this architecture records why, and the next student is checked
+        except Exception as error:  # the trial of this architecture records the cause; the next student is checked
             logger.debug("the settings could not be checked against %s: %s", architecture, error)
         else:
             self._checked = True
@@ -186,7 +188,7 @@ class SearchLoop:
     # --- running and recording it ---
 
     def _run(self, trial: Trial) -> tuple[Trial, Exception | None]:
-        """Run one trial, or the part of it that is due, and record it; with the error where it failed."""
+        """Run one trial, or the part of it that is due, and record it; also returns the error if it failed."""
         self.progress.trial_started(trial)
         try:
             future = self.executor.submit(run_trial, self.spec, trial)
@@ -204,7 +206,7 @@ class SearchLoop:
         return self._complete(trial, future.result()), None
 
     def _interrupt(self, trial: Trial) -> None:
-        """Leave a trial to be begun again; an orderly interruption counts as no attempt."""
+        """Leave a trial to be started again; an orderly interruption does not count as an attempt."""
         self.directory.record(replace(trial, attempts=trial.attempts - 1))
 
     def _fail(self, trial: Trial, error: Exception) -> Trial:
@@ -215,13 +217,13 @@ class SearchLoop:
         return trial
 
     def _pause(self, trial: Trial, outcome: Outcome) -> Trial:
-        """A paused trial keeps its checkpoints: once promoted, it resumes from them."""
+        """Record a paused trial; it keeps its checkpoints and resumes from them once promoted."""
         trial = trial.pause(outcome.metrics, outcome.details)
         self.directory.record(trial)
         return trial
 
     def _complete(self, trial: Trial, outcome: Outcome) -> Trial:
-        """The student was saved before its trial counts as complete; those that are not kept are removed after."""
+        """Record a trial whose student has been saved, and remove the students that are not kept."""
         trial = trial.complete(outcome.metrics, outcome.details)
         self.directory.record(trial)
         self._remove_checkpoints(trial)

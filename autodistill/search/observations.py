@@ -1,4 +1,4 @@
-"""Trials as an advisor sees them: of this search, and of earlier ones."""
+"""Trials as observations for an advisor: those of this search, and of earlier ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 def observation(trial: Trial, metrics: Sequence[Metric], *, after_flash: bool = False) -> Observation:
-    """The trial with the losses and the violated bounds of the metrics; what failed or runs is only taken.
+    """The trial with its losses and violations; failed and running trials are only marked as such.
 
     Args:
         trial: of the search.
         metrics: of the search.
-        after_flash: look at the metrics after flash distillation, whether the trial is paused or went on. One that has
-            no such metrics is not comparable, and only taken.
+        after_flash: use the metrics after flash distillation, whether the trial is paused or was continued. A trial
+            without such metrics is not comparable; it counts as failed.
     """
     values = trial.after_flash if after_flash else trial.metrics
     if values and trial.state is not TrialState.FAILED:
@@ -40,7 +40,7 @@ def observation(trial: Trial, metrics: Sequence[Metric], *, after_flash: bool = 
 def earlier_observations(
     directories: Iterable[str | Path], space: SearchSpace, metrics: Sequence[Metric], *, after_flash: bool = False
 ) -> list[Observation]:
-    """The trials of other search directories that belong to this search: in its space, with all its metrics.
+    """The trials of other search directories that fit this search: in its space, with all its metrics.
 
     Of several trials with one architecture the last counts.
 
@@ -48,7 +48,7 @@ def earlier_observations(
         directories: of the searches.
         space: of this search.
         metrics: of this search.
-        after_flash: look at the metrics after flash distillation; otherwise at those of complete trials.
+        after_flash: use the metrics after flash distillation; otherwise those of complete trials.
 
     Raises:
         SearchDirectoryError: a directory holds no search.
@@ -74,7 +74,7 @@ def measured_elsewhere(values: Mapping[str, float], metrics: Sequence[Metric]) -
     """The values as a trial records them.
 
     Raises:
-        ConfigurationError: a metric is missing, or a value is not a finite number; all mistakes at once.
+        ConfigurationError: a metric is missing, or a value is not a finite number; all mistakes in one error.
 
     Examples:
         >>> measured_elsewhere({"accuracy": 1}, [Metric("accuracy")])

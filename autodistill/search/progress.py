@@ -1,4 +1,4 @@
-"""What a search reports: to a display, and the losses of its trials to files."""
+"""Progress reports of a search to a display, and of the losses of its trials to files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from autodistill.training import NoReport, TrainingReport
 
 
 class Progress(TrainingReport, Protocol):
-    """What a search reports to a display. `close` may be called at any time, more than once."""
+    """The events that a search reports to a display. `close` may be called at any time, more than once."""
 
     def search_started(self, total_trials: int, done: int) -> None:
-        """A search of `total_trials` begins, `done` of which are there from an earlier run."""
+        """A search of `total_trials` begins; `done` of them were finished in an earlier run."""
 
     def trial_started(self, trial: Trial) -> None:
-        """A trial begins, or is promoted: it has metrics after flash distillation then."""
+        """A trial begins, or continues after its promotion; then it has metrics after flash distillation."""
 
     def trial_finished(self, trial: Trial) -> None:
         """The current trial is complete, has failed, or is paused."""
@@ -32,7 +32,7 @@ class Progress(TrainingReport, Protocol):
 
 
 class NoProgress(NoReport):
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def search_started(self, total_trials: int, done: int) -> None:
         """Nothing."""
@@ -54,8 +54,8 @@ class LossRecorder:
     """Writes the losses of every finished stage as a line of JSON, and forwards all reports.
 
     Args:
-        file: written from its beginning.
-        report: receives everything too.
+        file: an earlier one is overwritten.
+        report: receives all events too.
     """
 
     def __init__(self, file: Path, report: TrainingReport) -> None:
@@ -64,15 +64,15 @@ class LossRecorder:
         self._file.unlink(missing_ok=True)
 
     def stage(self, name: str, steps: int) -> None:
-        """A stage of so many steps begins."""
+        """A stage of `steps` steps begins."""
         self._report.stage(name, steps)
 
     def step(self, step: int, loss: float) -> None:
-        """So many steps of the stage are done."""
+        """`step` steps of the stage are done."""
         self._report.step(step, loss)
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
-        """A stage is done: a line with the losses of all its steps."""
+        """A stage is done; writes a line with the losses of all its steps."""
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": name, "losses": list(losses)}) + "\n")
         self._report.finished(name, losses)

@@ -1,4 +1,4 @@
-"""Which trials are trained to the end: asynchronous successive halving with two rungs.
+"""Promotion of trials that are trained to the end: asynchronous successive halving with two rungs.
 
 Flash distillation is the cheap rung. Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning".
 """
@@ -19,11 +19,11 @@ _ROUNDING = 1e-9  # 0.29 of 100 trials are 29, though 0.29 * 100 < 29
 
 
 def promotable(result: SearchResult, share: float | None) -> Trial | None:
-    """The paused trial that is to be finished next: the best of those among the best `share` of all in the rung.
+    """The paused trial to finish next: the best of those among the best `share` of the rung.
 
     Args:
-        result: the search. All trials with metrics after flash distillation are in the rung, whatever became of them.
-        share: between 0 and 1; of n trials, as many as are whole. None for all.
+        result: the search. All trials with metrics after flash distillation are in the rung, whatever their state.
+        share: between 0 and 1; of n trials, `share * n` rounded down. None for all.
 
     Examples:
         >>> from autodistill.metrics.metric import Metric
@@ -33,20 +33,20 @@ def promotable(result: SearchResult, share: float | None) -> Trial | None:
         1
     """
     order = rung_order(result)
-    places = len(order) if share is None else math.floor(share * len(order) + _ROUNDING)
-    return _first_paused(order[:places])
+    count = len(order) if share is None else math.floor(share * len(order) + _ROUNDING)
+    return _first_paused(order[:count])
 
 
 def best_paused(result: SearchResult) -> Trial | None:
-    """The best of the paused trials, whether it is due or not."""
+    """The best paused trial, whether or not its promotion is due."""
     return _first_paused(rung_order(result))
 
 
 def rung_order(result: SearchResult) -> list[Trial]:
-    """The trials with metrics after flash distillation, the best by these first.
+    """The trials with metrics after flash distillation, ordered by these, the best first.
 
-    Those that keep every bound come first, by non-dominated sorting; then the others, those that break the bounds least
-    before those that break them most.
+    Those that keep every bound come first, by non-dominated sorting; then the others, from the smallest to the largest
+    violation.
     """
     rung = [trial for trial in result if trial.after_flash]
     if not rung:
@@ -57,10 +57,10 @@ def rung_order(result: SearchResult) -> list[Trial]:
         violations=np.array([violations(result.metrics, trial.after_flash) for trial in rung]),
         running=[],
     )
-    standing = np.zeros(len(rung))
+    ranks = np.zeros(len(rung))
     for group in (np.flatnonzero(found.feasible), np.flatnonzero(~found.feasible)):
-        standing[group[dominance_order(found.objectives[group])]] = np.arange(len(group))
-    return [rung[position] for position in best_first(found, standing)]
+        ranks[group[dominance_order(found.objectives[group])]] = np.arange(len(group))
+    return [rung[position] for position in best_first(found, ranks)]
 
 
 def _first_paused(trials: list[Trial]) -> Trial | None:

@@ -1,4 +1,4 @@
-"""What is tried next: an architecture that was enqueued, or what the advisor proposes from all that is known."""
+"""Proposals for the next trial: an enqueued architecture, or what the advisor proposes from the history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Proposals:
 
     Args:
         search: the space, the metrics and the seed.
-        advisor: proposes where nothing is enqueued.
+        advisor: proposes when nothing is enqueued.
         history_from: directories of earlier searches.
     """
 
@@ -38,7 +38,7 @@ class Proposals:
     _queue: list[Architecture] = field(default_factory=list)
 
     def enqueue(self, architecture: Mapping[str, Any]) -> None:
-        """Have an architecture tried before any that the advisor proposes.
+        """Enqueue an architecture to be tried before any that the advisor proposes.
 
         Raises:
             SearchSpaceError: it does not belong to the space.
@@ -50,11 +50,11 @@ class Proposals:
 
         Args:
             result: the trials so far.
-            worth_a_trial: asked for what the advisor proposes; what is not is to the advisor one that failed.
+            worth_a_trial: checks proposals of the advisor; a rejected one enters the advisor's history as failed.
 
         Raises:
-            SpaceExhaustedError: every architecture of the space has had its trial, or is not worth one.
-            AdvisorError: the advisor proposed one of its history again, or one that is not in the space.
+            SpaceExhaustedError: every architecture of the space has been tried, or is not worth a trial.
+            AdvisorError: the advisor repeated an architecture of its history, or proposed one outside the space.
         """
         key = self.search.search_space.key
         taken = {key(trial.architecture) for trial in result}
@@ -90,7 +90,7 @@ class Proposals:
         return proposed
 
     def _history(self, result: SearchResult) -> list[Observation]:
-        """Earlier searches, then this one; with `promote`, as they were after flash distillation: all comparable."""
+        """Earlier searches, then this one; with `promote`, all with their metrics after flash distillation."""
         metrics, after_flash = self.search.metrics, self.search.promote is not None
         own = [observation(trial, metrics, after_flash=after_flash) for trial in result]
         tried = [observed.architecture for observed in own]
@@ -98,12 +98,12 @@ class Proposals:
         return [*(observed for observed in earlier if observed.architecture not in tried), *own]
 
     def importance(self, result: SearchResult) -> dict[str, dict[str, float]]:
-        """For each goal of the search, the part of its variance that each dimension explains."""
+        """For each goal of the search, the share of its variance that each dimension explains."""
         goals = [metric.name for metric in self.search.metrics if not metric.measured]
         return dict(zip(goals, importance(self.search.search_space, self._history(result)), strict=True))
 
     def predict(self, result: SearchResult, architecture: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation of each goal of the search that a Gaussian process expects."""
+        """Mean and standard deviation that a Gaussian process predicts for each goal of the search."""
         goals = [metric for metric in self.search.metrics if not metric.measured]
         expected = predict(self.search.search_space, self._history(result), architecture)
         return {goal.name: (goal.loss(mean), std) for goal, (mean, std) in zip(goals, expected, strict=True)}

@@ -1,4 +1,4 @@
-"""The result of a search: all of its trials, and what follows from them."""
+"""The result of a search: all of its trials, and what is computed from them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 
 class SearchResult(Sequence[Trial]):
-    """All trials of a search in order, and what follows from them.
+    """All trials of a search in order, and what is computed from them.
 
     Args:
         trials: in any order.
         metrics: the search's metrics.
 
     Raises:
-        ConfigurationError: no metric is a goal of the search, or two have one name.
+        ConfigurationError: no metric is a goal of the search, or two metrics have the same name.
 
     Examples:
         >>> trials = [
@@ -55,7 +55,7 @@ class SearchResult(Sequence[Trial]):
 
     @classmethod
     def load(cls, search_dir: str | Path) -> SearchResult:
-        """The result so far of the search in a directory, which may be running; nothing is written there.
+        """The result so far of the search in a directory, which may still be running; nothing is written there.
 
         Raises:
             SearchDirectoryError: the directory holds no search, or its description cannot be read.
@@ -96,7 +96,7 @@ class SearchResult(Sequence[Trial]):
         return f"<SearchResult of {self.describe_counts()}>"
 
     def describe_counts(self) -> str:
-        """How many trials there are, and what became of them.
+        """The number of trials, in total and by state.
 
         Examples:
             >>> SearchResult([Trial(0, {"layers": 2}).fail("")], [Metric("accuracy")]).describe_counts()
@@ -107,17 +107,17 @@ class SearchResult(Sequence[Trial]):
 
     @property
     def completed(self) -> list[Trial]:
-        """The trials that were trained to the end, and have metrics."""
+        """The trials that were trained to the end, with their metrics."""
         return [trial for trial in self if trial.state is TrialState.COMPLETE]
 
     @property
     def failed(self) -> list[Trial]:
-        """The trials that have an error."""
+        """The trials that failed with an error."""
         return [trial for trial in self if trial.state is TrialState.FAILED]
 
     @property
     def paused(self) -> list[Trial]:
-        """The trials that were evaluated after flash distillation, and not promoted."""
+        """The trials that were evaluated after flash distillation and not promoted."""
         return [trial for trial in self if trial.state is TrialState.PAUSED]
 
     @property
@@ -127,7 +127,7 @@ class SearchResult(Sequence[Trial]):
 
     @property
     def tried(self) -> list[Trial]:
-        """The trials that count towards `max_trials`: all but those that run, and were not paused before."""
+        """The trials that count towards `max_trials`: all except running ones that were never paused."""
         return [trial for trial in self if trial.state is not TrialState.RUNNING or trial.after_flash]
 
     @property
@@ -137,7 +137,7 @@ class SearchResult(Sequence[Trial]):
 
     @property
     def pareto_front(self) -> list[Trial]:
-        """The feasible trials that no other feasible one beats; with one metric, those of the best value."""
+        """The feasible trials that no other feasible trial dominates; with one metric, those with the best value."""
         feasible = self.feasible
         if not feasible:
             return []
@@ -146,8 +146,8 @@ class SearchResult(Sequence[Trial]):
 
     @property
     def unchanged_for(self) -> int:
-        """How many trials came to an end or a pause since the Pareto front last changed; an equal of a member changes
-        nothing."""
+        """How many trials ended or were paused since the Pareto front last changed; a trial that equals a member
+        does not change it."""
         ended = [trial for trial in self if trial.state is not TrialState.RUNNING]
         ended.sort(key=lambda trial: trial.finished_at or _UNKNOWN)  # promoted trials end after those of later numbers
         front = {trial.number for trial in self.pareto_front}
@@ -161,15 +161,15 @@ class SearchResult(Sequence[Trial]):
     def best(self) -> Trial | None:
         """The member of the Pareto front nearest to the ideal point, each metric scaled to the front's range.
 
-        With one metric it is the best; of equals the first. None while no trial is feasible.
+        With one metric it is the trial with the best value, the first of equal ones. None while no trial is feasible.
         """
         return self.choose()
 
     def choose(self, weights: Mapping[str, float] | None = None) -> Trial | None:
-        """Like `best`, with a weight on some metrics' distance to the ideal; a metric not named weighs 1.
+        """Like `best`, with weights on the metrics' distances to the ideal; the default weight is 1.
 
         Raises:
-            ConfigurationError: a weight is negative or no number, or for a metric that is no goal of the search.
+            ConfigurationError: a weight is negative or not a number, or its metric is not a goal of the search.
         """
         weights = weights or {}
         goals = [metric.name for metric in self.metrics if not metric.measured]
@@ -185,9 +185,9 @@ class SearchResult(Sequence[Trial]):
         return front[nearest_to_ideal(points, [weights.get(name, 1.0) for name in goals])]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a trial: number, state, `architecture_…` and `metrics_…` columns, times, attempts and error.
+        """One row per trial: number, state, `architecture_…` and `metrics_…` columns, times, attempts and error.
 
-        With `promote` there are columns `after_flash_…` as well.
+        With `promote` there are also columns `after_flash_…`.
 
         Raises:
             ImportError: pandas is not installed.

@@ -1,7 +1,6 @@
 """One trial: build the student, train it, evaluate and measure it, save it.
 
-`run_trial` is the only way for a trial. It reads nothing but its arguments, so that it runs in this process or in any
-other.
+Every trial runs through `run_trial`. It reads only its arguments, so that it can run in this process or in any other.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What all trials of a search have in common; everything random in them derives from the seed.
+    """The settings that all trials of a search share; everything random in them derives from the seed.
 
     Args:
         framework: builds, evaluates, measures and saves.
         training: trains.
         search_space: of the architectures.
-        metrics: what must be known of every trial.
-        seed: the search's.
-        processes: train together; process 0 alone evaluates and saves.
+        metrics: to be evaluated or measured in every trial.
+        seed: of the search.
+        processes: train together; only process 0 evaluates and saves.
         promote: the share of trials that is trained to the end; the others end after flash distillation. None for all.
         saves_students: students are written into the trial's folder.
         report: receives the progress of the training.
@@ -54,32 +53,32 @@ class TrialSpec:
         return self.promote is not None and not trial.after_flash
 
     def for_another_process(self) -> TrialSpec:
-        """The same without what belongs to this process: its display."""
+        """A copy without the display, which belongs to this process."""
         return replace(self, report=NoReport())
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial yields: its metrics, and as JSON how training and timing went."""
+    """The outcome of a trial: its metrics, and details of training and timing as JSON."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
 
 def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
-    """Build, train, evaluate, measure and save one student; or the part of it that is due.
+    """Build, train, evaluate, measure and save one student, or do the part of this that is due.
 
     Args:
-        spec: what it has in common with the search's other trials.
-        trial: its architecture, and its folder: an interrupted training resumes from the checkpoints there, and the
-            student is saved there. Without a folder nothing is written.
+        spec: the settings that all trials of the search share.
+        trial: its architecture and its folder. An interrupted training resumes from the checkpoints in the folder, and
+            the student is saved there; without a folder nothing is written.
 
     Returns:
-        The metrics of `eval_func` and those built-in ones that it did not return; nothing in processes other than 0.
+        The metrics of `eval_func`, and the built-in ones that it did not return; nothing in processes other than 0.
 
     Raises:
-        TrialError: a hook returned what it must not; NonFiniteError for a metric that is NaN or infinite.
-        Exception: whatever a hook raises.
+        TrialError: a hook returned an invalid value; NonFiniteError for a metric that is NaN or infinite.
+        Exception: any exception that a hook raises.
     """
     framework, processes = spec.framework, spec.processes
     seed = derive_seed(spec.seed, "training", spec.search_space.key(trial.architecture))
@@ -115,7 +114,7 @@ def _context(spec: TrialSpec, trial: Trial, seed: int, flash_only: bool) -> Trai
 
 
 def missing_metrics(metrics: tuple[Metric, ...], outcome: Outcome) -> str | None:
-    """The sentence for metrics of the search that an outcome lacks: a mistake in the set-up, not in the trial."""
+    """The message about metrics that an outcome lacks, which is a mistake in the set-up, not in the trial."""
     missing = [metric.name for metric in metrics if metric.name not in outcome.metrics]
     if not missing:
         return None

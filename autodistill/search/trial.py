@@ -1,4 +1,4 @@
-"""One trial: an architecture, and what became of it."""
+"""One trial: an architecture, its state and its metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search_spaces import Architecture
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """The state of a trial."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -25,26 +25,26 @@ class TrialState(StrEnum):
 
 
 def now() -> datetime:
-    """The time in UTC."""
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One architecture, and what became of it.
+    """One architecture, with its state and its metrics.
 
     Args:
         number: the position in the search, from 0.
-        architecture: what `model_builder` was given.
+        architecture: the argument of `model_builder`.
         state: running, paused (evaluated after flash distillation, and not promoted), complete or failed.
         metrics: the values by name; empty unless complete.
-        after_flash: the values after flash distillation, where the search has `promote`; empty until they are known.
+        after_flash: the values after flash distillation, if the search has `promote`; empty until they are known.
         error: the traceback of a failed trial.
         directory: its folder in the search directory.
         started_at: when its last attempt began, in UTC.
         finished_at: when it was completed, failed or paused.
-        attempts: how often it was begun; more than once after an interruption. A promotion counts from one again.
-        details: whatever else is worth keeping, as JSON: losses by block, the spread of the latency.
+        attempts: how often it was started; more than once after an interruption. A promotion resets it to one.
+        details: further results, as JSON: losses by block, the spread of the latency.
         added: it was run elsewhere and recorded with `add_trial`; it has no student.
     """
 
@@ -63,7 +63,7 @@ class Trial:
 
     @property
     def is_measured(self) -> bool:
-        """Whether there are metrics of it, be they those after flash distillation."""
+        """Whether it has metrics, final ones or those after flash distillation."""
         return bool(self.metrics or self.after_flash)
 
     @property
@@ -78,11 +78,11 @@ class Trial:
         return self._finish(TrialState.COMPLETE, details, metrics=dict(metrics))
 
     def pause(self, metrics: Mapping[str, float], details: Mapping[str, Any] | None = None) -> Trial:
-        """This trial, evaluated now after flash distillation; it waits for its promotion."""
+        """This trial, paused now with its metrics after flash distillation."""
         return self._finish(TrialState.PAUSED, details, after_flash=dict(metrics))
 
     def promote(self) -> Trial:
-        """This trial, to be finished from now on."""
+        """This trial, running again to be finished."""
         return replace(self, state=TrialState.RUNNING, attempts=1, started_at=now(), finished_at=None)
 
     def fail(self, error: str, details: Mapping[str, Any] | None = None) -> Trial:
@@ -117,10 +117,10 @@ class Trial:
 
     @classmethod
     def from_json(cls, record: Any, directory: Path | None = None) -> Trial:
-        """The trial that `to_json` described; keys it does not know are ignored.
+        """The trial that `to_json` described; unknown keys are ignored.
 
         Raises:
-            ValueError: the record describes no trial.
+            ValueError: the record does not describe a trial.
         """
         try:
             started, finished = (
@@ -158,7 +158,7 @@ def _typed(record: Mapping[str, Any], key: str, kind: Any) -> Any:
 
 
 def ensure_has_student(trial: Trial) -> None:
-    """Refuse a trial that has no trained student, kept or not.
+    """Raise an error for a trial that never had a trained student.
 
     Raises:
         ConfigurationError: it is paused, or was added.
@@ -176,7 +176,7 @@ def ensure_has_student(trial: Trial) -> None:
 
 
 def read_trial(directory: Path) -> Trial | None:
-    """The trial in a folder; None where the folder has no record yet.
+    """The trial in a folder; None if the folder has no record yet.
 
     Raises:
         ValueError: the record is damaged, or is that of another folder's trial.

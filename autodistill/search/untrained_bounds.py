@@ -1,4 +1,4 @@
-"""Bounds that a student breaks before it is trained: checked while it costs nothing."""
+"""Bounds that are checked on the untrained student, before a trial is spent on it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 class UntrainedBounds:
-    """Whether a student keeps its bounds, as far as they can be checked without training it.
+    """Checks whether a student keeps its bounds, as far as that is known without training it.
 
     Args:
-        metrics: of the search; those without a bound are passed over.
+        metrics: of the search; those without a bound are ignored.
         framework: builds and measures the students.
         space: of the architectures.
-        keeps_size: the training does not change the metrics in `UNTRAINED`; if it may, only those bounds are checked
-            that are marked `before_training`.
+        keeps_size: the training does not change the metrics in `UNTRAINED`. Otherwise only the bounds of metrics
+            marked `before_training` are checked.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class UntrainedBounds:
         self._kept: dict[str, bool] = {}
 
     def keeps(self, architecture: Architecture) -> bool:
-        """Whether the student keeps the bounds; built once for each architecture, and only where a bound is checked.
+        """Whether the student keeps the bounds; built once for each architecture, and only if a bound is checked.
 
-        A student that cannot be built or run keeps them: its trial records the reason.
+        For a student that cannot be built or run the result is True: its trial records the error.
         """
         if not self._checked:
             return True
         key = self._space.key(architecture)
         if key not in self._kept:
-            self._kept[key] = self._measured_to_keep(architecture)
+            self._kept[key] = self._measure(architecture)
         return self._kept[key]
 
-    def _measured_to_keep(self, architecture: Architecture) -> bool:
+    def _measure(self, architecture: Architecture) -> bool:
         names = [metric.name for metric in self._checked]
         try:
             values = self._framework.measure(self._framework.build(architecture), names).metrics
@@ -60,5 +60,5 @@ class UntrainedBounds:
             return True
         kept = all(violation <= 0 for violation in violations(self._checked, values))
         if not kept:
-            logger.debug("%s is passed over, since untrained it breaks a bound: %s", architecture, values)
+            logger.debug("%s is skipped, since it breaks a bound before training: %s", architecture, values)
         return kept

@@ -1,4 +1,4 @@
-"""The loss terms of the distillation runner, one callback each."""
+"""The loss terms of `DistilRunner`, one callback each."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES = "s_hidden_states", "t_hidden_stat
 
 
 class LossCallback(nn.Module, ABC):
-    """One additive term of the runner's loss; derive from it for a term of your own.
+    """One additive term of the runner's loss; subclass it for a custom term.
 
-    Its parameters are trained with the student. It is called with the batch, to which the runner has added what the
-    models returned: the student's under keys that begin with `s_`, the teacher's under `t_`.
+    Its parameters are trained with the student. It is called with the batch, to which the runner has added the outputs
+    of the models: those of the student under keys that begin with `s_`, those of the teacher under `t_`.
 
     Args:
-        output_key: the name of the term in the runner's record; no two callbacks have the same.
-        weight: the term's factor, not negative; what is recorded is the term without it.
+        output_key: the name of the term in the runner's record, unique among the callbacks.
+        weight: the non-negative factor of the term; the term is recorded without it.
 
     Raises:
         ConfigurationError: the weight is negative or not finite.
@@ -61,8 +61,8 @@ class LossCallback(nn.Module, ABC):
         """The term, a scalar without its weight.
 
         Args:
-            batch: the loader's keys and those of both models' outputs; `labels` are those that each position predicts.
-            progress: the share of the steps done, in [0, 1).
+            batch: the entries of the loader and of both outputs; `labels` are those that each position predicts.
+            progress: the share of the steps that are done, in [0, 1).
         """
 
 
@@ -71,9 +71,9 @@ class KLDivCallback(LossCallback):
 
     Args:
         output_key: see `LossCallback`.
-        temperature: T: a number, an `AnnealedTemperature`, or a function of the share of steps done.
-        student_logits_key: where the student's logits are.
-        teacher_logits_key: where the teacher's are, or what a stored file gives of them.
+        temperature: T: a number, an `AnnealedTemperature`, or a function of the share of steps that are done.
+        student_logits_key: the key of the student's logits.
+        teacher_logits_key: the key of the teacher's logits, whole or as stored in a file.
         weight: see `LossCallback`.
 
     Examples:
@@ -95,13 +95,13 @@ class KLDivCallback(LossCallback):
         self.temperature = temperature
         self.student_logits_key = student_logits_key
         self.teacher_logits_key = teacher_logits_key
-        KLDivLoss(temperature_at(temperature, 0.0))  # a wrong temperature is told now
+        KLDivLoss(temperature_at(temperature, 0.0))  # raises the error for an invalid temperature now
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> torch.Tensor:
         student, teacher = _part(batch, self.student_logits_key), _part(batch, self.teacher_logits_key)
         padding = _padding(batch)
         if padding is not None and not losses.mask_fits(padding, student.shape[:-1]):
-            padding = None  # one prediction a sample, of padded inputs
+            padding = None  # one prediction per sample, for padded inputs
         mask = both_masks(padding, counted_labels(batch.get("labels"), student))
         loss: torch.Tensor = KLDivLoss(temperature_at(self.temperature, progress))(student, teacher, mask)
         return loss
@@ -113,12 +113,12 @@ class MSEHiddenStatesCallback(LossCallback):
     Args:
         output_key: see `LossCallback`.
         normalize: as the other arguments up to `num_layers`, see `MSEHiddenStatesLoss`.
-        need_mapping: train a linear map from the student's width to the teacher's.
+        need_mapping: train a linear map from the student's width to the teacher's width.
         teacher_hidden_state_dim: the teacher's width.
         student_hidden_state_dim: the student's width.
-        num_layers: a map of its own for each layer.
+        num_layers: if given, train a separate map for each of this many layers.
         weight: see `LossCallback`.
-        layer_mapping: pairs (student's layer, teacher's layer) where they are not equally many.
+        layer_mapping: pairs (student's layer, teacher's layer), needed if their numbers differ.
 
     Examples:
         >>> batch = {"s_hidden_states": (torch.zeros(2, 4),), "t_hidden_states": (torch.ones(2, 4),)}
@@ -159,7 +159,7 @@ class AttentionHiddenStatesCallback(LossCallback):
         exclude_first_and_last: leave out the first and the last layer of both models.
         p: the power of the activations.
         weight: see `LossCallback`.
-        layer_mapping: pairs (student's layer, teacher's layer) of those that are left, where they are not equally many.
+        layer_mapping: pairs (student's layer, teacher's layer) of the remaining layers, needed if their numbers differ.
 
     Examples:
         >>> states = tuple(torch.rand(2, 3, 4, 4) for _ in range(3))
@@ -203,8 +203,8 @@ class LabelLossCallback(LossCallback):
 
     Args:
         output_key: see `LossCallback`.
-        student_logits_key: where the student's logits are.
-        labels_key: where the labels are.
+        student_logits_key: the key of the student's logits.
+        labels_key: the key of the labels.
         ignore_index: the label of positions that do not count.
         weight: see `LossCallback`.
 
@@ -249,7 +249,7 @@ def _padding(batch: Mapping[str, Any]) -> torch.Tensor | None:
 def _padding_of_layers(
     batch: Mapping[str, Any], student: HiddenStates, teacher: HiddenStates, layer_mapping: LayerPairs | None
 ) -> torch.Tensor | None:
-    """The padding mask where a compared layer is (N, L, C); None where all have lost their positions."""
+    """The padding mask if a compared layer is (N, L, C); None if no layer has positions."""
     mask = _padding(batch)
     if mask is None:
         return None

@@ -1,4 +1,4 @@
-"""What distillation achieved: the student's accuracy, and what it saves over its teacher."""
+"""Evaluation of a distilled student: its accuracy, and its savings compared with the teacher."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def evaluate_distillation(
     """Measure a distilled student on a test set.
 
     Args:
-        student_model: moved to `device`, as the teacher is; both keep their training modes.
-        teacher_model: what it was distilled from.
+        student_model: moved to `device`, like the teacher; both keep their training modes.
+        teacher_model: the teacher of the student.
         test_loader: batches with labels: mappings or pairs.
-        device: where to measure.
+        device: on which to measure.
 
     Returns:
-        `accuracy`: the share of labels, those of -100 left out, that the student predicts (top 1).
+        `accuracy`: the share of labels that the student predicts (top 1); labels of -100 are left out.
         `model_size_reduction`: the share of the teacher's bytes that the student saves, `1 - student / teacher`.
-        `inference_speedup`: the teacher's latency over the student's on the first batch, timed in turns.
+        `inference_speedup`: the teacher's latency divided by the student's, timed in turns on the first batch.
 
     Raises:
         ConfigurationError: there is no batch, or a batch without class labels.
@@ -49,24 +49,24 @@ def evaluate_distillation(
     device = torch.device(device)
     student, teacher = student_model.to(device), teacher_model.to(device)
     first: Batch | None = None
-    right, counted = 0, 0
+    correct, counted = 0, 0
     with inference(student):
         for content in test_loader:
             batch = Batch(content).to(device)
             first = batch if first is None else first
             hits, counts = _hits(student, batch)
-            right, counted = right + hits, counted + counts
+            correct, counted = correct + hits, counted + counts
     if first is None or not counted:
         raise ConfigurationError("accuracy needs at least one labelled sample, but the test loader gives none.")
     return {
-        "accuracy": right / counted,
+        "accuracy": correct / counted,
         "model_size_reduction": 1 - size_in_bytes(student) / size_in_bytes(teacher),
         "inference_speedup": measure(student, ["speedup"], example=first, teacher=teacher).metrics["speedup"],
     }
 
 
 def _hits(student: nn.Module, batch: Batch) -> tuple[int, int]:
-    """How many labels the student predicts, and of how many."""
+    """The number of labels that the student predicts, and the number of all labels that count."""
     logits, labels = main_part(call_by_names(student, batch)), batch.targets
     if isinstance(labels, torch.Tensor) and labels.dim() == 2 and predicts_next_token(student):
         labels = next_labels(labels)

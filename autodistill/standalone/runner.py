@@ -1,4 +1,4 @@
-"""A small runner: trains a student against a frozen teacher on dict batches, its loss a sum of callbacks."""
+"""A small runner: trains a student with a frozen teacher on batches of mappings; its loss is a sum of callbacks."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from autodistill.standalone.callbacks import STUDENT_HIDDEN_STATES, TEACHER_HIDD
 class DistilRunner:
     """Trains a student to minimise the weighted sum of its callbacks' terms.
 
-    Batches are mappings; a model gets the parts that its forward takes by name. What the models return is added to the
-    batch: a mapping's entries under `s_` or `t_` and their key, anything else as `s_logits` or `t_logits`. Hidden
-    states are what a model returns as `hidden_states` (transformers: `output_hidden_states=True` in its configuration),
-    or the outputs of the layers named here.
+    Batches are mappings; a model receives the entries that are named in the signature of its `forward`. Outputs of the
+    models are added to the batch: the entries of a mapping under their keys with the prefix `s_` or `t_`, anything else
+    as `s_logits` or `t_logits`. Hidden states are the output `hidden_states` of a model (transformers:
+    `output_hidden_states=True` in its configuration), or the outputs of the layers named here.
 
     Args:
         student: trained in place.
-        teacher: runs in eval mode without gradient (online distillation); None where the batches hold `t_logits`, as
+        teacher: runs in eval mode without gradients (online distillation); None if the batches contain `t_logits`, as
             those of a `DistillationDataset` do (offline).
         callbacks: the terms.
         settings: optimizer, learning rate and its schedule (`scheduler="cosine"`), clipping, accumulation, precision.
         student_layers: paths of the student's modules whose outputs are its hidden states.
         teacher_layers: the teacher's.
-        seed: of the order of the data and of dropout: the same seed gives the same student on the same CPU.
-        device: where both models are moved.
+        seed: of the order of the data and of dropout: with the same seed the student is the same on the same CPU.
+        device: to which both models are moved.
 
     Raises:
-        ConfigurationError: there is no callback, two write under one key, or one under 'loss'.
+        ConfigurationError: there is no callback, two have the same key, or one has the key 'loss'.
 
     Examples:
         >>> from autodistill.standalone.callbacks import KLDivCallback, LabelLossCallback
@@ -83,18 +83,18 @@ class DistilRunner:
     def train(
         self, loader: Iterable[Mapping[str, Any]], steps: int, report: Callable[[int, float], None] | None = None
     ) -> dict[str, list[float]]:
-        """Take optimizer steps, through the loader as often as it takes.
+        """Take optimizer steps, iterating over the loader as often as needed.
 
         Args:
-            loader: gives mappings, readable again and again; its random order follows the runner's seed.
-            steps: optimizer updates.
+            loader: yields mappings and can be iterated repeatedly; its random order follows the runner's seed.
+            steps: number of optimizer updates.
             report: called as `report(step, loss)` every few steps.
 
         Returns:
-            For each step the `loss`, and under its key every callback's term without its weight.
+            For each step, the `loss` and, under its key, the unweighted term of every callback.
 
         Raises:
-            ConfigurationError: there is no step, or a batch, a model's output or a layer is not what a callback needs.
+            ConfigurationError: `steps` is below 1, or a batch, an output or a layer is not what a callback needs.
             NonFiniteError: the loss became NaN or infinite.
         """
         if steps < 1:
@@ -115,7 +115,7 @@ class DistilRunner:
         return {"loss": total} | dict(zip(self._keys, parts.T.tolist(), strict=True))
 
     def _batch(self, batch: Batch) -> dict[str, Any]:
-        """The batch with what both models return for it."""
+        """The batch with the outputs of both models added."""
         if not isinstance(batch.content, Mapping):
             raise ConfigurationError(
                 "the runner's batches are mappings of argument names to tensors, but the loader gave a "

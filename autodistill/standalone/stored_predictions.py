@@ -1,4 +1,4 @@
-"""Offline distillation: a teacher's predictions are stored once, and students are trained on the file."""
+"""Offline distillation: a teacher's predictions are stored once, and students are trained with the file."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def save_predictions(
     temperature: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Store a teacher's logits for a whole data set as a safetensors file; they are held in memory until it is written.
+    """Store a teacher's logits for a data set in a safetensors file; they are held in memory until it is written.
 
     Args:
         teacher: moved to `device`; runs in eval mode.
-        loader: gives the data set's batches in its own order (`shuffle=False`), mappings or pairs; every sample has
-            logits of one shape.
-        path: of the file; what was there is replaced once the new one is whole.
-        top_k: store only so many of the largest logits, and the mass of the others; see `top_k_kl_divergence`.
+        loader: yields the data set's batches, mappings or pairs, in order (`shuffle=False`); the logits of all samples
+            have the same shape.
+        path: of the file; an earlier one is replaced once the new one is complete.
+        top_k: store only this many of the largest logits, and the mass of the others; see `top_k_kl_divergence`.
         temperature: T at which stored `top_k` logits will be compared.
-        device: where the teacher runs.
+        device: on which the teacher runs.
 
     Raises:
-        ConfigurationError: the logits of two batches differ in shape, there is none, `top_k` or T is out of range, the
-            folder does not exist, or the loader shuffles.
+        ConfigurationError: the logits of two batches differ in shape, there is no batch, `top_k` or T is out of range,
+            the folder does not exist, or the loader shuffles.
     """
     check_temperature(temperature)
     path = Path(path)
@@ -55,7 +55,7 @@ def save_predictions(
         raise ConfigurationError(f"predictions are stored in a folder that exists, but {path.parent} does not.")
     if isinstance(getattr(loader, "sampler", None), RandomSampler):
         raise ConfigurationError(
-            "predictions are stored in the data set's own order, but the loader shuffles; give it shuffle=False."
+            "predictions are stored in the data set's own order, but the loader shuffles; pass it shuffle=False."
         )
     device, parts = torch.device(device), []
     with evaluating(teacher.to(device)), plain_forward(teacher):
@@ -94,18 +94,18 @@ def _opened(path: Path) -> Any:
 
 
 class DistillationDataset(Dataset[Any]):
-    """A data set whose samples come with the teacher's stored predictions.
+    """A data set that adds the teacher's stored predictions to its samples.
 
-    A sample that is a mapping gets the entry `t_logits`; of a tuple `(inputs, target)` it makes `(inputs, target,
-    logits)`, of anything else `(sample, logits)`. The file is mapped into memory: a prediction is read when its sample
-    is. Predictions of the k largest logits are `TopKLogits`, which `KLDivLoss` takes in the logits' place.
+    A mapping gets the entry `t_logits`; a tuple `(inputs, target)` becomes `(inputs, target, logits)`, and any other
+    sample `(sample, logits)`. The file is mapped into memory: a prediction is read together with its sample.
+    Predictions of the k largest logits are `TopKLogits`, which `KLDivLoss` accepts instead of logits.
 
     Args:
-        dataset: with a length and numbered samples, in the order in which the predictions were stored.
-        path: what `save_predictions` wrote.
+        dataset: has a length and numbered samples, in the order in which the predictions were stored.
+        path: of the file that `save_predictions` wrote.
 
     Raises:
-        ConfigurationError: the file holds no predictions, or not one for each sample.
+        ConfigurationError: the file does not contain predictions, or not one for each sample.
 
     Examples:
         >>> import tempfile
@@ -134,7 +134,7 @@ class DistillationDataset(Dataset[Any]):
         if stored != len(dataset):
             raise ConfigurationError(
                 f"stored predictions must be one for each sample, but {self.path} holds {stored} for {len(dataset)} "
-                "samples; store them anew for this data set."
+                "samples; store them again for this data set."
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""An advisor as a package of its own: `pip install examples/advisor_plugin`, then `search_algorithm: Crossover`."""
+"""An advisor as a separate package: `pip install examples/advisor_plugin`, then `search_algorithm: Crossover`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autodistill import Advisor, Architecture, Observation, create_advisor
 class CrossoverAdvisor(Advisor):
     """Proposes a child of two of the best trials: each dimension from one parent or the other.
 
-    Where no child is new, or fewer than ten trials are complete, it asks the random advisor.
+    If no child is new, or fewer than ten trials are complete, it uses the random advisor.
 
     >>> from autodistill import SearchSpace
     >>> space = SearchSpace({"layers": [2, 4], "heads": [1, 2]})
@@ -21,7 +21,9 @@ class CrossoverAdvisor(Advisor):
     """
 
     def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-        rng = np.random.default_rng(seed)  # the seed is the only source of chance: a resumed search proposes the same
+        rng = np.random.default_rng(
+            seed
+        )  # the seed is the only source of randomness: a resumed search proposes the same
         tried = {self.space.key(observation.architecture) for observation in history}
         complete = [observation for observation in history if observation.is_complete]
         if len(complete) >= 10:

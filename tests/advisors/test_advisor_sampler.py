@@ -1,4 +1,4 @@
-"""Our advisors inside a plain Optuna study."""
+"""Advisors inside a plain Optuna study."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def proposed(study: optuna.Study) -> list[tuple[object, ...]]:
 
 
 class Recording(Advisor):
-    """Remembers the last history that it was given; proposes at random."""
+    """Stores the last history that it received; proposes at random."""
 
     last: Sequence[Observation] = ()
 
@@ -58,7 +58,7 @@ def test_a_study_finds_the_best_and_never_repeats() -> None:
     assert len(set(proposed(study))) == 18  # the whole space
 
 
-def test_the_same_seed_gives_the_same_trials_and_another_gives_others() -> None:
+def test_the_same_seed_leads_to_the_same_trials_and_another_to_others() -> None:
     advisor = BayesianAdvisor(SPACE, initial=4)
     assert proposed(study_of(advisor, 8)) == proposed(study_of(advisor, 8))
     assert proposed(study_of(advisor, 8)) != proposed(study_of(advisor, 8, seed=1))
@@ -130,8 +130,8 @@ def test_threads_never_propose_the_same() -> None:
 
     class First(Advisor):
         def suggest(self, history: Sequence[Observation], *, seed: int) -> Architecture:
-            seen = [observation.architecture for observation in history]
-            return next(architecture for architecture in self.space.enumerate() if architecture not in seen)
+            tried = [observation.architecture for observation in history]
+            return next(architecture for architecture in self.space.enumerate() if architecture not in tried)
 
     study = optuna.create_study(sampler=AdvisorSampler(First(SPACE)))
     study.optimize(together, n_trials=18, n_jobs=3)
@@ -160,17 +160,17 @@ def test_a_trial_without_a_constraint_that_others_have_counts_as_failed() -> Non
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_sampler_that_fixes_some_parameters_may_be_put_around_it() -> None:
+def test_it_can_be_wrapped_in_a_sampler_that_fixes_some_parameters() -> None:
     sampler = optuna.samplers.PartialFixedSampler({"act": "relu"}, AdvisorSampler(RandomAdvisor(SPACE)))
     study = optuna.create_study(sampler=sampler)
     study.optimize(objective, n_trials=3)
     assert {trial.params["act"] for trial in study.trials} == {"relu"}
 
 
-def test_what_is_no_advisor_or_no_seed_is_refused() -> None:
-    for given in (BayesianAdvisor, "BO", None):
+def test_anything_but_an_advisor_and_a_seed_is_refused() -> None:
+    for value in (BayesianAdvisor, "BO", None):
         with pytest.raises(AdvisorError, match=r"such as BayesianAdvisor\(space\), but got"):
-            AdvisorSampler(given)  # type: ignore[arg-type]
+            AdvisorSampler(value)  # type: ignore[arg-type]
     for seed in (-1, None, 0.5, True):
         with pytest.raises(AdvisorError, match=f"seed must be a whole number from 0 on, but got {seed}"):
             AdvisorSampler(RandomAdvisor(SPACE), seed=seed)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def test_it_beats_random_search_on_a_smooth_function() -> None:
     assert np.mean(bayesian) < 0.25 * np.mean(at_random)
 
 
-def test_it_beats_random_search_in_a_space_too_large_to_be_scored_whole() -> None:
+def test_it_beats_random_search_in_a_space_too_large_to_score_all_of_it() -> None:
     space = SearchSpace({f"d{i}": FloatRange(0, 5) for i in range(2)} | {f"d{i}": IntRange(0, 500) for i in (2, 3)})
 
     def measure(architecture: Architecture) -> Observation:
@@ -55,7 +55,7 @@ def test_it_beats_random_search_in_a_space_too_large_to_be_scored_whole() -> Non
     assert np.mean(bayesian) < 0.25 * np.mean(at_random)
 
 
-def test_it_finds_what_keeps_a_bound() -> None:
+def test_it_finds_architectures_that_keep_a_bound() -> None:
     def measure(architecture: Architecture) -> Observation:
         return Observation(architecture, "complete", (-total(architecture),), (total(architecture) - 7,))
 
@@ -78,7 +78,7 @@ def test_it_looks_for_feasible_architectures_while_there_are_none() -> None:
     history = [measure(architecture) for architecture in space.enumerate() if total(architecture) > 13]
     for seed in range(4):
         history.append(measure(BayesianAdvisor(space).suggest(history, seed=seed)))
-    # 5 of the 256 architectures keep the bound, and none of the 15 seen before did.
+    # 5 of the 256 architectures keep the bound, and none of the 15 observed before did.
     assert min(observation.violations[0] for observation in history) <= 0
 
 
@@ -88,9 +88,9 @@ def test_running_trials_push_the_proposal_away_from_them() -> None:
     advisor = BayesianAdvisor(space, initial=2)
     alone = advisor.suggest(history, seed=0)["x"]
     running = [Observation({"x": x}, "running") for x in range(90, 111)]
-    beside = advisor.suggest([*history, *running], seed=0)["x"]
+    with_running = advisor.suggest([*history, *running], seed=0)["x"]
     assert alone in range(90, 111)
-    assert beside not in range(90, 111)
+    assert with_running not in range(90, 111)
 
 
 def test_several_objectives_spread_the_proposals_over_the_front() -> None:
@@ -116,7 +116,7 @@ def test_the_first_proposals_are_spread_over_the_space() -> None:
             proposal = BayesianAdvisor(space).suggest(history, seed=100 * seed + number)
             for observation in history:
                 assert sum(proposal[name] != observation.architecture[name] for name in space.names) >= 3
-            # Failed ones count too: they say nothing about the space, but are not worth coming close to.
+            # Failed trials count too: they are no information on the space, but proposals should keep away from them.
             history.append(Observation(proposal, "failed" if number % 2 else "running"))
 
 
@@ -130,7 +130,7 @@ def test_only_complete_trials_count_towards_the_initial_ones() -> None:
     assert 200 < int(by_model["x"] or 0) < 400
 
 
-def test_of_a_long_history_the_best_and_some_of_the_others_are_learnt() -> None:
+def test_of_a_long_history_the_best_and_some_of_the_others_are_fitted() -> None:
     losses = np.random.default_rng(1).permutation(1000).astype(float)
     architectures = [{"x": x} for x in range(1000)]
     finished = Finished(architectures, losses[:, None], np.zeros((1000, 0)), [])

@@ -1,4 +1,4 @@
-"""What every advisor must do, on every kind of space."""
+"""The contract of all advisors, on every kind of space."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def loss(space: SearchSpace, architecture: Architecture) -> float:
 
 
 def observe(space: SearchSpace, architectures: Sequence[Architecture], kind: str) -> list[Observation]:
-    """A history over the architectures, of a kind that searches really produce."""
+    """A history of the architectures, of a kind that occurs in searches."""
     history = []
     for i, architecture in enumerate(architectures):
         value = loss(space, architecture)
@@ -155,7 +155,7 @@ def search(advisor: Advisor, trials: int, kind: str = "mixed states") -> list[Ob
     return observe(advisor.space, proposed, kind)
 
 
-def test_proposals_lie_in_the_space_in_its_own_form_and_never_repeat(
+def test_proposals_are_in_the_space_in_its_own_form_and_never_repeat(
     make: Callable[[SearchSpace], Advisor], space: SearchSpace
 ) -> None:
     proposed = [observation.architecture for observation in search(make(space), 14)]
@@ -193,7 +193,9 @@ def test_a_whole_space_is_proposed_once_and_then_exhausted(make: Callable[[Searc
 
 
 @pytest.mark.parametrize("state", ["failed", "running"])
-def test_architectures_that_failed_or_run_are_taken(make: Callable[[SearchSpace], Advisor], state: str) -> None:
+def test_architectures_that_failed_or_are_running_are_not_proposed_again(
+    make: Callable[[SearchSpace], Advisor], state: str
+) -> None:
     space = tiny()
     *taken, free = space.enumerate()
     history = [Observation(architecture, state) for architecture in taken]
@@ -203,7 +205,7 @@ def test_architectures_that_failed_or_run_are_taken(make: Callable[[SearchSpace]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_history_is_survived(make: Callable[[SearchSpace], Advisor], kind: str) -> None:
+def test_every_kind_of_history_leads_to_a_new_proposal(make: Callable[[SearchSpace], Advisor], kind: str) -> None:
     for space in (choices_with_a_constraint(), mixed()):
         history = some_history(space, kind)
         proposal = make(space).suggest(history, seed=11)
@@ -211,7 +213,7 @@ def test_every_kind_of_history_is_survived(make: Callable[[SearchSpace], Advisor
         assert space.key(proposal) not in {space.key(observation.architecture) for observation in history}
 
 
-def test_the_same_seed_and_history_give_the_same_proposal_whatever_was_asked_before(
+def test_the_same_seed_and_history_lead_to_the_same_proposal_whatever_came_before(
     make: Callable[[SearchSpace], Advisor], space: SearchSpace
 ) -> None:
     history = some_history(space)
@@ -222,17 +224,17 @@ def test_the_same_seed_and_history_give_the_same_proposal_whatever_was_asked_bef
     assert make(space).suggest(history, seed=2) == first
 
 
-def test_different_seeds_give_different_first_proposals(make: Callable[[SearchSpace], Advisor]) -> None:
+def test_different_seeds_lead_to_different_first_proposals(make: Callable[[SearchSpace], Advisor]) -> None:
     advisor = make(choices_with_a_constraint())
     proposals = {tuple(advisor.suggest([], seed=seed).values()) for seed in range(8)}
     assert len(proposals) == 1 if isinstance(advisor, GridAdvisor) else len(proposals) > 2
 
 
-def test_a_history_replayed_from_json_gives_the_same_next_proposal(
+def test_a_history_replayed_from_json_leads_to_the_same_next_proposal(
     make: Callable[[SearchSpace], Advisor], space: SearchSpace
 ) -> None:
     history = search(make(space), 9)
-    replayed = [Observation(**fields) for fields in json.loads(json.dumps([asdict(seen) for seen in history]))]
+    replayed = [Observation(**fields) for fields in json.loads(json.dumps([asdict(trial) for trial in history]))]
     assert replayed == history
     assert make(space).suggest(replayed, seed=4) == make(space).suggest(history, seed=4)
 
@@ -241,7 +243,7 @@ def test_the_order_of_keys_in_an_architecture_does_not_matter(
     make: Callable[[SearchSpace], Advisor], space: SearchSpace
 ) -> None:
     history = some_history(space, "one objective")
-    turned = [Observation(dict(reversed(seen.architecture.items())), seen.state, seen.objectives) for seen in history]
+    turned = [Observation(dict(reversed(o.architecture.items())), o.state, o.objectives) for o in history]
     assert make(space).suggest(turned, seed=6) == make(space).suggest(history, seed=6)
 
 
@@ -285,7 +287,7 @@ def test_an_architecture_outside_the_space_is_refused_in_a_history(make: Callabl
 
 
 def proposals_of_all() -> list[Architecture]:
-    """One proposal of each advisor on each space, from a history that makes each of them think."""
+    """One proposal of each advisor on each space, from a history that is long enough for its model."""
     return [
         make(make_space()).suggest(some_history(make_space(), "bounds"), seed=13)
         for make in ADVISORS.values()
@@ -294,7 +296,7 @@ def proposals_of_all() -> list[Architecture]:
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_another_process_gives_the_same_proposals(hash_seed: str) -> None:
+def test_another_process_makes_the_same_proposals(hash_seed: str) -> None:
     script = "import json, runpy, sys; print(json.dumps(runpy.run_path(sys.argv[1])['proposals_of_all']()))"
     output = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, __file__],

@@ -8,9 +8,9 @@ from advisors import AdvisorError, EvolutionAdvisor, Observation, RandomAdvisor
 
 
 def test_evolution_beats_random_search() -> None:
-    ours = [best_of(EvolutionAdvisor(SPACE), 100, seed) for seed in range(8)]
+    evolved = [best_of(EvolutionAdvisor(SPACE), 100, seed) for seed in range(8)]
     at_random = [best_of(RandomAdvisor(SPACE), 100, seed) for seed in range(8)]
-    assert np.mean(ours) < 0.5 * np.mean(at_random)
+    assert np.mean(evolved) < 0.5 * np.mean(at_random)
 
 
 def test_evolution_forgets_the_best_when_it_is_old() -> None:
@@ -30,7 +30,7 @@ def test_a_tournament_of_one_draws_any_of_the_population() -> None:
     parents = set()
     for seed in range(60):
         proposal = advisor.suggest(history, seed=seed)
-        parents |= {i for i, seen in enumerate(history) if differences(proposal, seen.architecture) == 1}
+        parents |= {i for i, parent in enumerate(history) if differences(proposal, parent.architecture) == 1}
     assert parents == set(range(6))
 
 

@@ -39,15 +39,17 @@ def test_an_objective_that_never_differs_is_explained_by_no_dimension() -> None:
 def test_a_prediction_is_near_the_truth_and_surer_where_it_was_observed() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(HISTORY))
-    seen, rest = [HISTORY[i] for i in order[:36]], [HISTORY[i] for i in order[36:]]
+    observed, rest = [HISTORY[i] for i in order[:36]], [HISTORY[i] for i in order[36:]]
     for observation in rest:
         for (mean, std), truth in zip(
-            predict(SPACE, seen, observation.architecture), observation.objectives, strict=True
+            predict(SPACE, observed, observation.architecture), observation.objectives, strict=True
         ):
             assert abs(mean - truth) < max(1.5, 4 * std)
-    spread_seen = np.mean([predict(SPACE, seen, observation.architecture)[0][1] for observation in seen[:4]])
-    spread_rest = np.mean([predict(SPACE, seen, observation.architecture)[0][1] for observation in rest[:4]])
-    assert spread_seen < spread_rest
+    spread_observed = np.mean(
+        [predict(SPACE, observed, observation.architecture)[0][1] for observation in observed[:4]]
+    )
+    spread_rest = np.mean([predict(SPACE, observed, trial.architecture)[0][1] for trial in rest[:4]])
+    assert spread_observed < spread_rest
 
 
 def test_too_few_trials_are_refused() -> None:

@@ -9,9 +9,9 @@ from search_spaces import IntRange, SearchSpace
 
 
 def test_local_search_beats_random_search() -> None:
-    ours = [best_of(LocalSearchAdvisor(SPACE), 60, seed) for seed in range(8)]
+    by_steps = [best_of(LocalSearchAdvisor(SPACE), 60, seed) for seed in range(8)]
     at_random = [best_of(RandomAdvisor(SPACE), 60, seed) for seed in range(8)]
-    assert np.mean(ours) < 0.5 * np.mean(at_random)
+    assert np.mean(by_steps) < 0.5 * np.mean(at_random)
 
 
 def test_local_search_takes_a_step_from_the_best_trial() -> None:
@@ -22,7 +22,7 @@ def test_local_search_takes_a_step_from_the_best_trial() -> None:
     assert len({tuple(proposal.values()) for proposal in proposals}) > 15  # of 36
 
 
-def test_local_search_turns_to_the_next_best_where_all_neighbours_are_seen() -> None:
+def test_local_search_uses_the_next_best_trial_once_all_neighbours_are_observed() -> None:
     space = SearchSpace({"a": [0, 1], "b": [0, 1, 2]})
     values = {(0, 0): 1.0, (1, 0): 2.0, (0, 1): 4.0, (0, 2): 5.0}
     history = [Observation({"a": a, "b": b}, "complete", (value,)) for (a, b), value in values.items()]

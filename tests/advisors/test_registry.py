@@ -101,7 +101,7 @@ def test_a_plug_in_that_cannot_be_imported_is_named_with_its_target(monkeypatch:
         create_advisor("aclass", SPACE)
 
 
-def test_names_classes_instances_and_functions_stand_for_advisors() -> None:
+def test_names_classes_instances_and_functions_are_accepted_as_advisors() -> None:
     instance = RandomAdvisor(SearchSpace({"a": [1, 2]}))
     assert as_advisor(instance, SPACE) is instance
     assert isinstance(as_advisor("Grid", SPACE), GridAdvisor)

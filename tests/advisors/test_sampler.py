@@ -25,7 +25,7 @@ def test_tpe_proposes_near_the_good_trials() -> None:
     assert np.mean(proposed) < 0.4 * np.mean([observation.objectives[0] for observation in history])
 
 
-def test_tpe_keeps_away_from_what_violates_a_bound() -> None:
+def test_tpe_avoids_architectures_that_violate_a_bound() -> None:
     space = SearchSpace({f"d{i}": IntRange(0, 20) for i in range(2)})
     rng = np.random.default_rng(0)
     architectures = [space.sample(rng) for _ in range(60)]
@@ -65,7 +65,7 @@ def history_of(study: optuna.Study) -> list[Observation]:
     return [Observation(trial.params, "complete", tuple(trial.values)) for trial in study.trials]
 
 
-def test_nsga_has_its_generations_again() -> None:
+def test_the_generations_of_nsga_are_restored() -> None:
     space = SearchSpace({f"d{i}": IntRange(0, 20) for i in range(3)})
     study = native(space, NSGAIISampler(population_size=5, seed=0), 18)
     with quiet_optuna():
@@ -86,7 +86,7 @@ def test_nsga_breeds_from_the_best_of_the_history() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:QMCSampler is experimental")
-def test_a_sequence_goes_on_where_it_was() -> None:
+def test_a_sequence_continues_from_its_last_position() -> None:
     space = SearchSpace({f"d{i}": IntRange(0, 1000) for i in range(2)})
 
     def make(seed: int) -> BaseSampler:
@@ -98,7 +98,7 @@ def test_a_sequence_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda seed: TPESampler(seed=seed), lambda seed: NSGAIISampler(seed=seed)])
-def test_the_largest_numbers_are_survived(make: Callable[[int], BaseSampler]) -> None:
+def test_the_largest_numbers_are_accepted(make: Callable[[int], BaseSampler]) -> None:
     space = SearchSpace({"x": IntRange(0, 20)})
     history = [Observation({"x": x}, "complete", (1.7e308 if x == 3 else float(x),)) for x in range(12)]
     assert SamplerAdvisor(space, make).suggest(history, seed=0) in space

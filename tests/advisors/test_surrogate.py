@@ -35,15 +35,17 @@ def gram(setting: Setting, features: np.ndarray, others: np.ndarray) -> np.ndarr
 
 
 def test_the_likelihood_differs_from_scipys_by_a_constant() -> None:
-    seen = FEATURES[::9]
-    targets = smooth(seen) - smooth(seen).mean()
+    observed = FEATURES[::9]
+    targets = smooth(observed) - smooth(observed).mean()
     settings = [Setting(1.3, np.array([0.5, 2.0, 0.8]), 1e-2), Setting(0.4, np.array([3.0, 0.7, 1.5]), 0.3)]
-    ours = [log_likelihood(setting, squared_distances(seen, WIDTHS), targets) for setting in settings]
+    computed = [log_likelihood(setting, squared_distances(observed, WIDTHS), targets) for setting in settings]
     scipys = [
-        multivariate_normal(cov=gram(setting, seen, seen) + (setting.noise + 1e-8) * np.eye(len(seen))).logpdf(targets)
+        multivariate_normal(
+            cov=gram(setting, observed, observed) + (setting.noise + 1e-8) * np.eye(len(observed))
+        ).logpdf(targets)
         for setting in settings
     ]
-    assert ours[0] - ours[1] == pytest.approx(scipys[0] - scipys[1], rel=1e-9)
+    assert computed[0] - computed[1] == pytest.approx(scipys[0] - scipys[1], rel=1e-9)
 
 
 def test_a_covariance_that_cannot_be_factored_is_impossible() -> None:
@@ -71,18 +73,18 @@ def test_a_slice_chain_has_the_mean_and_spread_of_the_posterior() -> None:
 
 
 def test_predictions_agree_with_the_posteriors_written_out() -> None:
-    seen = FEATURES[::5]
-    targets = 100 + 7 * smooth(seen)
-    mean, std = Surrogate(seen, targets, WIDTHS, np.random.default_rng(0)).predict(FEATURES)
+    observed = FEATURES[::5]
+    targets = 100 + 7 * smooth(observed)
+    mean, std = Surrogate(observed, targets, WIDTHS, np.random.default_rng(0)).predict(FEATURES)
     # The same chain, drawn again.
-    squares, standardised = squared_distances(seen, WIDTHS), (targets - targets.mean()) / targets.std()
+    squares, standardised = squared_distances(observed, WIDTHS), (targets - targets.mean()) / targets.std()
     drawn = slice_samples(
         lambda z: log_likelihood(Setting.from_normal(z), squares, standardised), 5, np.random.default_rng(0)
     )
     assert len(mean) == len(drawn) == 8
     for i, setting in enumerate(map(Setting.from_normal, drawn)):
-        inner = gram(setting, seen, seen) + (setting.noise + 1e-8) * np.eye(len(seen))
-        cross = gram(setting, FEATURES, seen)
+        inner = gram(setting, observed, observed) + (setting.noise + 1e-8) * np.eye(len(observed))
+        cross = gram(setting, FEATURES, observed)
         expected = targets.mean() + targets.std() * cross @ np.linalg.solve(inner, standardised)
         variance = setting.signal - np.einsum("ij,ji->i", cross, np.linalg.solve(inner, cross.T))
         np.testing.assert_allclose(mean[i], expected, rtol=1e-5)
@@ -92,8 +94,8 @@ def test_predictions_agree_with_the_posteriors_written_out() -> None:
 def test_a_third_of_a_space_predicts_the_rest() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(EVERYTHING))
-    seen, rest = order[:36], order[36:]
-    means, stds = surrogate(FEATURES[seen], smooth(FEATURES[seen])).predict(FEATURES[rest])
+    observed, rest = order[:36], order[36:]
+    means, stds = surrogate(FEATURES[observed], smooth(FEATURES[observed])).predict(FEATURES[rest])
     mean, std = means.mean(axis=0), np.sqrt((stds**2).mean(axis=0) + means.var(axis=0))
     truth = smooth(FEATURES[rest])
     assert spearmanr(mean, truth).statistic > 0.98
@@ -103,15 +105,15 @@ def test_a_third_of_a_space_predicts_the_rest() -> None:
 def test_one_diverged_trial_does_not_hide_the_differences_among_the_others() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(EVERYTHING))
-    seen, rest = order[:36], order[36:]
-    targets = smooth(FEATURES[seen])
+    observed, rest = order[:36], order[36:]
+    targets = smooth(FEATURES[observed])
     targets[4] = 1e12
-    means, _ = surrogate(FEATURES[seen], targets).predict(FEATURES[rest])
+    means, _ = surrogate(FEATURES[observed], targets).predict(FEATURES[rest])
     assert spearmanr(means.mean(axis=0), smooth(FEATURES[rest])).statistic > 0.7
 
 
 @pytest.mark.parametrize("targets", [[3.0] * 6, [0.0] * 6, [1e300, 2e300, 0, 0, 1, 2], [1e-300, 2e-300, 0, 0, 0, 0]])
-def test_degenerate_targets_give_finite_predictions_with_a_positive_spread(targets: list[float]) -> None:
+def test_degenerate_targets_lead_to_finite_predictions_with_a_positive_spread(targets: list[float]) -> None:
     mean, std = surrogate(FEATURES[:6], np.array(targets)).predict(FEATURES)
     assert np.all(np.isfinite(mean))
     assert np.all(std > 0)

@@ -1,4 +1,4 @@
-"""The search loop: resumable to the bit, thrifty with the teacher, and clear about everything that is wrong."""
+"""The search loop: resumes to the bit, runs the teacher as rarely as possible, and reports every mistake clearly."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def plain_search(tmp_path, evaluate=None, *, space=None, metrics=("score",), max
 
 
 def subprocess_environment():
-    """For a process that is to compute what this one does: the same code, the same number of threads."""
+    """For a process that must compute the same as this one: the same code, the same number of threads."""
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy_search.__file__).parent)]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
@@ -83,7 +83,7 @@ def test_a_search_killed_after_the_third_trial_and_resumed_equals_an_uninterrupt
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
 
 
-def test_a_trial_interrupted_in_the_middle_is_begun_again_with_the_same_architecture(tmp_path, uninterrupted):
+def test_a_trial_interrupted_in_the_middle_is_started_again_with_the_same_architecture(tmp_path, uninterrupted):
     calls = []
 
     def interrupting(student):
@@ -102,7 +102,7 @@ def test_a_trial_interrupted_in_the_middle_is_begun_again_with_the_same_architec
 
 # Trial 0 has blocks of 4 steps each, then 9 of regular distillation with a checkpoint every 3.
 @pytest.mark.parametrize(("die_at", "lost"), [(3, 2), (5, 0), (7, 2), (-9, 0), (-7, 2), (-1, 2)])
-def test_an_interrupted_trial_goes_on_from_its_last_block_or_checkpoint(
+def test_an_interrupted_trial_continues_from_its_last_block_or_checkpoint(
     tmp_path, uninterrupted, monkeypatch, die_at, lost
 ):
     whole = 4 * SearchResult.load(uninterrupted)[0].architecture["depth"] + 9
@@ -150,7 +150,7 @@ def test_trials_in_two_portions_equal_trials_in_one(tmp_path, uninterrupted):
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
 
 
-def test_the_programs_own_randomness_neither_enters_nor_is_touched(tmp_path, uninterrupted):
+def test_the_random_state_of_the_program_has_no_influence_and_is_not_changed(tmp_path, uninterrupted):
     torch.manual_seed(12345)
     expected = torch.get_rng_state()
     make_search(tmp_path / "search").search_loop()
@@ -232,16 +232,16 @@ def test_built_in_metrics_are_measured_with_their_spread(tmp_path):
     assert trial.details["latency"]["student"]["interquartile_ms"] >= 0
 
 
-def test_callbacks_see_every_trial_and_may_stop_the_search(tmp_path):
-    seen = []
+def test_callbacks_receive_every_trial_and_may_stop_the_search(tmp_path):
+    numbers = []
 
     def stop_after_two(search, trial):
-        seen.append(trial.number)
+        numbers.append(trial.number)
         if trial.number == 1:
             search.stop()
 
     plain_search(tmp_path, callbacks=[stop_after_two]).search_loop()
-    assert seen == [0, 1]
+    assert numbers == [0, 1]
 
 
 def test_hooks_may_be_assigned_after_construction_and_replace_the_training(tmp_path):
@@ -265,26 +265,26 @@ def test_a_student_is_built_in_the_same_random_state_in_every_trial(tmp_path):
     assert all(torch.equal(weight, weights[0]) for weight in weights)
 
 
-def test_a_timed_metric_marked_measured_is_kept_from_the_advisor(tmp_path):
-    seen = []
+def test_a_timed_metric_marked_measured_is_hidden_from_the_advisor(tmp_path):
+    received = []
 
     class Watching(Advisor):
         def suggest(self, history, *, seed):
-            seen.extend(observation.objectives for observation in history)
+            received.extend(observation.objectives for observation in history)
             return {"width": 1 + len(history)}
 
     metrics = [Metric("score"), Metric("latency", measured=True)]
     plain_search(tmp_path, metrics=metrics, advisor=Watching, example_batch=(torch.zeros(1, 1), None),
                  builder=lambda architecture: nn.Linear(1, architecture["width"]),
                  evaluate=lambda student: {"score": student.out_features}).search_loop()  # fmt: skip
-    assert seen
-    assert all(len(objectives) == 1 for objectives in seen)
+    assert received
+    assert all(len(objectives) == 1 for objectives in received)
 
 
 # -- mistakes: each is reported clearly, and nothing is lost ---------------------------------------------------------
 
 
-def test_a_layer_that_does_not_exist_is_told_with_the_nearest_names_before_any_trial(tmp_path):
+def test_a_layer_that_does_not_exist_is_reported_with_the_nearest_names_before_any_trial(tmp_path):
     config = make_config(search_space={"width": [8], "depth": [2]}, max_trials=1)
     config["flash_distillation"] = {
         "block_names": ["layers.0"],
@@ -295,12 +295,12 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest_names_before_any_t
         search.search_loop()
     assert list((tmp_path / "search/trials").iterdir()) == []
     config["flash_distillation"]["layer_mappings_for_knowledge_transfer"] = [[("layers.0.linear1", "layers.0.linear1")]]
-    mended = make_search(tmp_path / "search", config)
-    mended.search_loop()
-    assert len(mended.search_result.completed) == 1
+    fixed = make_search(tmp_path / "search", config)
+    fixed.search_loop()
+    assert len(fixed.search_result.completed) == 1
 
 
-def test_all_wrong_paths_are_told_at_once(tmp_path):
+def test_all_wrong_paths_are_reported_in_one_error(tmp_path):
     config = make_config(search_space={"width": [8], "depth": [2]}, max_trials=1)
     config["flash_distillation"] = {
         "block_names": ["layer.0"],
@@ -323,7 +323,7 @@ def test_features_that_differ_in_two_axes_are_refused_before_any_trial(tmp_path)
         make_search(tmp_path / "search", config).search_loop()
 
 
-def test_lists_of_unequal_length_are_all_told_in_one_message(tmp_path):
+def test_lists_of_unequal_length_are_all_reported_in_one_error(tmp_path):
     config = make_config()
     config["search"]["higher_is_better"] = [True]
     config["flash_distillation"] = {
@@ -344,17 +344,17 @@ def test_lists_of_unequal_length_are_all_told_in_one_message(tmp_path):
         assert part in message
 
 
-def test_a_metric_that_is_not_returned_stops_the_search_after_the_first_trial_which_is_begun_again(tmp_path):
+def test_a_missing_metric_stops_the_search_after_the_first_trial_which_is_started_again(tmp_path):
     search = plain_search(tmp_path, lambda student: {"acuracy": 1.0}, metrics=["accuracy"])
     with pytest.raises(ConfigurationError, match=r"'accuracy' is missing; it returned 'acuracy'"):
         search.search_loop()
     assert [trial.state for trial in search.search_result] == [TrialState.RUNNING]
-    mended = plain_search(tmp_path, lambda student: {"accuracy": 1.0}, metrics=["accuracy"])
-    mended.search_loop()
-    assert [trial.metrics for trial in mended.search_result] == [{"accuracy": 1.0}] * 4
+    fixed = plain_search(tmp_path, lambda student: {"accuracy": 1.0}, metrics=["accuracy"])
+    fixed.search_loop()
+    assert [trial.metrics for trial in fixed.search_result] == [{"accuracy": 1.0}] * 4
 
 
-def test_nan_from_eval_func_fails_the_trial_and_the_search_goes_on(tmp_path):
+def test_nan_from_eval_func_fails_the_trial_and_the_search_continues(tmp_path):
     search = plain_search(
         tmp_path, lambda student: {"score": float("nan") if student.in_features == 2 else student.in_features}
     )
@@ -366,12 +366,12 @@ def test_nan_from_eval_func_fails_the_trial_and_the_search_goes_on(tmp_path):
 def test_a_builder_that_raises_on_some_architectures_costs_those_trials_only(tmp_path):
     def builder(architecture):
         if architecture["width"] % 2:
-            raise RuntimeError("odd widths are not for us")
+            raise RuntimeError("odd widths are not supported")
         return nn.Linear(architecture["width"], 1)
 
     search = plain_search(tmp_path, builder=builder)
     assert search.search_loop() == {"width": 4}
-    assert "odd widths are not for us" in search.search_result[0].error
+    assert "odd widths are not supported" in search.search_result[0].error
     assert "Traceback" in search.search_result[0].error
 
 
@@ -382,9 +382,9 @@ def test_three_failures_in_a_row_stop_the_search_with_the_last_cause_and_it_can_
     with pytest.raises(SearchStoppedError, match=r"3 trials fail in a row.*MemoryError: width 3") as caught:
         plain_search(tmp_path, fail).search_loop()
     assert isinstance(caught.value.__cause__, MemoryError)
-    mended = plain_search(tmp_path)
-    assert mended.search_loop() == {"width": 4}
-    assert len(mended.search_result.failed) == 3
+    fixed = plain_search(tmp_path)
+    assert fixed.search_loop() == {"width": 4}
+    assert len(fixed.search_result.failed) == 3
 
 
 def test_an_empty_space_is_refused(tmp_path):
@@ -427,7 +427,7 @@ def test_a_directory_of_another_search_is_refused_naming_the_fields_and_is_left_
     assert (tmp_path / "search/search.json").read_text() == before
 
 
-def test_more_trials_another_advisor_and_a_wider_space_are_welcome(tmp_path):
+def test_more_trials_another_advisor_and_a_wider_space_are_accepted(tmp_path):
     plain_search(tmp_path, max_trials=2).search_loop()
     wider = plain_search(tmp_path, space={"width": [1, 2, 3, 9]}, max_trials=4, advisor="Random")
     assert wider.search_loop() == {"width": 9}
@@ -440,13 +440,13 @@ def test_a_directory_that_is_a_file_is_refused(tmp_path):
     assert (tmp_path / "search").read_text() == "mine"
 
 
-def test_an_advisor_that_repeats_itself_is_told_so(tmp_path):
-    class Stubborn(Advisor):
+def test_an_advisor_that_repeats_an_architecture_is_an_error(tmp_path):
+    class Repeating(Advisor):
         def suggest(self, history, *, seed):
             return {"width": 1}
 
-    with pytest.raises(AdvisorError, match="not in its history, but Stubborn repeated"):
-        plain_search(tmp_path, advisor=Stubborn).search_loop()
+    with pytest.raises(AdvisorError, match="not in its history, but Repeating repeated"):
+        plain_search(tmp_path, advisor=Repeating).search_loop()
 
 
 def test_a_student_with_the_teachers_own_weights_is_refused_and_the_teacher_stays_as_it_was(tmp_path):
@@ -465,7 +465,7 @@ def test_a_student_with_the_teachers_own_weights_is_refused_and_the_teacher_stay
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
-def test_a_builder_that_returns_one_model_again_and_again_is_told_so(tmp_path):
+def test_a_builder_that_always_returns_the_same_model_is_an_error(tmp_path):
     student = nn.Linear(1, 1)
     search = plain_search(tmp_path, builder=lambda architecture: student)
     with pytest.raises(SearchStoppedError, match="must build a new model each time"):
@@ -513,7 +513,7 @@ def test_the_default_number_of_trials_does_not_refuse_a_small_space(tmp_path, ca
     assert len(search.search_result.completed) == 2
 
 
-def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_and_the_search_goes_on(tmp_path):
+def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_and_the_search_continues(tmp_path):
     config = make_config(search_space={"width": [8], "depth": [3, 1, 2]}, search_algorithm="Grid", max_trials=3)
     config["flash_distillation"] = {
         "block_names": ["layers.1"],

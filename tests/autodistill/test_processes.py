@@ -1,4 +1,4 @@
-"""Several processes in one search: equal weights in all, one that writes, and nobody left waiting."""
+"""Several processes in one search: equal weights in all, one that writes, and none that waits forever."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def launch(directory, *scenarios):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Where two processes ran all scenarios, after a start that was killed."""
+    """A directory in which two processes ran all scenarios, after a first run that was killed."""
     directory = tmp_path_factory.mktemp("processes")
     killed = launch(directory, "killed")
     assert killed.returncode != 0
@@ -60,7 +60,7 @@ def directory(tmp_path_factory):
     return directory
 
 
-def seen(directory, scenario):
+def observed(directory, scenario):
     return [json.loads((directory / f"{scenario}-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -69,7 +69,7 @@ def weights(search_dir, number):
 
 
 def test_both_processes_end_with_the_same_weights_and_the_same_best_architecture(directory):
-    first, second = seen(directory, "search")
+    first, second = observed(directory, "search")
     assert first["pid"] != second["pid"]
     assert first["best"] == second["best"] == SearchResult.load(directory / "search").best.architecture
     assert first["students"] == second["students"]
@@ -93,48 +93,48 @@ def test_two_processes_train_as_one_does_with_twice_the_batches_a_step(directory
 
 
 def test_only_the_main_process_writes_to_the_search_directory(directory):
-    # The other one's directory cannot be written to, and its search is complete all the same.
+    # The directory of the other process cannot be written to, and its search is complete anyway.
     assert not Path(toy_processes.UNUSABLE).exists()
     result = SearchResult.load(directory / "search")
     assert [trial.state.value for trial in result] == ["complete"] * 3
     owner = json.loads((directory / "search/owner.json").read_text())
-    assert owner["process"] == seen(directory, "search")[0]["pid"]
+    assert owner["process"] == observed(directory, "search")[0]["pid"]
 
 
-def test_a_killed_search_goes_on_from_its_checkpoint_in_both_processes_and_ends_the_same(directory):
-    first, second = seen(directory, "resumed")
-    uninterrupted = seen(directory, "search")[0]["students"]
+def test_a_killed_search_continues_from_its_checkpoint_in_both_processes_and_ends_the_same(directory):
+    first, second = observed(directory, "resumed")
+    uninterrupted = observed(directory, "search")[0]["students"]
     architecture = str(SearchResult.load(directory / "killed")[0].architecture)
     assert first["steps"] == second["steps"] == 9 - 6
     assert first["students"][architecture] == second["students"][architecture] == uninterrupted[architecture]
 
 
 def test_both_processes_train_the_same_part_of_a_trial_that_may_be_promoted(directory):
-    first, second = seen(directory, "promoting")
+    first, second = observed(directory, "promoting")
     assert first == second
     result = SearchResult.load(directory / "promoting")
     assert len(result.completed) >= 1
     assert len(result.completed) + len(result.paused) == 3
     assert first["best"] == result.best.architecture
-    whole = seen(directory, "search")[0]["students"]
+    whole = observed(directory, "search")[0]["students"]
     for trial in result:
         finished = first["students"][str(trial.architecture)] == whole[str(trial.architecture)]
         assert finished == (trial in result.completed)
 
 
-def test_what_fails_in_one_process_fails_the_trial_in_both_and_the_search_goes_on(directory):
+def test_an_error_in_one_process_fails_the_trial_in_both_and_the_search_continues(directory):
     result = SearchResult.load(directory / "failing")
     errors = {(t.architecture["width"], t.architecture["depth"]): t.error or "complete" for t in result}
     assert "nothing to evaluate with" in errors[8, 1]
     assert "process 1 did: RuntimeError: out of luck" in errors[8, 2]
     assert errors[12, 1] == "complete"
     assert "the loss must stay finite, but became nan at step 0 of regular distillation" in errors[12, 2]
-    first, second = seen(directory, "failing")
+    first, second = observed(directory, "failing")
     assert first == second == {"best": {"width": 12, "depth": 1}}
 
 
-def test_a_search_that_stops_tells_the_cause_in_every_process(directory):
-    first, second = seen(directory, "stopping")
+def test_a_search_that_stops_reports_the_cause_in_every_process(directory):
+    first, second = observed(directory, "stopping")
     assert first["error"].startswith("the search stops when 3 trials fail in a row")
     assert second["error"] == (
         f"all processes stop where process 0 does, and it did: SearchStoppedError: {first['error']}"
@@ -142,13 +142,13 @@ def test_a_search_that_stops_tells_the_cause_in_every_process(directory):
 
 
 def test_train_evaluate_returns_the_main_process_s_metrics_in_both(directory):
-    first, second = seen(directory, "evaluating")
+    first, second = observed(directory, "evaluating")
     assert first == second
     assert first.keys() == {"accuracy", "parameters"}
 
 
-def test_students_that_differ_at_first_and_see_other_batches_end_with_the_same_buffers(directory):
-    first, second = seen(directory, "buffers")
+def test_students_with_different_weights_and_batches_end_with_the_same_buffers(directory):
+    first, second = observed(directory, "buffers")
     assert first["before"] != second["before"]
     assert first["after"] == second["after"]
     assert first["batches"] == second["batches"] == 5
@@ -156,14 +156,14 @@ def test_students_that_differ_at_first_and_see_other_batches_end_with_the_same_b
 
 
 def test_a_gradient_that_one_process_has_counts_in_all_and_one_that_none_has_stays_none(directory):
-    first, second = seen(directory, "exchanges")
+    first, second = observed(directory, "exchanges")
     assert first == second
     assert first["gradients"] == [[0.5, 0.5], [1.0, 1.0], None]
     assert first["loss"] == 0.5
 
 
-def test_an_error_between_two_steps_meets_the_other_process_in_the_next_step(directory):
-    first, second = seen(directory, "parting")
+def test_an_error_between_two_steps_reaches_the_other_process_in_the_next_step(directory):
+    first, second = observed(directory, "parting")
     assert first == {
         "step": 2,
         "error": "TrialError: all processes stop where one fails, and process 1 did: KeyError: 'lost'",
@@ -173,7 +173,7 @@ def test_an_error_between_two_steps_meets_the_other_process_in_the_next_step(dir
 
 def test_every_kind_of_tensor_is_broadcast_bit_for_bit(directory):
     bfloat = torch.tensor(0.1, dtype=torch.bfloat16).item()
-    for process in seen(directory, "exchanges"):
+    for process in observed(directory, "exchanges"):
         assert process["kinds"] == [7, [True, False], [], [bfloat] * 3, [0.1] * 3]
         assert process["message"] == {"from": 1}
 
@@ -183,12 +183,12 @@ def test_a_search_of_two_processes_is_not_resumed_with_one(directory):
         make_search(directory / "search", toy_processes.config()).search_loop()
 
 
-def test_no_group_is_left_when_the_interpreter_ends_since_its_threads_might_abort_it(directory):
-    for process in seen(directory, "left"):
+def test_no_group_remains_when_the_interpreter_ends_since_its_threads_might_abort_it(directory):
+    for process in observed(directory, "left"):
         assert process["groups"] == [False]
 
 
-def test_one_process_starts_no_group_and_passes_everything_on():
+def test_a_single_process_starts_no_group_and_returns_everything_unchanged():
     assert current_processes() is ALONE
     loss = torch.tensor(1.0)
     assert Processes().average_gradients([], loss) is loss

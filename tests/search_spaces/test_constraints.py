@@ -32,7 +32,7 @@ def test_an_expression_means_what_python_means(text: str, rule: object) -> None:
     assert feasible(text) == [point for point in GRID if rule(*point)]  # type: ignore[operator]
 
 
-def test_a_function_sees_the_whole_architecture_and_cannot_change_it() -> None:
+def test_a_function_receives_the_whole_architecture_and_cannot_change_it() -> None:
     def shallow(architecture: Architecture) -> bool:
         answer = architecture["a"] == 1
         architecture["a"] = 99
@@ -53,12 +53,12 @@ def test_a_function_sees_the_whole_architecture_and_cannot_change_it() -> None:
         ("1 == 1", "constraint '1 == 1' names no dimension; known: 'a', 'on', 'act'"),
         (
             "a.real > 1",
-            "constraint 'a.real > 1' uses Attribute, which expressions do not have; give a function instead",
+            "constraint 'a.real > 1' uses Attribute, which expressions do not have; pass a function instead",
         ),
         (
             "min(x for x in [a]) > 1",
             "constraint 'min(x for x in [a]) > 1' uses comprehension, which expressions do not have; "
-            "give a function instead",
+            "pass a function instead",
         ),
     ],
 )
@@ -87,6 +87,6 @@ def test_a_constraint_that_raises_is_reported_with_the_values(constraint: str, m
 
 
 @pytest.mark.parametrize("constraint", ["a % 2", lambda architecture: None])
-def test_a_constraint_that_answers_neither_true_nor_false_is_an_error(constraint: object) -> None:
-    with pytest.raises(SearchSpaceError, match="must answer True or False, but gave"):
+def test_a_constraint_that_returns_neither_true_nor_false_is_an_error(constraint: object) -> None:
+    with pytest.raises(SearchSpaceError, match="must return True or False, but returned"):
         feasible(constraint)

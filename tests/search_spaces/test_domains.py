@@ -23,7 +23,7 @@ DOMAINS: list[Domain] = [
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=repr)
-def test_decoding_an_encoded_value_gives_it_back(domain: Domain) -> None:
+def test_decoding_an_encoded_value_returns_it(domain: Domain) -> None:
     rng = np.random.default_rng(0)
     values = [domain.sample(rng) for _ in range(20)] if domain.size is None else domain.values()
     encoded = domain.encode_all(values)
@@ -40,7 +40,7 @@ def test_a_domain_survives_json(domain: Domain) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=repr)
-def test_samples_lie_in_the_domain_and_neighbours_are_other_values_of_it(domain: Domain) -> None:
+def test_samples_are_in_the_domain_and_neighbours_are_other_values_of_it(domain: Domain) -> None:
     rng = np.random.default_rng(1)
     for value in [domain.sample(rng) for _ in range(20)]:
         assert domain.contains(value)
@@ -82,7 +82,7 @@ def test_numbers_are_ordinal_and_everything_else_is_categorical() -> None:
     assert [Choice(options).is_ordinal for options in (["a"], [True, False], [1, None])] == [False] * 3
 
 
-def test_values_are_written_as_the_domain_writes_them() -> None:
+def test_values_are_converted_to_the_form_of_the_domain() -> None:
     canonical = Choice([2, "a", True]).canonical(np.int64(2))
     assert (canonical, type(canonical)) == (2, int)
     assert type(Choice([2]).canonical(2.0)) is int

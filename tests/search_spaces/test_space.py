@@ -111,7 +111,7 @@ def test_a_broken_constraint_is_named_with_the_values_it_read() -> None:
     assert broken not in transformer_space()
 
 
-def test_membership_of_something_that_is_no_mapping_is_false() -> None:
+def test_membership_of_something_that_is_not_a_mapping_is_false() -> None:
     assert 3 not in transformer_space()
     with pytest.raises(SearchSpaceError, match="an architecture must be a mapping"):
         transformer_space().validate([1, 2])  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_the_key_does_not_depend_on_the_order_of_dimensions() -> None:
     )
 
 
-def test_decoding_encoded_architectures_gives_them_back() -> None:
+def test_decoding_encoded_architectures_returns_them() -> None:
     space = transformer_space()
     everything = list(space.enumerate())
     encoded = space.encode(everything)
@@ -141,7 +141,7 @@ def test_decoding_encoded_architectures_gives_them_back() -> None:
     assert len(np.unique(encoded, axis=0)) == len(everything)
 
 
-def test_encoding_no_architectures_gives_no_rows() -> None:
+def test_encoding_no_architectures_returns_no_rows() -> None:
     assert transformer_space().encode([]).shape == (0, 10)
 
 

@@ -1,4 +1,4 @@
-"""A bowl over four integer dimensions: what advisors that step or mutate are tried on."""
+"""A bowl over four integer dimensions, for tests of advisors that step or mutate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches that are killed, and what must not depend on it."""
+"""Support for tests that kill searches and compare the results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from autodistill.distillation.step_loop import StepLoop
 
 
 class Killed(BaseException):
-    """Nothing that the search may catch."""
+    """Ends a search as a kill does; the search must not catch it."""
 
 
 def outcomes(search_dir):
-    """What must not depend on interruptions: trials, metrics, losses, and the students' weights."""
+    """Results that must not depend on interruptions: trials, metrics, losses, and the students' weights."""
     result = SearchResult.load(search_dir)
     trials = [(t.number, t.architecture, t.state, t.metrics, t.after_flash, t.details["distillation"]) for t in result]
     weights = [load_file(t.directory / "student/model.safetensors") for t in result.completed]

@@ -1,6 +1,6 @@
-"""What several processes do together, as a program: toy_processes.py DIRECTORY SCENARIO..., under `accelerate launch`.
+"""Scenarios of several processes, as a program under `accelerate launch`: toy_processes.py DIRECTORY SCENARIO...
 
-Every process writes what it saw of a scenario to `DIRECTORY/<scenario>-<rank>.json`.
+Every process writes what it observed in a scenario to `DIRECTORY/<scenario>-<rank>.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from autodistill.tensors import content_hash
 from autodistill.training import TrainingContext
 
 SPACE = {"width": [8, 12], "depth": [1, 2]}
-UNUSABLE = "/dev/null/search"  # whoever writes there fails
+UNUSABLE = "/dev/null/search"  # a process that writes there fails
 
 
 def config(max_trials=3, **settings):
@@ -62,7 +62,7 @@ def search(directory):
 
 
 def promoting(directory):
-    """Trials are trained in two parts, as process 0 tells."""
+    """Trials are trained in two parts, as process 0 decides."""
     settings = config()
     settings["search"] |= {"promote": 0.5}
     students = {}
@@ -99,7 +99,7 @@ def resumed(directory):
 
 
 class Failing(Transformer):
-    """Fails in one way or another: while it trains in one process, or when it is evaluated."""
+    """Fails while it trains in one process, or when it is evaluated."""
 
     def forward(self, tokens):
         rank, width, depth = current_processes().rank, self.head.in_features, len(self.layers)
@@ -136,7 +136,7 @@ def evaluating(directory):
 
 
 def buffers(directory):
-    """Batch normalisation sees other batches in every process."""
+    """Batch normalisation with different batches in every process."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(4, 1, 8, 8, generator=generator) for _ in range(6)]
     settings = AutoDistillationConfig.load(
@@ -145,7 +145,7 @@ def buffers(directory):
             "regular_distillation": {"train_steps": 5, "add_origin_loss": False},
         }
     )
-    torch.manual_seed(current_processes().rank)  # students that differ, until process 0 gives them its weights
+    torch.manual_seed(current_processes().rank)  # students that differ, until process 0 sends its weights
     student, teacher = ConvolutionalNetwork(3, 1), ConvolutionalNetwork(4, 1)
     distil = Distiller(
         teacher, settings, [(i, None) for i in images], torch.device("cpu"), processes=current_processes()
@@ -161,7 +161,7 @@ def buffers(directory):
 
 
 def exchanges(directory):
-    """Gradients that are there in some processes only, and tensors of every kind."""
+    """Gradients that exist in some processes only, and tensors of every kind."""
     processes = current_processes()
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     parameters[processes.rank].grad = torch.full((2,), 1.0 + processes.rank)
@@ -178,7 +178,7 @@ def exchanges(directory):
 
 
 def parting(directory):
-    """Process 1 fails after the exchange of the second step, when process 0 goes on to the third."""
+    """Process 1 fails after the exchange of the second step, when process 0 continues with the third."""
     processes, parameter, step = current_processes(), nn.Parameter(torch.zeros(1)), 0
     try:
         with processes.together():
@@ -192,15 +192,15 @@ def parting(directory):
         return {"step": step, "error": f"{type(error).__name__}: {error}"}
 
 
-def note_what_is_left(folder, groups):
+def write_remaining_groups(folder, groups):
     path = folder / f"left-{os.environ['RANK']}.json"
     path.write_text(json.dumps({"groups": [group() is not None for group in groups]}))
 
 
 if __name__ == "__main__":
     folder, groups = Path(sys.argv[1]), []
-    atexit.register(note_what_is_left, folder, groups)  # registered first, it runs last
+    atexit.register(write_remaining_groups, folder, groups)  # registered first, it runs last
     for scenario in sys.argv[2:]:
-        seen = globals()[scenario](folder)
-        (folder / f"{scenario}-{current_processes().rank}.json").write_text(json.dumps(seen))
+        observed = globals()[scenario](folder)
+        (folder / f"{scenario}-{current_processes().rank}.json").write_text(json.dumps(observed))
     groups.append(weakref.ref(current_processes()._group))

@@ -70,7 +70,7 @@ def make_search(search_dir, config=None, **arguments):
 
 
 def die(search, trial):
-    """A callback that ends the process as `kill -9` does, after so many trials."""
+    """A callback that ends the process like `kill -9`, after DIE_AFTER trials."""
     if trial.number + 1 == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 

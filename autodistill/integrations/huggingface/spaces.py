@@ -1,4 +1,4 @@
-"""Ready-made spaces for the families of transformers: students of a size between a quarter and the whole of a teacher.
+"""Ready-made spaces for families of transformers: students of a quarter of the teacher's size up to all of it.
 
 Dimensions bear the names of the family's configuration fields, so that an architecture is what a student's
 configuration is changed by. What the families call their sizes is in `autodistill.models.families`.
@@ -15,7 +15,7 @@ from search_spaces import SearchSpace, SearchSpaceError
 from search_spaces.checks import did_you_mean
 
 _SHARES = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3))
-_RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's lies outside
+_RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's is outside
 
 FAMILIES_WITH_SIZES = tuple(name for name, family in FAMILIES.items() if family.usual_sizes is not None)
 """The families of which a teacher's sizes are known, as `config.model_type` names them."""
@@ -27,12 +27,12 @@ FAMILIES_WITH_SPACE = tuple(
 
 
 def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) -> SearchSpace:
-    """Students of one family for a teacher of the same or of another.
+    """The space of students of one family, for a teacher of the same or of another family.
 
-    Layers, width and feed-forward width are a quarter, a third, half and two thirds of the teacher's, layers also all
-    of them; heads are those numbers that divide the teacher's, down to a quarter. Attention heads divide the width, and
-    the feed-forward width is two to four times the width, as it is in the published models. For MobileBERT the space is
-    that of the specification, whatever the teacher.
+    Layers, width and feed-forward width are a quarter, a third, half and two thirds of the teacher's; the number of
+    layers may also be the teacher's. The numbers of heads are divisors of the teacher's, down to a quarter of it.
+    Attention heads divide the width, and the feed-forward width is two to four times the width, as in the published
+    models. For MobileBERT the space is that of the specification, whatever the teacher.
 
     Args:
         family: the students', as in `FAMILIES_WITH_SPACE`.
@@ -76,7 +76,7 @@ def _sizes(family: ModelFamily, config: Mapping[str, Any]) -> ModelSizes:
     names = family.fields.sizes
     missing = [name for name in names if name not in config]
     if missing:
-        raise SearchSpaceError(f"a teacher's configuration must tell its sizes, but {', '.join(missing)} is missing")
+        raise SearchSpaceError(f"a teacher's configuration must contain its sizes, but {', '.join(missing)} is missing")
     return ModelSizes(*(config[name] for name in names))
 
 
@@ -111,7 +111,7 @@ def _unit(width: int) -> int:
 
 
 def _shares(size: int, unit: int) -> list[int]:
-    """The shares of a size, in whole units."""
+    """The shares of a size, rounded to whole units."""
     return [max(1, round(share * size / unit)) * unit for share in _SHARES]
 
 
@@ -120,7 +120,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _used(space: SearchSpace) -> SearchSpace:
-    """The space without the values that no architecture has: the constraints exclude them."""
+    """The space without the values that its constraints exclude from every architecture."""
     space.ensure_feasible()
     values: dict[str, Sequence[Any]] = {
         name: sorted({architecture[name] for architecture in space.enumerate()}) for name in space.names

@@ -13,7 +13,7 @@ from autodistill.metrics.built_in import BUILT_IN, needing
 
 @dataclass(frozen=True)
 class Counted:
-    """A student whose quantities are given."""
+    """A student with fixed quantities."""
 
     latency: float = 2.0
     teacher_latency: float = 9.0
@@ -50,7 +50,7 @@ def test_metrics_known_untrained_are_the_counted_ones() -> None:
 
 WITHOUT_THE_PACKAGE = """
 import importlib, sys, types
-package = types.ModuleType("autodistill")  # stands for autodistill/__init__.py, which may import more
+package = types.ModuleType("autodistill")  # replaces autodistill/__init__.py, which may import more
 package.__path__ = [sys.argv[1]]
 sys.modules["autodistill"] = package
 importlib.import_module(sys.argv[2])

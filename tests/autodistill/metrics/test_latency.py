@@ -1,4 +1,4 @@
-"""Timing of models by a clock that only the models move."""
+"""Timing of models with a clock that only the models advance."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from autodistill.metrics.latency import time_models
 
 
 class Clock:
-    """A clock that only the models below move."""
+    """A clock that only the models below advance."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -23,7 +23,7 @@ class Clock:
 
 
 class Sleeper(nn.Module):
-    """Takes the given times in turn, and notes its calls."""
+    """Each call takes the next of the given times, and is logged."""
 
     def __init__(self, name: str, clock: Clock, seconds: Iterator[float], log: list[str]) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ def test_slow_models_are_timed_in_few_rounds() -> None:
     assert "".join(log) == "st" * 3 + "sstt" * 5
 
 
-def test_timing_stops_once_its_second_is_spent() -> None:
+def test_timing_stops_after_one_second() -> None:
     models, clock, _ = sleepers(itertools.repeat(0.01), itertools.repeat(0.015))  # a round takes 50 ms
     assert time_models(models, example(), clock=clock)["student"].rounds in (20, 21)  # the clock's sums are rounded
 
 
-def test_interruptions_move_the_median_little_and_show_in_the_spread() -> None:
+def test_interruptions_hardly_change_the_median_and_show_in_the_spread() -> None:
     rng = np.random.default_rng(0)
     noisy = [0.001 * (1 + (rng.random() < 0.3) * 50) for _ in range(200)]
     models, clock, _ = sleepers(iter(noisy), itertools.repeat(0.002))

@@ -18,7 +18,7 @@ from autodistill.metrics.measure import count_flops, count_parameters, measure, 
 
 
 class Tied(nn.Module):
-    """An embedding whose table is the output layer's as well."""
+    """An embedding that shares its table with the output layer."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def test_shared_weights_count_once_however_they_are_shared() -> None:
     assert count_parameters(model) == 40
     assert size_in_bytes(model) == 160
     other = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    other[1].weight.data = other[0].weight.data  # two parameters, one memory
+    other[1].weight.data = other[0].weight.data  # two parameters in the same memory
     assert count_parameters(other) == 16
     assert count_parameters(nn.Sequential(other, other)) == 16
 
@@ -143,7 +143,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5), nn.Linear(3, 1))
 
 
-def test_measure_gives_exactly_what_is_asked_for() -> None:
+def test_measure_returns_exactly_the_requested_metrics() -> None:
     assert measure(model(), []).metrics == {}
     pair = (torch.zeros(4, 2), torch.zeros(4))
     measured = measure(model(), list(BUILT_IN), example=pair, teacher=nn.Linear(2, 1))
@@ -190,7 +190,7 @@ def test_untimed_metrics_call_neither_model_more_than_counting_needs() -> None:
     assert measured.details == {}
 
 
-def test_training_flags_come_back_module_by_module_also_after_an_error() -> None:
+def test_training_flags_are_restored_module_by_module_also_after_an_error() -> None:
     student, teacher = model(), model()
     student[1].eval()
     teacher.eval()
@@ -208,23 +208,23 @@ def test_measuring_leaves_weights_and_gradients_alone() -> None:
     measure(student, ["latency", "flops"], example=(torch.randn(4, 2), None))
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert all(parameter.grad is None for parameter in student.parameters())
-    student(torch.randn(4, 2)).sum().backward()  # nothing of the inference is left behind
+    student(torch.randn(4, 2)).sum().backward()  # the inference left no trace
 
 
 def test_mapping_is_passed_as_keywords_without_its_labels() -> None:
-    seen: list[set[str]] = []
+    received: list[set[str]] = []
 
     class Keywords(nn.Module):
         def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-            seen.append(set(inputs))
+            received.append(set(inputs))
             return inputs["input_ids"]
 
     batch = {name: torch.zeros(2, 3) for name in ("input_ids", "attention_mask", "labels")}
     measure(Keywords(), ["flops"], example=batch)
-    assert seen == [{"input_ids", "attention_mask"}]
+    assert received == [{"input_ids", "attention_mask"}]
 
 
-def test_everything_missing_for_a_measurement_is_told_at_once() -> None:
+def test_everything_missing_for_a_measurement_is_reported_in_one_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         measure(model(), ["latency", "speedup", "watts"])
     assert caught.value.problems == [
@@ -240,4 +240,4 @@ def test_latency_on_a_gpu_waits_for_its_kernels() -> None:
     measured = measure(heavy, ["latency", "flops"], example=(torch.zeros(4096, 4096), None))
     assert measured.metrics["flops"] == 20 * 2 * 4096**2
     seconds = measured.metrics["latency"] * 4096 / 1000
-    assert seconds > 20 * 2 * 4096**3 / 5e15  # faster than this no GPU is: the kernels were only queued
+    assert seconds > 20 * 2 * 4096**3 / 5e15  # no GPU is faster than this: the kernels would only have been queued

@@ -1,4 +1,4 @@
-"""What a metric is: its direction, its bounds, and the check of its values."""
+"""Metrics: direction, bounds, and the check of their values."""
 
 import json
 import math
@@ -75,13 +75,13 @@ def test_wrong_argument_is_refused_in_a_sentence(arguments: dict[str, Any], sent
         Metric(**arguments)
 
 
-def test_all_wrong_arguments_are_told_at_once() -> None:
+def test_all_wrong_arguments_are_reported_in_one_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Metric("latency", greater_is_better=True, at_most=float("inf"), at_least="0")  # type: ignore[arg-type]
     assert len(caught.value.problems) == 3
 
 
-def test_metric_comes_from_its_name_a_mapping_or_itself() -> None:
+def test_metric_is_made_from_its_name_a_mapping_or_itself() -> None:
     metric = Metric("latency", at_most=5)
     assert Metric.of(metric) is metric
     assert Metric.of("latency") == Metric("latency")
@@ -106,15 +106,15 @@ def test_problems_of_a_list_of_metrics() -> None:
 
 
 def test_values_of_every_numeric_kind_become_floats_under_names_that_are_text() -> None:
-    given = {"a": 1, "b": torch.tensor(0.5), "c": np.float32(2), "d": np.array(3.5), "e": torch.tensor([0.25]), 6: 7.0}
-    found, errors = metric_values(given, "eval_func returned")
+    values = {"a": 1, "b": torch.tensor(0.5), "c": np.float32(2), "d": np.array(3.5), "e": torch.tensor([0.25]), 6: 7.0}
+    found, errors = metric_values(values, "eval_func returned")
     assert found == {"a": 1.0, "b": 0.5, "c": 2.0, "d": 3.5, "e": 0.25, "6": 7.0}
     assert all(type(value) is float for value in found.values())
     assert errors == []
 
 
 @pytest.mark.parametrize("value", [None, "high", [0.5], torch.zeros(2), {"accuracy": 1}])
-def test_value_that_is_no_number_is_a_trial_error_with_the_value(value: Any) -> None:
+def test_value_that_is_not_a_number_is_a_trial_error_with_the_value(value: Any) -> None:
     found, (error,) = metric_values({"accuracy": value, "loss": 1}, "eval_func returned")
     assert found == {"loss": 1.0}
     assert type(error) is TrialError

@@ -1,4 +1,4 @@
-"""The Pareto front and the choice from it, against brute force and formulas written out."""
+"""The Pareto front and the choice from it, compared with brute force and with the formulas written out."""
 
 from typing import Any
 
@@ -51,11 +51,11 @@ def test_choice_does_not_depend_on_the_units() -> None:
     assert nearest_to_ideal(points) == nearest_to_ideal(points * [1000, 0.001] + [5, -3])
 
 
-def test_metric_that_is_equal_everywhere_decides_nothing() -> None:
+def test_metric_that_is_equal_everywhere_has_no_influence() -> None:
     assert nearest_to_ideal([[1, 7, 0.5], [0, 7, 0.5]]) == 1
 
 
-def test_equally_near_points_give_the_first() -> None:
+def test_the_first_of_equally_near_points_is_chosen() -> None:
     assert nearest_to_ideal([[1, 0], [0, 1]]) == 0
     assert nearest_to_ideal([[0.1 + 0.2, 0.0], [0.0, 0.3]]) == 0  # equal but for rounding
 

@@ -36,28 +36,28 @@ def table(student, teacher, batch=BATCH, **sections):
 
 
 def expected_rows(student_blocks, teacher_blocks, partners, embeddings, attention=None):
-    """The table by the rule: block i of n meets block ceil((i + 1) * m / n) - 1 of m."""
+    """The table by the rule: block i of n is compared with block ceil((i + 1) * m / n) - 1 of m."""
     rows = []
     for index, partner in enumerate(partners):
-        ours, theirs = student_blocks.format(index), teacher_blocks.format(partner)
-        stage = " + ".join([*embeddings, ours]) if index == 0 else ours
+        student, teacher = student_blocks.format(index), teacher_blocks.format(partner)
+        stage = " + ".join([*embeddings, student]) if index == 0 else student
         if attention is not None:
-            rows.append((stage, f"'{ours}.{attention[0]}'[1]", f"'{theirs}.{attention[1]}'[1]", "KL"))
+            rows.append((stage, f"'{student}.{attention[0]}'[1]", f"'{teacher}.{attention[1]}'[1]", "KL"))
         if index == 0:
-            rows.append((stage, f"'{ours}'[input]", f"'{teacher_blocks.format(0)}'[input]", "NMSE"))
-        rows.append((stage, f"'{ours}'[auto]", f"'{theirs}'[auto]", "NMSE"))
+            rows.append((stage, f"'{student}'[input]", f"'{teacher_blocks.format(0)}'[input]", "NMSE"))
+        rows.append((stage, f"'{student}'[auto]", f"'{teacher}'[auto]", "NMSE"))
     rows.append(("regular distillation", "the model's output[auto]", "the model's output[auto]", "KL"))
     return [*rows, ("regular distillation", "the student's own loss", "", "loss")]
 
 
-def test_a_bert_of_four_layers_meets_every_third_of_twelve():
+def test_a_bert_of_four_layers_is_compared_with_every_third_of_twelve():
     blocks = "bert.encoder.layer.{}"
     assert table(bert(8, 4), bert(16, 12), **AUTO) == expected_rows(
         blocks, blocks, [2, 5, 8, 11], ["bert.embeddings"], ("attention.self", "attention.self")
     )
 
 
-def test_a_distilbert_meets_a_bert():
+def test_a_distilbert_is_compared_with_a_bert():
     assert table(distilbert(8, 2), bert(16, 3), **AUTO) == expected_rows(
         "distilbert.transformer.layer.{}",
         "bert.encoder.layer.{}",
@@ -81,9 +81,9 @@ def test_other_families_map_no_attention_between_unequal_heads(family, blocks, e
     assert rows == expected_rows(blocks, blocks, [1, 3], embeddings)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "sdpa")])
-def test_attention_that_one_model_does_not_compute_is_not_mapped(ours, theirs):
-    rows = table(bert(8, 1, attention=ours), bert(16, 2, attention=theirs), **AUTO)
+@pytest.mark.parametrize(("student", "teacher"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "sdpa")])
+def test_attention_that_one_model_does_not_compute_is_not_mapped(student, teacher):
+    rows = table(bert(8, 1, attention=student), bert(16, 2, attention=teacher), **AUTO)
     assert [loss for *_, loss in rows] == ["NMSE", "NMSE", "KL", "loss"]
 
 
@@ -149,5 +149,5 @@ def test_students_that_start_inside_the_teacher_are_explained_from_one_batch():
     assert [(row.student, row.teacher, row.loss) for row in rows] == [
         ("'bert.encoder.layer.0.attention.self'[1]", "'bert.encoder.layer.1.attention.self'[1]", "KL"),
         (f"{block}[auto]", f"{partner}[auto]", "NMSE"),
-        (f"{block}[input]", f"{block}[input]", "NMSE"),  # what lies outside the blocks
+        (f"{block}[input]", f"{block}[input]", "NMSE"),  # what is outside the blocks
     ]

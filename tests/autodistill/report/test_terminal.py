@@ -1,4 +1,4 @@
-"""What is shown: bars on a terminal, plain lines elsewhere, and the table of results."""
+"""The display: bars on a terminal, plain lines elsewhere, and the table of results."""
 
 import io
 import threading
@@ -68,7 +68,7 @@ def show(progress: Progress) -> None:
     progress.close()
 
 
-def test_display_fits_where_it_goes() -> None:
+def test_display_fits_its_console() -> None:
     assert isinstance(make_progress(console=console(terminal=True)), RichProgress)
     assert isinstance(make_progress(console=console(terminal=False)), PlainProgress)
     assert isinstance(make_progress(False, console(terminal=True)), NoProgress)
@@ -127,7 +127,7 @@ def test_terminal_shows_trials_block_step_and_loss() -> None:
     assert text.rstrip().endswith("3 trials: 2 complete, 1 failed; the best is trial 1")
 
 
-def test_terminal_gets_its_cursor_back_when_the_search_is_interrupted() -> None:
+def test_cursor_of_the_terminal_is_restored_when_the_search_is_interrupted() -> None:
     target = console(terminal=True)
     progress = RichProgress(target)
     progress.search_started(3, 0)
@@ -165,7 +165,7 @@ def test_terminal_display_starts_no_thread() -> None:
     progress.close()
 
 
-def test_step_outside_a_stage_and_close_before_the_start_are_survived() -> None:
+def test_step_outside_a_stage_and_close_before_the_start_raise_no_error() -> None:
     for progress in (RichProgress(console(terminal=True)), PlainProgress(console(terminal=False)), NoProgress()):
         progress.close()
         progress.step(1, 0.5)
@@ -235,7 +235,7 @@ def test_table_shows_the_teacher_and_the_front_with_the_best_marked() -> None:
     trials = [
         finished(0, accuracy=0.80, latency=1.0, size_mb=3.0),
         finished(1, accuracy=0.99, latency=9.0, size_mb=2.0),
-        finished(2, accuracy=0.70, latency=2.0, size_mb=1.0),  # beaten by 0
+        finished(2, accuracy=0.70, latency=2.0, size_mb=1.0),  # dominated by 0
         finished(3, accuracy=0.97, latency=2.0, size_mb=2.5),
         failed(4),
     ]

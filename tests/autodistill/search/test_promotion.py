@@ -389,7 +389,7 @@ def test_promotion_without_both_phases_is_named_with_the_other_mistakes(tmp_path
         assert f"but there is no {missing}; add it, or leave promote out." in str(caught.value)
         assert "max_trials must not exceed the number of architectures, but 10 > 9" in str(caught.value)
     search = promoting(tmp_path / "search", train_func=lambda student: student)
-    with pytest.raises(ConfigurationError, match="promote stands between the phases of the built-in distillation"):
+    with pytest.raises(ConfigurationError, match="promote runs between the phases of the built-in distillation"):
         search.search_loop()
     assert not (tmp_path / "search").exists()
 

@@ -119,7 +119,7 @@ def test_file_of_fewer_or_more_predictions_than_samples_is_refused(path, stored:
     with pytest.raises(ConfigurationError) as caught:
         DistillationDataset(PAIRS, path)
     assert str(caught.value) == (
-        f"stored predictions must be one for each sample, but {path} holds {stored} for 10 samples; store them anew "
+        f"stored predictions must be one for each sample, but {path} holds {stored} for 10 samples; store them again "
         "for this data set."
     )
 

@@ -1,4 +1,4 @@
-"""The ready-made spaces hold what their families' configurations know, and models can be built of all of it."""
+"""Dimensions of ready-made spaces are configuration fields, and models can be built of every architecture."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def test_teacher_of_a_family_whose_sizes_are_not_comparable_is_refused():
 
 
 def test_configuration_without_sizes_is_refused():
-    with pytest.raises(SearchSpaceError, match="must tell its sizes, but hidden_size, intermediate_size is missing"):
+    with pytest.raises(SearchSpaceError, match="must contain its sizes, but hidden_size, intermediate_size is missing"):
         transformers_space("bert", {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2})

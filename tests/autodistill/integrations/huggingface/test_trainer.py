@@ -359,7 +359,7 @@ def test_promoted_students_are_those_of_a_search_that_finishes_all(tmp_path):
     assert trial.metrics == whole.autodistillation_search.search_result[trial.number].metrics
     own = make_trainer(tmp_path / "own", bert(), data=Pairs())
     own.autodistillation_config = config
-    with pytest.raises(ConfigurationError, match="promote stands between the phases of the built-in distillation"):
+    with pytest.raises(ConfigurationError, match="promote runs between the phases of the built-in distillation"):
         own.autodistillation(bert(16, 2), train_func=lambda student: student)
 
 
