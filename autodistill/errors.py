@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisors import AdvisorError, SpaceExhaustedError
+from advisors.errors import AdvisorError, SpaceExhaustedError
 from search_spaces import AutoDistillationError, SearchSpaceError
 
 __all__ = [
