@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 from families import FAMILIES, Family  # noqa: E402
 from naive_distillation import distil_both_ways, largest_difference, make_distiller  # noqa: E402
 
-HEADERS = ("family", "blocks", "replayed", "why not", "largest weight difference from the reference")
+HEADERS = ("family", "blocks", "replayed", "reason", "largest weight difference from the reference")
 
 
 def measure(name: str, family: Family) -> dict[str, object]:
@@ -27,7 +27,7 @@ def measure(name: str, family: Family) -> dict[str, object]:
         "family": name,
         "blocks": len(records),
         "replayed": sum(record["mode"] == "replay" for record in records),
-        "why not": "; ".join(dict.fromkeys(record["reason"] for record in records if record["reason"])),
+        "reason": "; ".join(dict.fromkeys(record["reason"] for record in records if record["reason"])),
         "largest weight difference from the reference": largest_difference(engine, naive),
     }
 

@@ -121,7 +121,7 @@ class TaskModels:
         Raises:
             ConfigurationError: they cannot.
         """
-        reason = self.builder.why_not_inside(self._transformer(self.teacher), space)
+        reason = self.builder.start_blocker(self._transformer(self.teacher), space)
         if reason is not None:
             raise ConfigurationError(f"auto_distillation.init: students cannot start inside the teacher; {reason}")
 

@@ -12,9 +12,9 @@ from transformers import AutoConfig
 
 from autodistill.cli.tasks import TASKS, Task
 from autodistill.errors import ConfigurationError
+from autodistill.integrations.huggingface.spaces import transformers_space
 from autodistill.models.families import FAMILIES
 from search_spaces import SearchSpace
-from search_spaces.transformers import transformers_space
 
 NO_TEACHER = "path/to/teacher"
 NO_DATA = "path/to/data"

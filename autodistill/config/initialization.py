@@ -8,10 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainSerializer, PositiveInt, model_validator
 
 from autodistill.config.section import Section
-from autodistill.models.families import Family
+from autodistill.models.families import ChannelFamily, Family, WeightTable
 
 Centring = Literal["mean", "boundary", "none"]
 Weighting = Literal["power", "uniform"]
+
+
+def _text(family: WeightTable | None) -> str:
+    return family.text if family is not None else "None"
 
 
 class InitializationConfig(Section):
@@ -42,7 +46,7 @@ class InitializationConfig(Section):
     least_squares: Literal["auto", "none", "norms", "all"] = "auto"
     importance: Literal["auto", "weights", "activations", "gradients"] = "auto"
     projection_head: str | None = None
-    family: Annotated[Family | None, PlainSerializer(repr)] = None
+    family: Annotated[Family | ChannelFamily | None, PlainSerializer(_text)] = None
 
     @model_validator(mode="before")
     @classmethod

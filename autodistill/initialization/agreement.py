@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
-from autodistill.initialization.pairing import Pairing, Place
-from autodistill.models.families import Attention, FeedForward
-from autodistill.models.weights import has, part, shape
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.models.families import Attention, Family, FeedForward
+from autodistill.models.weights import part
 
 SETTINGS = (
     "model_type",
@@ -22,62 +23,67 @@ SETTINGS = (
 """Keys of a transformers configuration that change what the same weights compute."""
 
 
-def disagreements(pair: Pairing) -> Iterator[str]:
-    """Where the two models do not do the same with the same weights, a sentence each."""
-    ours, theirs = pair.base_models
+def other_settings(pair: Pairing[Any]) -> Iterator[str]:
+    """Where the two models do not compute the same with the same weights, a sentence each."""
+    configs = {owner: getattr(base, "config", None) for owner, base in pair.base_models.by_owner.items()}
     for name in SETTINGS:
-        own, given = (getattr(getattr(base, "config", None), name, None) for base in (ours, theirs))
-        if own != given:
-            yield f"{name} is {given!r} in the teacher, {own!r} in the student: equal weights compute something else."
-    if pair.family.axes is None:
-        for name in dict.fromkeys([*_lost_embeddings(pair), *_lost_in_blocks(pair)]):
-            yield f"the student has no {name!r}, which the teacher has: what it does is lost."
+        of_teacher, of_student = (getattr(config, name, None) for config in configs.values())
+        if of_student != of_teacher:
+            yield (
+                f"{name} is {of_teacher!r} in the teacher, {of_student!r} in the student: equal weights compute "
+                "something else."
+            )
 
 
-def unlike_parts(pair: Pairing) -> Iterator[str]:
+def lost_weights(pair: Pairing[Family]) -> Iterator[str]:
+    """What only the teacher has, a sentence each."""
+    for name in dict.fromkeys([*_lost_embeddings(pair), *_lost_in_blocks(pair)]):
+        yield f"the student has no {name!r}, which the teacher has: what it does is lost."
+
+
+def unlike_parts(pair: Pairing[Family]) -> Iterator[str]:
     """What of the blocks cannot be brought together, a sentence each: gates, and tables of position biases."""
-    for piece in pair.family.parts:
-        if isinstance(piece, FeedForward):
-            places = [pair.place(spec, 0) for spec in piece.readers]
-            theirs = [place.teacher.path for place in places if has(pair.teacher, place.teacher)]
-            ours = [place.student.path for place in places if has(pair.student, place.student)]
-            if len(theirs) != len(ours):
+    for unit in pair.family.parts:
+        if isinstance(unit, FeedForward):
+            readers = [pair.weight(spec, 0) for spec in unit.readers]
+            of_teacher = [reader.teacher.path for reader in readers if pair.has_weight(reader).teacher]
+            of_student = [reader.student.path for reader in readers if pair.has_weight(reader).student]
+            if len(of_teacher) != len(of_student):
                 yield (
                     "both models' neurons must be gated, or neither's, but those of the student are read by "
-                    f"{', '.join(ours)}, those of the teacher by {', '.join(theirs)}; build the student with the "
-                    "teacher's feed-forward layers, or leave init out."
+                    f"{', '.join(of_student)}, those of the teacher by {', '.join(of_teacher)}; build the student with "
+                    "the teacher's feed-forward layers, or leave init out."
                 )
-        elif piece.position_table is not None:
-            table = Place(pair.teacher_place(piece.position_table, 0), pair.place(piece.position_table, 0).student)
+        elif unit.position_table is not None:
+            table = Both(pair.weight(unit.position_table, 0).student, pair.teacher_weight(unit.position_table, 0))
             if not pair.in_both(table):
                 continue
-            given, own = (
-                shape(model, spec)[1] for model, spec in ((pair.teacher, table.teacher), (pair.student, table.student))
-            )
-            if own != given:
+            shapes = pair.shapes(table)
+            if shapes.student[1] != shapes.teacher[1]:
                 yield (
                     "tables of position biases are taken row by row, so both models must have as many, but "
-                    f"{table.student.path!r} has {own} in the student, {given} in the teacher; build the student with "
-                    "the teacher's, or leave init out."
+                    f"{table.student.path!r} has {shapes.student[1]} in the student, {shapes.teacher[1]} in the "
+                    "teacher; build the student with the teacher's, or leave init out."
                 )
 
 
-def _lost_embeddings(pair: Pairing) -> Iterator[str]:
+def _lost_embeddings(pair: Pairing[Family]) -> Iterator[str]:
     for spec in pair.family.embeddings:
-        place = pair.place(spec)
-        if has(pair.teacher, place.teacher) and not has(pair.student, place.student):
+        found = pair.has_weight(pair.weight(spec))
+        if found.teacher and not found.student:
             yield part(spec).path
 
 
-def _lost_in_blocks(pair: Pairing) -> Iterator[str]:
+def _lost_in_blocks(pair: Pairing[Family]) -> Iterator[str]:
     """Names within a block."""
-    found = [piece.position_table for piece in pair.family.parts if isinstance(piece, Attention)]
+    found = [unit.position_table for unit in pair.family.parts if isinstance(unit, Attention)]
     tables = {part(table).path for table in found if table is not None}  # one block's stands for all
-    ours, theirs = (list(base.get_submodule(pair.family.blocks).children()) for base in pair.base_models)
-    for block, layer in zip(ours, pair.layers, strict=True):
-        own = _names(block)
-        for name in _names(theirs[layer]):
-            if name not in own and name.removesuffix(".weight") not in tables:
+    bases = pair.base_models
+    teacher_blocks = list(bases.teacher.get_submodule(pair.family.blocks).children())
+    for block, layer in zip(bases.student.get_submodule(pair.family.blocks).children(), pair.layers, strict=True):
+        of_student = _names(block)
+        for name in _names(teacher_blocks[layer]):
+            if name not in of_student and name.removesuffix(".weight") not in tables:
                 yield name
 
 

@@ -7,51 +7,69 @@ from dataclasses import dataclass
 
 import torch
 
-from autodistill.initialization.heads import Slot, choose_slots, query_key_maps, strongest, value_output_maps
-from autodistill.initialization.pairing import Pairing, Place, Reader
-from autodistill.models.families import Attention, FeedForward
-from autodistill.models.weights import Affine, norm_of, read, shape
+from autodistill.initialization.heads import HeadGroup, choose_heads, query_key_maps, strongest, value_output_maps
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.initialization.stream import Reader, read_after, write_norm_after_sum, writer
+from autodistill.models.families import Attention, Family, FeedForward
+from autodistill.models.weights import Affine, Part, norm_of, read, shape
 
 
-def write_blocks(pair: Pairing) -> None:
+def write_blocks(pair: Pairing[Family]) -> None:
     """Write all blocks of the student."""
-    slots: Sequence[Slot] | None = None
+    groups: Sequence[HeadGroup] | None = None
     for index, layer in enumerate(pair.layers):
-        boundary = pair.layers[index - 1] + 1 if index else 0
-        for piece in pair.family.parts:
-            norm = pair.place(piece.norm, index)
-            specs = piece.readers if isinstance(piece, FeedForward) else (piece.query, piece.key, piece.value)
-            places = [place for spec in specs if pair.in_both(place := pair.place(spec, index))]
-            reader = pair.reader(norm, boundary, [place.student for place in places])
-            output = pair.place(piece.output, index)
-            if isinstance(piece, FeedForward):
-                _write_feed_forward(pair, places, output, reader, boundary)
+        boundary = pair.boundary(index)
+        for unit in pair.family.parts:
+            norm = pair.weight(unit.norm, index)
+            specs = unit.readers if isinstance(unit, FeedForward) else (unit.query, unit.key, unit.value)
+            readers = [weight for spec in specs if pair.in_both(weight := pair.weight(spec, index))]
+            reader = read_after(pair, norm, boundary, [weight.student for weight in readers])
+            maps = _Maps(readers, pair.weight(unit.output, index), reader, boundary)
+            if isinstance(unit, FeedForward):
+                _write_feed_forward(pair, maps)
             else:
-                heads = _AttentionWriter(pair, piece, index, places, output, reader, boundary)
-                slots = slots if slots is not None and pair.family.heads_agree else heads.choose()
-                heads.write(slots)
+                heads = _AttentionWriter(pair, unit, index, maps)
+                groups = groups if groups is not None and pair.family.heads_agree else heads.choose()
+                heads.write(groups)
             boundary = layer + 1
             if not pair.family.norms_before:
-                pair.norm_behind(norm, boundary)
+                write_norm_after_sum(pair, norm, boundary)
 
 
-def _write_feed_forward(pair: Pairing, places: Sequence[Place], output: Place, reader: Reader, boundary: int) -> None:
+@dataclass(frozen=True)
+class _Maps:
+    """The maps of one part of a block.
+
+    Args:
+        readers: those that read the stream.
+        output: the one that writes to it.
+        reader: how the stream is read.
+        boundary: of the teacher's blocks, where it is read.
+    """
+
+    readers: Sequence[Both[Part]]
+    output: Both[Part]
+    reader: Reader
+    boundary: int
+
+
+def _write_feed_forward(pair: Pairing[Family], maps: _Maps) -> None:
     """The strongest neurons; those that the teacher lacks stay as built, and write nothing yet."""
-    readers = [reader(read(pair.teacher, place.teacher)) for place in places]
-    writer = pair.writer(read(pair.teacher, output.teacher), boundary)
-    importance = pair.importance.of(output.teacher.path, writer.weight) if pair.importance is not None else None
+    readers = [maps.reader(read(pair.teacher, weight.teacher)) for weight in maps.readers]
+    output = writer(pair, read(pair.teacher, maps.output.teacher), maps.boundary)
+    importance = pair.importance.of(maps.output.teacher.path, output.weight) if pair.importance is not None else None
     if importance is None:
-        importance = writer.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
-    weight = torch.zeros(shape(pair.student, output.student), dtype=torch.float64)
+        importance = output.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
+    weight = torch.zeros(shape(pair.student, maps.output.student), dtype=torch.float64)
     kept = strongest(importance, weight.shape[1])
-    for one, place in zip(readers, places, strict=True):
-        own = read(pair.student, place.student)
-        own.weight[: len(kept)] = one.weight[kept]
-        if own.bias is not None and one.bias is not None:
-            own.bias[: len(kept)] = one.bias[kept]
-        pair.write(place.student, own)
-    weight[:, : len(kept)] = writer.weight[:, kept]
-    pair.write(output.student, Affine(weight, writer.bias))
+    for of_teacher, target in zip(readers, maps.readers, strict=True):
+        of_student = read(pair.student, target.student)
+        of_student.weight[: len(kept)] = of_teacher.weight[kept]
+        if of_student.bias is not None and of_teacher.bias is not None:
+            of_student.bias[: len(kept)] = of_teacher.bias[kept]
+        pair.write(target.student, of_student)
+    weight[:, : len(kept)] = output.weight[:, kept]
+    pair.write(maps.output.student, Affine(weight, output.bias))
 
 
 @dataclass
@@ -96,98 +114,93 @@ class _AttentionWriter:
 
     Args:
         pair: the two models.
-        piece: the part of the block.
+        attention: the part of the block.
         block: of the student.
-        places: of the queries, keys and values.
-        output: the place of the map that writes to the stream.
-        reader: how the stream is read here.
-        boundary: of the teacher's blocks.
+        maps: the queries, keys and values, and the map that writes to the stream.
     """
 
-    def __init__(
-        self,
-        pair: Pairing,
-        piece: Attention,
-        block: int,
-        places: Sequence[Place],
-        output: Place,
-        reader: Reader,
-        boundary: int,
-    ) -> None:
-        self.pair, self.piece, self.block, self.places, self.output = pair, piece, block, places, output
-        self.teacher, self.student = pair.head_sizes
+    def __init__(self, pair: Pairing[Family], attention: Attention, block: int, maps: _Maps) -> None:
+        self.pair, self.attention, self.block, self.maps = pair, attention, block, maps
+        self.sizes = pair.head_sizes
+        teacher = self.sizes.teacher
         self.query, self.key, self.value = (
-            _Heads.of(reader(read(pair.teacher, place.teacher)), self.teacher.channels) for place in places
+            _Heads.of(maps.reader(read(pair.teacher, weight.teacher)), teacher.channels) for weight in maps.readers
         )
-        self.writer = pair.writer(read(pair.teacher, output.teacher), boundary)
-        shape = (len(self.writer.weight), self.teacher.heads, self.teacher.channels)
-        self.written = self.writer.weight.reshape(shape).transpose(0, 1)  # (heads, d, channels)
+        self.output = writer(pair, read(pair.teacher, maps.output.teacher), maps.boundary)
+        by_head = self.output.weight.reshape(len(self.output.weight), teacher.heads, teacher.channels)
+        self.written = by_head.transpose(0, 1)  # (heads, d, channels)
 
-    def choose(self) -> list[Slot]:
+    def choose(self) -> list[HeadGroup]:
         """The heads that are kept: by what reaches the stream, or the norm of the product of output and value."""
-        measured = self.pair.importance
-        seen = measured.of(self.output.teacher.path, self.writer.weight) if measured is not None else None
-        if seen is not None:
-            importance = seen.square().reshape(self.teacher.heads, self.teacher.channels).sum(1)
+        teacher, measured = self.sizes.teacher, self.pair.importance
+        by_channel = measured.of(self.maps.output.teacher.path, self.output.weight) if measured is not None else None
+        if by_channel is not None:
+            importance = by_channel.square().reshape(teacher.heads, teacher.channels).sum(1)
         else:
-            values = self.value.weight.repeat_interleave(self.teacher.heads // self.teacher.key_value_heads, dim=0)
+            values = self.value.weight.repeat_interleave(teacher.heads // teacher.key_value_heads, dim=0)
             importance = (self.written @ values).square().sum((1, 2))
-        return choose_slots(importance, self.teacher, self.student)
+        return choose_heads(importance, teacher, self.sizes.student)
 
-    def write(self, slots: Sequence[Slot]) -> None:
+    def write(self, groups: Sequence[HeadGroup]) -> None:
         """Write these heads of the teacher; those that it lacks stay as built, and write nothing yet."""
-        channels, room = self.student.channels, self.student.heads // self.student.key_value_heads
-        query, key, value = (_Heads.of(read(self.pair.student, place.student), channels) for place in self.places)
-        output = torch.zeros(self.student.heads, len(self.writer.weight), channels, dtype=torch.float64)
-        for index, slot in enumerate(slots):
+        sizes = self.sizes.student
+        channels, per_group = sizes.channels, sizes.heads // sizes.key_value_heads
+        query, key, value = (_Heads.of(read(self.pair.student, one.student), channels) for one in self.maps.readers)
+        output = torch.zeros(sizes.heads, len(self.output.weight), channels, dtype=torch.float64)
+        for index, group in enumerate(groups):
             to_query, to_key = query_key_maps(
-                [self.query.weight[head] for head in slot.heads],
-                self.key.weight[slot.group],
+                [self.query.weight[head] for head in group.heads],
+                self.key.weight[group.key_value_head],
                 channels,
-                rotary=self.piece.rotary,
+                rotary=self.attention.rotary,
             )
             to_output, to_value = value_output_maps(
-                [self.written[head] for head in slot.heads], self.value.weight[slot.group], channels
+                [self.written[head] for head in group.heads], self.value.weight[group.key_value_head], channels
             )
-            key.put(index, to_key, self.key, slot.group, keep=False)
-            value.put(index, to_value, self.value, slot.group, keep=True)
-            for place, head in enumerate(slot.heads, start=index * room):
-                query.put(place, to_query * (1.0 if self._normed else self._score_scale), self.query, head, keep=True)
-                output[place] = self.written[head] @ to_output.T
-        for where, heads in zip(self.places, (query, key, value), strict=True):
-            self.pair.write(where.student, heads.affine())
-        self.pair.write(self.output.student, Affine(output.transpose(0, 1).flatten(1), self.writer.bias))
+            key.put(index, to_key, self.key, group.key_value_head, keep=False)
+            value.put(index, to_value, self.value, group.key_value_head, keep=True)
+            to_query = to_query * (1.0 if self._head_norms else self._score_scale)
+            for position, head in enumerate(group.heads, start=index * per_group):
+                query.put(position, to_query, self.query, head, keep=True)
+                output[position] = self.written[head] @ to_output.T
+        for weight, heads in zip(self.maps.readers, (query, key, value), strict=True):
+            self.pair.write(weight.student, heads.affine())
+        self.pair.write(self.maps.output.student, Affine(output.transpose(0, 1).flatten(1), self.output.bias))
         self._write_head_norms()
-        self._write_position_table(slots)
+        self._write_position_table(groups)
 
     @property
     def _score_scale(self) -> float:
         """Scores are divided by the root of a head's channels: the teacher's of its own, the student's of its own."""
-        return float((self.student.channels / self.teacher.channels) ** 0.5) if self.piece.scaled else 1.0
+        sizes = self.sizes
+        return float((sizes.student.channels / sizes.teacher.channels) ** 0.5) if self.attention.scaled else 1.0
 
     @property
-    def _normed(self) -> list[Place]:
-        places = [self.pair.place(name, self.block) for name in self.piece.head_norms]
-        return [place for place in places if self.pair.in_both(place)]
+    def _head_norms(self) -> list[Both[Part]]:
+        norms = [self.pair.weight(name, self.block) for name in self.attention.head_norms]
+        return [norm for norm in norms if self.pair.in_both(norm)]
 
     def _write_head_norms(self) -> None:
-        for position, place in enumerate(self._normed):
-            gain, bias = norm_of(self.pair.teacher, place.teacher.path)
-            own = norm_of(self.pair.student, place.student.path)
-            to, _ = query_key_maps([], torch.zeros(self.teacher.channels, 1), self.student.channels, rotary=True)
+        sizes = self.sizes
+        for position, norm in enumerate(self._head_norms):
+            of_teacher = norm_of(self.pair.teacher, norm.teacher.path)
+            of_student = norm_of(self.pair.student, norm.student.path)
+            to, _ = query_key_maps([], torch.zeros(sizes.teacher.channels, 1), sizes.student.channels, rotary=True)
             factor = self._score_scale if position == 0 else 1.0
             filled = to.sum(1) > 0
-            fitted = (torch.where(filled, factor * (to @ one), old) for one, old in zip((gain, bias), own, strict=True))
-            self.pair.write_norm(place, *fitted)
+            fitted = (
+                torch.where(filled, factor * (to @ new), old) for new, old in zip(of_teacher, of_student, strict=True)
+            )
+            self.pair.write_norm(norm.student, *fitted)
 
-    def _write_position_table(self, slots: Sequence[Slot]) -> None:
-        if self.piece.position_table is None:
+    def _write_position_table(self, groups: Sequence[HeadGroup]) -> None:
+        if self.attention.position_table is None:
             return
-        place = self.pair.place(self.piece.position_table, self.block)
-        if not self.pair.in_both(place):
-            place = Place(self.pair.teacher_place(self.piece.position_table, 0), place.student)
-        if self.pair.in_both(place):
-            heads = [head for slot in slots for head in slot.heads]
-            own = read(self.pair.student, place.student)
-            own.weight[: len(heads)] = read(self.pair.teacher, place.teacher).weight[heads]
-            self.pair.write(place.student, own)
+        table = self.pair.weight(self.attention.position_table, self.block)
+        if not self.pair.in_both(table):
+            table = Both(table.student, self.pair.teacher_weight(self.attention.position_table, 0))
+        if self.pair.in_both(table):
+            heads = [head for group in groups for head in group.heads]
+            of_student = read(self.pair.student, table.student)
+            of_student.weight[: len(heads)] = read(self.pair.teacher, table.teacher).weight[heads]
+            self.pair.write(table.student, of_student)

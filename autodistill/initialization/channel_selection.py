@@ -13,28 +13,68 @@ Source of the family: Sun et al. (2020), MobileBERT, https://arxiv.org/abs/2004.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from autodistill.initialization.checks import (
+    boundary_problems,
+    embedding_problems,
+    layer_problems,
+    missing_embeddings,
+)
 from autodistill.initialization.heads import strongest
-from autodistill.initialization.pairing import Pairing
+from autodistill.initialization.importance import Kind
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.initialization.start_method import Fitted, StartMethod
+from autodistill.models.families import ChannelFamily
 from autodistill.models.layer_mappings import automatic_mapping
-from autodistill.models.weights import join, norm_of, read
+from autodistill.models.weights import Affine, join, norm_of, read
 
 
-def write_selected(pair: Pairing, *, embeddings_only: bool) -> None:
-    """Write a student of a family whose table gives the roles of its axes."""
-    selection = Selection(pair)
-    for site in selection.sites():
-        if not embeddings_only or site.module.startswith("embeddings."):
-            _write(pair, selection, site)
+class ChannelSelection(StartMethod[ChannelFamily]):
+    """For families that scale and shift every channel by itself."""
+
+    def importance_problem(self, setting: str, model: nn.Module) -> str | None:
+        if setting in ("auto", "weights"):
+            return None
+        return (
+            f"init.importance must be 'auto' or 'weights' for a {type(model).__name__}, whose students are selections "
+            f"of channels, but is {setting!r}."
+        )
+
+    def importance(self, setting: str) -> Kind | None:
+        return None
+
+    def least_squares(self, setting: str, teacher: nn.Module) -> Fitted:
+        return "none"
+
+    def subspace_problems(self, pair: Pairing[ChannelFamily]) -> Iterator[str]:
+        yield from boundary_problems(pair)
+
+    def problems(self, pair: Pairing[ChannelFamily]) -> list[str]:
+        problems = [*layer_problems(pair)] or [*missing_embeddings(pair)]
+        problems += embedding_problems(pair)
+        return problems or [*selection_problems(pair)]
+
+    def lost_weights(self, pair: Pairing[ChannelFamily]) -> Iterator[str]:
+        yield from ()
+
+    def write(self, pair: Pairing[ChannelFamily], *, embeddings_only: bool) -> None:
+        selection = Selection(pair)
+        for site in selection.sites():
+            if not embeddings_only or site.module.startswith("embeddings."):
+                _write(pair, selection, site)
+
+    def matcher(self, pair: Pairing[ChannelFamily]) -> Affine:
+        return Affine(pair.subspace.up, pair.subspace.mean(pair.boundary(len(pair.layers))))
 
 
-def selection_problems(pair: Pairing) -> Iterator[str]:
+def selection_problems(pair: Pairing[ChannelFamily]) -> Iterator[str]:
     """What does not fit, a sentence each."""
     subspace = pair.subspace
     one_hot = torch.equal(subspace.directions, (subspace.directions == 1).double())
@@ -44,22 +84,26 @@ def selection_problems(pair: Pairing) -> Iterator[str]:
             "decompose(..., selects=True)."
         )
     selection = Selection(pair)
+    configs = selection.configs
     for name in ("key_query_shared_bottleneck", "use_bottleneck", "use_bottleneck_attention", "trigram_input"):
-        wanted = name != "use_bottleneck_attention"
-        for owner, config in zip(("student", "teacher"), selection.configs, strict=True):
-            if getattr(config, name) is not wanted:
-                yield f"init='teacher' needs {name}={wanted} of a MobileBERT, but the {owner} has {not wanted}."
-    ours, theirs = (config.num_feedforward_networks for config in selection.configs)
-    if ours > theirs:
-        yield f"a student's blocks must not have more feed-forward networks than its teacher's, but {ours} > {theirs}."
+        required = name != "use_bottleneck_attention"
+        for owner, config in (("student", configs.student), ("teacher", configs.teacher)):
+            if getattr(config, name) is not required:
+                yield f"init='teacher' needs {name}={required} of a MobileBERT, but the {owner} has {not required}."
+    networks = Both(configs.student.num_feedforward_networks, configs.teacher.num_feedforward_networks)
+    if networks.student > networks.teacher:
+        yield (
+            "a student's blocks must not have more feed-forward networks than its teacher's, but "
+            f"{networks.student} > {networks.teacher}."
+        )
     parameters = dict(pair.teacher.named_parameters())
     for site in selection.sites():
-        given = parameters.get(site.teacher)
+        source = parameters.get(site.teacher)
         for axis, role in enumerate(site.roles):
-            if given is not None and role == "row" and given.shape[axis] != site.parameter.shape[axis]:
+            if source is not None and role == "row" and source.shape[axis] != site.parameter.shape[axis]:
                 yield (
                     f"rows are taken as they are, so both models must have as many, but {site.student!r} has "
-                    f"{site.parameter.shape[axis]} in the student, {given.shape[axis]} in the teacher."
+                    f"{site.parameter.shape[axis]} in the student, {source.shape[axis]} in the teacher."
                 )
 
 
@@ -89,15 +133,15 @@ class Site:
 class Selection:
     """Which of the teacher's channels, heads and neurons the student has, by role."""
 
-    def __init__(self, pair: Pairing) -> None:
+    def __init__(self, pair: Pairing[ChannelFamily]) -> None:
         self._pair = pair
-        self._chosen: dict[tuple[str, str], torch.Tensor] = {}
+        self._chosen: dict[tuple[str, str, int], torch.Tensor] = {}
 
     @property
-    def configs(self) -> tuple[Any, Any]:
-        """The student's, and the teacher's."""
-        student, teacher = self._pair.base_models
-        return student.config, teacher.config
+    def configs(self) -> Both[Any]:
+        """The two configurations."""
+        bases = self._pair.base_models
+        return Both(bases.student.config, bases.teacher.config)
 
     @cached_property
     def kept(self) -> torch.Tensor:
@@ -113,12 +157,12 @@ class Selection:
                 yield site
 
     def _site(self, name: str, parameter: torch.nn.Parameter) -> Site | None:
-        student, teacher = self._pair.bases
-        outer_student, outer_teacher = (base.rpartition(".")[0] for base in (student, teacher))
-        inside = name.startswith(f"{student}.") if student else True
-        relative = name.removeprefix(f"{student if inside else outer_student}.")
+        family, paths = self._pair.family, self._pair.base_paths
+        inside = name.startswith(f"{paths.student}.") if paths.student else True
+        owners = paths if inside else Both(paths.student.rpartition(".")[0], paths.teacher.rpartition(".")[0])
+        relative = name.removeprefix(f"{owners.student}.")
         block, network = None, ""
-        found = re.match(rf"{re.escape(self._pair.family.blocks)}\.(\d+)\.(.*)", relative)
+        found = re.match(rf"{re.escape(family.blocks)}\.(\d+)\.(.*)", relative)
         if found:
             block, relative = int(found[1]), found[2]
             ffn = re.match(r"ffn\.(\d+)\.", relative)
@@ -126,34 +170,35 @@ class Selection:
                 network = f"ffn.{self._networks[int(ffn[1])]}"
                 relative = relative.replace(ffn[0], "ffn.", 1)
         module = relative.rpartition(".")[0]
-        roles = (self._pair.family.axes or {}).get(module)
+        roles = family.axes.get(module)
         if roles is None:
             return None
-        own = relative.replace("ffn.", f"{network}.", 1) if network else relative
+        source = relative.replace("ffn.", f"{network}.", 1) if network else relative
         if block is not None:
-            own = f"{self._pair.family.blocks}.{self._pair.layers[block]}.{own}"
-        source = join(teacher if inside else outer_teacher, own)
+            source = f"{family.blocks}.{self._pair.layers[block]}.{source}"
+        source = join(owners.teacher, source)
         return Site(parameter, name, source, module, block, network, roles[: parameter.dim()])
 
     @cached_property
     def _networks(self) -> list[int]:
-        own, theirs = (config.num_feedforward_networks - 1 for config in self.configs)
-        return automatic_mapping(own, theirs) if own else []
+        configs = self.configs
+        of_student, of_teacher = (one.num_feedforward_networks - 1 for one in (configs.student, configs.teacher))
+        return automatic_mapping(of_student, of_teacher) if of_student else []
 
     def of(self, site: Site, axis: int) -> torch.Tensor:
         """The teacher's indices along one axis of a parameter."""
         role, size = self._role(site.roles[axis]), site.parameter.shape[axis]
-        if role in ("row", "position"):
-            return torch.arange(size)
-        where = "" if site.block is None else f"{self._pair.family.blocks}.{self._pair.layers[site.block]}"
-        key = (role, join(where, site.network) if role == "neuron" else where if role not in _OF_THE_MODEL else "")
+        rule = SELECTIONS[role]
+        block = "" if site.block is None else f"{self._pair.family.blocks}.{self._pair.layers[site.block]}"
+        where = {"model": "", "block": block, "network": join(block, site.network)}[rule.scope]
+        key = (role, where, size)
         if key not in self._chosen:
-            self._chosen[key] = getattr(self, "_" + role.replace(" ", "_"))(key[1], size)
+            self._chosen[key] = rule.choose(self, where, size)
         return self._chosen[key]
 
     def reads_stream(self, site: Site) -> bool:
         """Whether the site's module reads the outer stream."""
-        inputs = (self._pair.family.axes or {})[site.module][1:]
+        inputs = self._pair.family.axes[site.module][1:]
         return [self._role(role) for role in inputs] == ["stream"] and not site.module.startswith("embeddings.")
 
     def _role(self, role: str) -> str:
@@ -163,44 +208,47 @@ class Selection:
 
     # One method for each role: the teacher's indices, given the path in the base model and the student's number.
 
-    def _stream(self, where: str, size: int) -> torch.Tensor:
+    def rows(self, where: str, size: int) -> torch.Tensor:
+        return torch.arange(size)
+
+    def stream(self, where: str, size: int) -> torch.Tensor:
         return self.kept
 
-    def _embedding(self, where: str, size: int) -> torch.Tensor:
-        return strongest(self._weight("embeddings.word_embeddings").norm(dim=1), self.configs[0].embedding_size)
+    def embedding(self, where: str, size: int) -> torch.Tensor:
+        return strongest(self._weight("embeddings.word_embeddings").norm(dim=1), self.configs.student.embedding_size)
 
-    def _trigram(self, where: str, size: int) -> torch.Tensor:
-        chosen = self._embedding(where, size)
-        return torch.cat([chosen + part * self.configs[1].embedding_size for part in range(3)])
+    def trigram(self, where: str, size: int) -> torch.Tensor:
+        chosen = self.embedding(where, size)
+        return torch.cat([chosen + part * self.configs.teacher.embedding_size for part in range(3)])
 
-    def _other_word(self, where: str, size: int) -> torch.Tensor:
+    def other_word(self, where: str, size: int) -> torch.Tensor:
         return strongest(self._outside("cls.predictions.dense").norm(dim=1), size)
 
-    def _word(self, where: str, size: int) -> torch.Tensor:
-        chosen, own = self._embedding(where, size), self.configs[0]
-        others = self._other_word(where, own.hidden_size - own.embedding_size)
-        return torch.cat([chosen, others + self.configs[1].embedding_size])
+    def word(self, where: str, size: int) -> torch.Tensor:
+        chosen, config = self.embedding(where, size), self.configs.student
+        others = self.other_word(where, config.hidden_size - config.embedding_size)
+        return torch.cat([chosen, others + self.configs.teacher.embedding_size])
 
-    def _pooled(self, where: str, size: int) -> torch.Tensor:
-        return strongest(self._weight("pooler.dense").norm(dim=1), self.configs[0].hidden_size)
+    def pooled(self, where: str, size: int) -> torch.Tensor:
+        return strongest(self._weight("pooler.dense").norm(dim=1), self.configs.student.hidden_size)
 
-    def _inner(self, where: str, size: int) -> torch.Tensor:
+    def inner(self, where: str, size: int) -> torch.Tensor:
         written = self._scaled_rows(where, "bottleneck.input")
         return strongest(written * self._weight(where, "output.bottleneck.dense").norm(dim=0), size)
 
-    def _shared(self, where: str, size: int) -> torch.Tensor:
+    def shared(self, where: str, size: int) -> torch.Tensor:
         queries, keys = (self._weight(where, f"attention.self.{name}").norm(dim=0) for name in ("query", "key"))
         return strongest(self._scaled_rows(where, "bottleneck.attention") * queries * keys, size)
 
-    def _neuron(self, where: str, size: int) -> torch.Tensor:
+    def neuron(self, where: str, size: int) -> torch.Tensor:
         rows = self._weight(where, "intermediate.dense").norm(dim=1)
         return strongest(rows * self._weight(where, "output.dense").norm(dim=0), size)
 
-    def _query(self, where: str, size: int) -> torch.Tensor:
+    def query(self, where: str, size: int) -> torch.Tensor:
         queries, keys = (self._weight(where, f"attention.self.{name}").norm(dim=1) for name in ("query", "key"))
         return self._channels_of_heads(where, queries * keys)
 
-    def _value(self, where: str, size: int) -> torch.Tensor:
+    def value(self, where: str, size: int) -> torch.Tensor:
         return self._channels_of_heads(where, self._written(where))
 
     def _written(self, where: str) -> torch.Tensor:
@@ -210,46 +258,75 @@ class Selection:
 
     def _channels_of_heads(self, where: str, importance: torch.Tensor) -> torch.Tensor:
         """Of the heads that write the most, the channels that matter the most."""
-        teacher, student = self._pair.head_sizes
+        sizes = self._pair.head_sizes
+        teacher, student = sizes.teacher, sizes.student
         heads = strongest(self._written(where).reshape(teacher.heads, -1).square().sum(1), student.heads)
         by_head = importance.reshape(teacher.heads, teacher.channels)
         return torch.cat([head * teacher.channels + strongest(by_head[head], student.channels) for head in heads])
 
     def _scaled_rows(self, where: str, layer: str) -> torch.Tensor:
-        gain, _ = norm_of(self._pair.teacher, join(self._pair.bases[1], where, f"{layer}.LayerNorm"))
+        gain, _ = norm_of(self._pair.teacher, join(self._pair.base_paths.teacher, where, f"{layer}.LayerNorm"))
         scaled: torch.Tensor = self._weight(where, f"{layer}.dense").norm(dim=1) * gain.abs()
         return scaled
 
     def _weight(self, *path: str) -> torch.Tensor:
-        return read(self._pair.teacher, join(self._pair.bases[1], *path)).weight
+        return read(self._pair.teacher, join(self._pair.base_paths.teacher, *path)).weight
 
     def _outside(self, path: str) -> torch.Tensor:
-        return read(self._pair.teacher, join(self._pair.bases[1].rpartition(".")[0], path)).weight
+        return read(self._pair.teacher, join(self._pair.base_paths.teacher.rpartition(".")[0], path)).weight
 
 
-_OF_THE_MODEL = ("stream", "embedding", "trigram", "word", "other word", "pooled")
+@dataclass(frozen=True)
+class Rule:
+    """How the entries of one axis are chosen.
+
+    Args:
+        choose: `(selection, path, size) -> indices`: of the teacher's, given the path of a block or feed-forward
+            network in the base model and the student's number.
+        scope: the choice is one for the whole model, or each block's or feed-forward network's own.
+    """
+
+    choose: Callable[[Selection, str, int], torch.Tensor]
+    scope: Literal["model", "block", "network"]
+
+
+SELECTIONS: Mapping[str, Rule] = {
+    "row": Rule(Selection.rows, "model"),
+    "position": Rule(Selection.rows, "model"),
+    "stream": Rule(Selection.stream, "model"),
+    "embedding": Rule(Selection.embedding, "model"),
+    "trigram": Rule(Selection.trigram, "model"),
+    "word": Rule(Selection.word, "model"),
+    "other word": Rule(Selection.other_word, "model"),
+    "pooled": Rule(Selection.pooled, "model"),
+    "inner": Rule(Selection.inner, "block"),
+    "shared": Rule(Selection.shared, "block"),
+    "query": Rule(Selection.query, "block"),
+    "value": Rule(Selection.value, "block"),
+    "neuron": Rule(Selection.neuron, "network"),
+}
+"""By the role of an axis, as the tables of families name them."""
 
 
 @torch.no_grad()
-def _write(pair: Pairing, selection: Selection, site: Site) -> None:
+def _write(pair: Pairing[ChannelFamily], selection: Selection, site: Site) -> None:
     """Gather a parameter; what the teacher lacks stays as built, and is not read."""
-    given = pair.teacher.get_parameter(site.teacher).detach().double().cpu()
-    indices = [selection.of(site, axis) for axis in range(given.dim())]
-    taken = given[indices[0]] if len(indices) == 1 else given[indices[0][:, None], indices[1]]
+    source = pair.teacher.get_parameter(site.teacher).detach().double().cpu()
+    indices = [selection.of(site, axis) for axis in range(source.dim())]
+    taken = source[indices[0]] if len(indices) == 1 else source[indices[0][:, None], indices[1]]
     if site.student.endswith(".bias") and selection.reads_stream(site):
         taken = taken + _left_out(pair, selection, site)[indices[0]]
     if site.module == "attention.self.query":
-        teacher, student = pair.head_sizes
-        taken = taken * (student.channels / teacher.channels) ** 0.5
+        sizes = pair.head_sizes
+        taken = taken * (sizes.student.channels / sizes.teacher.channels) ** 0.5
     site.parameter[: len(taken)] = 0
     site.parameter[tuple(slice(size) for size in taken.shape)] = taken.to(site.parameter)
     pair.written.add(site.parameter)
 
 
-def _left_out(pair: Pairing, selection: Selection, site: Site) -> torch.Tensor:
+def _left_out(pair: Pairing[ChannelFamily], selection: Selection, site: Site) -> torch.Tensor:
     """What the mean of the channels that are left out adds where the outer stream is read, (outputs,)."""
-    behind = len(pair.layers) if site.block is None else site.block  # so many of the student's blocks come before
-    boundary = pair.layers[behind - 1] + 1 if behind else 0
-    mean = pair.subspace.mean(boundary).clone()
+    blocks_before = len(pair.layers) if site.block is None else site.block
+    mean = pair.subspace.mean(pair.boundary(blocks_before)).clone()
     mean[selection.kept] = 0
     return read(pair.teacher, site.teacher.removesuffix(".bias")).weight @ mean

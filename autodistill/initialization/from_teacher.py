@@ -1,7 +1,7 @@
 """The first weights of a student, written from its teacher's: it starts in the subspace of the teacher's stream.
 
 With P, s and μ of the subspace (see `subspace`), a map that reads the stream becomes W P s with bias b + W μ, one that
-writes to it Pᵀ W / s, and embeddings E P / s. Where norms stand *behind* the residual sum (BERT), the student's norm
+writes to it Pᵀ W / s, and embeddings E P / s. Where norms stand *after* the residual sum (BERT), the student's norm
 has the gain diag(Pᵀ G P) c / s: a rotation does not commute with per-channel gains G, so that this is exact only where
 P permutes channels. Where norms stand *before* the readers (Llama, GPT-2), the gain is folded into the readers, W G P,
 with μ = 0. In both, c = √(r D / d) makes up for the norm of a vector that keeps the share r of its power in d of D
@@ -13,20 +13,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from autodistill.initialization.agreement import disagreements
-from autodistill.initialization.blocks import write_blocks
-from autodistill.initialization.channel_selection import write_selected
-from autodistill.initialization.checks import require_fitting
+from autodistill.errors import ConfigurationError
+from autodistill.initialization.agreement import other_settings
+from autodistill.initialization.channel_selection import ChannelSelection
+from autodistill.initialization.checks import sharing_problems
 from autodistill.initialization.importance import Importance
-from autodistill.initialization.outputs import matcher, write_outputs
 from autodistill.initialization.pairing import Pairing
+from autodistill.initialization.projection import Projection
+from autodistill.initialization.start_method import StartMethod
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.models.families import Family
-from autodistill.models.weights import Affine, has_bias, read, shape, takes_in_constants
+from autodistill.models.families import ChannelFamily, Family, WeightTable, require_family
+from autodistill.models.weights import Affine, has, shape
 
 logger = logging.getLogger(__name__)
 
@@ -60,26 +62,26 @@ def initialize_from_teacher(
     layers: Sequence[int] | None = None,
     embeddings_only: bool = False,
     importance: Importance | None = None,
-    family: Family | None = None,
+    family: WeightTable | None = None,
 ) -> TeacherStart:
     """Write a student's first weights from its teacher's, in place.
 
     Heads and neurons are chosen by importance, layers evenly. Heads of other sizes keep the leading singular directions
     of what they compute; rotary ones the nearest frequencies. What the teacher lacks (more heads, channels or neurons)
     stays as built, and writes nothing to the stream until it is trained. What the student lacks (biases, norms of
-    heads), or does otherwise by its configuration, is told in `approximations`.
+    heads), or does otherwise by its configuration, is listed in `approximations`.
 
     Args:
         student: of the teacher's family, and not wider.
         teacher: the teacher.
         subspace: that leads to the student's width; where norms stand before the readers, of mean zero.
         layers: for each block of the student a block of the teacher; evenly spread if not given.
-        embeddings_only: leave everything behind the embeddings as it was built.
-        importance: of heads and neurons, as `measure_importance` gives it; if not given, the weights decide.
+        embeddings_only: leave everything after the embeddings as it was built.
+        importance: of heads and neurons, as `measure_importance` returns it; by default the weights decide.
         family: where the weights are, for models that are not in `families.FAMILIES`.
 
     Raises:
-        ConfigurationError: the two do not fit; all mistakes at once.
+        ConfigurationError: the two do not fit; all mistakes in one error.
 
     Examples:
         >>> from transformers import BertConfig, BertModel
@@ -95,16 +97,13 @@ def initialize_from_teacher(
     """
     pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family)
     require_fitting(pair)
-    pair.approximations.extend(disagreements(pair))
-    if pair.family.axes is not None:
-        write_selected(pair, embeddings_only=embeddings_only)
-    else:
-        write_embeddings(pair)
-        if not embeddings_only:
-            write_blocks(pair)
-            write_outputs(pair)
+    method = start_method(pair.family)
+    pair.approximations += [*other_settings(pair), *method.lost_weights(pair)]
+    method.write(pair, embeddings_only=embeddings_only)
     untouched = tuple(name for name, parameter in student.named_parameters() if parameter not in pair.written)
-    start = TeacherStart(subspace, pair.layers, pair.correction, matcher(pair), tuple(pair.approximations), untouched)
+    start = TeacherStart(
+        subspace, pair.layers, pair.correction, method.matcher(pair), tuple(pair.approximations), untouched
+    )
     for approximation in start.approximations:
         logger.info("init='teacher': %s", approximation)
     if untouched and not embeddings_only:
@@ -112,20 +111,46 @@ def initialize_from_teacher(
     return start
 
 
-def write_embeddings(pair: Pairing) -> None:
-    """Write all tables and maps that write to the stream before the first block, and the norm behind them."""
-    norm = pair.family.embedding_norm
-    # The mean is taken off by the norm; where there is none, by the first bias, or table with a row for every position.
-    takes_off = norm is None and not pair.family.norms_before
-    rest = pair.subspace.mean(0) if takes_off else torch.zeros(pair.subspace.teacher_width)
-    for spec in pair.embeddings:
-        place = pair.place(spec)
-        given, (_, rows) = read(pair.teacher, place.teacher), shape(pair.student, place.student)
-        off = rest if takes_in_constants(pair.student, place.student) else torch.zeros_like(rest)
-        biased = has_bias(pair.student, place.student)
-        weight = given.weight[:, :rows] - (0 if biased else off[:, None])
-        bias = (given.bias if given.bias is not None else 0) - off if biased else None
-        pair.write(place.student, Affine(pair.down().T @ weight, bias @ pair.down() if bias is not None else None))
-        rest = rest - off
-    if norm is not None:
-        pair.norm_behind(pair.place(norm), 0)
+def start_method(family: WeightTable) -> StartMethod[Any]:
+    """The way to write students of a family."""
+    if isinstance(family, ChannelFamily):
+        return ChannelSelection(family)
+    if isinstance(family, Family):
+        return Projection(family)
+    raise TypeError(f"a table must be a Family or a ChannelFamily, but is a {type(family).__name__}.")
+
+
+def require_fitting(pair: Pairing[Any]) -> None:
+    """Check that a student can be written from its teacher.
+
+    Raises:
+        ConfigurationError: it cannot; all mistakes in one error.
+    """
+    method = start_method(pair.family)
+    problems = [*sharing_problems(pair), *method.subspace_problems(pair), *method.problems(pair)]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def start_blocker(student: nn.Module, teacher: nn.Module) -> str | None:
+    """The reason why a student cannot be written from its teacher, as far as their shapes show; None where it can.
+
+    Args:
+        student: may be on the device `meta`.
+        teacher: the teacher.
+    """
+    try:
+        _, student_base, table = require_family(student, None, "student")
+        _, teacher_base, _ = require_family(teacher, None, "teacher")
+        spec = next(spec for spec in table.embeddings if has(student_base, spec) and has(teacher_base, spec))
+        width, teacher_width = shape(student_base, spec)[0], shape(teacher_base, spec)[0]
+        if width > teacher_width:
+            return f"the student is wider ({width}) than the teacher ({teacher_width}); leave init out."
+        subspace = TeacherSubspace(
+            torch.zeros(1, teacher_width), torch.eye(teacher_width)[:, :width], torch.ones(width), explained=1.0
+        )
+        pair = Pairing.of(student, teacher, subspace)
+        problems = start_method(pair.family).problems(pair)
+    except ConfigurationError as error:
+        problems = error.problems
+    return " ".join(problems) or None

@@ -11,18 +11,18 @@ from autodistill.models.families import HeadSizes
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One key-value head of the student: the teacher's key-value head, and the teacher's heads that read from it."""
+class HeadGroup:
+    """One key-value head of the student: the teacher's, and the teacher's heads that read from it."""
 
-    group: int
+    key_value_head: int
     heads: tuple[int, ...]
 
 
-def choose_slots(importance: torch.Tensor, teacher: HeadSizes, student: HeadSizes) -> list[Slot]:
+def choose_heads(importance: torch.Tensor, teacher: HeadSizes, student: HeadSizes) -> list[HeadGroup]:
     """The teacher's heads that a student keeps, in the teacher's order; at most as many as the student has.
 
-    The heads of each of the teacher's key-value heads are dealt out, the strongest first, in hands of as many as the
-    student has for one of its own; the strongest hands are kept.
+    The heads of each of the teacher's key-value heads are grouped, the strongest first, in groups of as many as the
+    student has for one of its own; the strongest groups are kept.
 
     Args:
         importance: (teacher heads,).
@@ -30,19 +30,22 @@ def choose_slots(importance: torch.Tensor, teacher: HeadSizes, student: HeadSize
         student: its head sizes.
 
     Examples:
-        >>> choose_slots(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 4, 8), HeadSizes(2, 2, 8))
-        [Slot(group=1, heads=(1,)), Slot(group=3, heads=(3,))]
-        >>> choose_slots(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 2, 8), HeadSizes(2, 1, 8))
-        [Slot(group=0, heads=(0, 1))]
+        >>> choose_heads(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 4, 8), HeadSizes(2, 2, 8))
+        [HeadGroup(key_value_head=1, heads=(1,)), HeadGroup(key_value_head=3, heads=(3,))]
+        >>> choose_heads(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 2, 8), HeadSizes(2, 1, 8))
+        [HeadGroup(key_value_head=0, heads=(0, 1))]
     """
-    per_group, room = teacher.heads // teacher.key_value_heads, student.heads // student.key_value_heads
-    hands = []
-    for group in range(teacher.key_value_heads):
-        members = list(range(group * per_group, (group + 1) * per_group))
+    per_group, size = teacher.heads // teacher.key_value_heads, student.heads // student.key_value_heads
+    groups = []
+    for key_value_head in range(teacher.key_value_heads):
+        members = list(range(key_value_head * per_group, (key_value_head + 1) * per_group))
         members.sort(key=lambda head: (-float(importance[head]), head))
-        hands += [Slot(group, tuple(sorted(members[start : start + room]))) for start in range(0, per_group, room)]
-    hands.sort(key=lambda slot: (-float(importance[list(slot.heads)].sum()), slot.heads))
-    return sorted(hands[: student.key_value_heads], key=lambda slot: (slot.group, slot.heads))
+        groups += [
+            HeadGroup(key_value_head, tuple(sorted(members[start : start + size])))
+            for start in range(0, per_group, size)
+        ]
+    groups.sort(key=lambda group: (-float(importance[list(group.heads)].sum()), group.heads))
+    return sorted(groups[: student.key_value_heads], key=lambda group: (group.key_value_head, group.heads))
 
 
 def strongest(importance: torch.Tensor, count: int) -> torch.Tensor:

@@ -17,10 +17,10 @@ from torch import nn
 from autodistill.data import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.models.calls import removing
-from autodistill.models.families import Family, require_family
+from autodistill.models.families import WeightTable, require_family
 from autodistill.models.modes import evaluating, frozen, plain_forward
 from autodistill.models.module_paths import find_module
-from autodistill.models.weights import has, join, part
+from autodistill.models.weights import has, join
 from autodistill.tensors import tensors_in
 
 Kind = Literal["activations", "gradients"]
@@ -33,7 +33,7 @@ class Importance:
 
     Attributes:
         kind: `"activations"`: the root mean square of each input, still to be weighed with what the writer makes of it;
-            `"gradients"`: the mean of |activation x gradient|, which has seen the writer already.
+            `"gradients"`: the mean of |activation x gradient|, which depends on the writer already.
         inputs: for the path of a writer of the teacher (inputs,), float64.
     """
 
@@ -41,16 +41,16 @@ class Importance:
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def of(self, path: str, written: torch.Tensor) -> torch.Tensor | None:
-        """How much each input of a writer matters, (inputs,); None where it was not seen.
+        """How much each input of a writer matters, (inputs,); None where it was not measured.
 
         Args:
             path: of the writer, in the teacher.
             written: its weight in the student's subspace, (d, inputs).
         """
-        seen = self.inputs.get(path)
-        if seen is None or self.kind == "gradients":
-            return seen
-        weighed: torch.Tensor = seen * written.norm(dim=0)
+        measured = self.inputs.get(path)
+        if measured is None or self.kind == "gradients":
+            return measured
+        weighed: torch.Tensor = measured * written.norm(dim=0)
         return weighed
 
 
@@ -60,15 +60,15 @@ def measure_importance(
     kind: Kind = "activations",
     *,
     loss_func: LossFunction | None = None,
-    family: Family | None = None,
+    family: WeightTable | None = None,
 ) -> Importance:
-    """Run a teacher on a few batches, and see what its writers get. Padding is left out.
+    """Run a teacher on a few batches, and measure what its writers receive. Padding is left out.
 
     A writer that its block never calls as a module (`nn.MultiheadAttention` does not) is left to the weights.
 
     Args:
         teacher: of a known family.
-        batches: a few, as a data loader gives them.
+        batches: a few, as a data loader returns them.
         kind: `"activations"` or `"gradients"`; the latter of the model's own loss, else of `loss_func(outputs,
             targets)` where both are given, else of half the squared output.
         loss_func: for models that compute no loss of their own.
@@ -88,15 +88,14 @@ def measure_importance(
     if kind not in get_args(Kind):
         raise ConfigurationError(f"kind must be 'activations' or 'gradients', but is {kind!r}.")
     path, base, table = require_family(teacher, family, "teacher")
-    blocks = [join(path, f"{table.blocks}.{index}") for index in range(table.depth(base))]
-    outputs = [join(block, part(piece.output).path) for block in blocks for piece in table.parts]
-    writers = [path for path in outputs if has(teacher, path)]
+    paths = [join(path, writer) for writer in table.writers(base)]
+    writers = [path for path in paths if has(teacher, path)]
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     ran = False
-    for given in batches:
+    for element in batches:
         ran = True
-        batch = given if isinstance(given, Batch) else Batch(given)
+        batch = element if isinstance(element, Batch) else Batch(element)
         for name, values in _measured(teacher, writers, batch, kind, loss_func):
             rows = batch.without_padding(values)
             sums[name] = sums.get(name, torch.zeros(())) + rows.sum(0)
@@ -121,15 +120,15 @@ def _measured(
         torch.set_grad_enabled(graph),
     ):
         output = batch.call(teacher)
-        seen = list(inputs.values())
-        factors = torch.autograd.grad(_loss(output, batch, loss_func), seen) if graph else seen
-    for name, one, factor in zip(inputs, seen, factors, strict=True):
+        received = list(inputs.values())
+        factors = torch.autograd.grad(_loss(output, batch, loss_func), received) if graph else received
+    for name, one, factor in zip(inputs, received, factors, strict=True):
         yield name, (one.detach().double() * factor.double()).abs().cpu()
 
 
 @contextmanager
 def _inputs(teacher: nn.Module, writers: Sequence[str], graph: bool) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the context, what the writers get; gradients can be taken with respect to it where `graph` is wanted."""
+    """Within the context, what the writers receive; with `graph`, gradients can be taken with respect to it."""
     inputs: dict[str, torch.Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:

@@ -16,16 +16,20 @@ from autodistill.config.initialization import Centring, InitializationConfig
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.checks import require_fitting, why_no_mean
-from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
+from autodistill.initialization.from_teacher import (
+    TeacherStart,
+    initialize_from_teacher,
+    require_fitting,
+    start_method,
+)
 from autodistill.initialization.importance import Importance, measure_importance
 from autodistill.initialization.least_squares import LeastSquares
-from autodistill.initialization.pairing import Pairing
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.initialization.start_method import Fitted
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose
 from autodistill.losses.criterion import Criterion
 from autodistill.losses.feature_matchers import ChannelMatcher
 from autodistill.models.families import require_family
-from autodistill.models.masks import predicts_next_token
 from autodistill.models.taps import AUTO, INPUT, Tap
 from autodistill.models.weights import Affine, has, join, shape, write
 from autodistill.tensors import content_hash
@@ -44,9 +48,9 @@ class TeacherInitializer:
         settings: how.
         teacher: of a known family.
         batches: the flash set.
-        cache: gives the teacher's stream.
+        cache: computes the teacher's stream.
         directory: where the decomposition of the stream is kept; None for memory only.
-        loss_func: `(outputs, targets) -> loss`, for importance by gradients where a teacher gives no loss of its own.
+        loss_func: `(outputs, targets) -> loss`, for importance by gradients of a teacher that computes no loss.
 
     Raises:
         ConfigurationError: the teacher's residual stream is not known.
@@ -68,20 +72,21 @@ class TeacherInitializer:
         self._directory = directory
         self._loss_func = loss_func
         self._path, self._base, self._family = require_family(teacher, settings.family, "teacher")
+        self._method = start_method(self._family)
         self._known: StreamDecomposition | None = None
 
     @property
     def boundaries(self) -> list[Tap]:
-        """The teacher's stream before its first block and behind each."""
+        """The teacher's stream before its first block and after each."""
         blocks = join(self._path, self._family.blocks)
         depth = self._family.depth(self._base)
         return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
 
     def boundary(self, tap: Tap) -> int:
         """The number of the boundary where a tap of the teacher lies, however it names it; -1, the last, elsewhere."""
-        for behind, block in enumerate(self.boundaries[1:], start=1):
+        for after, block in enumerate(self.boundaries[1:], start=1):
             if tap.path == block.path:
-                return behind - 1 if tap.process == INPUT else behind
+                return after - 1 if tap.process == INPUT else after
         return -1
 
     def subspace(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherSubspace:
@@ -99,30 +104,28 @@ class TeacherInitializer:
         if not widths:
             raise ConfigurationError(
                 "the table of a family must name embeddings, which tell a student's width, but the student has none of "
-                f"those that this one names ({', '.join(map(str, family.embeddings))}); mend the table."
+                f"those that this one names ({', '.join(map(str, family.embeddings))}); fix the table."
             )
         return self._decomposition(tuple(also)).subspace(widths[0])
 
     def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
-        """See that a student can begin inside the teacher; the arguments are those of `subspace`.
+        """Check that a student can begin inside the teacher; the arguments are those of `subspace`.
 
         Raises:
             ConfigurationError: it cannot.
         """
         subspace = self.subspace(student, also)
-        if self._family.axes is not None and self._settings.importance not in ("auto", "weights"):
-            raise ConfigurationError(
-                f"init.importance must be 'auto' or 'weights' for a {type(self._base).__name__}, whose students are "
-                f"selections of channels, but is {self._settings.importance!r}."
-            )
+        problem = self._method.importance_problem(self._settings.importance, self._base)
+        if problem is not None:
+            raise ConfigurationError(problem)
         require_fitting(Pairing.of(student, self._teacher, subspace, family=self._settings.family))
         head = self._settings.projection_head
-        wanted = (subspace.teacher_width, subspace.width)
+        expected = (subspace.teacher_width, subspace.width)
         found = shape(student, head) if head is not None and has(student, head) else None
-        if head is not None and found != wanted:
+        if head is not None and found != expected:
             raise ConfigurationError(
-                f"init.projection_head must be the path of a linear layer of the student from its width {wanted[1]} to "
-                f"the teacher's {wanted[0]}, but {head!r} "
+                "init.projection_head must be the path of a linear layer of the student from its width "
+                f"{expected[1]} to the teacher's {expected[0]}, but {head!r} "
                 + ("is none." if found is None else f"leads from {found[1]} to {found[0]}.")
             )
 
@@ -148,44 +151,40 @@ class TeacherInitializer:
         return start
 
     @property
-    def _fitted(self) -> str:
+    def _fitted(self) -> Fitted:
         """What least squares fit."""
-        fitted = self._settings.least_squares
-        if fitted == "auto" and self._family.norms_before:
-            return "none" if predicts_next_token(self._teacher) else "all"
-        if fitted == "auto":
-            return "norms"
-        return "none" if fitted == "norms" and self._family.norms_before else fitted
+        return self._method.least_squares(self._settings.least_squares, self._teacher)
 
     @cached_property
     def _importance(self) -> Importance | None:
         """Of heads and neurons; None where the weights decide."""
-        kind = self._settings.importance
-        if kind == "weights" or self._family.axes is not None:
+        kind = self._method.importance(self._settings.importance)
+        if kind is None:
             return None
         return measure_importance(
             self._teacher,
             self._few(POSITIONS["importance"]),
-            "activations" if kind == "auto" else kind,
+            kind,
             loss_func=self._loss_func,
             family=self._settings.family,
         )
 
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
-        path, _, family = require_family(student, self._settings.family, "student")
+        path, _, _ = require_family(student, self._settings.family, "student")
+        family = self._method.family
         batches, writers = self._few(POSITIONS[self._fitted]), self._fitted == "all"
         taps = LeastSquares.teacher_taps(family, self._path, start.layers, writers=writers)
         for batch in batches:
             self._cache.features(batch, taps)
-        fit = LeastSquares(start, family, student, self._cache.features, batches, (path, self._path))
+        fit = LeastSquares(start, family, student, self._cache.features, batches, Both(path, self._path))
         fit.run(writers=writers)
 
-    def _few(self, wanted: int) -> list[Batch]:
+    def _few(self, count: int) -> list[Batch]:
         """Batches of about so many positions."""
         chosen: list[Batch] = []
         positions = 0
         for batch in self._batches:
-            if positions >= wanted:
+            if positions >= count:
                 break
             (stream,) = self._cache.features(batch, self.boundaries[:1]).values()
             positions += len(batch.without_padding(stream))
@@ -210,15 +209,14 @@ class TeacherInitializer:
             path = self._file()
             self._known = self._saved(path) if path is not None and path.exists() else None
             if self._known is None:
-                before = self._family.norms_before
-                whole = why_no_mean(self._teacher, self._path, self._family) is not None
+                whole = self._family.mean_blocker(self._base) is not None
                 centring: Centring = "none" if whole else self._settings.centring
                 self._known = decompose(
                     self._streams(also),
                     weighting=self._settings.weighting,
                     centring=centring,
-                    keeps_constant=before and self._family.centred,
-                    selects=self._family.axes is not None,
+                    keeps_constant=self._family.keeps_constant,
+                    selects=self._family.selects_channels,
                 )
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +228,7 @@ class TeacherInitializer:
         try:
             return StreamDecomposition.load(path)
         except (SafetensorError, OSError, KeyError):
-            logger.warning("the decomposition of the teacher's stream, %s, is damaged; it is computed anew", path)
+            logger.warning("the decomposition of the teacher's stream, %s, is damaged; it is computed again", path)
             return None
 
     def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
@@ -248,6 +246,6 @@ class TeacherInitializer:
             [batch.hash for batch in self._batches],
             settings.weighting,
             settings.centring,
-            repr(self._family),
+            self._family.text,
         )
         return self._directory / f"subspace-{content_hash(made_of)}.safetensors"

@@ -4,11 +4,12 @@ What `initialize_from_teacher` writes is the teacher's projection. It leaves err
 missing, directions that the student does not have, norms that do not commute with a rotation. Block by block, the
 student is run on a part of the flash set, and of each of its parts
 
-1. the writer W, b is solved anew: ridge regression (towards the weights it has) of what the stream must gain there to
-   be the teacher's projection, on what the writer gets;
-2. where the norm stands behind the sum, its gain and bias are fitted channel by channel.
+1. the writer W, b is solved again: ridge regression (towards the weights it has) of what the stream must gain there to
+   be the teacher's projection, on what the writer receives;
+2. where the norm stands after the sum, its gain and bias are fitted channel by channel.
 
-The block gets what the blocks before it, already fitted, give it: later blocks make up for the errors of earlier ones.
+The block receives what the blocks before it, already fitted, return: later blocks make up for the errors of earlier
+ones.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import nn
 
 from autodistill.data import Batch
 from autodistill.initialization.from_teacher import TeacherStart
+from autodistill.initialization.pairing import Both
 from autodistill.models.calls import calls_of, returning
 from autodistill.models.families import Family
 from autodistill.models.modes import plain_forward
@@ -36,7 +38,7 @@ Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float, *, bias: bool = True) -> Affine:
-    """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not say.
+    """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not determine it.
 
     Minimises ‖x Wᵀ + b - t‖² + λ ‖W - W₀‖², with λ `strength` times the mean power of an input; the bias is free.
     Where inputs do not vary, the weight stays the first one.
@@ -49,9 +51,9 @@ def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: 
         bias: False for a map that has none: b is zero.
 
     Examples:
-        >>> x, wanted = torch.randn(50, 3).double(), torch.randn(2, 3).double()
-        >>> found = ridge(x, x @ wanted.T + 1, Affine(torch.zeros(2, 3).double(), None), 1e-9)
-        >>> [bool((part - true).abs().max() < 1e-6) for part, true in ((found.weight, wanted), (found.bias, 1))]
+        >>> x, expected = torch.randn(50, 3).double(), torch.randn(2, 3).double()
+        >>> found = ridge(x, x @ expected.T + 1, Affine(torch.zeros(2, 3).double(), None), 1e-9)
+        >>> [bool((part - true).abs().max() < 1e-6) for part, true in ((found.weight, expected), (found.bias, 1))]
         [True, True]
     """
     inputs, targets = inputs.double(), targets.double()
@@ -127,9 +129,9 @@ class LeastSquares:
         start: what that did.
         family: of both models.
         student: whose weights are set; is put into eval mode.
-        teacher: gives the teacher's features.
+        teacher: returns the teacher's features.
         batches: that both are compared on.
-        bases: the paths of the two base models, the student's and the teacher's.
+        base_paths: the paths of the two base models.
         strength: of the pull of `ridge`.
     """
 
@@ -138,14 +140,14 @@ class LeastSquares:
     student: nn.Module
     teacher: Features
     batches: Sequence[Batch]
-    bases: tuple[str, str]
+    base_paths: Both[str]
     strength: float = 0.01
 
     @staticmethod
     def teacher_taps(family: Family, base: str, layers: Iterable[int], *, writers: bool) -> list[Tap]:
-        """All that is asked of the teacher, so that one pass can compute it."""
+        """All features of the teacher that are needed, so that one pass can compute it."""
         blocks = [join(base, f"{family.blocks}.{layer}") for layer in layers]
-        norms = [join(block, piece.norm) for block in blocks for piece in family.parts]
+        norms = [join(block, unit.norm) for block in blocks for unit in family.parts]
         sums = [Tap(norm, INPUT) for norm in norms] if writers else []
         if family.norms_before:
             return [*sums, *(Tap(block, AUTO) for block in blocks)]
@@ -154,7 +156,7 @@ class LeastSquares:
         return [*sums, *map(Tap, norms)]
 
     def run(self, *, writers: bool) -> None:
-        """Fit the norm behind the embeddings, then the blocks one after the other.
+        """Fit the norm after the embeddings, then the blocks one after the other.
 
         Norms that stand before the readers are left as they are: a gain fitted to inputs that resemble the teacher's
         but in part is too small, and slows down what follows. So are blocks that run several times in one forward:
@@ -163,55 +165,64 @@ class LeastSquares:
         Args:
             writers: fit the maps that write to the stream too, not the norms alone.
         """
-        run = StudentRun(self.student)
-        if self.family.embedding_norm is not None and not self.family.norms_before:
-            ours, theirs = (join(base, self.family.embedding_norm) for base in self.bases)
-            self._fit_norm_behind(run, ours, theirs, 0)
-        blocks = [join(self.bases[0], f"{self.family.blocks}.{index}") for index in range(len(self.start.layers))]
-        calls = run.calls(blocks, self.batches[0])
-        for ours, layer in zip(blocks, self.start.layers, strict=True):
-            if calls[ours] > 1:
+        run, paths = StudentRun(self.student), self.base_paths
+        norm = self.family.embedding_norm
+        if norm is not None and not self.family.norms_before:
+            self._fit_norm_after_sum(run, Both(join(paths.student, norm), join(paths.teacher, norm)), 0)
+        blocks = [
+            Both(
+                join(paths.student, f"{self.family.blocks}.{index}"),
+                join(paths.teacher, f"{self.family.blocks}.{layer}"),
+            )
+            for index, layer in enumerate(self.start.layers)
+        ]
+        calls = run.calls([block.student for block in blocks], self.batches[0])
+        for block, layer in zip(blocks, self.start.layers, strict=True):
+            if calls[block.student] > 1:
                 continue
-            theirs = join(self.bases[1], f"{self.family.blocks}.{layer}")
-            for position, piece in enumerate(self.family.parts):
+            for position, unit in enumerate(self.family.parts):
                 if writers:
-                    self._fit_writer(run, position, ours, theirs)
+                    self._fit_writer(run, position, block)
                 if not self.family.norms_before:
-                    self._fit_norm_behind(run, join(ours, piece.norm), join(theirs, piece.norm), layer + 1)
-            if ours != blocks[-1]:
-                run.finish(ours, self.batches)
+                    norms = Both(join(block.student, unit.norm), join(block.teacher, unit.norm))
+                    self._fit_norm_after_sum(run, norms, layer + 1)
+            if block is not blocks[-1]:
+                run.finish(block.student, self.batches)
 
     def _rows(self, features: Features, *taps: Tap) -> list[torch.Tensor]:
         """What each tap sees of all batches, (positions, channels), without padding."""
-        seen: list[list[torch.Tensor]] = [[] for _ in taps]
+        by_tap: list[list[torch.Tensor]] = [[] for _ in taps]
         for batch in self.batches:
             found = features(batch, taps)
-            for rows, tap in zip(seen, taps, strict=True):
+            for rows, tap in zip(by_tap, taps, strict=True):
                 rows.append(batch.without_padding(found[tap]))
-        return [torch.cat(rows) for rows in seen]
+        return [torch.cat(rows) for rows in by_tap]
 
     def _sum(self, position: int, block: str) -> Tap:
-        """The residual sum behind a part."""
+        """The residual sum after a part."""
         if not self.family.norms_before:
             return Tap(join(block, self.family.parts[position].norm), INPUT)
         following = self.family.parts[position + 1 :]
         return Tap(join(block, following[0].norm), INPUT) if following else Tap(block, AUTO)
 
-    def _fit_writer(self, run: StudentRun, position: int, ours: str, theirs: str) -> None:
-        writer = join(ours, part(self.family.parts[position].output).path)
+    def _fit_writer(self, run: StudentRun, position: int, block: Both[str]) -> None:
+        writer = join(block.student, part(self.family.parts[position].output).path)
         if isinstance(find_module(self.student, writer.rpartition(".")[0]), nn.MultiheadAttention):
             return  # computes with the writer's weights, but never calls it
-        (wanted,) = self._rows(self.teacher, self._sum(position, theirs))
-        inputs, written, total = self._rows(run.features, Tap(writer, INPUT), Tap(writer), self._sum(position, ours))
-        targets = wanted @ self.start.subspace.down.to(wanted) - (total - written)
+        (expected,) = self._rows(self.teacher, self._sum(position, block.teacher))
+        taps = (Tap(writer, INPUT), Tap(writer), self._sum(position, block.student))
+        inputs, written, total = self._rows(run.features, *taps)
+        targets = expected @ self.start.subspace.down.to(expected) - (total - written)
         first = read(self.student, writer)
         write(self.student, writer, ridge(inputs, targets, first, self.strength, bias=first.bias is not None))
 
-    def _fit_norm_behind(self, run: StudentRun, ours: str, theirs: str, boundary: int) -> None:
-        (wanted,), (total,) = self._rows(self.teacher, Tap(theirs)), self._rows(run.features, Tap(ours, INPUT))
-        inputs = self._normalised(total, find_module(self.student, ours))
-        targets = self.start.subspace.project(wanted, boundary)
-        write_norm(self.student, ours, *fit_channels(inputs, targets, bias=has_bias(self.student, ours)))
+    def _fit_norm_after_sum(self, run: StudentRun, norm: Both[str], boundary: int) -> None:
+        (expected,) = self._rows(self.teacher, Tap(norm.teacher))
+        (total,) = self._rows(run.features, Tap(norm.student, INPUT))
+        inputs = self._normalised(total, find_module(self.student, norm.student))
+        targets = self.start.subspace.project(expected, boundary)
+        fitted = fit_channels(inputs, targets, bias=has_bias(self.student, norm.student))
+        write_norm(self.student, norm.student, *fitted)
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """What the norm makes of rows, but for its gain and bias."""

@@ -1,12 +1,13 @@
-"""What a student computes behind its last block, written from the teacher's: language, classes, pooling."""
+"""What a student computes after its last block, written from the teacher's: language, classes, pooling."""
 
 from __future__ import annotations
 
 import torch
 
 from autodistill.initialization.heads import strongest
-from autodistill.initialization.pairing import Pairing, Place, Reader
-from autodistill.models.families import Hidden, Output, Weight
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.initialization.stream import Reader, read_after, rotated_gain, stream_scale, write_norm_after_sum
+from autodistill.models.families import Family, Hidden, Output, Weight
 from autodistill.models.weights import Affine, Part, join, norm_of, parameters, part, read, shape
 
 TIED = (
@@ -15,8 +16,8 @@ TIED = (
 )
 
 
-def write_outputs(pair: Pairing) -> None:
-    """Write the last norm and everything behind it."""
+def write_outputs(pair: Pairing[Family]) -> None:
+    """Write the last norm and everything after it."""
     outputs = outputs_of(pair)
     reader = _final_reader(pair, outputs)
     kept: dict[str, torch.Tensor] = {}
@@ -24,91 +25,94 @@ def write_outputs(pair: Pairing) -> None:
         _write_output(pair, output, reader, kept)
 
 
-def matcher(pair: Pairing) -> Affine:
+def output_matcher(pair: Pairing[Family]) -> Affine:
     """The way back, from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,)."""
     if not pair.family.norms_before or pair.family.final_norm is None:
-        return Affine(pair.subspace.up, pair.subspace.mean(pair.layers[-1] + 1))
-    norm = pair.place(pair.family.final_norm)
+        return Affine(pair.subspace.up, pair.subspace.mean(pair.boundary(len(pair.layers))))
+    norm = pair.weight(pair.family.final_norm)
     gain, bias = norm_of(pair.teacher, norm.teacher.path)
-    own_gain, own_bias = norm_of(pair.student, norm.student.path)
-    weight = gain[:, None] * pair.subspace.directions * (pair.correction / own_gain)
-    return Affine(weight, bias - weight @ own_bias)
+    student_gain, student_bias = norm_of(pair.student, norm.student.path)
+    weight = gain[:, None] * pair.subspace.directions * (pair.correction / student_gain)
+    return Affine(weight, bias - weight @ student_bias)
 
 
-def _final_reader(pair: Pairing, outputs: list[Output]) -> Reader:
-    boundary, norm = pair.layers[-1] + 1, pair.family.final_norm
+def _final_reader(pair: Pairing[Family], outputs: list[Output]) -> Reader:
+    boundary = pair.boundary(len(pair.layers))
+    norm = pair.weight(pair.family.final_norm) if pair.family.final_norm is not None else None
     if norm is not None and pair.family.norms_before and _tied(pair, outputs):
-        place = pair.place(norm)
-        gain, bias = norm_of(pair.teacher, place.teacher.path)
-        pair.write_norm(place, pair.rotated_gain(gain) * pair.scale, bias @ pair.subspace.up)
+        gain, bias = norm_of(pair.teacher, norm.teacher.path)
+        pair.write_norm(norm.student, rotated_gain(pair, gain) * stream_scale(pair), bias @ pair.subspace.up)
         pair.approximations.append(TIED)
         return Reader(pair.subspace.down, torch.zeros_like(bias))
     if norm is not None and not pair.family.norms_before:
-        pair.norm_behind(pair.place(norm), boundary)
+        write_norm_after_sum(pair, norm, boundary)
     specs = [output.hidden.reader if output.hidden else output.last for output in outputs]
-    readers = [output_place(pair, spec).student for spec in specs if spec is not None]
-    return pair.reader(pair.place(norm) if norm is not None else None, boundary, readers)
+    readers = [output_weight(pair, spec).student for spec in specs if spec is not None]
+    return read_after(pair, norm, boundary, readers)
 
 
-def output_place(pair: Pairing, spec: Weight) -> Place:
+def output_weight(pair: Pairing[Family], spec: Weight) -> Both[Part]:
     """Outputs lie beside the base model, or inside it where their path begins with {base}."""
     chosen = part(spec)
-    paths = []
-    for base in pair.bases:
-        inside = chosen.path.startswith("{base}.")
-        paths.append(join(base if inside else base.rpartition(".")[0], chosen.path.removeprefix("{base}.")))
-    return Place(Part(paths[1], chosen.index, chosen.of), Part(paths[0], chosen.index, chosen.of))
+    inside = chosen.path.startswith("{base}.")
+
+    def within(base: str) -> Part:
+        owner = base if inside else base.rpartition(".")[0]
+        return Part(join(owner, chosen.path.removeprefix("{base}.")), chosen.index, chosen.of)
+
+    return Both(within(pair.base_paths.student), within(pair.base_paths.teacher))
 
 
-def outputs_of(pair: Pairing) -> list[Output]:
+def outputs_of(pair: Pairing[Family]) -> list[Output]:
     """Those of the family that both models have."""
     return [output for output in pair.family.outputs if _present(pair, output)]
 
 
-def _present(pair: Pairing, output: Output) -> bool:
+def _present(pair: Pairing[Family], output: Output) -> bool:
     specs = [output.last, output.hidden.reader if output.hidden else None]
-    return all(pair.in_both(output_place(pair, spec)) for spec in specs if spec is not None)
+    return all(pair.in_both(output_weight(pair, spec)) for spec in specs if spec is not None)
 
 
-def _tied(pair: Pairing, outputs: list[Output]) -> bool:
-    tables = {parameters(pair.student, pair.place(spec).student)[0] for spec in pair.embeddings}
+def _tied(pair: Pairing[Family], outputs: list[Output]) -> bool:
+    tables = {parameters(pair.student, pair.weight(spec).student)[0] for spec in pair.embeddings}
     lasts = [output.last for output in outputs if output.last is not None and output.hidden is None]
-    return any(parameters(pair.student, output_place(pair, last).student)[0] in tables for last in lasts)
+    return any(parameters(pair.student, output_weight(pair, last).student)[0] in tables for last in lasts)
 
 
-def _write_output(pair: Pairing, output: Output, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
+def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
     if output.hidden is not None:
         _write_hidden(pair, output.hidden, reader, kept)
     if output.last is None:
         return
-    place = output_place(pair, output.last)
-    if pair.written.issuperset(parameters(pair.student, place.student)):
+    last = output_weight(pair, output.last)
+    if pair.written.issuperset(parameters(pair.student, last.student)):
         return  # tied to the embeddings, or written by an entry of the table that says more
-    given = read(pair.teacher, place.teacher)
+    affine = read(pair.teacher, last.teacher)
     if output.hidden is None:
-        given = reader(given)
+        affine = reader(affine)
     elif output.hidden.spans_stream:
-        given = Affine(given.weight @ pair.subspace.down, given.bias)
+        affine = Affine(affine.weight @ pair.subspace.down, affine.bias)
     else:
-        given = Affine(given.weight[:, kept[output_place(pair, output.hidden.reader).student.path]], given.bias)
-    pair.write(place.student, given)
+        affine = Affine(affine.weight[:, kept[output_weight(pair, output.hidden.reader).student.path]], affine.bias)
+    pair.write(last.student, affine)
 
 
-def _write_hidden(pair: Pairing, hidden: Hidden, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
+def _write_hidden(pair: Pairing[Family], hidden: Hidden, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
     """The strongest neurons; or, where a table of embeddings reads them, their projection."""
-    place = output_place(pair, hidden.reader)
-    if place.student.path in kept:
+    layer = output_weight(pair, hidden.reader)
+    if layer.student.path in kept:
         return
-    given = reader(read(pair.teacher, place.teacher))
+    affine = reader(read(pair.teacher, layer.teacher))
     if not hidden.spans_stream:
-        chosen = strongest(given.weight.norm(dim=1), shape(pair.student, place.student)[0])
-        kept[place.student.path] = chosen
-        pair.write(place.student, Affine(given.weight[chosen], given.bias[chosen] if given.bias is not None else None))
+        chosen = strongest(affine.weight.norm(dim=1), shape(pair.student, layer.student)[0])
+        kept[layer.student.path] = chosen
+        bias = affine.bias[chosen] if affine.bias is not None else None
+        pair.write(layer.student, Affine(affine.weight[chosen], bias))
         return
     directions = pair.subspace.directions
-    bias = given.bias @ directions if given.bias is not None else None
-    pair.write(place.student, Affine(directions.T @ given.weight, bias))
+    bias = affine.bias @ directions if affine.bias is not None else None
+    pair.write(layer.student, Affine(directions.T @ affine.weight, bias))
     if hidden.norm is not None:
-        norm = output_place(pair, hidden.norm)
+        norm = output_weight(pair, hidden.norm)
         gain, shift = norm_of(pair.teacher, norm.teacher.path)
-        pair.write_norm(norm, pair.rotated_gain(gain) * pair.scale, shift @ pair.subspace.up)
+        pair.write_norm(norm.student, rotated_gain(pair, gain) * stream_scale(pair), shift @ pair.subspace.up)

@@ -50,9 +50,9 @@ class TeacherSubspace:
 
     def __post_init__(self) -> None:
         for name in ("means", "directions", "scale"):
-            given = getattr(self, name).double()
-            _require_finite(f"a subspace must be finite, but its {name} hold", given)
-            object.__setattr__(self, name, given)
+            values = getattr(self, name).double()
+            _require_finite(f"a subspace must be finite, but its {name} hold", values)
+            object.__setattr__(self, name, values)
         shapes = [tuple(part.shape) for part in (self.means, self.directions, self.scale)]
         fitting = [len(shape) for shape in shapes] == [2, 2, 1] and shapes[0][1] == shapes[1][0]
         if not fitting or shapes[1][1] != shapes[2][0]:
@@ -93,7 +93,7 @@ class TeacherSubspace:
         return self.directions * self.scale
 
     def mean(self, boundary: int) -> torch.Tensor:
-        """μ, (D,), at a boundary of the teacher's blocks; -1 is behind the last."""
+        """μ, (D,), at a boundary of the teacher's blocks; -1 is after the last."""
         return self.means[boundary] if len(self.means) > 1 else self.means[0]
 
     def project(self, stream: torch.Tensor, boundary: int = 0) -> torch.Tensor:
@@ -108,15 +108,13 @@ class TeacherSubspace:
 
 
 class StreamMoments:
-    """Adds up means and second moments of the stream, batch by batch, in float64: never all activations at once.
+    """Adds up means and second moments of the stream, batch by batch, in float64: never holding all activations.
 
     Args:
-        boundaries: B, how many places of the stream are looked at.
+        boundaries: B, how many boundaries of blocks there are.
         width: D.
-        weighting: `"power"` gives every boundary the same say, whatever the size of the stream there (measured on the
-            first batch); `"uniform"` lets it count as it is.
-        centred_rows: take each vector's mean over its channels off, where the stream is only read through a
-            LayerNorm, which does the same.
+        weighting: `"power"` gives every boundary the same weight, whatever the size of the stream there (measured on
+            the first batch); `"uniform"` lets it count as it is.
 
     Examples:
         >>> moments = StreamMoments(1, 2)
@@ -185,9 +183,9 @@ class StreamMoments:
             means = torch.zeros(1, width, dtype=torch.float64)
         # Σ w (x - μ)(x - μ)ᵀ, for every μ alike.
         cross = (weights * self._sums).T @ means.expand(boundaries, -1)
-        own = (means.expand(boundaries, -1) * weights).T @ means.expand(boundaries, -1) * self._count
+        of_means = (means.expand(boundaries, -1) * weights).T @ means.expand(boundaries, -1) * self._count
         total = self._count * float(weights.sum())
-        covariance = (self._second - cross - cross.T + own) / total
+        covariance = (self._second - cross - cross.T + of_means) / total
         return StreamDecomposition.of(covariance, means, keeps_constant=keeps_constant, selects=selects)
 
 

@@ -1,12 +1,17 @@
-"""What each family's weights are: which read the residual stream, which write to it, and what lies between.
+"""All that is known of the families of models: where their weights are, and what their configurations call their sizes.
 
-A family is a small table. Paths are those of the family's base model (`BertModel`, not `BertForMaskedLM`); in blocks
-they are relative to the block, in `outputs` to the model around the base model. To start students of a family that is
-not here, pass a table of your own.
+`FAMILIES` has one entry for each family of the transformers library. Its `weights` are a table: which read the residual
+stream, which write to it, and what lies between. Paths are those of the family's base model (`BertModel`, not
+`BertForMaskedLM`); in blocks they are relative to the block, in `outputs` to the model around the base model. To start
+students of a family that is not here, pass a table of your own.
+
+A new family is one entry here, and one of `CASES` in tests/support/identity_cases.py: a student of full width must
+compute what its teacher does.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +19,8 @@ from typing import Any, Literal
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.models.weights import Part
+from autodistill.models.weights import Part, has, has_bias, join, part, takes_in_constants
+from search_spaces import SearchSpace
 
 Weight = str | Part
 
@@ -38,7 +44,7 @@ class Attention:
         key: reads the stream.
         value: reads the stream.
         output: writes to the stream.
-        norm: before the readers, or behind the residual sum, as the family has it.
+        norm: before the readers, or after the residual sum, as the family has it.
         head_norms: norms of each head's queries and keys.
         rotary: queries and keys are turned by rotary position embeddings: channels come in pairs of one frequency.
         scaled: scores are divided by the square root of a head's channels.
@@ -64,7 +70,7 @@ class FeedForward:
     Args:
         readers: read the stream; more than one where the activation is gated. Those that a block lacks are left out.
         output: writes to the stream.
-        norm: before the readers, or behind the residual sum, as the family has it.
+        norm: before the readers, or after the residual sum, as the family has it.
     """
 
     readers: tuple[Weight, ...]
@@ -74,7 +80,7 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A hidden layer behind the last block: it reads the stream, and its neurons are read by what comes next.
+    """A hidden layer after the last block: it reads the stream, and its neurons are read by what comes next.
 
     Args:
         reader: the map.
@@ -89,7 +95,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model computes from the stream behind its last block: a hidden layer, if any, then a map to outputs.
+    """What a model computes from the stream after its last block: a hidden layer, if any, then a map to outputs.
 
     Args:
         last: the map to logits; None where the hidden layer is itself the output.
@@ -98,10 +104,6 @@ class Output:
 
     last: Weight | None
     hidden: Hidden | None = None
-
-
-Axes = Mapping[str, tuple[str, ...]]
-"""For the path of a module (numbers of blocks left out) the roles of its weight's axes, as PyTorch stores them."""
 
 
 def config_heads(model: nn.Module) -> HeadSizes:
@@ -122,30 +124,78 @@ def config_heads(model: nn.Module) -> HeadSizes:
     return HeadSizes(heads, getattr(config, "num_key_value_heads", None) or heads, channels)
 
 
+class WeightTable(ABC):
+    """Where the weights of a family are: what its two kinds, `Family` and `ChannelFamily`, have in common.
+
+    Attributes:
+        blocks: the path of the list of blocks.
+        embeddings: tables and maps that write to the stream before the first block.
+        heads: the head sizes of a base model.
+    """
+
+    blocks: str
+    embeddings: tuple[Weight, ...]
+    heads: Callable[[nn.Module], HeadSizes]
+
+    def depth(self, base: nn.Module) -> int:
+        """The number of blocks of a base model."""
+        return len(list(base.get_submodule(self.blocks).children()))
+
+    @property
+    def text(self) -> str:
+        """The text by which tables are compared, the same in every process and version: searches record it."""
+        return repr(self)
+
+    @property
+    @abstractmethod
+    def selects_channels(self) -> bool:
+        """Whether students live in a selection of the stream's channels, and not in any subspace of it."""
+
+    @property
+    @abstractmethod
+    def keeps_constant(self) -> bool:
+        """Whether the subspace of a student must hold the constant vector (see `StreamDecomposition`)."""
+
+    @property
+    @abstractmethod
+    def rotary(self) -> bool:
+        """Whether the channels of heads come in pairs that rotary position embeddings turn."""
+
+    @abstractmethod
+    def mean_blocker(self, base: nn.Module) -> str | None:
+        """The reason why students cannot take in a mean that is taken off the stream; None where they can.
+
+        Args:
+            base: a base model of the family.
+        """
+
+    @abstractmethod
+    def writers(self, base: nn.Module) -> list[str]:
+        """The paths of the maps in the blocks whose inputs are heads or neurons, and that write to the stream."""
+
+
 @dataclass(frozen=True)
-class Family:
-    """Where the weights of a family of models are.
+class Family(WeightTable):
+    """Where the weights are of models whose stream is read through norms, or normalised after every sum.
 
     Args:
         blocks: the path of the list of blocks.
         parts: of a block, in the order in which they run.
-        embeddings: tables and maps that write to the stream before the first block. Where norms stand behind the sum,
-            but none behind the embeddings, the first table, or map with a bias, must be added at every position.
+        embeddings: tables and maps that write to the stream before the first block. Where norms stand after the sum,
+            but none after the embeddings, the first table, or map with a bias, must be added at every position.
         norm_position: `"before"` the parts read the stream (GPT-2, Llama), or `"after"` the residual sum (BERT).
         centred: the norms take off the mean over channels, as LayerNorm does and RMSNorm does not.
-        embedding_norm: behind the embeddings.
-        final_norm: behind the last block.
-        outputs: what comes behind it; those that a model lacks are left out.
+        embedding_norm: after the embeddings.
+        final_norm: after the last block.
+        outputs: what comes after it; those that a model lacks are left out.
         heads: the head sizes of a base model.
         heads_agree: head i means the same in all blocks (they share a table of position biases).
-        axes: for families whose norms are gains and biases of single channels, the roles of the axes of every weight:
-            students are then selections of channels (see `channels`), and `parts` and `outputs` are empty.
 
     Raises:
         ConfigurationError: a norm position that is not known, or a string in place of a tuple.
 
     Examples:
-        >>> FAMILIES["bert"].parts[1]
+        >>> FAMILIES["bert"].weights.parts[1]
         FeedForward(readers=('intermediate.dense',), output='output.dense', norm='output.LayerNorm')
     """
 
@@ -159,28 +209,166 @@ class Family:
     outputs: tuple[Output, ...] = ()
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
-    axes: Axes | None = None
 
     def __post_init__(self) -> None:
         problems = []
         if self.norm_position not in ("before", "after"):
             problems.append(f"norm_position must be 'before' or 'after', but is {self.norm_position!r}.")
-        given: list[tuple[str, Any]] = [("embeddings", self.embeddings)]
-        given += [("readers", piece.readers) for piece in self.parts if isinstance(piece, FeedForward)]
-        for name, value in given:
+        tuples: list[tuple[str, Any]] = [("embeddings", self.embeddings)]
+        tuples += [("readers", unit.readers) for unit in self.parts if isinstance(unit, FeedForward)]
+        for name, value in tuples:
             if isinstance(value, str | Part):
                 problems.append(f"{name} must be a tuple of weights, but is {value!r}; write ({value!r},).")
         if problems:
             raise ConfigurationError(problems)
 
     @property
+    def text(self) -> str:
+        return repr(self).removesuffix(")") + ", axes=None)"  # as recorded when both kinds were one class
+
+    @property
+    def selects_channels(self) -> bool:
+        return False
+
+    @property
     def norms_before(self) -> bool:
-        """Whether norms stand before what reads the stream, rather than behind the residual sum."""
+        """Whether norms stand before what reads the stream, rather than after the residual sum."""
         return self.norm_position == "before"
 
-    def depth(self, base: nn.Module) -> int:
-        """The number of blocks of a base model."""
-        return len(list(base.get_submodule(self.blocks).children()))
+    @property
+    def keeps_constant(self) -> bool:
+        return self.norms_before and self.centred
+
+    @property
+    def rotary(self) -> bool:
+        return any(isinstance(unit, Attention) and unit.rotary for unit in self.parts)
+
+    def mean_blocker(self, base: nn.Module) -> str | None:
+        if self.norms_before:
+            return "norms before what reads the stream"
+        if self.final_norm is not None:
+            return "a norm behind its last block"
+        weights = [part(spec) for specs in self.required_weights() for spec in specs]
+        blocks = [f"{self.blocks}.{index}" for index in range(self.depth(base))]
+        maps = [Part(join(block, spec.path), spec.index, spec.of) for block in blocks for spec in weights]
+        if not all(has_bias(base, spec) for spec in maps if has(base, spec)):
+            return "maps or norms without bias in its blocks"
+        tables = [spec for spec in self.embeddings if has(base, spec)]
+        if self.embedding_norm is None and not any(takes_in_constants(base, spec) for spec in tables):
+            return "neither norm nor bias in its embeddings"
+        return None
+
+    def writers(self, base: nn.Module) -> list[str]:
+        blocks = [f"{self.blocks}.{index}" for index in range(self.depth(base))]
+        return [join(block, part(unit.output).path) for block in blocks for unit in self.parts]
+
+    def required_weights(self) -> list[tuple[Weight, ...]]:
+        """The weights that every block must have; of each tuple one is enough."""
+        found: list[tuple[Weight, ...]] = []
+        for unit in self.parts:
+            found += [(unit.output,), (unit.norm,)]
+            found += [(unit.query,), (unit.key,), (unit.value,)] if isinstance(unit, Attention) else [unit.readers]
+        return found
+
+
+@dataclass(frozen=True)
+class ChannelFamily(WeightTable):
+    """Where the weights are of models that scale and shift every channel by itself where others have norms.
+
+    Students are selections of the teacher's channels, heads and neurons (see `initialization.channel_selection`).
+
+    Args:
+        blocks: the path of the list of blocks.
+        embeddings: tables that write to the stream before the first block.
+        axes: for the path of a module (numbers of blocks left out) the roles of its weight's axes, as PyTorch stores
+            them; each role is an entry of `channel_selection.SELECTIONS`.
+        heads: the head sizes of a base model.
+
+    Examples:
+        >>> FAMILIES["mobilebert"].weights.axes["attention.self.query"]
+        ('query', 'shared')
+    """
+
+    blocks: str
+    embeddings: tuple[Weight, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)
+
+    @property
+    def selects_channels(self) -> bool:
+        return True
+
+    @property
+    def keeps_constant(self) -> bool:
+        return False
+
+    @property
+    def rotary(self) -> bool:
+        return False
+
+    def mean_blocker(self, base: nn.Module) -> str | None:
+        return None
+
+    def writers(self, base: nn.Module) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """How large a model is; the feed-forward width is None where it follows from the width."""
+
+    layers: int
+    width: int
+    heads: int
+    feed_forward: int | None
+
+
+@dataclass(frozen=True)
+class ConfigFields:
+    """What a family's configuration calls its sizes, and which of its fields depend on others.
+
+    What holds for every configuration of the transformers library (heads divide the width) is in
+    `integrations.huggingface.model_builder`.
+
+    Args:
+        layers: the name of the number of blocks.
+        width: of the width of the stream.
+        heads: of the number of attention heads.
+        feed_forward: of the width of the feed-forward layers.
+        attention_width: `config -> field`: the width that the heads divide.
+        derived: for the name of a field `config -> value`: it follows from other fields.
+        constraints: what else must hold, as expressions with names of fields in braces.
+    """
+
+    layers: str = "num_hidden_layers"
+    width: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    feed_forward: str = "intermediate_size"
+    attention_width: Callable[[Any], str] = field(default=lambda config: "hidden_size", repr=False)
+    derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, repr=False)
+    constraints: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[str, str, str, str]:
+        """The names of the four sizes, in the order of `ModelSizes`."""
+        return self.layers, self.width, self.heads, self.feed_forward
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """One entry of `FAMILIES`: all that is known of a family.
+
+    Args:
+        weights: where they are; `init='teacher'` needs it.
+        fields: of its configuration.
+        usual_sizes: those of its usual model, from which a ready-made space of students follows.
+        space: the ready-made space, where it does not follow from a teacher's sizes.
+    """
+
+    weights: WeightTable
+    fields: ConfigFields = field(default_factory=ConfigFields)
+    usual_sizes: ModelSizes | None = None
+    space: SearchSpace | None = None
 
 
 _TEXT = ("embeddings.word_embeddings", "embeddings.position_embeddings")
@@ -239,136 +427,171 @@ _LLAMA = Family(
 )
 
 
-_MOBILEBERT_AXES: Axes = {
-    "embeddings.word_embeddings": ("row", "embedding"),
-    "embeddings.position_embeddings": ("position", "stream"),
-    "embeddings.token_type_embeddings": ("row", "stream"),
-    "embeddings.embedding_transformation": ("stream", "trigram"),
-    "embeddings.LayerNorm": ("stream",),
-    "bottleneck.input.dense": ("inner", "stream"),
-    "bottleneck.input.LayerNorm": ("inner",),
-    "bottleneck.attention.dense": ("shared", "stream"),
-    "bottleneck.attention.LayerNorm": ("shared",),
-    "attention.self.query": ("query", "shared"),
-    "attention.self.key": ("query", "shared"),
-    "attention.self.value": ("value", "stream"),
-    "attention.output.dense": ("inner", "value"),
-    "attention.output.LayerNorm": ("inner",),
-    "ffn.intermediate.dense": ("neuron", "inner"),
-    "ffn.output.dense": ("inner", "neuron"),
-    "ffn.output.LayerNorm": ("inner",),
-    "intermediate.dense": ("neuron", "inner"),
-    "output.dense": ("inner", "neuron"),
-    "output.LayerNorm": ("inner",),
-    "output.bottleneck.dense": ("stream", "inner"),
-    "output.bottleneck.LayerNorm": ("stream",),
-    "pooler.dense": ("pooled", "stream"),
-    "cls.predictions": ("row",),
-    "cls.predictions.transform.dense": ("word", "stream"),
-    "cls.predictions.transform.LayerNorm": ("word",),
-    "cls.predictions.dense": ("other word", "row"),
-    "cls.predictions.decoder": ("row", "embedding"),
-    "cls.seq_relationship": ("row", "pooled"),
-    "classifier": ("row", "pooled"),
-    "qa_outputs": ("row", "stream"),
-}
+_DISTILBERT = Family(
+    blocks="transformer.layer",
+    parts=(
+        Attention("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
+        FeedForward(("ffn.lin1",), "ffn.lin2", "output_layer_norm"),
+    ),
+    embeddings=_TEXT,
+    norm_position="after",
+    embedding_norm="embeddings.LayerNorm",
+    outputs=(
+        Output("vocab_projector", Hidden("vocab_transform", "vocab_layer_norm", True)),
+        Output("classifier", Hidden("pre_classifier")),
+        Output("classifier"),
+        Output("qa_outputs"),
+    ),
+)
 
 
-FAMILIES: Mapping[str, Family] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "distilbert": Family(
-        blocks="transformer.layer",
-        parts=(
-            Attention("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
-            FeedForward(("ffn.lin1",), "ffn.lin2", "output_layer_norm"),
+_GPT2 = Family(
+    blocks="h",
+    parts=(
+        Attention(
+            Part("attn.c_attn", 0, 3),
+            Part("attn.c_attn", 1, 3),
+            Part("attn.c_attn", 2, 3),
+            "attn.c_proj",
+            "ln_1",
         ),
-        embeddings=_TEXT,
-        norm_position="after",
-        embedding_norm="embeddings.LayerNorm",
-        outputs=(
-            Output("vocab_projector", Hidden("vocab_transform", "vocab_layer_norm", True)),
-            Output("classifier", Hidden("pre_classifier")),
-            Output("classifier"),
-            Output("qa_outputs"),
+        FeedForward(("mlp.c_fc",), "mlp.c_proj", "ln_2"),
+    ),
+    embeddings=("wte", "wpe"),
+    norm_position="before",
+    final_norm="ln_f",
+    outputs=(Output("lm_head"), Output("score"), Output("classifier"), Output("qa_outputs")),
+)
+
+
+_VIT = Family(
+    blocks="layers",
+    parts=(
+        Attention("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "layernorm_before"),
+        FeedForward(("mlp.fc1",), "mlp.fc2", "layernorm_after"),
+    ),
+    embeddings=(
+        "embeddings.cls_token",
+        "embeddings.position_embeddings",
+        "embeddings.patch_embeddings.projection",
+    ),
+    norm_position="before",
+    final_norm="layernorm",
+    outputs=(Output("classifier"), Output(None, Hidden("{base}.pooler.dense"))),
+)
+
+
+_T5 = Family(
+    blocks="encoder.block",
+    parts=(
+        Attention(
+            "layer.0.SelfAttention.q",
+            "layer.0.SelfAttention.k",
+            "layer.0.SelfAttention.v",
+            "layer.0.SelfAttention.o",
+            "layer.0.layer_norm",
+            scaled=False,
+            position_table="layer.0.SelfAttention.relative_attention_bias",
+        ),
+        FeedForward(
+            ("layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wi_0", "layer.1.DenseReluDense.wi_1"),
+            "layer.1.DenseReluDense.wo",
+            "layer.1.layer_norm",
         ),
     ),
-    "mobilebert": Family(
-        blocks="encoder.layer",
-        parts=(),
-        embeddings=("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
-        norm_position="after",
-        axes=_MOBILEBERT_AXES,
+    embeddings=("shared",),
+    norm_position="before",
+    centred=False,
+    final_norm="encoder.final_layer_norm",
+    outputs=(Output("classifier"),),
+    heads_agree=True,
+)
+
+
+_MOBILEBERT = ChannelFamily(
+    blocks="encoder.layer",
+    embeddings=("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
+    axes={
+        "embeddings.word_embeddings": ("row", "embedding"),
+        "embeddings.position_embeddings": ("position", "stream"),
+        "embeddings.token_type_embeddings": ("row", "stream"),
+        "embeddings.embedding_transformation": ("stream", "trigram"),
+        "embeddings.LayerNorm": ("stream",),
+        "bottleneck.input.dense": ("inner", "stream"),
+        "bottleneck.input.LayerNorm": ("inner",),
+        "bottleneck.attention.dense": ("shared", "stream"),
+        "bottleneck.attention.LayerNorm": ("shared",),
+        "attention.self.query": ("query", "shared"),
+        "attention.self.key": ("query", "shared"),
+        "attention.self.value": ("value", "stream"),
+        "attention.output.dense": ("inner", "value"),
+        "attention.output.LayerNorm": ("inner",),
+        "ffn.intermediate.dense": ("neuron", "inner"),
+        "ffn.output.dense": ("inner", "neuron"),
+        "ffn.output.LayerNorm": ("inner",),
+        "intermediate.dense": ("neuron", "inner"),
+        "output.dense": ("inner", "neuron"),
+        "output.LayerNorm": ("inner",),
+        "output.bottleneck.dense": ("stream", "inner"),
+        "output.bottleneck.LayerNorm": ("stream",),
+        "pooler.dense": ("pooled", "stream"),
+        "cls.predictions": ("row",),
+        "cls.predictions.transform.dense": ("word", "stream"),
+        "cls.predictions.transform.LayerNorm": ("word",),
+        "cls.predictions.dense": ("other word", "row"),
+        "cls.predictions.decoder": ("row", "embedding"),
+        "cls.seq_relationship": ("row", "pooled"),
+        "classifier": ("row", "pooled"),
+        "qa_outputs": ("row", "stream"),
+    },
+)
+
+
+def _mobilebert_attention_width(config: Any) -> str:
+    """MobileBERT attends inside its bottleneck, where it has one."""
+    return "intra_bottleneck_size" if config.use_bottleneck else "hidden_size"
+
+
+_BASE = ModelSizes(12, 768, 12, 3072)
+_LLAMA_1B = ModelSizes(16, 2048, 32, 8192)
+
+FAMILIES: Mapping[str, ModelFamily] = {
+    "bert": ModelFamily(_BERT, usual_sizes=_BASE),
+    "roberta": ModelFamily(_BERT, usual_sizes=_BASE),
+    "xlm-roberta": ModelFamily(_BERT, usual_sizes=_BASE),
+    "distilbert": ModelFamily(
+        _DISTILBERT, ConfigFields("n_layers", "dim", "n_heads", "hidden_dim"), ModelSizes(6, 768, 12, 3072)
     ),
-    "gpt2": Family(
-        blocks="h",
-        parts=(
-            Attention(
-                Part("attn.c_attn", 0, 3),
-                Part("attn.c_attn", 1, 3),
-                Part("attn.c_attn", 2, 3),
-                "attn.c_proj",
-                "ln_1",
-            ),
-            FeedForward(("mlp.c_fc",), "mlp.c_proj", "ln_2"),
+    "mobilebert": ModelFamily(
+        _MOBILEBERT,
+        ConfigFields(
+            attention_width=_mobilebert_attention_width,
+            derived={"true_hidden_size": lambda config: getattr(config, _mobilebert_attention_width(config))},
+            constraints=("{hidden_size} >= {embedding_size}",),  # its prediction head has the difference for itself
         ),
-        embeddings=("wte", "wpe"),
-        norm_position="before",
-        final_norm="ln_f",
-        outputs=(Output("lm_head"), Output("score"), Output("classifier"), Output("qa_outputs")),
+        space=SearchSpace(
+            {
+                "hidden_size": [128, 246, 384, 512],
+                "intra_bottleneck_size": [64, 96, 128, 160],
+                "num_attention_heads": [1, 2, 4, 8],
+                "intermediate_size": [384, 512, 640],
+                "num_feedforward_networks": [2, 4, 6],
+            },
+            constraints=["intra_bottleneck_size % num_attention_heads == 0"],
+        ),
     ),
-    "vit": Family(
-        blocks="layers",
-        parts=(
-            Attention(
-                "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "layernorm_before"
-            ),
-            FeedForward(("mlp.fc1",), "mlp.fc2", "layernorm_after"),
-        ),
-        embeddings=(
-            "embeddings.cls_token",
-            "embeddings.position_embeddings",
-            "embeddings.patch_embeddings.projection",
-        ),
-        norm_position="before",
-        final_norm="layernorm",
-        outputs=(Output("classifier"), Output(None, Hidden("{base}.pooler.dense"))),
-    ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "t5": Family(
-        blocks="encoder.block",
-        parts=(
-            Attention(
-                "layer.0.SelfAttention.q",
-                "layer.0.SelfAttention.k",
-                "layer.0.SelfAttention.v",
-                "layer.0.SelfAttention.o",
-                "layer.0.layer_norm",
-                scaled=False,
-                position_table="layer.0.SelfAttention.relative_attention_bias",
-            ),
-            FeedForward(
-                ("layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wi_0", "layer.1.DenseReluDense.wi_1"),
-                "layer.1.DenseReluDense.wo",
-                "layer.1.layer_norm",
-            ),
-        ),
-        embeddings=("shared",),
-        norm_position="before",
-        centred=False,
-        final_norm="encoder.final_layer_norm",
-        outputs=(Output("classifier"),),
-        heads_agree=True,
-    ),
+    "gpt2": ModelFamily(_GPT2, ConfigFields("n_layer", "n_embd", "n_head", "n_inner"), ModelSizes(12, 768, 12, None)),
+    "vit": ModelFamily(_VIT, usual_sizes=_BASE),
+    "llama": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
+    "mistral": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
+    "qwen2": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
+    "qwen3": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
+    "t5": ModelFamily(_T5),
 }
 """By `config.model_type`."""
 
 
-def family_of(model: nn.Module, family: Family | None = None) -> tuple[str, nn.Module, Family] | None:
+def family_of(model: nn.Module, family: WeightTable | None = None) -> tuple[str, nn.Module, WeightTable] | None:
     """The base model inside a model, its path, and its family.
 
     Args:
@@ -380,20 +603,21 @@ def family_of(model: nn.Module, family: Family | None = None) -> tuple[str, nn.M
     """
     for path, module in model.named_modules():
         kind = getattr(getattr(module, "config", None), "model_type", None)
-        table = family or FAMILIES.get(str(kind))
+        known = FAMILIES.get(str(kind))
+        table = family or (known.weights if known is not None else None)
         if table is not None and _has_blocks(module, table):
             return path, module, table
     return None
 
 
-def _has_blocks(module: nn.Module, family: Family) -> bool:
+def _has_blocks(module: nn.Module, family: WeightTable) -> bool:
     try:
         return family.depth(module) > 0
     except AttributeError:
         return False
 
 
-def require_family(model: nn.Module, family: Family | None, owner: str) -> tuple[str, nn.Module, Family]:
+def require_family(model: nn.Module, family: WeightTable | None, owner: str) -> tuple[str, nn.Module, WeightTable]:
     """As `family_of`.
 
     Raises:

@@ -78,7 +78,7 @@ def has_bias(model: nn.Module, spec: str | Part) -> bool:
 
 
 def takes_in_constants(model: nn.Module, spec: str | Part) -> bool:
-    """Whether a vector can be added to all that it gives: to its bias, or to the rows of a table."""
+    """Whether a vector can be added to all that it returns: to its bias, or to the rows of a table."""
     path = part(spec).path
     is_map = any(path == name and not isinstance(module, nn.Embedding) for name, module in model.named_modules())
     return not is_map or has_bias(model, spec)
@@ -138,10 +138,10 @@ def norm_of(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def write_norm(model: nn.Module, path: str, gain: torch.Tensor, bias: torch.Tensor) -> None:
     """Set the gain and the bias of a norm."""
-    weight, own_bias, _ = _parameters(model, path)
+    weight, bias_parameter, _ = _parameters(model, path)
     weight.copy_(gain)
-    if own_bias is not None:
-        own_bias.copy_(bias)
+    if bias_parameter is not None:
+        bias_parameter.copy_(bias)
 
 
 def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice:
@@ -177,4 +177,4 @@ def _parameters(model: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter
 
 
 def _not_found(path: str) -> LayerNotFoundError:
-    return LayerNotFoundError(f"the model must have a weight at {path!r}, but has none; mend the table of its family.")
+    return LayerNotFoundError(f"the model must have a weight at {path!r}, but has none; fix the table of its family.")

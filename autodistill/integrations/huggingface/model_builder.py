@@ -8,6 +8,7 @@ import difflib
 import itertools
 import json
 import logging
+import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,15 +17,11 @@ import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.initialization.checks import why_not_inside
-from autodistill.models.families import FAMILIES
+from autodistill.initialization.from_teacher import start_blocker
+from autodistill.models.families import FAMILIES, ConfigFields
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
-
-
-FIELDS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "embedding_size")
-"""What the constraints of the families are about, besides MobileBERT's bottleneck."""
 
 
 class TransformersBuilder:
@@ -83,16 +80,17 @@ class TransformersBuilder:
                 if kind in mapping
                 else f"model_cls must make models of the student's configuration, but {name} knows no {kind.__name__}."
             )
-        wanted = getattr(self.model_cls, "config_class", None)
-        if not (isinstance(self.model_cls, type) and issubclass(self.model_cls, nn.Module) and wanted is not None):
+        config_class = getattr(self.model_cls, "config_class", None)
+        is_model = isinstance(self.model_cls, type) and issubclass(self.model_cls, nn.Module)
+        if not is_model or config_class is None:
             return (
                 "model_cls must be a class of the transformers library such as AutoModelForPreTraining, "
                 f"but got {name}; or give a model_builder."
             )
-        if not isinstance(self.base_config, wanted):
+        if not isinstance(self.base_config, config_class):
             return (
-                f"model_cls must make models of the student's configuration, but {name} takes a {wanted.__name__} "
-                f"and the configuration is a {kind.__name__}."
+                f"model_cls must make models of the student's configuration, but {name} takes a "
+                f"{config_class.__name__} and the configuration is a {kind.__name__}."
             )
         return None
 
@@ -108,9 +106,10 @@ class TransformersBuilder:
         base, config = self.base_config, copy.deepcopy(self.base_config)
         for key, value in architecture.items():
             setattr(config, key, value)
-        given = {self._field(key) for key in architecture}
-        for field, value in _following(base, config):
-            if field not in given:
+        searched = {self._field(key) for key in architecture}
+        derived = {name: value(config) for name, value in self._family_fields.derived.items()}
+        for field, value in (*derived.items(), *_following(base, config)):
+            if field not in searched:
                 setattr(config, field, value)
         return config
 
@@ -132,28 +131,35 @@ class TransformersBuilder:
         field: str = self.base_config.attribute_map.get(name, name)
         return field
 
+    @property
+    def _family_fields(self) -> ConfigFields:
+        known = FAMILIES.get(self.base_config.model_type)
+        return known.fields if known is not None else ConfigFields()
+
     def constraints(self, space: SearchSpace) -> list[str]:
         """Which architectures of a space can be built, as constraints of it: heads divide the width, and so on."""
-        base = self.base_config
-        width, heads = "hidden_size", "num_attention_heads"
-        if getattr(base, "use_bottleneck", False):  # MobileBERT attends inside its bottleneck
-            width = "intra_bottleneck_size"
+        found = []
+        for rule in self._rules(space):
+            names = [name for _, name, *_ in string.Formatter().parse(rule) if name is not None]
+            terms = {name: self._term(name, space) for name in names}
+            if not set(space.names).isdisjoint(terms.values()):
+                found.append(rule.format(**terms))
+        return found
+
+    def _rules(self, space: SearchSpace) -> list[str]:
+        """What must hold of the configurations of students: expressions with names of fields in braces."""
+        base, family = self.base_config, self._family_fields
+        width, heads = family.attention_width(base), "num_attention_heads"
         if not hasattr(base, width) or not hasattr(base, heads) or hasattr(base, "d_kv"):
             return []
-        rules: list[str] = []
-        if hasattr(base, "trigram_input"):  # MobileBERT's prediction head is as much wider than the embeddings
-            rules.append("{hidden_size} >= {embedding_size}")
+        rules = [*family.constraints]
         if not _has_own_head_size(base):
             rules.append(f"{{{width}}} % {{{heads}}} == 0")
             if hasattr(base, "rope_parameters"):
                 rules.append(f"({{{width}}} // {{{heads}}}) % 2 == 0")
         if _key_value_heads(base) != getattr(base, heads) or "num_key_value_heads" in space.names:
             rules.append(f"{{{heads}}} % {{num_key_value_heads}} == 0")
-        terms = {name: self._term(name, space) for name in (*FIELDS, width)}
-        searched = set(space.names)
-        return [
-            rule.format(**terms) for rule in rules if any(terms[n] in searched for n in terms if f"{{{n}}}" in rule)
-        ]
+        return rules
 
     def _term(self, name: str, space: SearchSpace) -> str:
         """How an expression over the space names a field: by its dimension, or by the configuration's own number."""
@@ -179,17 +185,17 @@ class TransformersBuilder:
         logger.warning("%s architectures cannot be built and are left out: they break %s", left_out, " and ".join(new))
         return narrowed
 
-    def why_not_inside(self, teacher: nn.Module, space: SearchSpace) -> str | None:
-        """Why students of a space cannot start inside a teacher; None where they can."""
+    def start_blocker(self, teacher: nn.Module, space: SearchSpace) -> str | None:
+        """The reason why students of a space cannot start inside a teacher; None where they can."""
         if self.base_config.model_type not in FAMILIES:
-            return f"no table tells where a {self.base_config.model_type} has its weights"
+            return f"no table names the weights of a {self.base_config.model_type}"
         for architecture in _varied(space):
             try:
                 with torch.device("meta"):
                     student = self(architecture)
-            except Exception:  # that it cannot be built is told elsewhere
+            except Exception:  # that it cannot be built is reported elsewhere
                 continue
-            reason = why_not_inside(student, teacher)
+            reason = start_blocker(student, teacher)
             if reason is not None:
                 return f"of {dict(architecture)}: {reason}"
         return None
@@ -226,9 +232,7 @@ def _has_own_head_size(config: Any) -> bool:
 
 
 def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
-    """The fields that follow from the changed ones, with their values."""
-    if hasattr(base, "true_hidden_size"):
-        yield "true_hidden_size", config.intra_bottleneck_size if config.use_bottleneck else config.hidden_size
+    """The fields that follow from the changed ones, with their values, in the configurations of any family."""
     if getattr(base, "head_dim", None) is not None and not _has_own_head_size(base):
         yield "head_dim", config.hidden_size // config.num_attention_heads
     if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:

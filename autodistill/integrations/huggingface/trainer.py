@@ -179,7 +179,7 @@ class AutoDistillationMixin(_Base):
         """`"teacher"` where it is wished and can be; what process 0 finds holds for all."""
         if not wished or source is None:
             return None
-        reason = builder.why_not_inside(teacher, config.the_search().search_space)
+        reason = builder.start_blocker(teacher, config.the_search().search_space)
         first = DataStream(source, config.seed).flash_set(1)[0]
         batches = InitializationConfig().batches
         positions = min(len(source), batches) * _positions(first) if has_length(source) else math.inf

@@ -14,8 +14,8 @@ from autodistill.cli.template import configuration_text
 from autodistill.config.command_line import CommandConfig
 from autodistill.errors import ConfigurationError
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
+from autodistill.integrations.huggingface.spaces import FAMILIES_WITH_SPACE, transformers_space
 from search_spaces import SearchSpaceError
-from search_spaces.transformers import FAMILIES, transformers_space
 
 FILE = Path("search.yaml")
 
@@ -33,7 +33,7 @@ def test_text_is_a_configuration_of_the_task(task):
     assert search.search_space == transformers_space(TASKS[task].family)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES_WITH_SPACE)
 def test_space_is_that_of_the_family(family):
     config = read("masked-lm", student=family)
     assert config.student == family
@@ -41,7 +41,7 @@ def test_space_is_that_of_the_family(family):
     assert (config.auto_distillation.init is not None) == (family == "bert")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES_WITH_SPACE)
 def test_all_of_the_space_can_be_built(family):
     space = transformers_space(family)
     builder = TransformersBuilder(transformers.AutoModel, transformers.AutoConfig.for_model(family))

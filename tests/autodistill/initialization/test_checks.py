@@ -117,17 +117,19 @@ def test_no_residual_stream():
 
 
 def test_a_table_whose_blocks_are_elsewhere():
-    table = dataclasses.replace(FAMILIES["bert"], blocks="encoder.blocks")
+    table = dataclasses.replace(FAMILIES["bert"].weights, blocks="encoder.blocks")
     (sentence,) = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
     assert "(its blocks are not where the given table says)" in sentence
 
 
 def test_heads_that_do_not_divide_the_width():
-    table = dataclasses.replace(FAMILIES["bert"], heads=lambda model: HeadSizes(3, 3, model.config.hidden_size // 3))
+    table = dataclasses.replace(
+        FAMILIES["bert"].weights, heads=lambda model: HeadSizes(3, 3, model.config.hidden_size // 3)
+    )
     problems = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
     assert problems == [
         f"queries must be divided evenly into heads, but 'bert.encoder.layer.0.attention.self.query' of the {owner} "
-        "has 16 channels for 3 heads of 5; choose a number of heads that divides the width, or mend `heads` in the "
+        "has 16 channels for 3 heads of 5; choose a number of heads that divides the width, or fix `heads` in the "
         "table of its family."
         for owner in ("teacher", "student")
     ]
@@ -162,7 +164,7 @@ def test_a_teacher_whose_blocks_differ_in_width():
 def test_a_student_of_two_families_is_found_by_the_first_base_model():
     model = nn.ModuleDict({"head": nn.Linear(2, 2), "body": bert(WIDTH, DEPTH)})
     path, base, family = family_of(model)
-    assert (path, type(base), family) == ("body.bert", BertModel, FAMILIES["bert"])
+    assert (path, type(base), family) == ("body.bert", BertModel, FAMILIES["bert"].weights)
 
 
 class Projected(nn.Module):
@@ -232,7 +234,7 @@ def test_a_subspace_of_another_teacher_is_refused():
     assert "it leads from 12 to 8, and 'embeddings.word_embeddings' is 16 wide in the teacher, 8 in" in first
 
 
-BERT = FAMILIES["bert"]
+BERT = FAMILIES["bert"].weights
 ATTENTION, FEED_FORWARD = BERT.parts
 
 
@@ -255,7 +257,7 @@ def test_a_table_with_misspelt_paths(change, paths):
     expected = [
         f"the {owner} must have the weights that the table of its family names, but has none at "
         + ", ".join(repr(f"bert.{path.format(layer)}") for path in paths for layer in layers)
-        + "; mend the table."
+        + "; fix the table."
         for owner, layers in (("teacher", [DEPTH - 1]), ("student", [0]))
     ]
     assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == expected
@@ -268,9 +270,9 @@ def narrow_subspace():
 def test_a_table_with_misspelt_embeddings():
     family = dataclasses.replace(BERT, embeddings=(*BERT.embeddings, "embeddings.words"))
     assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == [
-        "the table of a family must name embeddings, but neither model has 'embeddings.words'; mend the table."
+        "the table of a family must name embeddings, but neither model has 'embeddings.words'; fix the table."
     ]
-    with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); mend"):
+    with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); fix"):
         distiller(family=dataclasses.replace(BERT, embeddings=("words",))).prepare(Projected(8))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from autodistill.initialization.heads import (
-    Slot,
-    choose_slots,
+    HeadGroup,
+    choose_heads,
     narrow,
     query_key_maps,
     rotary_pairs,
@@ -95,14 +95,14 @@ def test_the_strongest_come_in_rising_order_and_the_first_wins_a_draw():
     assert strongest(torch.tensor([1.0, 3.0]), 5).tolist() == [0, 1]
 
 
-def test_slots_of_grouped_heads_keep_members_with_their_key():
+def test_groups_of_grouped_heads_keep_members_with_their_key():
     importance = torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, 0.0, 0.0, 8.0])
     teacher = HeadSizes(8, 2, 4)  # heads 0 to 3 read from key 0, 4 to 7 from key 1
-    assert choose_slots(importance, teacher, HeadSizes(2, 1, 4)) == [Slot(1, (4, 7))]
-    assert choose_slots(importance, teacher, HeadSizes(4, 2, 4)) == [Slot(0, (2, 3)), Slot(1, (4, 7))]
-    assert choose_slots(importance, teacher, HeadSizes(2, 2, 4)) == [Slot(1, (4,)), Slot(1, (7,))]
+    assert choose_heads(importance, teacher, HeadSizes(2, 1, 4)) == [HeadGroup(1, (4, 7))]
+    assert choose_heads(importance, teacher, HeadSizes(4, 2, 4)) == [HeadGroup(0, (2, 3)), HeadGroup(1, (4, 7))]
+    assert choose_heads(importance, teacher, HeadSizes(2, 2, 4)) == [HeadGroup(1, (4,)), HeadGroup(1, (7,))]
 
 
 def test_a_student_with_more_heads_than_the_teacher_gets_them_all():
-    slots = choose_slots(torch.ones(2), HeadSizes(2, 2, 4), HeadSizes(6, 3, 4))
-    assert slots == [Slot(0, (0,)), Slot(1, (1,))]
+    groups = choose_heads(torch.ones(2), HeadSizes(2, 2, 4), HeadSizes(6, 3, 4))
+    assert groups == [HeadGroup(0, (0,)), HeadGroup(1, (1,))]

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 from autodistill.data import Batch
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.least_squares import LeastSquares, StudentRun, fit_channels, ridge
+from autodistill.initialization.pairing import Both
 from autodistill.initialization.subspace import TeacherSubspace, decompose
 from autodistill.models.families import FAMILIES, Family, FeedForward
 from autodistill.models.taps import INPUT, Tap
@@ -93,7 +94,7 @@ def fitted(kind: str, student: torch.nn.Module, subspace: TeacherSubspace, *, wr
     teacher = models(kind, 8)
     start = initialize_from_teacher(student, teacher, subspace)
     features = StudentRun(teacher).features
-    LeastSquares(start, FAMILIES[kind], student, features, batches(20), ("", "")).run(writers=writers)
+    LeastSquares(start, FAMILIES[kind].weights, student, features, batches(20), Both("", "")).run(writers=writers)
     return student
 
 
@@ -227,7 +228,7 @@ def written_and_fitted(*, writers: bool = True, **options: Any) -> tuple[Plain, 
     subspace = decompose(streams, centring="none", keeps_constant=not behind).subspace(8)
     initialize_from_teacher(written, teacher, subspace, family=family)
     start = initialize_from_teacher(student, teacher, subspace, family=family)
-    LeastSquares(start, family, student, run.features, vectors(), ("", "")).run(writers=writers)
+    LeastSquares(start, family, student, run.features, vectors(), Both("", "")).run(writers=writers)
     return written, student, start, teacher
 
 

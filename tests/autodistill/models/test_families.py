@@ -22,10 +22,12 @@ from identity_cases import (
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.initialization import InitializationConfig
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.channel_selection import SELECTIONS
 from autodistill.initialization.from_teacher import initialize_from_teacher
-from autodistill.models.families import FAMILIES, HeadSizes, config_heads, family_of
+from autodistill.models.families import FAMILIES, ChannelFamily, Family, FeedForward, HeadSizes, config_heads, family_of
 from autodistill.models.modes import plain_forward
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "own_family.py"
@@ -49,7 +51,7 @@ def test_a_base_model_is_found_inside_any_model():
         model = case.make(WIDTH, DEPTH)
         path, base, family = family_of(model)
         assert model.get_submodule(path) is base
-        assert family is FAMILIES[base.config.model_type]
+        assert family is FAMILIES[base.config.model_type].weights
         assert family.depth(base) == DEPTH
     assert family_of(nn.Linear(2, 2)) is None
 
@@ -65,6 +67,22 @@ def test_head_sizes_are_those_of_the_configuration():
 def test_a_tables_text_is_the_same_in_every_process():
     """Searches are compared by it when they are resumed."""
     assert all(" at 0x" not in repr(family) for family in FAMILIES.values())
+
+
+def test_a_tables_text_is_what_earlier_versions_recorded():
+    family = Family("layers", (FeedForward(("up",), "down", "norm"),), ("rows",), norm_position="after")
+    assert InitializationConfig(family=family).model_dump()["family"] == (
+        "Family(blocks='layers', parts=(FeedForward(readers=('up',), output='down', norm='norm'),), "
+        "embeddings=('rows',), norm_position='after', centred=True, embedding_norm=None, final_norm=None, outputs=(), "
+        "heads_agree=False, axes=None)"
+    )
+
+
+def test_every_role_of_an_axis_has_a_rule_by_which_its_entries_are_chosen():
+    tables = [family.weights for family in FAMILIES.values() if isinstance(family.weights, ChannelFamily)]
+    assert tables
+    for table in tables:
+        assert {role for roles in table.axes.values() for role in roles} <= set(SELECTIONS)
 
 
 @torch.no_grad()

@@ -122,4 +122,4 @@ def test_a_path_without_a_weight_is_named(path):
     assert not has(Model(), path)
     with pytest.raises(LayerNotFoundError) as error:
         read(Model(), path)
-    assert str(error.value) == f"the model must have a weight at {path!r}, but has none; mend the table of its family."
+    assert str(error.value) == f"the model must have a weight at {path!r}, but has none; fix the table of its family."

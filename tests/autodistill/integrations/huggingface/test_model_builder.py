@@ -152,5 +152,5 @@ def bert(width, **changes):
 )
 def test_students_may_start_inside_a_teacher_of_their_family_that_is_as_wide(teacher, space, reason):
     builder = TransformersBuilder(BertForMaskedLM, bert(8).config)
-    found = builder.why_not_inside(teacher, SearchSpace(space))
+    found = builder.start_blocker(teacher, SearchSpace(space))
     assert found is None if reason is None else reason in found

@@ -1,89 +1,29 @@
 """Ready-made spaces for the families of transformers: students of a size between a quarter and the whole of a teacher.
 
 Dimensions bear the names of the family's configuration fields, so that an architecture is what a student's
-configuration is changed by.
+configuration is changed by. What the families call their sizes is in `autodistill.models.families`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from autodistill.models.families import FAMILIES, ModelFamily, ModelSizes
+from search_spaces import SearchSpace, SearchSpaceError
 from search_spaces.checks import did_you_mean
-from search_spaces.errors import SearchSpaceError
-from search_spaces.space import SearchSpace
 
 _SHARES = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3))
 _RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's lies outside
 
+FAMILIES_WITH_SIZES = tuple(name for name, family in FAMILIES.items() if family.usual_sizes is not None)
+"""The families of which a teacher's sizes are known, as `config.model_type` names them."""
 
-@dataclass(frozen=True)
-class _Sizes:
-    """How large a model is; the feed-forward width is None where it follows from the width."""
-
-    layers: int
-    width: int
-    heads: int
-    feed_forward: int | None
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What a family calls its sizes, and those of its usual model.
-
-    Args:
-        fields: its names for layers, width, heads and feed-forward width.
-        base: the sizes of the usual model.
-        rotary: position embeddings turn pairs of channels, so that a head has an even number of them; heads that are
-            read from (`num_key_value_heads`) may be fewer than those that read.
-    """
-
-    fields: tuple[str, str, str, str]
-    base: _Sizes
-    rotary: bool = False
-
-    def sizes(self, config: Mapping[str, Any]) -> _Sizes:
-        missing = [field for field in self.fields if field not in config]
-        if missing:
-            raise SearchSpaceError(
-                f"a teacher's configuration must tell its sizes, but {', '.join(missing)} is missing"
-            )
-        return _Sizes(*(config[field] for field in self.fields))
-
-
-_BERT = _Family(
-    ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), _Sizes(12, 768, 12, 3072)
+FAMILIES_WITH_SPACE = tuple(
+    name for name in FAMILIES if name in FAMILIES_WITH_SIZES or FAMILIES[name].space is not None
 )
-_LLAMA = _Family(_BERT.fields, _Sizes(16, 2048, 32, 8192), rotary=True)
-
-_FAMILIES: Mapping[str, _Family] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "distilbert": _Family(("n_layers", "dim", "n_heads", "hidden_dim"), _Sizes(6, 768, 12, 3072)),
-    "vit": _BERT,
-    "gpt2": _Family(("n_layer", "n_embd", "n_head", "n_inner"), _Sizes(12, 768, 12, None)),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
-
-_MOBILEBERT = SearchSpace(
-    {
-        "hidden_size": [128, 246, 384, 512],
-        "intra_bottleneck_size": [64, 96, 128, 160],
-        "num_attention_heads": [1, 2, 4, 8],
-        "intermediate_size": [384, 512, 640],
-        "num_feedforward_networks": [2, 4, 6],
-    },
-    constraints=["intra_bottleneck_size % num_attention_heads == 0"],
-)
-
-FAMILIES: tuple[str, ...] = ("mobilebert", *_FAMILIES)
-"""The families that `transformers_space` knows, as `config.model_type` names them."""
+"""The families of students that `transformers_space` knows."""
 
 
 def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -95,7 +35,7 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
     that of the specification, whatever the teacher.
 
     Args:
-        family: the students', as in `FAMILIES`.
+        family: the students', as in `FAMILIES_WITH_SPACE`.
         teacher: its configuration (`teacher.config.to_dict()`); the family's usual model if not given.
 
     Raises:
@@ -113,24 +53,35 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
         >>> transformers_space("mobilebert").size
         576
     """
-    if family == "mobilebert":
-        return _MOBILEBERT
-    known = _known(family)
-    sizes = known.base if teacher is None else _known(str(teacher.get("model_type"))).sizes(teacher)
-    return _used(SearchSpace(_dimensions(known, sizes, teacher or {}), _constraints(known, sizes)))
+    students = _known(family, FAMILIES_WITH_SPACE, "exist for")
+    if students.space is not None:
+        return students.space
+    sizes = students.usual_sizes
+    if teacher is not None:
+        sizes = _sizes(_known(str(teacher.get("model_type")), FAMILIES_WITH_SIZES, "are cut to teachers of"), teacher)
+    assert sizes is not None  # of every family that has no space of its own
+    return _used(SearchSpace(_dimensions(students, sizes, teacher or {}), _constraints(students, sizes)))
 
 
-def _known(family: str) -> _Family:
-    if family not in _FAMILIES:
+def _known(family: str, known: Sequence[str], relation: str) -> ModelFamily:
+    if family not in known:
         raise SearchSpaceError(
-            f"ready-made spaces exist for the families {', '.join(FAMILIES)}, but got {family!r}; "
-            f"{did_you_mean(family, FAMILIES)}; or describe the space yourself"
+            f"ready-made spaces {relation} the families {', '.join(known)}, but got {family!r}; "
+            f"{did_you_mean(family, known)}; or describe the space yourself"
         )
-    return _FAMILIES[family]
+    return FAMILIES[family]
 
 
-def _dimensions(family: _Family, sizes: _Sizes, teacher: Mapping[str, Any]) -> dict[str, list[int]]:
-    layers, width, heads, feed_forward = family.fields
+def _sizes(family: ModelFamily, config: Mapping[str, Any]) -> ModelSizes:
+    names = family.fields.sizes
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise SearchSpaceError(f"a teacher's configuration must tell its sizes, but {', '.join(missing)} is missing")
+    return ModelSizes(*(config[name] for name in names))
+
+
+def _dimensions(family: ModelFamily, sizes: ModelSizes, teacher: Mapping[str, Any]) -> dict[str, list[int]]:
+    layers, width, heads, feed_forward = family.fields.sizes
     feed_forward_width = sizes.feed_forward or 4 * sizes.width
     dimensions = {
         layers: [*_shares(sizes.layers, 1), sizes.layers],
@@ -138,17 +89,17 @@ def _dimensions(family: _Family, sizes: _Sizes, teacher: Mapping[str, Any]) -> d
         heads: _divisors(sizes.heads),
         feed_forward: _shares(feed_forward_width, _unit(feed_forward_width)),
     }
-    if family.rotary:
+    if family.weights.rotary:
         dimensions["num_key_value_heads"] = _divisors(teacher.get("num_key_value_heads") or sizes.heads // 4 or 1)
     return {name: sorted({*values}) for name, values in dimensions.items()}
 
 
-def _constraints(family: _Family, sizes: _Sizes) -> list[str]:
-    _, width, heads, feed_forward = family.fields
+def _constraints(family: ModelFamily, sizes: ModelSizes) -> list[str]:
+    _, width, heads, feed_forward = family.fields.sizes
     ratio = Fraction(sizes.feed_forward or 4 * sizes.width, sizes.width)
     low, high = min(_RATIOS[0], int(ratio)), max(_RATIOS[1], -int(-ratio // 1))
     constraints = [f"{width} % {heads} == 0", f"{low} * {width} <= {feed_forward} <= {high} * {width}"]
-    if family.rotary:
+    if family.weights.rotary:
         constraints[0] = f"{width} % (2 * {heads}) == 0"
         constraints.append(f"{heads} % num_key_value_heads == 0")
     return constraints

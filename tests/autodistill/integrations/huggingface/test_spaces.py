@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import transformers
 
+from autodistill.integrations.huggingface.spaces import FAMILIES_WITH_SPACE, transformers_space
 from search_spaces import SearchSpaceError
-from search_spaces.transformers import FAMILIES, transformers_space
 
 TINY = {
     "bert": {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64},
@@ -32,7 +32,7 @@ def values(space):
     return {name: list(domain.values()) for name, domain in space.dimensions.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES_WITH_SPACE)
 def test_dimensions_are_fields_of_the_configuration_of_the_family(family):
     space = transformers_space(family)
     default = transformers.AutoConfig.for_model(family).to_dict()
@@ -100,6 +100,11 @@ def test_unknown_family_is_told_with_the_near_ones():
         transformers_space("brt")
     with pytest.raises(SearchSpaceError, match="but got 'unheard-of'"):
         transformers_space("bert", {"model_type": "unheard-of"})
+
+
+def test_teacher_of_a_family_whose_sizes_are_not_comparable_is_refused():
+    with pytest.raises(SearchSpaceError, match=r"cut to teachers of the families bert, .* but got 'mobilebert'"):
+        transformers_space("bert", {"model_type": "mobilebert"})
 
 
 def test_configuration_without_sizes_is_told():

@@ -1,0 +1,96 @@
+"""How a student reads and writes its teacher's residual stream, in the subspace that it lives in.
+
+With P, s and μ of the subspace (see `subspace`), a map that reads the stream becomes W P s with bias b + W μ, one that
+writes to it Pᵀ W / s. Where norms stand *after* the residual sum (BERT), the student's norm has the gain
+diag(Pᵀ G P) c / s; where they stand *before* the readers (Llama, GPT-2), the gain is folded into the readers, W G P.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.models.families import Family
+from autodistill.models.weights import Affine, Part, has_bias, norm_of
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the stream is read somewhere, where x is `offset` + `up` times what the student has.
+
+    Args:
+        up: (D, d).
+        offset: (D,).
+    """
+
+    up: torch.Tensor
+    offset: torch.Tensor
+
+    def __call__(self, affine: Affine) -> Affine:
+        """The student's form of a map that reads the stream."""
+        bias = affine.weight @ self.offset
+        return Affine(affine.weight @ self.up, bias if affine.bias is None else bias + affine.bias)
+
+
+def stream_scale(pair: Pairing[Family]) -> torch.Tensor:
+    """s, one number for all channels."""
+    return pair.subspace.scale.square().mean().sqrt()
+
+
+def rotated_gain(pair: Pairing[Family], gain: torch.Tensor) -> torch.Tensor:
+    """diag(Pᵀ G P) c, (d,): the gain of a student's norm that no reader can take in."""
+    return pair.correction * (pair.subspace.directions.square() * gain[:, None]).sum(0)
+
+
+def down(pair: Pairing[Family]) -> torch.Tensor:
+    """What writers are multiplied by, (D, d). LayerNorms before all readers never see the mean over channels."""
+    matrix, family = pair.subspace.down, pair.family
+    return matrix - matrix.mean(0) if family.keeps_constant and family.final_norm is not None else matrix
+
+
+def writer(pair: Pairing[Family], affine: Affine, boundary: int) -> Affine:
+    """The student's form of a map that writes to the stream.
+
+    Where norms stand after the sum, they need all of it: the writer adds the mean that the residual path lacks.
+    """
+    bias = affine.bias
+    if not pair.family.norms_before:
+        mean = pair.subspace.mean(boundary)
+        bias = mean if bias is None else bias + mean
+    return Affine(down(pair).T @ affine.weight, bias @ down(pair) if bias is not None else None)
+
+
+def read_after(pair: Pairing[Family], norm: Both[Part] | None, boundary: int, readers: Iterable[Part]) -> Reader:
+    """How the stream is read after a norm, which loses its gain to what reads it, and its bias where that has one.
+
+    Args:
+        pair: the two models.
+        norm: that stands before the readers; it is written.
+        boundary: of the teacher's blocks, where they read.
+        readers: of the student.
+    """
+    if not pair.family.norms_before or norm is None:
+        return Reader(pair.subspace.up, pair.subspace.mean(boundary))
+    gain, bias = norm_of(pair.teacher, norm.teacher.path)
+    up = gain[:, None] * pair.subspace.directions
+    kept = torch.zeros(pair.subspace.width, dtype=torch.float64)
+    if not all(has_bias(pair.student, reader) for reader in readers):
+        # The norm's own bias stands in for theirs. The default driver, gelsy, gives other last bits at every call.
+        kept = torch.linalg.lstsq(up, bias[:, None], driver="gelsd").solution[:, 0]
+        if (up @ kept - bias).norm() > 1e-6 * bias.norm():
+            pair.approximations.append(
+                f"what reads the stream behind {norm.student.path!r} has no bias, and the norm's own has fewer "
+                "channels than the teacher's: a part of that bias is lost."
+            )
+    pair.write_norm(norm.student, torch.full_like(kept, pair.correction), kept)
+    return Reader(up, bias - up @ kept)
+
+
+def write_norm_after_sum(pair: Pairing[Family], norm: Both[Part], boundary: int) -> None:
+    """Write a norm that stands after the residual sum."""
+    gain, bias = norm_of(pair.teacher, norm.teacher.path)
+    shift = (bias - pair.subspace.mean(boundary)) @ pair.subspace.down
+    pair.write_norm(norm.student, rotated_gain(pair, gain) / stream_scale(pair), shift)
