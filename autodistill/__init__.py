@@ -1,82 +1,146 @@
-"""Finds and delivers small, fast students of a large teacher: architecture search with block-by-block distillation."""
+"""Finds and delivers small, fast students of a large teacher: architecture search with block-by-block distillation.
+
+A name is imported from its module when it is first used.
+"""
+
+import importlib
+import typing
 
 from autodistill.siblings import check_siblings as _check_siblings
 
 _check_siblings()
 
-from advisors import (  # noqa: E402
-    Advisor,
-    AdvisorSampler,
-    BayesianAdvisor,
-    EvolutionAdvisor,
-    GridAdvisor,
-    LocalSearchAdvisor,
-    Observation,
-    RandomAdvisor,
-    SamplerAdvisor,
-    TPEAdvisor,
-    advisor_names,
-    create_advisor,
-)
-from autodistill.auto_distillation import AutoDistillation  # noqa: E402
-from autodistill.config import AutoDistillationConfig, SearchConfig  # noqa: E402
-from autodistill.config.flash_distillation import FlashDistillationConfig  # noqa: E402
-from autodistill.config.initialization import InitializationConfig  # noqa: E402
-from autodistill.config.phase import PhaseConfig  # noqa: E402
-from autodistill.config.regular_distillation import DistillationConfig, RegularDistillationConfig  # noqa: E402
-from autodistill.config.temperature import AnnealedTemperature  # noqa: E402
-from autodistill.distiller import Distiller  # noqa: E402
-from autodistill.errors import (  # noqa: E402
-    AdvisorError,
-    AutoDistillationError,
-    ConfigurationError,
-    LayerNotFoundError,
-    NonFiniteError,
-    SearchDirectoryError,
-    SearchSpaceError,
-    SearchStoppedError,
-    SpaceExhaustedError,
-    TrialError,
-)
-from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher  # noqa: E402
-from autodistill.initialization.importance import Importance, measure_importance  # noqa: E402
-from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose  # noqa: E402
-from autodistill.losses.functions import distillation_loss  # noqa: E402
-from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss  # noqa: E402
-from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss  # noqa: E402
-from autodistill.losses.modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss  # noqa: E402
-from autodistill.losses.relational import RelationalLoss  # noqa: E402
-from autodistill.metrics.measure import measure  # noqa: E402
-from autodistill.metrics.metric import Metric  # noqa: E402
-from autodistill.models.depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableStudent  # noqa: E402
-from autodistill.models.families import Attention, Family, FeedForward, HeadSizes, Hidden, Output  # noqa: E402
-from autodistill.models.layer_mappings import LayerMapping  # noqa: E402
-from autodistill.models.taps import Tap  # noqa: E402
-from autodistill.models.weights import Part  # noqa: E402
-from autodistill.report.mapping_table import MappingRow, explain_mapping  # noqa: E402
-from autodistill.report.terminal import results_table  # noqa: E402
-from autodistill.search.result import SearchResult  # noqa: E402
-from autodistill.search.trial import Trial, TrialState  # noqa: E402
-from autodistill.standalone.callbacks import (  # noqa: E402
-    AttentionHiddenStatesCallback,
-    KLDivCallback,
-    LabelLossCallback,
-    LossCallback,
-    MSEHiddenStatesCallback,
-)
-from autodistill.standalone.evaluation import evaluate_distillation  # noqa: E402
-from autodistill.standalone.runner import DistilRunner  # noqa: E402
-from autodistill.standalone.stored_predictions import DistillationDataset, save_predictions  # noqa: E402
-from search_spaces import (  # noqa: E402
-    Architecture,
-    Choice,
-    FloatRange,
-    IntRange,
-    SearchSpace,
-    depthwise_separable_space,
-)
+if typing.TYPE_CHECKING:
+    from advisors.advisor_sampler import AdvisorSampler
+    from advisors.base import Advisor, Observation
+    from advisors.bayesian import BayesianAdvisor
+    from advisors.registry import create_advisor
+    from advisors.sampler import SamplerAdvisor
+    from autodistill.auto_distillation import AutoDistillation
+    from autodistill.config.auto_distillation import AutoDistillationConfig
+    from autodistill.config.flash_distillation import FlashDistillationConfig
+    from autodistill.config.initialization import InitializationConfig
+    from autodistill.config.phase import PhaseConfig
+    from autodistill.config.regular_distillation import DistillationConfig, RegularDistillationConfig
+    from autodistill.config.search import SearchConfig
+    from autodistill.config.temperature import AnnealedTemperature
+    from autodistill.distiller import Distiller
+    from autodistill.errors import (
+        AdvisorError,
+        AutoDistillationError,
+        ConfigurationError,
+        LayerNotFoundError,
+        NonFiniteError,
+        SearchDirectoryError,
+        SearchSpaceError,
+        SearchStoppedError,
+        SpaceExhaustedError,
+        TrialError,
+    )
+    from autodistill.initialization.from_teacher import initialize_from_teacher
+    from autodistill.integrations.huggingface.trainer import AutoDistillationMixin, AutoDistillationTrainer
+    from autodistill.losses.functions import distillation_loss
+    from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
+    from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+    from autodistill.losses.modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss
+    from autodistill.losses.relational import RelationalLoss
+    from autodistill.metrics.measure import measure
+    from autodistill.metrics.metric import Metric
+    from autodistill.models.depthwise_separable import DepthwiseSeparableStudent
+    from autodistill.models.families import Family
+    from autodistill.report.mapping_table import explain_mapping
+    from autodistill.report.terminal import results_table
+    from autodistill.search.result import SearchResult
+    from autodistill.search.trial import Trial, TrialState
+    from autodistill.standalone.callbacks import (
+        AttentionHiddenStatesCallback,
+        KLDivCallback,
+        LabelLossCallback,
+        LossCallback,
+        MSEHiddenStatesCallback,
+    )
+    from autodistill.standalone.evaluation import evaluate_distillation
+    from autodistill.standalone.runner import DistilRunner
+    from autodistill.standalone.stored_predictions import DistillationDataset, save_predictions
+    from search_spaces.constraints import Architecture
+    from search_spaces.domains import Choice, FloatRange, IntRange
+    from search_spaces.space import SearchSpace
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_MODULES})
+
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Advisor": "advisors.base",
+    "AdvisorError": "autodistill.errors",
+    "AdvisorSampler": "advisors.advisor_sampler",
+    "AnnealedTemperature": "autodistill.config.temperature",
+    "Architecture": "search_spaces.constraints",
+    "AttentionHiddenStatesCallback": "autodistill.standalone.callbacks",
+    "AttentionLoss": "autodistill.losses.modules",
+    "AutoDistillation": "autodistill.auto_distillation",
+    "AutoDistillationConfig": "autodistill.config.auto_distillation",
+    "AutoDistillationError": "autodistill.errors",
+    "AutoDistillationMixin": "autodistill.integrations.huggingface.trainer",
+    "AutoDistillationTrainer": "autodistill.integrations.huggingface.trainer",
+    "BayesianAdvisor": "advisors.bayesian",
+    "Choice": "search_spaces.domains",
+    "ConfigurationError": "autodistill.errors",
+    "DepthwiseSeparableStudent": "autodistill.models.depthwise_separable",
+    "DistilRunner": "autodistill.standalone.runner",
+    "DistillationConfig": "autodistill.config.regular_distillation",
+    "DistillationDataset": "autodistill.standalone.stored_predictions",
+    "Distiller": "autodistill.distiller",
+    "Family": "autodistill.models.families",
+    "FlashDistillationConfig": "autodistill.config.flash_distillation",
+    "FloatRange": "search_spaces.domains",
+    "InitializationConfig": "autodistill.config.initialization",
+    "IntRange": "search_spaces.domains",
+    "IntermediateLayersKnowledgeDistillationLoss": "autodistill.losses.intermediate_layers",
+    "KLDivCallback": "autodistill.standalone.callbacks",
+    "KLDivLoss": "autodistill.losses.modules",
+    "KnowledgeDistillationLoss": "autodistill.losses.knowledge_distillation",
+    "LabelLossCallback": "autodistill.standalone.callbacks",
+    "LayerNotFoundError": "autodistill.errors",
+    "LossCallback": "autodistill.standalone.callbacks",
+    "MSEHiddenStatesCallback": "autodistill.standalone.callbacks",
+    "MSEHiddenStatesLoss": "autodistill.losses.modules",
+    "Metric": "autodistill.metrics.metric",
+    "NonFiniteError": "autodistill.errors",
+    "Observation": "advisors.base",
+    "PhaseConfig": "autodistill.config.phase",
+    "RegularDistillationConfig": "autodistill.config.regular_distillation",
+    "RelationalLoss": "autodistill.losses.relational",
+    "SamplerAdvisor": "advisors.sampler",
+    "SearchConfig": "autodistill.config.search",
+    "SearchDirectoryError": "autodistill.errors",
+    "SearchResult": "autodistill.search.result",
+    "SearchSpace": "search_spaces.space",
+    "SearchSpaceError": "autodistill.errors",
+    "SearchStoppedError": "autodistill.errors",
+    "SpaceExhaustedError": "autodistill.errors",
+    "Trial": "autodistill.search.trial",
+    "TrialError": "autodistill.errors",
+    "TrialState": "autodistill.search.trial",
+    "create_advisor": "advisors.registry",
+    "distillation_loss": "autodistill.losses.functions",
+    "evaluate_distillation": "autodistill.standalone.evaluation",
+    "explain_mapping": "autodistill.report.mapping_table",
+    "initialize_from_teacher": "autodistill.initialization.from_teacher",
+    "measure": "autodistill.metrics.measure",
+    "results_table": "autodistill.report.terminal",
+    "save_predictions": "autodistill.standalone.stored_predictions",
+}
 
 __all__ = [
     "Advisor",
@@ -84,30 +148,24 @@ __all__ = [
     "AdvisorSampler",
     "AnnealedTemperature",
     "Architecture",
-    "Attention",
     "AttentionHiddenStatesCallback",
     "AttentionLoss",
     "AutoDistillation",
     "AutoDistillationConfig",
     "AutoDistillationError",
+    "AutoDistillationMixin",
+    "AutoDistillationTrainer",
     "BayesianAdvisor",
     "Choice",
     "ConfigurationError",
-    "DepthwiseSeparableConv",
     "DepthwiseSeparableStudent",
     "DistilRunner",
     "DistillationConfig",
     "DistillationDataset",
     "Distiller",
-    "EvolutionAdvisor",
     "Family",
-    "FeedForward",
     "FlashDistillationConfig",
     "FloatRange",
-    "GridAdvisor",
-    "HeadSizes",
-    "Hidden",
-    "Importance",
     "InitializationConfig",
     "IntRange",
     "IntermediateLayersKnowledgeDistillationLoss",
@@ -115,20 +173,14 @@ __all__ = [
     "KLDivLoss",
     "KnowledgeDistillationLoss",
     "LabelLossCallback",
-    "LayerMapping",
     "LayerNotFoundError",
-    "LocalSearchAdvisor",
     "LossCallback",
     "MSEHiddenStatesCallback",
     "MSEHiddenStatesLoss",
-    "MappingRow",
     "Metric",
     "NonFiniteError",
     "Observation",
-    "Output",
-    "Part",
     "PhaseConfig",
-    "RandomAdvisor",
     "RegularDistillationConfig",
     "RelationalLoss",
     "SamplerAdvisor",
@@ -139,24 +191,15 @@ __all__ = [
     "SearchSpaceError",
     "SearchStoppedError",
     "SpaceExhaustedError",
-    "StreamDecomposition",
-    "TPEAdvisor",
-    "Tap",
-    "TeacherStart",
-    "TeacherSubspace",
     "Trial",
     "TrialError",
     "TrialState",
-    "advisor_names",
     "create_advisor",
-    "decompose",
-    "depthwise_separable_space",
     "distillation_loss",
     "evaluate_distillation",
     "explain_mapping",
     "initialize_from_teacher",
     "measure",
-    "measure_importance",
     "results_table",
     "save_predictions",
 ]

@@ -16,7 +16,7 @@ A trial may also fail with any other exception that a user's function raises. In
 
 from __future__ import annotations
 
-from advisors import AdvisorError, SpaceExhaustedError
+from advisors.errors import AdvisorError, SpaceExhaustedError
 from search_spaces import AutoDistillationError, SearchSpaceError
 from search_spaces.errors import ProblemsError
 

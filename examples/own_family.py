@@ -16,15 +16,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from autodistill import (
-    Attention,
-    AutoDistillation,
-    Family,
-    FeedForward,
-    HeadSizes,
-    Output,
-    Part,
-)
+from autodistill import AutoDistillation
+from autodistill.models.families import Attention, Family, FeedForward, HeadSizes, Output
+from autodistill.models.weights import Part
 
 CHANNELS = 8  # of each head
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 import types
 from collections.abc import Iterator
@@ -52,7 +56,6 @@ ORDER = (
     "export",
     "report",
     "standalone",
-    "results",
     "set_up",
     "auto_distillation",
     "integrations",
@@ -283,12 +286,40 @@ def test_safe_code_is_not_taken_for_unsafe(code: str) -> None:
 LISTING = [module for module in FILES if hasattr(importlib.import_module(module), "__all__")]
 
 
+LAZY_PACKAGES = ("advisors", "autodistill")
+
+
 def public_names(module: types.ModuleType) -> set[str]:
+    """What can be imported from a module, names that it resolves lazily included."""
     return {
         name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+        for name in dir(module)
+        if not name.startswith("_")
+        and not isinstance(getattr(module, name), types.ModuleType)
+        and name != "annotations"
     }
+
+
+def typed_imports(package: str) -> dict[str, str]:
+    """The modules of the names that a package imports for type checkers."""
+    (block,) = (
+        node
+        for node in tree_of(package).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "typing.TYPE_CHECKING"
+    )
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def lazy_table(package: str) -> dict[str, str]:
+    """The modules of the names that a package resolves lazily."""
+    (table,) = (
+        node.value
+        for node in tree_of(package).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODULES"
+    )
+    modules: dict[str, str] = ast.literal_eval(table)
+    return modules
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -296,6 +327,55 @@ def test_list_of_public_names_is_what_the_package_exports_in_order(package: str)
     module = importlib.import_module(package)
     assert set(module.__all__) == public_names(module)
     assert sorted(module.__all__) == module.__all__
+
+
+@pytest.mark.parametrize("package", LAZY_PACKAGES)
+def test_lazy_table_typed_imports_and_list_of_public_names_agree(package: str) -> None:
+    table = lazy_table(package)
+    assert table == typed_imports(package)
+    assert list(table) == importlib.import_module(package).__all__
+
+
+@pytest.mark.parametrize("package", LAZY_PACKAGES)
+def test_lazy_name_is_the_object_of_its_module(package: str) -> None:
+    for name, module in lazy_table(package).items():
+        assert getattr(importlib.import_module(package), name) is getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("package", LAZY_PACKAGES)
+def test_name_that_a_lazy_package_does_not_have_is_an_attribute_error(package: str) -> None:
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'no_such_name'"):
+        _ = importlib.import_module(package).no_such_name
+
+
+HEAVY_LIBRARIES = ("torch", "transformers", "optuna", "skopt", "sklearn", "scipy", "pandas", "datasets")
+
+
+def loaded_libraries(program: str) -> list[str]:
+    """The heavy libraries that a new process has imported at the end of a program."""
+    program += f"\nimport json, sys\nprint(json.dumps([name for name in {HEAVY_LIBRARIES} if name in sys.modules]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    libraries: list[str] = json.loads(result.stdout)
+    return libraries
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import autodistill, advisors",
+        "import autodistill.errors, advisors.base",
+        "from advisors import Advisor, AdvisorError, Observation, RandomAdvisor",
+        "from autodistill import ConfigurationError, Metric, SearchResult, SearchSpace, Trial, results_table",
+    ],
+)
+def test_import_loads_no_heavy_library(program: str) -> None:
+    assert loaded_libraries(program) == []
+
+
+def test_heavy_library_is_found() -> None:
+    assert loaded_libraries("from advisors import TPEAdvisor") == ["optuna"]
 
 
 def test_every_error_can_be_imported_from_the_package() -> None:

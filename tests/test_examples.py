@@ -15,7 +15,8 @@ import yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from autodistill import Observation, SearchResult, SearchSpace, advisor_names, create_advisor
+from advisors import advisor_names
+from autodistill import Observation, SearchResult, SearchSpace, create_advisor
 from autodistill.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]

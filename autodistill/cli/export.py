@@ -1,77 +1,24 @@
-"""A trained student out of a search directory, with all that it is used with."""
+"""The command `autodistill export`."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import Annotated
 
-from autodistill.cli.search import PREPROCESSOR
-from autodistill.errors import ConfigurationError
-from autodistill.files import replacing
-from autodistill.search.layout import student_directory
-from autodistill.search.result import SearchResult
-from autodistill.search.trial import Trial, ensure_has_student
+import typer
 
-
-def find_trial(search_dir: Path, number: int | None) -> Trial:
-    """The trial of a number; the best if none is given.
-
-    Raises:
-        ConfigurationError: there is no such trial, or no best.
-        SearchDirectoryError: the directory holds no search.
-    """
-    result = SearchResult.load(search_dir)
-    if number is None:
-        if result.best is None:
-            raise ConfigurationError(f"the best trial is a feasible one, but {search_dir} holds none: {result!r}.")
-        return result.best
-    for trial in result:
-        if trial.number == number:
-            return trial
-    numbers = f"those from 0 to {result[-1].number}" if len(result) else "none"
-    raise ConfigurationError(f"{search_dir} has no trial {number}; it has {numbers}.")
+from autodistill.cli.console import say
+from autodistill.cli.search_directory import Directory, find_trial
+from autodistill.export.folder import export_folder
+from autodistill.report.terminal import describe_architecture
 
 
-def export_student(search_dir: Path, number: int | None, out: Path) -> Trial:
-    """Write a trained student, its configuration and its tokenizer or image processor into a new folder.
-
-    `AutoModel.from_pretrained(out)`, or the task's own class, loads it. Of a sentence encoder that is the model with
-    its own width; with `1_Pooling` and `2_Dense` beside it, `SentenceTransformer(out)` gives the embeddings.
-
-    Args:
-        search_dir: of the search.
-        number: of the trial; None for the best.
-        out: the folder; new or empty.
-
-    Returns:
-        The trial.
-
-    Raises:
-        ConfigurationError: there is no such student, or something is in the folder.
-        SearchDirectoryError: the directory holds no search.
-    """
-    trial = find_trial(search_dir, number)
-    student = student_directory(search_dir, trial.number)
-    ensure_has_student(trial)
-    if not student.exists():
-        kept = [
-            other.number
-            for other in SearchResult.load(search_dir)
-            if student_directory(search_dir, other.number).exists()
-        ]
-        raise ConfigurationError(
-            f"students of the Pareto front are kept, and that of trial {trial.number} is not of them; "
-            f"there are {', '.join(map(str, kept)) or 'none'}."
-        )
-    if not (search_dir / PREPROCESSOR).exists():
-        raise ConfigurationError(
-            f"a student is exported with its tokenizer or image processor, but {search_dir} has no {PREPROCESSOR}; "
-            "resume the search with `autodistill search`, which writes it."
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigurationError(f"a student is exported into a new folder, but {out} is there; name another.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        shutil.copytree(student, temporary)
-        shutil.copytree(search_dir / PREPROCESSOR, temporary, dirs_exist_ok=True)
-    return trial
+def export(
+    directory: Directory,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    trial: Annotated[int | None, typer.Option(help="The number of a trial; the best if not given.")] = None,
+) -> None:
+    """Write a trained student with its tokenizer into a folder that transformers loads."""
+    found = find_trial(directory, trial)
+    export_folder(directory, found, out)
+    say(f"trial {found.number} ({describe_architecture(found)}) is exported to {out}.")

@@ -16,6 +16,7 @@ def model_fingerprint(model: nn.Module) -> str:
     """A hash of what a model computes: class, configuration, weights and buffers (also those not in its state dict).
 
     Examples:
+        >>> import torch
         >>> layer = nn.Linear(2, 2)
         >>> before = model_fingerprint(layer)
         >>> with torch.no_grad():

@@ -6,6 +6,7 @@ search_dir/
   owner.json             the process that last took the lock
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
   teacher_cache/         safe to delete
+  preprocessor/          the tokenizer or image processor that exported students are used with
   */*.tmp                files that are being written; ignored, and removed when the directory is opened
 """
 
@@ -22,6 +23,7 @@ LOSSES_FILE = "progress.jsonl"
 CHECKPOINT = "checkpoint"
 STUDENT = "student"
 TEACHER_CACHE = "teacher_cache"
+PREPROCESSOR = "preprocessor"
 
 
 def trial_name(number: int) -> str:

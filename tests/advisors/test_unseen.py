@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advisors import Observation, SpaceExhaustedError
-from advisors.unseen import ensure_any_left, identity, random_unseen, seen_in, unseen, unseen_neighbours
+from advisors.unseen import ensure_any_left, identity, observed_in, random_unseen, unseen, unseen_neighbours
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
 
 SPACE = SearchSpace({"a": [1, 2], "b": ["x", "y"]})
@@ -14,9 +14,9 @@ SPACE = SearchSpace({"a": [1, 2], "b": ["x", "y"]})
 
 def test_history_in_any_form_and_state_is_seen() -> None:
     history = [Observation({"b": "x", "a": 2.0}, "failed"), Observation({"a": 1, "b": "y"}, "running")]
-    assert seen_in(SPACE, history) == {(2, "x"), (1, "y")}
+    assert observed_in(SPACE, history) == {(2, "x"), (1, "y")}
     with pytest.raises(SearchSpaceError, match="dimension 'b' is missing"):
-        seen_in(SPACE, [Observation({"a": 1}, "failed")])
+        observed_in(SPACE, [Observation({"a": 1}, "failed")])
 
 
 def test_unseen_architectures_are_listed_in_the_order_of_the_space() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -26,8 +27,11 @@ from saved_teachers import (
 )
 from typer.testing import CliRunner
 
-from autodistill.cli.app import app
+from autodistill.cli.app import COMMANDS, app
 from autodistill.cli.sentence_encoder import SentenceEncoder
+from autodistill.search.directory import SearchDirectory
+from autodistill.search.layout import PREPROCESSOR, student_directory
+from search_spaces import SearchSpace
 
 TEXTS = [" ".join(words) for words in sentences(4)]
 
@@ -63,11 +67,6 @@ def in_another_process(program, *arguments):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
-
-
-@pytest.fixture
-def classifier():
-    return save_teacher(Path("teacher"), "BertForSequenceClassification", **BERT, **NAMED)
 
 
 # --- from init to export ---------------------------------------------------------------------------------------------
@@ -347,7 +346,7 @@ def test_search_whose_trials_all_fail_ends_with_1(classifier, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("autodistill.cli.search.SearchSetup.build", broken)
+    monkeypatch.setattr("autodistill.cli.models.TaskModels.build", broken)
     config = yaml.safe_load(Path("search.yaml").read_text(encoding="utf-8"))
     config["auto_distillation"]["search"]["max_trials"] = 5
     Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -365,18 +364,79 @@ def test_interrupted_search_ends_with_130_and_goes_on_when_called_again(classifi
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("autodistill.cli.search.SearchSetup.scores", property(lambda self: interrupted))
+        patched.setattr("autodistill.cli.setup.SearchSetup.scores", property(lambda self: interrupted))
         told = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=130)
     assert "interrupted; the same command goes on from here" in told
     assert "trial 0 has been running since" in run("status", "runs")
     assert "2 trials: 2 complete" in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
 
 
-def test_module_runs_as_a_program_and_needs_the_library_of_data_only_for_data():
-    program = "import runpy, sys; sys.argv = ['autodistill', 'status', '.']\n"
-    program += "try: runpy.run_module('autodistill', run_name='__main__')\n"
-    program += "except SystemExit as end: print(end.code, 'datasets' in sys.modules)"
+# --- what is imported ------------------------------------------------------------------------------------------------
+
+HEAVY_LIBRARIES = {"torch", "transformers", "optuna", "skopt", "sklearn", "scipy", "pandas", "datasets"}
+
+
+def run_as_program(*arguments, code=0):
+    """The output of the program in a new process, and the heavy libraries that it imported."""
+    program = f"""
+import json, runpy, sys
+sys.argv = {["autodistill", *map(str, arguments)]}
+try:
+    runpy.run_module("autodistill", run_name="__main__")
+except SystemExit as end:
+    print(json.dumps([end.code, sorted({HEAVY_LIBRARIES} & set(sys.modules))]))
+"""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert result.stdout.split() == ["2", "False"], result.stderr
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    *output, last = result.stdout.splitlines()
+    ended, libraries = json.loads(last)
+    assert ended == code, result.stderr
+    return "\n".join(output), libraries
+
+
+@pytest.fixture
+def recorded():
+    """A search directory with one trial and its student, written without a search."""
+    with SearchDirectory.open("runs", {"metrics": ["accuracy"]}, SearchSpace({"layers": [1, 2]})) as directory:
+        directory.record(directory.begin({"layers": 2}).complete({"accuracy": 0.5}))
+    for folder in (student_directory(Path("runs"), 0), Path("runs") / PREPROCESSOR):
+        folder.mkdir()
+    return "runs"
+
+
+def test_help_imports_no_heavy_library():
+    output, libraries = run_as_program("--help")
+    assert libraries == []
+    assert all(f"{name} " in output for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (("status",), "1 trials: 1 complete, 0 failed; the best is trial 0"),
+        (("trials",), "complete"),
+        (("trials", "--json"), '"accuracy": 0.5'),
+        (("show", "0"), '"layers": 2'),
+        (("export", "out"), "trial 0 (layers=2) is exported to out."),
+    ],
+)
+def test_command_that_reads_a_search_directory_imports_no_heavy_library(recorded, command, shown):
+    name, *rest = command
+    output, libraries = run_as_program(name, recorded, *rest)
+    assert libraries == []
+    assert shown in output
+
+
+def test_module_runs_as_a_program_and_needs_the_library_of_data_only_for_data():
+    assert run_as_program("status", ".", code=2) == ("", [])
+    _, libraries = run_as_program("init", "masked-lm")
+    assert {"torch", "transformers"} <= set(libraries)
+    assert "datasets" not in libraries
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_is_listed_with_its_docstring(name):
+    module, text = COMMANDS[name]
+    assert getattr(importlib.import_module(module), name).__doc__ == text
+    assert text in run(name, "--help")

@@ -13,11 +13,11 @@ from autodistill import (
     ConfigurationError,
     DistillationConfig,
     FlashDistillationConfig,
-    LayerMapping,
     Metric,
-    Tap,
 )
 from autodistill.config import SearchConfig, json_schema
+from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.taps import Tap
 
 FILES = Path(__file__).resolve().parents[2] / "data/specification"
 READABLE = ("auto.yaml", "flash.yaml", "regular.yaml", "tensorflow.yaml")

@@ -1,0 +1,62 @@
+"""The commands that show what a search directory holds: `autodistill status`, `trials` and `show`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from autodistill.cli.console import print_table, say
+from autodistill.cli.search_directory import Directory, find_trial
+from autodistill.report.terminal import describe_architecture, describe_outcome, describe_result, format_number
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import TrialState
+
+
+def status(directory: Directory) -> None:
+    """Tell how far a search is, in a line, with its best trial."""
+    result = SearchResult.load(directory)
+    say(describe_result(result))
+    running = [trial for trial in result if trial.state is TrialState.RUNNING]
+    for trial in running:
+        say(f"trial {trial.number} has been running since {trial.started_at:%Y-%m-%d %H:%M} UTC, or was interrupted")
+    if result.best is not None:
+        say(describe_outcome(result.best))
+        say(f"  {describe_architecture(result.best)}")
+
+
+def trials(
+    directory: Directory,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List all trials, paused ones with their metrics after flash distillation."""
+    result = SearchResult.load(directory)
+    if as_json:
+        for trial in result:
+            print(json.dumps(trial.to_json()))
+        return
+    dimensions = list(dict.fromkeys(name for trial in result for name in trial.architecture))
+    measured = [trial.metrics or trial.after_flash for trial in result]
+    metrics = list(dict.fromkeys(name for values in measured for name in values))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("trial", "state", *dimensions, *metrics, "seconds"):
+        table.add_column(Text(heading), justify="right", overflow="fold")
+    for trial, known in zip(result, measured, strict=True):
+        choices = (str(trial.architecture.get(name, "")) for name in dimensions)
+        values = (format_number(known[name]) if name in known else "" for name in metrics)
+        seconds = "" if trial.duration is None else f"{trial.duration:.1f}"
+        table.add_row(*map(Text, (str(trial.number), trial.state.value, *choices, *values, seconds)))
+    print_table(table)
+
+
+def show(directory: Directory, number: Annotated[int, typer.Argument(metavar="N", help="Of the trial.")]) -> None:
+    """Show everything that is recorded of one trial."""
+    trial = find_trial(directory, number)
+    record = {name: value for name, value in trial.to_json().items() if name != "error"}
+    print(json.dumps(record, indent=2))
+    if trial.error is not None:
+        print(trial.error)
