@@ -25,7 +25,7 @@ class SearchConfig(Section):
         constraints: of the space, as expressions; only if `search_space` is a mapping.
         search_algorithm: 'BO', 'LocalSearch', 'Evolution', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
         metrics: names or `Metric` objects: those that `eval_func` returns, and the built-in ones. A search needs at
-            least one; a trainer has defaults.
+            least one; a trainer adds its own if none are given.
         higher_is_better: one flag for each metric that is given by name; built-in metrics have a direction.
         max_trials: the number of trials of the search directory, over all runs.
         promote: the share of trials that are trained to the end, between 0 and 1, as a number or `"1/3"`: every trial

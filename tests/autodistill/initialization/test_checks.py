@@ -303,7 +303,7 @@ def test_heads_of_a_model_without_configuration():
         initialize_from_teacher(model, model, square_subspace(PERMUTATION), family=family)
     assert str(error.value) == (
         "the sizes of attention heads must be known, but TransformerEncoder has no transformers configuration that "
-        "tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
+        "has them; set `heads` in the table of its family to a function from a model to HeadSizes."
     )
 
 
