@@ -24,7 +24,7 @@ class InitializationConfig(Section):
     Attributes:
         weights: initialise `"all"` weights from the teacher's, or those of the `"embeddings"` only.
         batches: how many batches of the flash set are used.
-        weighting: `"power"` scales all boundaries of the teacher's blocks to equal power, `"uniform"` does not scale them.
+        weighting: `"power"` scales all boundaries of the teacher's blocks to equal power, `"uniform"` does not.
         centring: one `"mean"` over all boundaries, or one for each `"boundary"`. No mean is subtracted if
             norms precede what reads the stream or follow the last block, or if blocks lack biases.
         least_squares: before any gradient step, fit to the teacher, block by block, the `"norms"` that follow the
