@@ -1,4 +1,4 @@
-"""Batches: what a model is called with, and the stream of them that every trial of a search sees in the same order."""
+"""Batches: what a model is called with, and their stream, which every trial of a search reads in the same order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as the loader gave it: a mapping (keyword arguments) or a pair `(inputs, targets)`."""
+    """One batch as the loader yields it: a mapping (keyword arguments) or a pair `(inputs, targets)`."""
 
     content: Any
 
@@ -33,13 +33,13 @@ class Batch:
             return
         raise ConfigurationError(
             "a batch is a mapping (passed as keyword arguments) or a pair (inputs, targets), "
-            f"but the data loader gave {type(self.content).__name__}"
+            f"but the data loader yielded {type(self.content).__name__}"
             + (f" of {len(self.content)}." if isinstance(self.content, Sized) else ".")
         )
 
     @cached_property
     def hash(self) -> str:
-        """A hash of the content; the teacher's features are kept under it."""
+        """A hash of the content; the key under which the teacher's features are kept."""
         return content_hash(self.content)
 
     def to(self, device: torch.device) -> Batch:
@@ -66,14 +66,14 @@ class Batch:
 
     @property
     def targets(self) -> Any:
-        """The labels, or None where the batch has none."""
+        """The labels; None if the batch has none."""
         if isinstance(self.content, Mapping):
             return self.content.get("labels", self.content.get("label"))
         return self.content[1] if isinstance(self.content, tuple | list) and len(self.content) == 2 else None
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         return next((tensor.device for tensor in tensors_in(self.content)), torch.device("cpu"))
 
     @property
@@ -83,21 +83,21 @@ class Batch:
 
     @cached_property
     def padding_mask(self) -> torch.Tensor | None:
-        """(N, L), True where a position is not padding; None where nothing is padded."""
+        """(N, L), True where a position is not padding; None if nothing is padded."""
         mask: torch.Tensor | None = self.content.get("attention_mask") if isinstance(self.content, Mapping) else None
         if mask is None or mask.dim() != 2 or bool(mask.all()):
             return None
         return mask.bool()
 
     def without_padding(self, feature: torch.Tensor) -> torch.Tensor:
-        """The positions of a feature (N, L, C) that are not padding, in rows: (positions, C)."""
+        """The positions of a feature (N, L, C) that are not padding, as rows: (positions, C)."""
         mask = self.padding_mask
         if mask is not None and mask.shape == feature.shape[:-1]:
             return feature[mask.to(feature.device)]
         return feature.flatten(0, -2)
 
     def label_mask(self, shift: bool) -> torch.Tensor | None:
-        """(N, L), True where the position's label counts; None where every one does or labels are not per position.
+        """(N, L), True where the position's label counts; None if all labels count or labels are not per position.
 
         Args:
             shift: the logits of a position predict the *next* label, as in causal language models.
@@ -110,7 +110,7 @@ class Batch:
 
 
 def next_labels(labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
-    """(N, L) the label that each position of a causal language model predicts: the next one, and none at the end.
+    """(N, L), the label that each position of a causal language model predicts: the next, or none at the end.
 
     Examples:
         >>> next_labels(torch.tensor([[5, 6, 7]]))
@@ -123,8 +123,8 @@ class DataStream:
     """The batches of a data loader in an order that depends on `seed` alone, epoch after epoch.
 
     Everything random in the loader (shuffling, augmentation) draws from states derived from `(seed, epoch, position)`;
-    the global states and the loader's own generators are left as they were. Two passes give the same batches, so that
-    every trial of a search sees the same data, and features computed for one trial serve the next.
+    the global states and the loader's own generators are restored. Two passes yield the same batches, so that every
+    trial of a search is trained on the same data, and features computed for one trial are reused by the next.
 
     Raises:
         ConfigurationError: the loader can be read only once, or is empty.
@@ -133,7 +133,7 @@ class DataStream:
     def __init__(self, loader: Iterable[Any], seed: int) -> None:
         if isinstance(loader, Iterator):
             raise ConfigurationError(
-                "train_dataloader must be readable again and again, but it is a one-shot iterator "
+                "train_dataloader must be readable repeatedly, but it is a one-shot iterator "
                 f"({type(loader).__name__}); pass a DataLoader or a list of batches."
             )
         self._loader = loader
@@ -142,7 +142,7 @@ class DataStream:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         iterator: Iterator[Any] | None = None
-        for part in _parts(self._loader):  # a sampler that counts epochs by itself gives each of them another order
+        for part in _parts(self._loader):  # a sampler that counts epochs itself would order each differently
             if hasattr(part, "set_epoch"):
                 part.set_epoch(number)
         for position in itertools.count():
@@ -154,7 +154,7 @@ class DataStream:
                 except StopIteration:
                     if position == 0:
                         raise ConfigurationError(
-                            "train_dataloader must give at least one batch, but is empty."
+                            "train_dataloader must yield at least one batch, but is empty."
                         ) from None
                     return
             yield Batch(content)
@@ -164,7 +164,7 @@ class DataStream:
             yield from self.epoch(number)
 
     def reader(self) -> Callable[[int], Batch]:
-        """A function that gives batch number k of the endless stream, for rising k; the first may be any."""
+        """A function that returns batch number k of the endless stream, for increasing k; the first k is arbitrary."""
         position, batches = 0, iter(self)
 
         def read(number: int) -> Batch:
@@ -175,7 +175,7 @@ class DataStream:
         return read
 
     def flash_set(self, steps: int) -> list[Batch]:
-        """The first `steps` batches of the first epoch; the whole epoch where it is shorter."""
+        """The first `steps` batches of the first epoch; the whole epoch if it is shorter."""
         return list(itertools.islice(self.epoch(0), steps))
 
     @contextlib.contextmanager
@@ -194,7 +194,7 @@ class DataStream:
 
 
 def _parts(loader: Any) -> Iterator[Any]:
-    """A data loader and what it draws from: its sampler, its batch sampler, and what those wrap."""
+    """A data loader and what it draws from: its sampler, its batch sampler, and what these wrap."""
     yield loader
     for name in ("sampler", "batch_sampler"):
         inner = getattr(loader, name, None)

@@ -15,7 +15,7 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.data import Batch, DataStream
 from autodistill.distillation.activation_store import Budget
-from autodistill.distillation.automatic_mapping import Anatomy, teacher_anatomy
+from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.flash_set import FlashSet
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Storage:
-    """How much memory and disk distillation may take.
+    """How much memory and disk distillation may use.
 
     Args:
-        directory: where the teacher's features are kept; None for memory only.
-        teacher_cache_gb: the most that the directory may hold, in GiB.
-        activation_budget_gb: the most memory for captured inputs and the teacher's features, in GiB.
-        activation_disk_gb: the most disk for captured inputs that do not fit in memory, in GiB.
+        directory: for the teacher's features; None for memory only.
+        teacher_cache_gb: the maximum size of the directory, in GiB.
+        activation_budget_gb: the maximum memory for captured inputs and the teacher's features, in GiB.
+        activation_disk_gb: the maximum disk space for captured inputs that do not fit in memory, in GiB.
     """
 
     directory: Path | None = None
@@ -57,13 +57,13 @@ class Distiller:
 
     Args:
         teacher: on `device`.
-        config: its two phases.
+        config: the settings of the two phases.
         train_dataloader: read again for every student.
         device: where training happens.
-        storage: what may be kept in memory and on disk.
-        loss_func: `(outputs, targets) -> loss`, for students that compute no loss of their own.
-        processes: process 0 distils block by block, then all distil the whole student together.
-        regular_engine: makes the engine of regular distillation for a student.
+        storage: how much may be kept in memory and on disk.
+        loss_func: `(outputs, targets) -> loss`, for students that do not compute a loss themselves.
+        processes: process 0 distils block by block, then all of them distil the whole student together.
+        regular_engine: creates the engine of a student's regular distillation.
 
     Examples:
         >>> config = AutoDistillationConfig.load({
@@ -110,12 +110,12 @@ class Distiller:
             )
 
     def train(self, student: nn.Module, context: TrainingContext) -> Trained:
-        """Distil the teacher into a student, in place; where there are several processes, all call it.
+        """Distil the teacher into a student, in place; if there are several processes, all of them call it.
 
         Args:
             student: on `device`.
             context: its seed is that of dropout; matchers and data order derive from the search's seed. The caller
-                removes the checkpoints in the end.
+                removes the checkpoints at the end.
 
         Returns:
             The same student, with a record for each stage.
@@ -152,7 +152,7 @@ class Distiller:
         return {"distillation": settings, "environment": {"flash_set": content_hash(hashes)}}
 
     def resolve(self, student: nn.Module) -> Plan:
-        """The stages for a student in their order, with new criteria.
+        """The stages for a student in order, with new criteria.
 
         Raises:
             ConfigurationError: the settings do not fit this student; all mistakes in one error.
@@ -181,14 +181,14 @@ class Distiller:
                 student, plan.flash, plan.flash_criteria, flash_set, projection=plan.projection
             )
         spilled = directory / "activations" if directory is not None else None
-        # The captured inputs get one half of the memory, the teacher's features the other.
+        # The captured inputs receive one half of the memory, the teacher's features the other.
         budget = Budget(self.storage.activation_budget_gb / 2, self.storage.activation_disk_gb, spilled)
         return FlashDistillation(student, plan.flash, plan.flash_criteria, flash_set, budget=budget, exact=self._exact)
 
     def _untrained_by_flash(self, student: nn.Module, plan: Plan) -> list[str]:
         """The paths of the modules whose weights flash distillation leaves as `model_builder` made them.
 
-        None where students start inside the teacher: these weights are the teacher's.
+        There are none if students start inside the teacher: these weights are the teacher's.
         """
         if self.config.init is not None:
             return []
@@ -197,13 +197,13 @@ class Distiller:
 
     @cached_property
     def _phases(self) -> Phases:
-        """All phases in process 0; the other processes get its student, and take part in regular distillation only."""
+        """All phases in process 0; the other processes receive its student, and run regular distillation only."""
         return Phases.of(self.config, leads=self.processes.is_main)
 
     @cached_property
     def _anatomy(self) -> Anatomy | None:
         flash = self._phases.flash
-        return None if flash is None else teacher_anatomy(flash, self.teacher, self.flash_set.batch(0))
+        return None if flash is None else anatomy_of_teacher(flash, self.teacher, self.flash_set.batch(0))
 
     @cached_property
     def _initializer(self) -> TeacherInitializer | None:
@@ -220,7 +220,7 @@ class Distiller:
 
     @cached_property
     def flash_set(self) -> FlashSet:
-        """The batches of flash distillation, drawn once; one batch where this process has no flash distillation."""
+        """The batches of flash distillation, drawn once; one batch if this process runs no flash distillation."""
         return FlashSet(self._first_batches[: max(1, self._flash_steps)], self.cache)
 
     @property
@@ -234,9 +234,9 @@ class Distiller:
 
     @cached_property
     def _first_batches(self) -> list[Batch]:
-        """Those that flash distillation trains on, and those that a start inside the teacher looks at."""
-        looked_at = self._phases.init.batches if self._phases.init is not None else 1
-        return [batch.to(self.device) for batch in self.stream.flash_set(max(looked_at, self._flash_steps))]
+        """The batches on which flash distillation trains, and those that a start inside the teacher uses."""
+        initializer_batches = self._phases.init.batches if self._phases.init is not None else 1
+        return [batch.to(self.device) for batch in self.stream.flash_set(max(initializer_batches, self._flash_steps))]
 
     @cached_property
     def cache(self) -> TeacherCache:
@@ -259,7 +259,7 @@ class Distiller:
         return flash is None or flash.exact
 
     def _every_teacher_block(self) -> list[Tap]:
-        """With the automatic mapping, a student of another depth asks for other blocks of the teacher."""
+        """With the automatic mapping, students of other depths request other blocks of the teacher."""
         flash = self.config.flash_distillation
         if flash is None or flash.layer_mappings_for_knowledge_transfer is not None:
             return []

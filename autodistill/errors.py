@@ -2,11 +2,11 @@
 
     AutoDistillationError
     ├── ConfigurationError (ValueError)   the set-up is wrong; every mistake found is in `problems`
-    │   └── LayerNotFoundError            a model has no layer of the name it was asked for
-    ├── SearchSpaceError (ValueError)     a space, or an architecture for it, is wrong; likewise
-    ├── AdvisorError (ValueError)         an advisor proposed what it must not, or is not known
+    │   └── LayerNotFoundError            a model has no layer of the requested name
+    ├── SearchSpaceError (ValueError)     a search space or an architecture is wrong; every mistake is in `problems`
+    ├── AdvisorError (ValueError)         an advisor is unknown, or its proposal is invalid
     ├── SpaceExhaustedError               every architecture of the space has been tried
-    ├── SearchDirectoryError              the directory is not this search's, not writable, or in use
+    ├── SearchDirectoryError              the directory belongs to another search, is not writable, or is in use
     ├── SearchStoppedError                too many trials failed in a row; `__cause__` is the last failure
     └── TrialError                        one trial cannot be finished; it is recorded and the search goes on
         └── NonFiniteError                a loss or a metric is NaN or infinite
@@ -48,11 +48,11 @@ class ConfigurationError(ProblemsError):
 
 
 class LayerNotFoundError(ConfigurationError):
-    """A model has no layer of the name that the configuration gives."""
+    """A model has no layer of the name in the configuration."""
 
 
 class SearchDirectoryError(AutoDistillationError):
-    """A directory cannot serve this search: it holds something else, cannot be written to, or is in use."""
+    """A directory cannot be used by this search: it holds something else, is not writable, or is in use."""
 
 
 class SearchStoppedError(AutoDistillationError):

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
-"""The end of the name of everything that is being written or removed; a process that was killed may leave such."""
+"""The suffix of everything that is being written or removed; a killed process may leave such files behind."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path`, to write a file or a folder to; at the end of the context it becomes `path`.
+    """A temporary path next to `path` for a new file or folder, renamed to `path` when the context ends.
 
-    A reader finds the old content or the new one, complete, whenever the writer is killed or the power fails; between
-    two folders it may find none for a moment. If the context raises, `path` stays as it was.
+    A reader finds either the complete old content or the complete new content, even if the writer is killed or
+    the power fails; when one folder replaces another, neither exists for a moment. If the context raises, `path` is
+    unchanged.
 
     Args:
-        path: of the file or folder, in a folder that exists; what was there is replaced.
-        cached: for a file that can be computed again and that its reader checks, as in a cache of thousands. Several
-            processes may write it at the same time, and nobody waits for the disk: a sync takes about 40 ms for 9 MB,
+        path: of the file or folder, in a folder that exists; previous content is replaced.
+        cached: for a file that can be recomputed and that its reader checks, as in a cache of thousands. Several
+            processes may write it at the same time, and it is not synced to disk: a sync takes about 40 ms for 9 MB,
             four times as long as writing. After a power failure it may be missing or truncated.
 
     Raises:
@@ -60,7 +61,7 @@ def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it exists; a process that is killed meanwhile leaves no part of it under its name.
+    """Remove a file or a folder, if it exists; a process that is killed meanwhile leaves no part of it at `path`.
 
     Raises:
         OSError: it cannot be removed.
@@ -118,13 +119,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until a directory's entries are on the disk, where the system can."""
+    """Wait until a directory's entries are on disk, if the operating system supports that."""
     if os.name == "posix":
         _sync(path)
 
 
 def _sync_all(path: Path) -> None:
-    """Wait until a file, or a folder with everything in it, is on the disk."""
+    """Wait until a file, or a folder with everything in it, is on disk."""
     if not path.is_dir():
         return _sync(path)
     for folder, _, names in os.walk(path):

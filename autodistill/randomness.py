@@ -31,7 +31,7 @@ def isolated_random_state(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         try:
             random.seed(seed)
-            np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # NumPy accepts words of 32 bits
+            np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # NumPy accepts 32-bit words
             torch.manual_seed(seed)
             yield
         finally:

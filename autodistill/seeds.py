@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 
-_SEED_BITS = 63  # what a signed 64-bit integer holds: accepted by torch, and by JSON readers that know no larger one
+_SEED_BITS = 63  # the range of a signed 64-bit integer, which torch accepts, and JSON readers without larger integers
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
@@ -20,7 +20,7 @@ def derive_seed(seed: int, *labels: str | int) -> int:
         An integer in [0, 2**63).
 
     Raises:
-        TypeError: the seed is no integer, or a label neither a string nor an integer.
+        TypeError: the seed is not an integer, or a label is neither a string nor an integer.
 
     Examples:
         >>> derive_seed(0, "advisor", 3)

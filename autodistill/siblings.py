@@ -1,4 +1,4 @@
-"""`autodistill` stands on two top-level packages; no file of the same name may take their place unnoticed."""
+"""Detects files that shadow the two top-level packages on which `autodistill` depends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def check_siblings() -> None:
         spec = importlib.util.find_spec(name)
         found = Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None
         if found is None:
-            raise ImportError(
-                f"autodistill needs its package {name!r} beside it at {expected}; install autodistill-nas again."
-            )
+            raise ImportError(f"autodistill needs its package {name!r} at {expected}; reinstall autodistill-nas.")
         if found.parent != expected:
             raise ImportError(
                 f"autodistill needs its own package {name!r}, but {found} has that name and comes first on the "

@@ -1,4 +1,4 @@
-"""Nested structures of tensors: what modules take, return, and what a data loader yields."""
+"""Nested structures of tensors: what modules receive and return, and what a data loader yields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Leaf = TypeVar("Leaf")
 
 
 class Container(enum.Enum):
-    """How the elements of a container are read, and a container is made from elements."""
+    """The kind of a container: how its elements are read, and how it is rebuilt from elements."""
 
     SEQUENCE = enum.auto()
     NAMED_TUPLE = enum.auto()
@@ -97,7 +97,7 @@ def to_device(structure: Any, device: torch.device) -> Any:
 
 
 def nbytes(structure: Any) -> int:
-    """Bytes that the tensors of a structure take."""
+    """The size of a structure's tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(structure))
 
 

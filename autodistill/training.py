@@ -1,4 +1,4 @@
-"""What the parts of a search and the training of a student know of each other. No torch is imported here.
+"""The contract between a search and the training of a student. No torch is imported here.
 
 `Training` is what `run_trial` calls: the built-in `Distiller`, a user's `train_func`, a trainer of another library.
 """
@@ -12,20 +12,20 @@ from typing import Any, ClassVar, Protocol
 
 
 class TrainingReport(Protocol):
-    """What is reported of a trial's training, while it runs."""
+    """Receives the progress of a trial's training while it runs."""
 
     def stage(self, name: str, steps: int) -> None:
-        """A stage of so many steps begins."""
+        """A stage of `steps` optimizer steps begins."""
 
     def step(self, step: int, loss: float) -> None:
-        """So many steps of the stage are done; the loss of the last one."""
+        """`step` steps of the stage are done; `loss` is that of the last one."""
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
-        """A stage is done; the losses of all its steps."""
+        """A stage is done; `losses` holds the loss of every step."""
 
 
 class NoReport:
-    """A report that goes nowhere."""
+    """A report that is discarded."""
 
     def stage(self, name: str, steps: int) -> None:
         """Nothing."""
@@ -45,9 +45,9 @@ class StageRecord:
         stage: its name.
         first_loss: the loss of its first step.
         last_loss: the loss of its last step.
-        mode: how it ran, as `"replay"`; None where there is one way only.
-        reason: why it ran by another way than the cheapest; None where it did not.
-        steps: optimizer updates, where they are not those of the configuration.
+        mode: how it ran, such as `"replay"`; None if there is only one way.
+        reason: why it did not run in the cheapest way; None if it did.
+        steps: optimizer updates, if their number is not the configured one.
     """
 
     stage: str
@@ -70,14 +70,14 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a training needs beside the student.
+    """What a training needs besides the student.
 
     Attributes:
         seed: everything random in the training of this student derives from it.
-        report: receives the progress.
+        report: receives progress.
         checkpoint_directory: an interrupted training resumes from here; None keeps no checkpoints.
-        flash_only: stop after flash distillation; called again with the same directory, the training goes on from
-            there to the same weights as one call gives.
+        flash_only: stop after flash distillation; called again with the same directory, the training continues from
+            there and ends with the same weights as a single call.
     """
 
     seed: int
@@ -91,7 +91,7 @@ class Trained:
     """What a training returns.
 
     Attributes:
-        model: the trained student: the one that was given, or another model.
+        model: the trained student: the model that was passed in, or another one.
         stages: how it went, stage by stage.
     """
 
@@ -113,7 +113,7 @@ class Training(Protocol):
         """Compare the settings with a student, before anything is trained.
 
         Raises:
-            ConfigurationError: they do not fit; all mistakes in one error.
+            ConfigurationError: they do not fit the student; all mistakes in one error.
         """
 
     def train(self, student: Any, context: TrainingContext) -> Trained:
@@ -122,7 +122,7 @@ class Training(Protocol):
     def describe(self) -> dict[str, Any]:
         """What makes the results of two trainings comparable, as JSON: part of the record of a search.
 
-        Under `"distillation"` the settings; under `"environment"`, where present, what may differ with a warning.
+        The settings are under `"distillation"`; what may differ with a warning is under `"environment"`, if present.
         """
 
 
@@ -142,7 +142,7 @@ class FunctionTraining:
         """Nothing: there are no settings."""
 
     def train(self, student: Any, context: TrainingContext) -> Trained:
-        """Call the function; it knows nothing of progress and checkpoints."""
+        """Call the function, which receives neither the progress report nor the checkpoint directory."""
         return Trained(self.function(student))
 
     def describe(self) -> dict[str, Any]:

@@ -19,15 +19,15 @@ from autodistill.config.section import Count, Section
 from autodistill.errors import ConfigurationError
 
 _FEEDING = {"inputs", "block_names", "layer_mappings_for_knowledge_transfer"}
-"""The settings of flash distillation that say, or may say by what they name, what blocks are fed."""
+"""The settings of flash distillation that determine what blocks are fed, directly or through the layers they name."""
 
 
 class ModelConfig(Section):
-    """What the specification's files call `model`: a name for the reader, and the framework.
+    """The section `model` of the specification's files: a name for the reader, and the framework.
 
     Attributes:
         name: of the search; it changes nothing.
-        framework: what the models are made with.
+        framework: the library of the models.
     """
 
     name: str | None = None
@@ -40,13 +40,13 @@ class AutoDistillationConfig(Section):
     A phase whose section is absent is skipped; with neither section, both are automatic.
 
     Attributes:
-        search: what is searched, how, and for what; None where a criterion stands alone, for a `Distiller`.
+        search: the space, the algorithm and the metrics; None for a criterion without a search, for a `Distiller`.
         checkpoint_steps: steps of regular distillation between two checkpoints.
         flash_distillation: block by block; `"auto"` for the defaults.
         regular_distillation: the whole student, after flash distillation; `"auto"` for the defaults.
-        init: `"teacher"`, or settings of it: students begin with weights from the teacher instead of those that
-            `model_builder` gives them. Flash distillation then feeds blocks from the teacher, unless it says otherwise
-            or names blocks and layers of its own: they live in the teacher's subspace already.
+        init: `"teacher"`, or its settings: students start with weights from the teacher instead of those that
+            `model_builder` creates. Flash distillation then feeds blocks from the teacher, since they are in the
+            teacher's subspace already, unless its settings configure `inputs`, or name blocks and layers.
         model: a name and the framework, as the specification's files have them.
 
     Examples:
@@ -87,7 +87,7 @@ class AutoDistillationConfig(Section):
         """The configuration from a mapping, a YAML file, or a configuration.
 
         Raises:
-            ConfigurationError: with every mistake at once.
+            ConfigurationError: the configuration is wrong; all mistakes in one error.
         """
         return source if isinstance(source, AutoDistillationConfig) else read_configuration(cls, source)
 
@@ -100,27 +100,27 @@ class AutoDistillationConfig(Section):
         """The section `search`.
 
         Raises:
-            ConfigurationError: the configuration is that of a criterion alone.
+            ConfigurationError: the configuration has no search.
         """
         if self.search is None:
             raise ConfigurationError("search: is required, but the configuration is that of one distillation alone.")
         return self.search
 
     def starting_from(self, init: Any) -> AutoDistillationConfig:
-        """The same with other first weights; None changes nothing, and `"teacher"` no settings that are configured.
+        """The same with another `init`; None changes nothing, and `"teacher"` keeps settings that are configured.
 
         Raises:
-            ConfigurationError: with every mistake at once.
+            ConfigurationError: `init` is wrong; all mistakes in one error.
         """
         if init is None or (init == "teacher" and self.init is not None):
             return self
         return self.with_changes(init=init)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was configured, as plain values in one layout: `load` makes an equal configuration of it.
+        """What was configured, as plain values in one layout, from which `load` returns an equal configuration.
 
         Raises:
-            ConfigurationError: there are functions in it, which no file can hold.
+            ConfigurationError: it contains functions, which cannot be written to a file.
 
         Examples:
             >>> config = AutoDistillationConfig.load({
@@ -142,7 +142,7 @@ class AutoDistillationConfig(Section):
         if not same:
             raise ConfigurationError(
                 "a configuration that is written to a file must be of names and numbers, but this one holds functions "
-                "or modules; give layers and constraints by name."
+                "or modules; specify layers and constraints by name."
             )
         return plain
 
@@ -152,7 +152,7 @@ class AutoDistillationConfig(Section):
 
 
 def _fed_by_the_teacher(flash: Any) -> Any:
-    """Flash distillation of students that start inside the teacher, unless its settings say what blocks are fed."""
+    """Settings of flash distillation for students that start inside the teacher: `inputs`, unless configured."""
     if isinstance(flash, FlashDistillationConfig) and not _FEEDING & flash.model_fields_set:
         return flash.with_changes(inputs="teacher")
     if isinstance(flash, Mapping) and not _FEEDING & {*flash}:

@@ -22,17 +22,17 @@ TaskName = Literal[
 
 
 class DataConfig(Section):
-    """What students learn from, and what they are judged by.
+    """The data on which students are trained and evaluated.
 
     Attributes:
         train: a csv, tsv, jsonl, txt or parquet file, a folder of images (a folder for each label), a folder that
             `Dataset.save_to_disk` wrote, or a data set of the Hugging Face hub.
-        validation: another one, or the share of `train` that is held out.
+        validation: another data set, or the share of `train` that is held out.
         name: the configuration of a hub data set that has several.
-        train_split: of a data set that has splits.
-        validation_split: of a data set that has splits.
-        columns: where a column has another name than the task gives it, by the task's name.
-        max_length: tokens of a text; what is longer is cut.
+        train_split: the training split, for a data set with splits.
+        validation_split: the validation split, for a data set with splits.
+        columns: names of columns in the data that differ from the task's, by the task's name.
+        max_length: tokens of a text; longer texts are truncated.
         batch_size: samples in a batch.
     """
 
@@ -56,17 +56,17 @@ class DataConfig(Section):
 
 
 class CommandConfig(Section):
-    """What `autodistill search` reads.
+    """The configuration file of `autodistill search`.
 
     Attributes:
-        task: what the models do.
+        task: the task of the models.
         teacher: a folder that `save_pretrained` wrote, or a model of the Hugging Face hub.
         student: the model whose configuration students are built from, or a model type such as `distilbert`; the
             teacher if not given.
-        data: what students learn from.
-        auto_distillation: the search and the distillation, as everywhere.
-        device: `auto` is a GPU where there is one.
-        model: what the specification's files have beside `auto_distillation`.
+        data: for training and validation.
+        auto_distillation: the search and the distillation.
+        device: `auto` is a GPU if available.
+        model: a section of the specification's files, next to `auto_distillation`.
 
     Examples:
         >>> config = CommandConfig.load({
@@ -92,6 +92,6 @@ class CommandConfig(Section):
         """The configuration from a mapping or a YAML file.
 
         Raises:
-            ConfigurationError: with every mistake at once.
+            ConfigurationError: the configuration is wrong; all mistakes in one error.
         """
         return read_configuration(cls, source)

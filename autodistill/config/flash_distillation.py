@@ -45,14 +45,14 @@ def _tuples(value: Any) -> Any:
 
 
 def _projection_name(value: Any) -> Any:
-    """A module's name does not say what it computes: its weights enter too."""
+    """The name by which a projection is recorded; a module's includes a hash of its weights."""
     if isinstance(value, nn.Module):
         return f"{type(value).__qualname__} {content_hash(value.state_dict())}"
     return function_name(value)
 
 
 class FlashDistillationConfig(PhaseConfig):
-    """Flash distillation: the student's blocks one after the other, those before it finished and frozen.
+    """Flash distillation: the student's blocks one after the other, those before the current one finished and frozen.
 
     A list has one entry for each block; a single value holds for all.
 
@@ -69,15 +69,15 @@ class FlashDistillationConfig(PhaseConfig):
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).
         train_steps: optimizer updates of each block.
-        automatic_mapping: what it maps in transformers' models: "all" is what blocks return, their attention where both
-            models compute it with as many heads, and, unless `block_names` are given, the embeddings, which train with
-            the first block; "blocks" is the first of these alone.
-        exact: False keeps captured inputs and the teacher's features as bfloat16: half the room, at a relative error of
-            up to 2⁻⁸ = 0.4% of each number.
-        inputs: 'student' feeds a block what the finished blocks before it give; 'teacher' feeds it the teacher's hidden
-            state at its place, and trains all blocks in one pass.
+        automatic_mapping: what it maps in transformers' models: "all" is what blocks return, their attention if both
+            models compute it with equally many heads, and, unless `block_names` are given, the embeddings, which train
+            with the first block; "blocks" is the first of these alone.
+        exact: False keeps captured inputs and the teacher's features as bfloat16: half the memory, at a relative error
+            of up to 2⁻⁸ = 0.4% of each number.
+        inputs: 'student' feeds a block the output of the finished blocks before it; 'teacher' feeds it the teacher's
+            hidden state at its position, and trains all blocks in one pass.
         projection: with inputs='teacher', a function that brings the teacher's hidden states (..., teacher width) to
-            the student's width; None where the widths agree.
+            the student's width; None if the widths agree.
     """
 
     block_names: Annotated[
@@ -100,7 +100,7 @@ class FlashDistillationConfig(PhaseConfig):
 
     @property
     def on_predictions(self) -> bool:
-        """Whether there is one stage, of the whole student, whose loss is the one on predictions: a pair of loss types
+        """Whether the only stage trains the whole student with the loss on predictions: there is a pair of loss types
         that begins with the labels' cross-entropy, and neither blocks nor mappings."""
         kinds = self.loss_types
         pair = isinstance(kinds, tuple) and len(kinds) == 2 and kinds[0] == "CE"
@@ -133,16 +133,16 @@ class FlashDistillationConfig(PhaseConfig):
         blocks, mappings = self.block_names, self.layer_mappings_for_knowledge_transfer
         yield from self._wrong_lengths(len(blocks) if isinstance(blocks, tuple) else None, mappings)
         if blocks is None and isinstance(mappings, tuple):
-            yield Disagreement(MAPPINGS, f"{MAPPINGS} belong to blocks: give block_names too.", ("block_names",))
-        own = [MAPPINGS] if mappings is not None else []
-        own += ["loss_types"] if self.loss_types != "NMSE" else []
-        own += ["loss_weights"] if isinstance(self.loss_weights, tuple) else []
-        if own and self.automatic_mapping == "all" and "automatic_mapping" in self.model_fields_set:
+            yield Disagreement(MAPPINGS, f"{MAPPINGS} belong to blocks: set block_names too.", ("block_names",))
+        configured = [MAPPINGS] if mappings is not None else []
+        configured += ["loss_types"] if self.loss_types != "NMSE" else []
+        configured += ["loss_weights"] if isinstance(self.loss_weights, tuple) else []
+        if configured and self.automatic_mapping == "all" and "automatic_mapping" in self.model_fields_set:
             sentence = (
-                f"automatic_mapping='all' has mappings and losses of its own, but {' and '.join(own)} are given; "
+                f"automatic_mapping='all' chooses mappings and losses, but {' and '.join(configured)} are configured; "
                 "leave them or it out."
             )
-            yield Disagreement("automatic_mapping", sentence, tuple(own))
+            yield Disagreement("automatic_mapping", sentence, tuple(configured))
         if self.projection is not None and self.inputs == "student":
             sentence = "projection belongs to inputs='teacher', but inputs is 'student'."
             yield Disagreement("projection", sentence, ("inputs",))

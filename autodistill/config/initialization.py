@@ -1,4 +1,4 @@
-"""How students start inside their teacher, as configured."""
+"""The section `init`: how students start inside their teacher."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ class InitializationConfig(Section):
     """How students start inside the teacher.
 
     Attributes:
-        weights: write `"all"` first weights from the teacher's, or those of the `"embeddings"` only.
-        batches: of the flash set; so many are looked at.
-        weighting: `"power"` lets every boundary of the teacher's blocks count alike, `"uniform"` as large as it is.
-        centring: one `"mean"` over all boundaries, or one for each `"boundary"`. Where norms stand before what reads
-            the stream, or behind the last block, or where blocks lack biases, none is taken off.
-        least_squares: before any gradient step, fit to the teacher, block by block, the `"norms"` that stand behind the
-            residual sum; or `"all"`, which are the maps that write to the stream as well; or `"none"`. `"auto"` fits
-            the norms where they stand behind the sum (BERT), else the maps (ViT), but none of a model that predicts the
-            next token (GPT-2, Llama): measured.
+        weights: initialise `"all"` weights from the teacher's, or those of the `"embeddings"` only.
+        batches: how many batches of the flash set are used.
+        weighting: `"power"` scales all boundaries of the teacher's blocks to equal power, `"uniform"` does not.
+        centring: one `"mean"` over all boundaries, or one for each `"boundary"`. No mean is subtracted if
+            norms precede what reads the stream or follow the last block, or if blocks lack biases.
+        least_squares: before any gradient step, fit to the teacher, block by block, the `"norms"` that follow the
+            residual sum; or `"all"`, which adds the maps that write to the stream; or `"none"`. `"auto"` fits the norms
+            if they follow the sum (BERT), else the maps (ViT), but nothing in a model that predicts the next token
+            (GPT-2, Llama): the best choices in measurements.
         importance: which heads and neurons a student keeps: those with the largest `"weights"`, those with the largest
             `"activations"` on the flash set, or those that matter most to the teacher's loss, by `"gradients"`.
-            `"auto"` takes activations (measured), and weights where students are selections of channels (MobileBERT).
+            `"auto"` is activations (the best in measurements), or weights if students are selections of channels
+            (MobileBERT).
         projection_head: the path of a linear layer of the student that brings its last hidden states to the teacher's
-            width; it starts as the way back.
-        family: where the weights are, for models that are not in `families.FAMILIES`.
+            width; it starts as the map from the subspace back to the teacher's width.
+        family: the table of weights, for models that are not in `families.FAMILIES`.
     """
 
     weights: Literal["all", "embeddings"] = "all"

@@ -1,10 +1,10 @@
-"""The layouts in which the specification writes a configuration, brought to one.
+"""The layouts of configurations in the specification, converted to one.
 
-It knows five: `search`, `flash_distillation` and `regular_distillation` side by side; the last two as
+There are five: `search`, `flash_distillation` and `regular_distillation` side by side; the last two as
 `knowledge_transfer` and `regular_distillation` inside `flash_distillation`; all of them under `auto_distillation`, with
-`model` beside it; a criterion alone, under `distillation: train: criterion:`; and, for objects, the keys of `search`
-beside `knowledge_transfer` and `regular_distillation`. What has no place in its layout stays where it is: the model
-refuses it by name.
+`model` next to it; a criterion alone, under `distillation: train: criterion:`; and, for objects, the keys of `search`
+next to `knowledge_transfer` and `regular_distillation`. A key that does not belong to its layout stays where it is, and
+the model reports it by name.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ CRITERIA = ("IntermediateLayersKnowledgeDistillationLoss", "KnowledgeDistillatio
 OPTIMIZER_KEYS = ("learning_rate", "weight_decay")
 
 HOOK_SECTIONS = ("train", "evaluation")
-"""What the specification's files leave open with `...` where a `train_func` and an `eval_func` are given."""
+"""The sections that the specification's files leave open with `...` if `train_func` and `eval_func` are passed."""
 
 
 def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its sections side by side; `search` is None where a criterion stands alone.
+    """The configuration with its sections side by side; `search` is None for a criterion alone.
 
     Raises:
-        ValueError: a layout is not filled in as it must be.
+        ValueError: a layout is not filled in correctly.
 
     Examples:
         >>> normalised({"auto_distillation": {"search": {}, "flash_distillation": {"regular_distillation": {}}}})
@@ -52,7 +52,7 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data.get("auto_distillation"), Mapping):
         data |= _without_hooks(dict(data.pop("auto_distillation")))
     if data.get("search", ...) is None and not isinstance(data.get(REGULAR), RegularDistillationConfig):
-        del data["search"]  # an empty section of a file; a criterion alone, once checked, has no search indeed
+        del data["search"]  # an empty section of a file; a criterion alone, once checked, does have no search
     if isinstance(data.get("distillation"), Mapping):
         data |= {REGULAR: _criterion_alone(dict(data.pop("distillation"))), "search": data.get("search")}
     flat = {key: data.pop(key) for key in SEARCH_KEYS if key in data}
@@ -73,7 +73,7 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_hooks(data: dict[str, Any]) -> dict[str, Any]:
-    """Without the sections that the specification leaves open; a mapping in one of them stays, and is refused."""
+    """Without the sections that the specification leaves open; a mapping in one of them stays, and raises an error."""
     return {key: value for key, value in data.items() if key not in HOOK_SECTIONS or value not in (None, "...", ...)}
 
 
@@ -83,7 +83,7 @@ def _criterion_alone(section: dict[str, Any]) -> dict[str, Any]:
     if section or not isinstance(train, Mapping) or not isinstance(train.get("criterion"), Mapping):
         raise ValueError(
             "distillation has one key, train, with the keys optimizer and criterion, but got "
-            f"{', '.join(map(str, section)) or 'no such train'}."
+            f"{', '.join(map(str, section)) or 'no valid train'}."
         )
     settings: dict[str, Any] = {}
     for kind, named in train.items():

@@ -1,4 +1,4 @@
-"""What flash and regular distillation have in common: the settings of a phase of training, and the forms of lists."""
+"""What flash and regular distillation have in common: the settings of a training phase, and the forms of lists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEDULERS = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
-"""The schedules of `transformers.get_scheduler` that need no arguments of their own."""
+"""The schedules of `transformers.get_scheduler` that need no further arguments."""
 
 
 MappingFunction = Callable[[nn.Module, nn.Module], Sequence[Any]]
@@ -67,7 +67,7 @@ def function_name(value: Any) -> Any:
 
 
 def mapping_names(value: Any) -> Any:
-    """Mappings as `parse_mapping` reads them, functions by their names."""
+    """Mappings in the form that `parse_mapping` reads, functions by their names."""
     if isinstance(value, tuple):
         return [mapping_names(item) for item in value]
     if not isinstance(value, LayerMapping):
@@ -79,7 +79,7 @@ def mapping_names(value: Any) -> Any:
 
 
 def one_entry_each(setting: str, value: Any, count: int, unit: str) -> list[str]:
-    """A sentence if a list has not one entry for each `unit`; a single value holds for all.
+    """A sentence if a list does not have one entry for each `unit`; a single value holds for all.
 
     Examples:
         >>> one_entry_each("train_steps", (5, 5, 5), 2, "block")
@@ -105,7 +105,7 @@ class PhaseConfig(Section):
     Attributes:
         temperature: of the KL terms; a number, an `AnnealedTemperature`, or a function of the share of steps done.
         optimizer: the name of a class in `torch.optim` that takes a weight decay.
-        learning_rate: its peak.
+        learning_rate: the peak of the schedule.
         weight_decay: of the optimizer.
         optimizer_arguments: further keyword arguments for it.
         scheduler: one of `SCHEDULERS`, by its name in `transformers.get_scheduler`.
@@ -113,9 +113,9 @@ class PhaseConfig(Section):
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
         gradient_accumulation_steps: batches for each optimizer update.
         mixed_precision: 'no', 'bf16' or 'fp16'.
-        compile: run what trains through `torch.compile`: a replayed or teacher-fed block, or the whole student in
-            regular distillation, unless a layer inside it is mapped. Compiled code rounds differently, and may draw
-            other random numbers for dropout: the weights are no longer equal to the bit to those without it.
+        compile: run the trained modules through `torch.compile`: a replayed or teacher-fed block, or the whole student
+            in regular distillation, unless a layer inside it is mapped. Compiled code rounds differently, and may draw
+            other random numbers for dropout: the weights no longer equal those without it to the bit.
     """
 
     temperature: Annotated[Temperature, PlainSerializer(function_name)] = 1.0

@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML, and every mistake as one sentence that begins with its place."""
+"""Reading a configuration: YAML, and every mistake as one sentence that begins with its position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_configuration(model: type[Model], source: Mapping[str, Any] | str | Pat
     """A configuration from a mapping or a YAML file.
 
     Raises:
-        ConfigurationError: with every mistake at once.
+        ConfigurationError: the configuration is wrong; all mistakes in one error.
     """
     data = read_yaml(Path(source)) if isinstance(source, str | Path) else source
     try:
@@ -47,12 +47,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Each mistake as one sentence that begins with the place it was made in."""
+    """Each mistake as one sentence that begins with its position."""
     found: list[str] = []
-    for place, section, item in _mistakes(model, error):
-        where = ".".join(place) or "the configuration"
+    for position, section, item in _mistakes(model, error):
+        where = ".".join(position) or "the configuration"
         if item["type"] == "extra_forbidden":
-            found.append(_unknown_key(where, place[-1], list(section.model_fields)))
+            found.append(_unknown_key(where, position[-1], list(section.model_fields)))
         elif item["type"] == "missing":
             found.append(f"{where}: is required, but not given.")
         elif item["type"] == "value_error":
@@ -69,7 +69,7 @@ def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
 
 
 def is_number_with_comma(value: Any) -> bool:
-    """Whether a value is a number with a stray comma behind it.
+    """Whether a value is a number followed by a stray comma.
 
     Examples:
         >>> is_number_with_comma("1.0,"), is_number_with_comma("1.0"), is_number_with_comma("a,")
@@ -85,26 +85,26 @@ def is_number_with_comma(value: Any) -> bool:
 
 
 _OTHER_KIND = ("tuple_type", "callable_type", "model_type")
-"""What pydantic says of the members of a union that the value was never meant for."""
+"""pydantic's errors for members of a union for which the value was not intended."""
 
 
 def _mistakes(model: type[BaseModel], error: ValidationError) -> list[tuple[list[str], type[BaseModel], ErrorDetails]]:
-    """The mistakes with their place and section; of what the members of a union say, the nearest to the point."""
-    mistakes = [(*_place(model, item), item) for item in error.errors(include_url=False)]
+    """The mistakes with their position and section; for a union, only the most relevant of its members' errors."""
+    mistakes = [(*_position(model, item), item) for item in error.errors(include_url=False)]
     kept: list[tuple[list[str], type[BaseModel], ErrorDetails]] = []
-    for place, section, item in mistakes:
-        below = [other for other, _, _ in mistakes if len(other) > len(place) and other[: len(place)] == place]
-        same = [other for other_place, _, other in mistakes if other_place == place and other is not item]
+    for position, section, item in mistakes:
+        below = [other for other, _, _ in mistakes if len(other) > len(position) and other[: len(position)] == position]
+        same = [other for other_position, _, other in mistakes if other_position == position and other is not item]
         better = [other for other in same if other["type"] not in _OTHER_KIND]
-        said = any(place == other for other, _, _ in kept) if item["type"] in _OTHER_KIND else False
-        if not (below or said or (better and item["type"] in _OTHER_KIND)):
-            kept.append((place, section, item))
+        reported = any(position == other for other, _, _ in kept) if item["type"] in _OTHER_KIND else False
+        if not (below or reported or (better and item["type"] in _OTHER_KIND)):
+            kept.append((position, section, item))
     return kept
 
 
-def _place(model: type[BaseModel], item: ErrorDetails) -> tuple[list[str], type[BaseModel]]:
-    """Where a mistake was made, without pydantic's names for the members of a union, and the section it lies in."""
-    place: list[str] = []
+def _position(model: type[BaseModel], item: ErrorDetails) -> tuple[list[str], type[BaseModel]]:
+    """The position of a mistake, without pydantic's names for the members of a union, and its section."""
+    position: list[str] = []
     *parents, last = item["loc"] or ("",)
     for part in parents:
         if part in model.model_fields:
@@ -112,10 +112,10 @@ def _place(model: type[BaseModel], item: ErrorDetails) -> tuple[list[str], type[
             model = next((kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)), model)
         elif not isinstance(part, int):
             continue
-        place.append(str(part))
+        position.append(str(part))
     if last in model.model_fields or isinstance(last, int) or item["type"] == "extra_forbidden":
-        place.append(str(last))
-    return place, model
+        position.append(str(last))
+    return position, model
 
 
 def _unknown_key(where: str, key: str, known: list[str]) -> str:

@@ -31,7 +31,7 @@ def _only_stage(value: Any) -> Any:
 
 
 def _is_pair_of_taps(items: Sequence[Any]) -> bool:
-    """Whether two lists are one mapping, `[('s', '1'), ('t', '1')]`, and not two: each ends in an output process."""
+    """Whether two lists are one mapping, `[('s', '1'), ('t', '1')]`, not two: each ends in an output process."""
     return len(items) == 2 and all(
         isinstance(item, list | tuple) and len(item) == 2 and (callable(item[1]) or str(item[1]).isdigit())
         for item in items
@@ -52,12 +52,12 @@ class RegularDistillationConfig(PhaseConfig):
         layer_mappings_for_knowledge_transfer: a list of layer mappings; a function `(student, teacher) -> such a list`;
             or None for the predictions (logits) of both.
         loss_types: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1', 'KL', 'CE' (soft cross-entropy) or
-            'cosine'. If not given, 'KL' for logits and 'NMSE' for other predictions where the mapping is automatic,
-            else 'MSE'. Without mappings, a pair such as `['CE', 'KL']` gives the loss of the labels and that of the
+            'cosine'. If not given, 'KL' for logits and 'NMSE' for other predictions if the mapping is automatic,
+            else 'MSE'. Without mappings, a pair such as `['CE', 'KL']` is the loss of the labels and that of the
             teacher's logits: see `KnowledgeDistillationLoss`.
         loss_weights: 1 if not given. Those of such a pair are the labels' and the teacher's.
-        add_origin_loss: add the student's own loss. If not given: where the mapping is automatic and there are labels.
-            A pair of loss types has it as its first.
+        add_origin_loss: add the student's own loss. If not given: if the mapping is automatic and there are labels. In
+            a pair of loss types it is the first.
         train_steps: optimizer updates.
     """
 
@@ -118,4 +118,4 @@ class RegularDistillationConfig(PhaseConfig):
 
 
 DistillationConfig = RegularDistillationConfig
-"""The specification's name for it; given for flash distillation, it is a stage of the whole student."""
+"""The specification's name for it; as flash distillation, it is one stage of the whole student."""

@@ -41,11 +41,11 @@ _SEARCH: dict[str, Any] = {
     },
     "higher_is_better": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": ["boolean", "null"]}}]},
 }
-"""The forms in which a file gives a space, metrics and a share."""
+"""The forms of a space, metrics and a share in a file."""
 
 
 class _FileSchema(GenerateJsonSchema):
-    """What a file can hold; objects and functions have other forms there, which the texts describe."""
+    """The schema of what a file can hold; the descriptions state the forms of objects and functions."""
 
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""What is searched, how, and for what: the section `search` of the configuration."""
+"""The section `search`: the space, the algorithm and the metrics."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from search_spaces import Choice, SearchSpace, domain_from_json
 
 
 class SearchConfig(Section):
-    """What is searched, how, and for what.
+    """The space, the algorithm and the metrics of a search.
 
     Attributes:
         search_space: a mapping of dimension names to lists or domains, or a `SearchSpace`. In a file a range is written
             `{low: 2, high: 12, step: 2}` or, with a decimal point, `{low: 0.0, high: 0.3}`.
-        constraints: of the space, as expressions; only where `search_space` is a mapping.
+        constraints: of the space, as expressions; only if `search_space` is a mapping.
         search_algorithm: 'BO', 'LocalSearch', 'Evolution', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
-        metrics: names or `Metric` objects; all that `eval_func` returns may be named, and the built-in ones. A
-            search needs one at least; a trainer has its own where none are given.
-        higher_is_better: one flag for each metric that is given by name; built-in metrics know their direction.
+        metrics: names or `Metric` objects: those that `eval_func` returns, and the built-in ones. A search needs at
+            least one; a trainer adds its own if none are given.
+        higher_is_better: one flag for each metric that is given by name; built-in metrics have a direction.
         max_trials: the number of trials of the search directory, over all runs.
         promote: the share of trials that are trained to the end, between 0 and 1, as a number or `"1/3"`: every trial
             is evaluated after flash distillation, and the best go on to regular distillation. None finishes all.
@@ -42,7 +42,7 @@ class SearchConfig(Section):
 
     @model_serializer(mode="plain")
     def _plain(self) -> dict[str, Any]:
-        """As a file has it; a constraint given as a function by its name."""
+        """The form in a file; a constraint that is a function is written by its name."""
         space = self.search_space.to_json()
         given = {name: getattr(self, name) for name in ("search_algorithm", "max_trials", "promote", "seed")}
         return {
@@ -66,13 +66,13 @@ class SearchConfig(Section):
 
     @field_validator("promote", mode="before")
     @classmethod
-    def _is_a_share(cls, given: Any) -> Any:
+    def _is_a_share(cls, value: Any) -> Any:
         try:
-            share = None if given is None or isinstance(given, bool) else float(Fraction(given))
+            share = None if value is None or isinstance(value, bool) else float(Fraction(value))
         except (TypeError, ValueError, OverflowError, ZeroDivisionError):
             share = None
-        if given is not None and (share is None or not 0 < share < 1):
-            raise ValueError(f"must be a share of the trials between 0 and 1, such as 1/3, but got {given!r}.")
+        if value is not None and (share is None or not 0 < share < 1):
+            raise ValueError(f"must be a share of the trials between 0 and 1, such as 1/3, but got {value!r}.")
         return share
 
     @model_validator(mode="before")
@@ -124,14 +124,14 @@ def _plain_metric(metric: Metric) -> Any:
 
 @dataclass(frozen=True)
 class _Constrained:
-    """The dimensions of a space as they were given, and the constraints beside them."""
+    """The dimensions of a space and its constraints, as configured."""
 
     dimensions: Any
     constraints: Any
 
 
 def _dimension(given: Any) -> Any:
-    """A dimension; a mapping is a range, of floats where one of its bounds is one."""
+    """A dimension; a mapping is a range, of floats if one of its bounds is a float."""
     if not isinstance(given, Mapping):
         return given
     if "type" in given:
@@ -142,14 +142,14 @@ def _dimension(given: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Directed:
-    """Metrics as they were given, and `higher_is_better` for them."""
+    """Metrics and their `higher_is_better`, as configured."""
 
     metrics: Any
     directions: Any
 
 
 def _metrics(metrics: Any, directions: Any, problems: list[str]) -> Any:
-    """The metrics with the direction that `higher_is_better` gives them."""
+    """The metrics with their directions from `higher_is_better`."""
     specs = [metrics] if isinstance(metrics, str | Metric | Mapping) else metrics
     if not isinstance(specs, list | tuple):
         problems.append(f"metrics must be a list of names, but got {metrics!r}.")

@@ -15,12 +15,12 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Disagreement(NamedTuple):
-    """A mistake in a setting that only the other settings of its section show.
+    """A mistake in a setting that depends on other settings of its section.
 
     Attributes:
-        setting: the one that it is reported for.
+        setting: the one for which it is reported.
         sentence: what is wrong.
-        others: those that it depends on: where one of them is a mistake itself, this is none.
+        others: those on which it depends; if one of them is invalid, this is not reported.
     """
 
     setting: str
@@ -29,18 +29,18 @@ class Disagreement(NamedTuple):
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and without room for misspelt keys."""
+    """A section of the configuration: immutable, with an error for unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     def _disagreements(self) -> Iterator[Disagreement]:
-        """The mistakes in settings that are valid each, but not together."""
+        """The mistakes in settings that are valid individually, but not together."""
         yield from ()
 
     @model_validator(mode="wrap")
     @classmethod
     def _report_disagreements_with_other_mistakes(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Where some settings are wrong, pydantic would not compare the others."""
+        """Compare the other settings too if some are wrong, which pydantic would not do."""
         try:
             return validate(data)
         except ValidationError as error:
@@ -66,7 +66,7 @@ class Section(BaseModel):
         return self
 
     def configured(self) -> dict[str, Any]:
-        """The settings that were configured, by name, and none that have their default for want of another value.
+        """The settings that were configured, by name, without those that only have their default.
 
         Examples:
             >>> from autodistill import AnnealedTemperature
@@ -82,7 +82,7 @@ class Section(BaseModel):
             changes: values by the names of settings; what is not named stays as it was configured.
 
         Raises:
-            ConfigurationError: the changed settings are wrong, or do not agree with the others; with every mistake.
+            ConfigurationError: the changed settings are wrong, or conflict with the others; all mistakes in one error.
 
         Examples:
             >>> from autodistill import AnnealedTemperature
@@ -100,7 +100,7 @@ class Section(BaseModel):
 def _error(
     section: Section, disagreements: Iterable[Disagreement], mistakes: Iterable[InitErrorDetails] = ()
 ) -> ValidationError:
-    """All mistakes of a section as one error, each with the setting it was made in."""
+    """All mistakes of a section as one error, each with its setting."""
     found = [
         InitErrorDetails(
             type="value_error",

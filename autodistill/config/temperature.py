@@ -30,7 +30,7 @@ class AnnealedTemperature(Section):
     shape: Literal["linear", "cosine"] = "linear"
 
     def at(self, progress: float) -> float:
-        """The temperature at `progress` in [0, 1], the share of the steps that are done."""
+        """The temperature at `progress` in [0, 1], the share of the steps that is done."""
         rest = 1 - progress if self.shape == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return self.end + (self.start - self.end) * rest
 
@@ -44,10 +44,10 @@ def temperature_at(temperature: Temperature, progress: float) -> float:
 
     Args:
         temperature: as configured.
-        progress: the share of the stage's steps that are done, in [0, 1).
+        progress: the share of the stage's steps that is done, in [0, 1).
 
     Raises:
-        ConfigurationError: a function gave a temperature that is not positive and finite.
+        ConfigurationError: a function returned a temperature that is not positive and finite.
 
     Examples:
         >>> temperature_at(2.0, 0.5), temperature_at(lambda progress: 4 - 3 * progress, 0.5)
@@ -60,6 +60,6 @@ def temperature_at(temperature: Temperature, progress: float) -> float:
     value = temperature(progress)
     if not (math.isfinite(value) and value > 0):
         raise ConfigurationError(
-            f"a temperature must be positive and finite, but {process_name(temperature)}({progress}) gave {value}."
+            f"a temperature must be positive and finite, but {process_name(temperature)}({progress}) returned {value}."
         )
     return float(value)

@@ -1,4 +1,4 @@
-"""Where captured inputs live: in memory within a budget, then on disk, then nowhere, to be computed when needed."""
+"""Storage of captured inputs: in memory within a budget, then on disk; the rest are computed when needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a store may take.
+    """How much memory and disk a store may use.
 
     Args:
         memory_gb: in memory, in GiB.
@@ -32,8 +32,8 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class _Slot:
-    """Stands for a tensor that is kept elsewhere."""
+class _TensorInfo:
+    """A placeholder for a tensor that is stored separately."""
 
     number: int
     dtype: torch.dtype
@@ -45,11 +45,11 @@ class _Slot:
 class ActivationStore:
     """Nested structures of tensors by number, within a budget.
 
-    What is taken out equals what was put in to the bit, strides included, unless `exact` is False.
+    `get` returns exactly what was put, to the bit and including strides, unless `exact` is False.
 
     Args:
-        budget: what it may take.
-        exact: False keeps 32-bit floats as bfloat16: half the room, at a relative error of up to 2⁻⁸ = 0.4%.
+        budget: the memory and disk that it may use.
+        exact: False keeps 32-bit floats as bfloat16: half the memory, at a relative error of up to 2⁻⁸ = 0.4%.
 
     Examples:
         >>> store = ActivationStore(Budget(memory_gb=1e-6))
@@ -71,11 +71,11 @@ class ActivationStore:
         self._disk_left = budget.disk_gb * GIB if budget.directory is not None else 0.0
 
     def put(self, number: int, structure: Any) -> bool:
-        """Keep a structure in place of what has this number; False where there is no room for it."""
+        """Store a structure under a number, replacing the previous one; False if it does not fit in the budget."""
         self.drop(number)
         tensors = [tensor if self.exact else _compressed(tensor) for tensor in tensors_in(structure)]
         numbers = itertools.count()
-        form = map_tensors(lambda t: _Slot(next(numbers), t.dtype, t.device, t.shape, t.stride()), structure)
+        form = map_tensors(lambda t: _TensorInfo(next(numbers), t.dtype, t.device, t.shape, t.stride()), structure)
         size = nbytes(tensors)
         if size <= self._memory_left:
             self._memory[number] = form, tensors
@@ -89,7 +89,7 @@ class ActivationStore:
         return True
 
     def get(self, number: int) -> Any:
-        """The structure of this number; None where it is not kept."""
+        """The structure stored under a number; None if there is none."""
         if number in self._memory:
             form, tensors = self._memory[number]
         elif number in self._disk:
@@ -98,10 +98,10 @@ class ActivationStore:
             tensors = [stored[str(index)] for index in range(len(stored))]
         else:
             return None
-        return map_leaves(lambda slot: _restored(slot, tensors[slot.number]), form, _Slot)
+        return map_leaves(lambda info: _restored(info, tensors[info.number]), form, _TensorInfo)
 
     def drop(self, number: int) -> None:
-        """Forget a structure, if it is there."""
+        """Remove a structure, if it is stored."""
         if number in self._memory:
             self._memory_left += nbytes(self._memory.pop(number)[1])
         elif number in self._disk:
@@ -109,14 +109,14 @@ class ActivationStore:
             self._path(number).unlink()
 
     def clear(self) -> None:
-        """Forget everything, and remove the files."""
+        """Remove everything, including the files."""
         for number in [*self._memory, *self._disk]:
             self.drop(number)
         if self._budget.directory is not None:
             shutil.rmtree(self._budget.directory, ignore_errors=True)
 
     def outlook(self, need: int) -> str:
-        """Where so many bytes would go, in words.
+        """Where `need` bytes would be stored, as text.
 
         Examples:
             >>> ActivationStore(Budget(memory_gb=1, disk_gb=1)).outlook(4 * GIB)
@@ -148,17 +148,17 @@ def _compressed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU without repeated or skipped elements; a file of safetensors holds nothing else."""
+    """A copy on the CPU without repeated or skipped elements; safetensors files hold no others."""
     return tensor.detach().cpu().contiguous().clone()
 
 
-def _restored(slot: _Slot, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as it was: also its strides, on which the last bits of a product may depend."""
-    if (tensor.dtype, tensor.device, tensor.stride()) == (slot.dtype, slot.device, slot.stride):
+def _restored(info: _TensorInfo, tensor: torch.Tensor) -> torch.Tensor:
+    """The original tensor, including its strides, on which the last bits of a product may depend."""
+    if (tensor.dtype, tensor.device, tensor.stride()) == (info.dtype, info.device, info.stride):
         return tensor
-    small = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in slot.stride)
+    small = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in info.stride)
     source = tensor[small]
     strided = torch.empty_strided(
-        source.shape, [stride or 1 for stride in slot.stride], dtype=slot.dtype, device=slot.device
+        source.shape, [stride or 1 for stride in info.stride], dtype=info.dtype, device=info.device
     )
-    return strided.copy_(source).expand(slot.shape)
+    return strided.copy_(source).expand(info.shape)

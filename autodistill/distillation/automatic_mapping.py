@@ -1,9 +1,10 @@
-"""What is mapped where nothing is said: hidden states; in transformers' models attention and embeddings too.
+"""The layer mappings by default: hidden states; in transformers' models also attention and embeddings.
 
-Student block i of n meets teacher block `ceil((i + 1) * m / n) - 1` of m, hidden states by normalised squared error.
-Where both models compute attention probabilities, with as many heads, those of a pair of blocks are compared by
-Kullback-Leibler divergence. The embeddings are trained with the first block, and what they give it is compared with
-what the teacher's first block gets, unless the configuration names the blocks, and so all that is trained.
+Student block i of n is paired with teacher block `ceil((i + 1) * m / n) - 1` of m, and their hidden states are compared
+by normalised squared error. If both models compute attention probabilities with equally many heads, those of a pair of
+blocks are compared by Kullback-Leibler divergence. The embeddings are trained with the first block, and the input of
+that block is compared with the input of the teacher's first block, unless the configuration names the blocks, which
+then are all that is trained.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class AutomaticStage:
     """One stage of the automatic mapping.
 
     Attributes:
-        blocks: what it trains.
+        blocks: the paths of the trained modules.
         mappings: the pairs of layers.
-        loss_types: of each mapping; None where the configuration decides.
+        loss_types: of each mapping; None if the configuration determines them.
     """
 
     blocks: tuple[str, ...]
@@ -42,13 +43,13 @@ class AutomaticStage:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one forward pass shows of a model.
+    """What one forward pass of a model reveals.
 
     Attributes:
-        embeddings: the modules with parameters that run before the first block; empty where they are not all of them
-            embeddings, as where a whole encoder runs before the blocks of a decoder.
-        attention: for each block that computes attention probabilities (N, heads, L, L), where they come out.
-        heads: for each of these blocks, their number.
+        embeddings: the modules with parameters that run before the first block; empty if not all of them are
+            embeddings, as when a whole encoder runs before the blocks of a decoder.
+        attention: for each block that computes attention probabilities (N, heads, L, L), the tap that has them.
+        heads: for each of these blocks, the number of heads.
     """
 
     embeddings: tuple[str, ...]
@@ -62,17 +63,17 @@ def automatic_stages(
     student: nn.Module,
     teacher: nn.Module,
     batch: Batch | None = None,
-    theirs: Anatomy | None = None,
+    teacher_anatomy: Anatomy | None = None,
 ) -> tuple[AutomaticStage, ...]:
-    """The stages of flash distillation where no layer mappings are given.
+    """The stages of flash distillation if no layer mappings are configured.
 
     Args:
         config: its block names and its inputs.
-        blocks: the student's, in their order.
+        blocks: the student's, in order.
         student: runs on `batch`.
         teacher: whose blocks are mapped.
         batch: any batch.
-        theirs: `teacher_anatomy`; without one, only hidden states are mapped.
+        teacher_anatomy: see `anatomy_of_teacher`; without it, only hidden states are mapped.
     """
     targets = repeated_blocks(teacher)
     partners = [targets[index] for index in automatic_mapping(len(blocks), len(targets))]
@@ -80,35 +81,35 @@ def automatic_stages(
         AutomaticStage(paths, (LayerMapping(Tap(paths[-1], AUTO), Tap(partner, AUTO)),))
         for paths, partner in zip(blocks, partners, strict=True)
     ]
-    if theirs is None or batch is None or not _is_transformer(student):
+    if teacher_anatomy is None or batch is None or not _is_transformer(student):
         return tuple(hidden)
-    own = anatomy(student, [paths[-1] for paths in blocks], batch)
+    student_anatomy = anatomy(student, [paths[-1] for paths in blocks], batch)
     joined = config.block_names is None and config.inputs == "student"
     stages = []
     for index, stage in enumerate(hidden):
         block, partner, extra = stage.blocks[-1], partners[index], []
-        if block in own.attention and own.heads[block] == theirs.heads.get(partner):
-            extra.append((LayerMapping(own.attention[block], theirs.attention[partner]), "KL"))
+        if block in student_anatomy.attention and student_anatomy.heads[block] == teacher_anatomy.heads.get(partner):
+            extra.append((LayerMapping(student_anatomy.attention[block], teacher_anatomy.attention[partner]), "KL"))
         trained = stage.blocks
-        if index == 0 and joined and own.embeddings and theirs.embeddings:
-            trained = (*own.embeddings, *trained)
+        if index == 0 and joined and student_anatomy.embeddings and teacher_anatomy.embeddings:
+            trained = (*student_anatomy.embeddings, *trained)
             extra.append((LayerMapping(Tap(block, INPUT), Tap(targets[0], INPUT)), "NMSE"))
         mappings = (*(mapping for mapping, _ in extra), *stage.mappings)
         stages.append(AutomaticStage(trained, mappings, (*(kind for _, kind in extra), "NMSE")))
     return tuple(stages)
 
 
-def teacher_anatomy(config: FlashDistillationConfig, teacher: nn.Module, batch: Batch) -> Anatomy | None:
-    """What of a teacher is mapped beside its hidden states; None where nothing is, and the teacher need not run.
+def anatomy_of_teacher(config: FlashDistillationConfig, teacher: nn.Module, batch: Batch) -> Anatomy | None:
+    """The anatomy of a teacher; None if only its hidden states are mapped, so that the teacher need not run.
 
     Args:
-        config: nothing is where it has mappings or loss types of its own, or weights for each block.
+        config: only hidden states are mapped if it has mappings or loss types, or weights for each block.
         teacher: runs on `batch`.
         batch: any batch.
     """
-    own_losses = config.loss_types != "NMSE" or isinstance(config.loss_weights, tuple)
-    own = config.layer_mappings_for_knowledge_transfer is not None or own_losses
-    if own or config.automatic_mapping != "all" or not _is_transformer(teacher):
+    configured_losses = config.loss_types != "NMSE" or isinstance(config.loss_weights, tuple)
+    configured = config.layer_mappings_for_knowledge_transfer is not None or configured_losses
+    if configured or config.automatic_mapping != "all" or not _is_transformer(teacher):
         return None
     return anatomy(teacher, repeated_blocks(teacher), batch)
 
@@ -119,14 +120,14 @@ def _is_transformer(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def anatomy(model: nn.Module, blocks: Sequence[str], batch: Batch) -> Anatomy:
-    """What one forward pass of a model shows; its blocks are given in their order.
+    """What one forward pass of a model reveals; `blocks` are in order.
 
     Examples:
         >>> from transformers import BertConfig, BertModel
         >>> sizes = dict(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4, vocab_size=9)
         >>> model = BertModel(BertConfig(**sizes, attn_implementation="eager"))
-        >>> seen = anatomy(model, ["encoder.layer.0"], Batch({"input_ids": torch.ones(1, 3, dtype=torch.long)}))
-        >>> seen.embeddings, [str(tap) for tap in seen.attention.values()]
+        >>> found = anatomy(model, ["encoder.layer.0"], Batch({"input_ids": torch.ones(1, 3, dtype=torch.long)}))
+        >>> found.embeddings, [str(tap) for tap in found.attention.values()]
         (('embeddings',), ["'encoder.layer.0.attention.self'[1]"])
     """
     before: list[str] = []

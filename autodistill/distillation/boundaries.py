@@ -1,7 +1,7 @@
 """The boundaries of teacher-fed blocks: which hidden state of the teacher each block is fed, and whether it fits.
 
-A hidden state of the teacher lies at the boundary of two of its blocks. A teacher-fed block of the student gets the one
-before it and has the one after it for a target, both brought to the student's width by a projection where one is given.
+A hidden state of the teacher lies at the boundary of two of its blocks. A teacher-fed block of the student receives
+the one before it, and its target is the one after it, both brought to the student's width by a projection, if any.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from autodistill.models.taps import AUTO, INPUT, Tap
 def teacher_fed_stages(stages: Sequence[Stage], teacher: nn.Module) -> tuple[Stage, ...]:
     """The stages of flash distillation, each with the hidden state of the teacher that its block is fed.
 
-    That is the output of the teacher's block that the block before it is mapped to. The first block of a row of blocks,
-    and so the first of all, gets what the first block of the teacher's row gets.
+    That is the output of the teacher's block to which the preceding block is mapped. The first block of a row of
+    blocks, and so the first of all, receives the input of the first block of the teacher's row.
 
     Args:
-        stages: one for each block, which `plan_checks.feeding_problems` finds nothing wrong with.
-        teacher: where the rows of blocks are looked up.
+        stages: one for each block, in which `plan_checks.feeding_problems` finds no mistake.
+        teacher: the model in which the rows of blocks are looked up.
     """
     outputs = [mapping for stage in stages if (mapping := output_mapping(stage)) is not None]
     sources = _sources([mapping.teacher for mapping in outputs], teacher)
@@ -38,15 +38,15 @@ def teacher_fed_stages(stages: Sequence[Stage], teacher: nn.Module) -> tuple[Sta
 
 
 def outside_stage(blocks: Sequence[Stage], regular: Stage | None, student: nn.Module) -> Stage:
-    """What trains outside teacher-fed blocks beside them: the embeddings, and the head where there are logits.
+    """The stage that trains what is outside teacher-fed blocks: the embeddings, and the head if there are logits.
 
-    The embeddings learn to return what the first block is fed; the head, given the teacher's last hidden state, the
+    The embeddings learn to return what the first block is fed; the head, fed the teacher's last hidden state, the
     teacher's logits.
 
     Args:
         blocks: the stages of the blocks.
-        regular: the stage of regular distillation, whose losses of logits the head learns from.
-        student: with something that is in none of the blocks.
+        regular: the stage of regular distillation, from whose losses of logits the head learns.
+        student: has parameters outside the blocks.
     """
     first = blocks[0].input
     assert first is not None
@@ -70,13 +70,13 @@ def outside_stage(blocks: Sequence[Stage], regular: Stage | None, student: nn.Mo
 
 
 def output_mapping(stage: Stage) -> LayerMapping | None:
-    """The mapping of the block's own output, or None where the stage has none."""
+    """The mapping of the block's own output; None if the stage has none."""
     own = (Tap(stage.blocks[0], process) for process in ("", AUTO, "0"))
     return next((mapping for tap in own for mapping in stage.mappings if mapping.student == tap), None)
 
 
 def boundary_taps(stages: Sequence[Stage]) -> set[Tap]:
-    """The teacher's hidden states that the blocks are fed or have for a target."""
+    """The teacher's hidden states that are inputs or targets of the blocks."""
     pairs = [pair for stage in stages for pair in (stage.input, output_mapping(stage))]
     pairs += [pair for stage in stages for pair in stage.mappings if pair.student.process == INPUT]
     return {pair.teacher for pair in pairs if pair is not None}

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class CapturedInputs:
     """The inputs of one block over the flash set, moved on from block to block.
 
-    They are kept within a budget: the first batches in memory, the next on disk; those of the rest are computed by a
+    They are kept within a budget: those of the first batches in memory, of the next on disk; the rest are computed by a
     forward up to the block whenever they are needed.
 
     Args:
@@ -34,11 +34,11 @@ class CapturedInputs:
     def __init__(self, student: nn.Module, batches: Sequence[Batch], store: ActivationStore) -> None:
         self._block = ""
         self._store = store
-        self._kept = 0  # how many batches' inputs are in the store, from the first
+        self._kept = 0  # the inputs of so many batches, from the first, are in the store
         self._expected: Call | None = None
         self._student = student
         self._batches = batches
-        self._finished: dict[str, list[Any]] = {}  # what each finished block returns, mostly in form only
+        self._finished: dict[str, list[Any]] = {}  # the outputs of finished blocks, mostly only their form
 
     def capture(self, block: str, finished: Sequence[str], keep: Sequence[str] = ()) -> None:
         """Capture the block's inputs by full forwards up to it.
@@ -46,7 +46,7 @@ class CapturedInputs:
         Args:
             block: the path of the block.
             finished: the paths of the blocks trained before it.
-            keep: those of them whose outputs are kept, since later blocks read them.
+            keep: those finished blocks whose outputs are kept, since later blocks read them.
         """
         self._finished = {path: [] for path in finished}
         handles = [
@@ -69,7 +69,7 @@ class CapturedInputs:
         return calls_of(self._student, [self._block], self._batches[index])[0] if kept is None else Call(*kept)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all captured inputs."""
         self._store.clear()
 
     def verify(self, block: str, following: str | None = None) -> None:
@@ -77,22 +77,23 @@ class CapturedInputs:
 
         Args:
             block: the path of the block.
-            following: that of the block that `move_on` will be asked for: what the same forward gives it, it must give.
+            following: the path of the block for the next `move_on`, whose result must equal that block's input in this
+                forward.
 
         Raises:
             VerificationError: they differ.
         """
         blocks = [block] if following is None else [block, following]
-        seen = calls_of(self._student, blocks, self._batches[-1])
-        self._expected = seen[-1]
-        if not self._agrees(len(self._batches) - 1, seen[0]):
-            raise VerificationError(f"replay and a full forward differ in what {block!r} sees of the last batch")
+        calls = calls_of(self._student, blocks, self._batches[-1])
+        self._expected = calls[-1]
+        if not self._agrees(len(self._batches) - 1, calls[0]):
+            raise VerificationError(f"replay and a full forward differ in the input of {block!r} for the last batch")
 
     def move_on(self, block: str, following: str) -> None:
         """Move the captured inputs from a finished and verified block to the following one.
 
         Raises:
-            VerificationError: for the first batch or the last they differ from what a full forward gives.
+            VerificationError: for the first or the last batch they differ from those of a full forward.
         """
         module = find_module(self._student, block)
         forms = self._finished.setdefault(block, [])
@@ -109,17 +110,21 @@ class CapturedInputs:
                 break
         self._block = following
         if not self._agrees(0, calls_of(self._student, [following], self._batches[0])[0]):
-            raise VerificationError(f"replay and a full forward differ in what {following!r} sees of the first batch")
+            raise VerificationError(
+                f"replay and a full forward differ in the input of {following!r} for the first batch"
+            )
         if self._expected is None or not self._agrees(len(self._batches) - 1, self._expected):
-            raise VerificationError(f"replay and a full forward differ in what {following!r} sees of the last batch")
+            raise VerificationError(
+                f"replay and a full forward differ in the input of {following!r} for the last batch"
+            )
 
-    def _agrees(self, index: int, seen: Call) -> bool:
-        """Whether what is kept of a batch is what a full forward showed; rounded inputs cannot tell."""
-        return not self._store.exact or self._kept <= index or self.call(index).same_as(seen)
+    def _agrees(self, index: int, expected: Call) -> bool:
+        """Whether the stored inputs of a batch equal those of a full forward; rounded inputs count as equal."""
+        return not self._store.exact or self._kept <= index or self.call(index).same_as(expected)
 
     def _announce(self, need: int) -> None:
         logger.info(
-            "the inputs of %s take about %.3f GiB over %d batches: %s",
+            "the inputs of %s require about %.3f GiB for %d batches: %s",
             self._block,
             need / GIB,
             len(self._batches),
@@ -136,8 +141,8 @@ class CapturedInputs:
 def poison(structure: Any) -> Any:
     """A structure of the same form in which nothing is usable: NaN for floats, zero for the rest.
 
-    A finished block that is not the last one returns it while the captured inputs move on. Where a later block reads
-    it all the same, the NaN shows in the verification. It takes no memory.
+    A finished block that is not the last one returns it while the captured inputs move on. If a later block reads it
+    nevertheless, the verification detects the NaN. It takes no memory.
     """
 
     def spoilt(tensor: torch.Tensor) -> torch.Tensor:

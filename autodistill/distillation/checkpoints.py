@@ -1,8 +1,8 @@
-"""The progress of one trial's training on disk, so that a kill costs at most the block in hand.
+"""The progress of one trial's training on disk, so that a killed process loses at most the current block.
 
-After every block of flash distillation the block is written, and every so many steps of regular distillation the
-student, the matchers, the optimizer and the schedule. Nothing more is needed: data and random numbers derive from the
-seed and the step.
+After every block of flash distillation the block is written, and every `checkpoint_steps` steps of regular
+distillation the student, the matchers, the optimizer and the schedule. Nothing more is needed: data and random numbers
+derive from the seed and the step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Checkpoints:
     """Named checkpoints: tensors and a JSON record, each written whole or not at all.
 
     Args:
-        directory: made when the first is saved; None keeps nothing.
+        directory: created when the first checkpoint is saved; None keeps nothing.
 
     Examples:
         >>> import tempfile
@@ -52,12 +52,12 @@ class Checkpoints:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._path(self._directory, name)
-        # Cloned, because a file of safetensors refuses tied tensors that share their memory.
+        # Cloned, because safetensors raises an error for tied tensors, which share memory.
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
         write_tensors(path, contents, {"record": json.dumps(record, allow_nan=False)})
 
     def load(self, name: str) -> tuple[dict[str, torch.Tensor], Any] | None:
-        """The checkpoint, or None where there is none that can be read."""
+        """The checkpoint, or None if there is none that can be read."""
         if self._directory is None or not self._path(self._directory, name).exists():
             return None
         path = self._path(self._directory, name)
@@ -65,11 +65,11 @@ class Checkpoints:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            logger.warning("the checkpoint %s is damaged (%s); that part of the training is done again", path, error)
+            logger.warning("the checkpoint %s is damaged (%s); that part of the training is repeated", path, error)
             return None
 
     def clear(self) -> None:
-        """Remove them all."""
+        """Remove all of them."""
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -79,7 +79,7 @@ class Checkpoints:
 
 
 class SharedCheckpoints(Checkpoints):
-    """Checkpoints that process 0 writes and reads, and gives to the others.
+    """Checkpoints that process 0 writes, reads and sends to the others.
 
     Args:
         directory: of process 0; the others have none.
@@ -91,7 +91,7 @@ class SharedCheckpoints(Checkpoints):
         self._processes = processes
 
     def load(self, name: str) -> tuple[dict[str, torch.Tensor], Any] | None:
-        """The checkpoint, or None where there is none that can be read."""
+        """The checkpoint, or None if there is none that can be read."""
         with self._processes.together():
             saved = super().load(name)
         if self._processes.count == 1 or not self._processes.broadcast(saved is not None):
@@ -103,10 +103,10 @@ class SharedCheckpoints(Checkpoints):
 
 @dataclass(frozen=True)
 class LoopCheckpoint:
-    """The checkpoint of a step loop, of which there is one, written over and over.
+    """The only checkpoint of a step loop, overwritten each time.
 
     Args:
-        checkpoints: where it goes.
+        checkpoints: where it is saved.
         name: its name.
         modules: what is trained, by name.
         every: steps between two of them; there is one after the last step too.
@@ -145,7 +145,7 @@ class LoopCheckpoint:
         self.checkpoints.save(self.name, tensors, record)
 
     def restore(self, optimizer: torch.optim.Optimizer, others: Mapping[str, Any]) -> list[float]:
-        """Put everything back as it was saved; the losses of the steps done, none where nothing was saved."""
+        """Restore the saved state; returns the losses of the completed steps, empty if nothing was saved."""
         saved = self.checkpoints.load(self.name)
         if saved is None:
             return []
@@ -173,7 +173,7 @@ def block_state(model: nn.Module, blocks: Sequence[str]) -> dict[str, torch.Tens
 
 
 def load_block_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Put back what `block_state` gave."""
+    """Restore what `block_state` returned."""
     for block in dict.fromkeys(key.rpartition("/")[0] for key in state):
         find_module(model, block).load_state_dict(_under(state, block))
 

@@ -8,7 +8,7 @@ from autodistill.training import StageRecord, TrainingContext
 
 
 class Engine(Protocol):
-    """Runs one or more stages of a plan on the student it was made for."""
+    """Runs one or more stages of a plan on the student for which it was created."""
 
     def run(self, context: TrainingContext) -> list[StageRecord]:
         """Train the student in place.

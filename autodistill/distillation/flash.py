@@ -1,4 +1,4 @@
-"""Flash distillation: the student's blocks are trained one after the other, those before one finished and frozen."""
+"""Flash distillation: the student's blocks are trained one after the other, those before it finished and frozen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from autodistill.training import StageRecord, TrainingContext
 logger = logging.getLogger(__name__)
 
 StudentForward = Callable[[int], tuple[Features, Any]]
-"""Returns the student's mapped features of a batch of the flash set, and the student's output if it ran whole."""
+"""Returns the student's mapped features for a batch of the flash set, and its output if the full forward ran."""
 
 
 class FlashDistillation:
@@ -43,7 +43,7 @@ class FlashDistillation:
         criteria: one for each stage, with its matchers.
         flash_set: step k uses its batch number k.
         replay: False runs every stage by the truncated forward.
-        budget: what the captured inputs may take.
+        budget: the memory and disk for the captured inputs.
         exact: False keeps them as bfloat16.
     """
 
@@ -71,7 +71,7 @@ class FlashDistillation:
         """Train every block.
 
         Args:
-            context: a block that its checkpoints hold is read instead.
+            context: a block in its checkpoints is loaded instead.
         """
         self._captured_for = None
         try:
@@ -90,7 +90,7 @@ class FlashDistillation:
             return replay_blockers(self._stages, self._student, self._flash_set.batch(0))
 
     def _run_stage(self, index: int, context: TrainingContext) -> StageRecord:
-        """Train a stage's block and write its checkpoint, or read the checkpoint if there is one."""
+        """Train a stage's block and write its checkpoint, or load the checkpoint if it exists."""
         stage, name = self._stages[index], f"flash-{index:03d}"
         checkpoints = Checkpoints(context.checkpoint_directory)
         context.report.stage(stage.name, stage.steps)
@@ -121,12 +121,12 @@ class FlashDistillation:
 
     @contextlib.contextmanager
     def _blocks_before(self, stage: Stage) -> Iterator[None]:
-        """The conditions under which the blocks before the trained one run in training."""
+        """The context in which the blocks before the trained one run in training."""
         with frozen(self._student), autocast(self._flash_set.device, stage.settings.mixed_precision):
             yield
 
     def _capture_inputs(self, index: int) -> None:
-        """Capture the inputs of the stage's block, from those of the block before it if possible."""
+        """Capture the inputs of the stage's block, from those of the preceding block if possible."""
         stage, block = self._stages[index], self._stages[index].blocks[0]
         finished = [path for earlier in self._stages[:index] for path in earlier.blocks]
         keep: list[str] = []
@@ -142,7 +142,7 @@ class FlashDistillation:
         self._captured_for = index
 
     def _train_by_replay(self, index: int, context: TrainingContext) -> tuple[list[float], str | None]:
-        """Train the stage's block alone; if the verification after it fails, restore it and return the reason."""
+        """Train the stage's block alone; if the verification afterwards fails, restore it and return the reason."""
         stage, block, criterion = self._stages[index], self._stages[index].blocks[0], self._criteria[index]
         replayed_next = index + 1 < len(self._stages) and self._blockers[index + 1] is None
         module = find_module(self._student, block)

@@ -16,12 +16,12 @@ from autodistill.models.taps import Tap
 
 @dataclass(frozen=True)
 class FlashSet:
-    """The batches that flash distillation reads again and again, with the teacher's features of them.
+    """The batches that flash distillation reads repeatedly, with the teacher's features.
 
     Args:
         batches: at least one, on the student's device.
         cache: computes the teacher's features.
-        later_taps: what else will be requested of the teacher for these batches: computed in the same forward pass.
+        later_taps: the other taps of the teacher that will be requested: computed in the same forward pass.
 
     Examples:
         >>> batches = [Batch((torch.full((1, 2), value), None)) for value in (1.0, 2.0)]
@@ -37,12 +37,12 @@ class FlashSet:
     later_taps: Sequence[Tap] = ()
 
     def with_later_taps(self, taps: Sequence[Tap]) -> FlashSet:
-        """The same batches, of which these features of the teacher will be requested later."""
+        """The same batches, for which these features of the teacher will be requested later."""
         return replace(self, later_taps=taps)
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """The device of the batches."""
         return self.batches[0].device
 
     def index(self, number: int) -> int:
@@ -54,9 +54,9 @@ class FlashSet:
         return self.batches[self.index(number)]
 
     def features(self, number: int, taps: Sequence[Tap]) -> Features:
-        """The teacher's features of batch number k, without gradient."""
+        """The teacher's features of batch number k, without gradients."""
         return self.cache.features(self.batch(number), taps, self.later_taps)
 
     def loss_inputs(self, number: int, taps: Sequence[Tap]) -> dict[str, Any]:
-        """What the loss of batch number k is computed from beside the student: explains a loss that is not finite."""
+        """The inputs of the loss of batch number k besides the student: they explain a loss that is not finite."""
         return loss_inputs(self.batch(number), self.features(number, taps))

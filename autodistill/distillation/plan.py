@@ -28,7 +28,7 @@ Projection = Callable[[torch.Tensor, Tap], torch.Tensor]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of distillation: what is trained, towards what, for how long.
+    """One stage of distillation: what is trained, its targets, and its steps.
 
     Attributes:
         name: for messages and records.
@@ -40,7 +40,7 @@ class Stage:
         steps: optimizer updates.
         settings: optimizer, temperature, precision.
         input: what the block is fed instead of the student's own stream: the tap of the student, and the teacher's
-            hidden state; None where it is the student's own.
+            hidden state; None if it is fed the student's stream.
         on_predictions: the criterion is `KnowledgeDistillationLoss`, whose two loss types and weights are those of the
             labels and of the teacher.
     """
@@ -58,23 +58,23 @@ class Stage:
 
     @property
     def pairs(self) -> list[LayerMapping]:
-        """Every pair of layers that the stage brings together: its mappings, and its input if it is fed."""
+        """Every pair of layers of the stage: its mappings, and its input if it is teacher-fed."""
         return [*self.mappings, *([self.input] if self.input is not None else [])]
 
     @property
     def student_taps(self) -> list[Tap]:
-        """The student's side of the pairs, each tap once."""
+        """The student's taps in the pairs, each once."""
         return list(dict.fromkeys(pair.student for pair in self.pairs))
 
     @property
     def teacher_taps(self) -> list[Tap]:
-        """The teacher's side of the pairs, each tap once."""
+        """The teacher's taps in the pairs, each once."""
         return list(dict.fromkeys(pair.teacher for pair in self.pairs))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of flash distillation in their order, then regular distillation; either may be absent.
+    """The stages of flash distillation in order, then regular distillation; either may be absent.
 
     Attributes:
         flash: the stages of flash distillation.
@@ -92,17 +92,17 @@ class Plan:
 
     @property
     def stages(self) -> list[Stage]:
-        """All stages in their order."""
+        """All stages in order."""
         return [*self.flash, *([self.regular] if self.regular is not None else [])]
 
     @property
     def teacher_taps(self) -> list[Tap]:
-        """Everything requested of the teacher, each tap once."""
+        """All taps of the teacher, each once."""
         return list(dict.fromkeys(tap for stage in self.stages for tap in stage.teacher_taps))
 
     @property
     def student_taps(self) -> list[Tap]:
-        """Everything recorded of the student, each tap once."""
+        """All taps of the student, each once."""
         return list(dict.fromkeys(tap for stage in self.stages for tap in stage.student_taps))
 
     @property
@@ -125,10 +125,10 @@ def flash_stages(
         student: the student.
         teacher: the teacher.
         batch: any batch, for the automatic mapping; see `automatic_stages`.
-        anatomy: the teacher's, for the same.
+        anatomy: of the teacher, for the same.
 
     Raises:
-        ConfigurationError: the lists do not agree with the student's blocks; all mistakes at once.
+        ConfigurationError: the lists do not agree with the student's blocks; all mistakes in one error.
     """
     if config.on_predictions:
         return (_prediction_stage("flash distillation of predictions", config, _entry(config.train_steps, 0)),)
@@ -173,7 +173,8 @@ def regular_mappings(
         teacher: the teacher, for the same.
 
     Raises:
-        ConfigurationError: the lists do not agree with the mappings that the function returns; all mistakes in one.
+        ConfigurationError: the lists do not agree with the mappings that the function returns; all mistakes in one
+            error.
     """
     mappings = config.layer_mappings_for_knowledge_transfer
     if config.on_predictions:
@@ -196,8 +197,8 @@ def regular_stage(
     Args:
         config: its settings.
         mappings: `regular_mappings`.
-        batch: any batch, to see whether it has labels.
-        output: what the student returned for it, to see whether that is logits.
+        batch: any batch, to determine whether it has labels.
+        output: what the student returned for it, to determine whether these are logits.
     """
     if config.on_predictions:
         return _prediction_stage("regular distillation", config, config.train_steps)
@@ -219,7 +220,7 @@ def regular_stage(
 
 
 def _prediction_stage(name: str, config: Any, steps: int) -> Stage:
-    """The stage whose criterion is that on predictions; the teacher does not run where its loss has no weight."""
+    """The stage whose criterion is that on predictions; the teacher does not run if its loss has no weight."""
     weights = config.loss_weights if isinstance(config.loss_weights, tuple) else (config.loss_weights,) * 2
     return _stage(
         name=name,
@@ -235,7 +236,7 @@ def _prediction_stage(name: str, config: Any, steps: int) -> Stage:
 
 
 def _stage(*, mappings: tuple[LayerMapping, ...], loss_types: Any, loss_weights: Any, **others: Any) -> Stage:
-    """A stage whose single loss type or weight, where only one is given, holds for every mapping."""
+    """A stage in which a single loss type or weight, if only one is given, applies to every mapping."""
     return Stage(
         mappings=mappings,
         loss_types=loss_types if isinstance(loss_types, tuple) else (loss_types,) * len(mappings),

@@ -1,4 +1,4 @@
-"""What must fit between the stages of a plan, the student and the teacher: a sentence for each mistake.
+"""Whether the stages of a plan fit the student and the teacher: a sentence for each mistake.
 
 `resolve` runs all of these checks, and raises what they find in one error.
 """
@@ -26,7 +26,7 @@ from autodistill.models.module_paths import find_module
 from autodistill.models.taps import describe
 
 CLASSES = {"vocab_size": "tokens", "num_labels": "labels"}
-"""Settings of a transformers configuration that say how many classes a model chooses from."""
+"""Settings of a transformers configuration that are a model's number of classes, and the names of these."""
 
 
 REMEDY = "set inputs='student'"
@@ -35,13 +35,13 @@ REMEDY = "set inputs='student'"
 def path_problems(
     blocks: Iterable[str], mappings: Sequence[LayerMapping], student: nn.Module, teacher: nn.Module
 ) -> list[str]:
-    """A sentence for each path that a model does not have; none where all exist.
+    """A sentence for each path that a model does not have; empty if all exist.
 
     Args:
-        blocks: what is trained.
-        mappings: what is compared.
-        student: has the blocks, and one side of the mappings.
-        teacher: has the other side.
+        blocks: the paths of the trained modules.
+        mappings: the compared layers.
+        student: the model with the blocks, and one side of the mappings.
+        teacher: the model with the other side.
     """
     problems: dict[str, None] = {}
     expected = [(student, "student", block) for block in blocks]
@@ -56,7 +56,7 @@ def path_problems(
 
 
 def frozen_problems(stages: Sequence[Stage], student: nn.Module) -> list[str]:
-    """A sentence for each stage that has nothing to train, in a student that has all its layers."""
+    """A sentence for each stage that has nothing to train, in a student in which all paths exist."""
     return [
         nothing_to_train(stage.blocks)
         for stage in stages
@@ -67,33 +67,33 @@ def frozen_problems(stages: Sequence[Stage], student: nn.Module) -> list[str]:
 def prediction_problems(
     stage: Stage, student: nn.Module, teacher: nn.Module, features: Features, targets: Features
 ) -> Iterator[str]:
-    """A sentence for each pair of logits of which student and teacher have different numbers.
+    """A sentence for each pair of logits whose numbers of classes differ between student and teacher.
 
-    A matcher between them would learn which class is which, in place of the student.
+    A matcher between them would learn the correspondence of classes instead of the student.
 
     Args:
         stage: its mappings.
-        student: whose configuration may name the number of classes.
+        student: its configuration may contain the number of classes.
         teacher: the same.
         features: the student's, of one batch.
         targets: the teacher's.
     """
     for mapping, kind in zip(stage.mappings, stage.loss_types, strict=False):
-        own, expected = features[mapping.student], targets[mapping.teacher]
-        if own.shape[-1:] == expected.shape[-1:]:
+        output, expected = features[mapping.student], targets[mapping.teacher]
+        if output.shape[-1:] == expected.shape[-1:]:
             continue
-        own_classes, expected_classes = _classes(student, own), _classes(teacher, expected)
-        between_classes = own_classes is not None and expected_classes is not None
+        student_classes, teacher_classes = _classes(student, output), _classes(teacher, expected)
+        between_classes = student_classes is not None and teacher_classes is not None
         if stage.on_predictions or (LOSS_TYPES[kind].compares_logits and between_classes):
             yield (
-                f"logits are compared class by class, but for {mapping} the student has {own.shape[-1]} "
-                f"{own_classes or 'classes'} and the teacher {expected.shape[-1]} {expected_classes or 'classes'}; "
-                "give both the same vocabulary and labels, or map hidden states."
+                f"logits are compared class by class, but for {mapping} the student has {output.shape[-1]} "
+                f"{student_classes or 'classes'} and the teacher {expected.shape[-1]} {teacher_classes or 'classes'}; "
+                "use the same vocabulary and labels for both, or map hidden states."
             )
 
 
 def _classes(model: nn.Module, feature: torch.Tensor) -> str | None:
-    """What the last axis of a feature counts, if it is classes of the model."""
+    """What the last axis of a feature counts, as named in `CLASSES`, if it is the model's classes."""
     config: Any = getattr(model, "config", None)
     return next((word for name, word in CLASSES.items() if getattr(config, name, None) == feature.shape[-1]), None)
 
@@ -102,7 +102,7 @@ def _classes(model: nn.Module, feature: torch.Tensor) -> str | None:
 
 
 def feeding_problems(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> Iterator[str]:
-    """A sentence for whatever keeps the stages of flash distillation from being teacher-fed.
+    """A sentence for each reason why the stages of flash distillation cannot be teacher-fed.
 
     Args:
         stages: one for each block.
@@ -130,13 +130,13 @@ def _block_problems(stages: Sequence[Stage], student: nn.Module, batch: Batch) -
         elif output_mapping(stage) is None:
             present = ", ".join(map(str, stage.mappings))
             yield (
-                f"inputs='teacher' needs the mapping of each block's own output, which says what the next one is fed, "
+                "inputs='teacher' needs the mapping of each block's output, which determines the input of the next, "
                 f"but {stage.name!r} has only {present}; add ('{stage.name}', 'the block of the teacher'), or {REMEDY}."
             )
 
 
 def _row_problems(stages: Sequence[Stage], student: nn.Module) -> Iterator[str]:
-    """A block that is left out has no part in what the teacher gives the block after it."""
+    """A sentence for each row of which blocks are left out: they would not take part in training."""
     blocks = [block for stage in stages for block in stage.blocks]
     rows = dict.fromkeys(tuple(_row(student, block)) for block in blocks)
     for row in rows:
@@ -174,7 +174,7 @@ def shape_problems(stage: Stage, student: Features, teacher: Features, projectio
             problems.append(
                 f"inputs='teacher' has no feature matchers, so both features must have one shape, but for {pair} the "
                 f"student's is {tuple(expected)}, the teacher's {_shape(received)}{suffix}; "
-                f"give a projection to the student's width (for the blocks' inputs and outputs), or {REMEDY}."
+                f"configure a projection to the student's width (for the blocks' inputs and outputs), or {REMEDY}."
             )
     return problems
 

@@ -29,15 +29,15 @@ CHECKPOINT = "regular"
 
 @dataclass(frozen=True)
 class RegularTask:
-    """One student's regular distillation, whichever engine runs it.
+    """One student's regular distillation, for any engine.
 
     Args:
         student: on the device of the training.
         stage: the one stage.
         criterion: with its matchers.
-        stream: the training data; its order is the same in every trial, so that the teacher's outputs recur.
+        stream: the training data; its order is the same in every trial, so that the teacher's outputs are reused.
         cache: computes the teacher's features.
-        device: where the student is.
+        device: that of the student.
         checkpoint_steps: steps between two checkpoints.
         processes: batch k of the stream goes to process k modulo their number; all have equal weights at every step.
     """
@@ -62,7 +62,7 @@ class RegularDistillation:
     """Trains a whole student by the step loop.
 
     Args:
-        task: the student, what it is trained towards, and the data.
+        task: the student, its targets and the data.
     """
 
     def __init__(self, task: RegularTask) -> None:

@@ -5,8 +5,8 @@ them, and the model runs with the finished blocks' `forward` patched to return w
 captured inputs to block i + 1 without running any finished block twice. The modules stay in place meanwhile, since
 models read their attributes and hooks.
 
-Replay gives exactly what full forwards give where the block sees the same inputs at every step. `replay_blockers` lists
-where it does not; what cannot be known beforehand is verified bit for bit on real batches.
+Replay computes exactly the same as full forwards if the block receives the same inputs at every step. `replay_blockers`
+reports where it does not; what cannot be known in advance is verified bit for bit on real batches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLAIN = (tuple, list, dict, torch.Size)
 
 
 def replay_blockers(stages: Sequence[Stage], student: nn.Module, batch: Batch) -> list[str | None]:
-    """For each stage the reason why it cannot be replayed, or None where it can.
+    """For each stage the reason why it cannot be replayed, or None if it can.
 
     Runs the student, which must be frozen, once on `batch`, and each block once more.
     """
@@ -44,7 +44,7 @@ def replay_blockers(stages: Sequence[Stage], student: nn.Module, batch: Batch) -
 
 def _blocker_by_form(stage: Stage, student: nn.Module) -> str | None:
     if len(stage.blocks) > 1:
-        return "it trains several modules at once"
+        return "it trains several modules together"
     block = stage.blocks[0]
     if stage.add_origin_loss:
         return "the student's own loss needs its whole forward"
@@ -68,7 +68,7 @@ def _parameter_shared_outside(student: nn.Module, block: nn.Module) -> str | Non
 
 
 def _blockers_by_running(student: nn.Module, blocks: Mapping[str, nn.Module], batch: Batch) -> dict[str, str | None]:
-    """What one full forward shows: how often each block runs, on what, and whether alone it returns the same."""
+    """What one full forward reveals: how often each block runs, its inputs, and whether alone it returns the same."""
     calls: dict[nn.Module, list[Call]] = {block: [] for block in blocks.values()}
     outputs: dict[nn.Module, Any] = {}
 
@@ -92,10 +92,10 @@ def _blocker_of_calls(block: nn.Module, calls: Sequence[Call], output: Any) -> s
     unknown = _unstorable(calls[0])
     if unknown is not None:
         return f"its argument {unknown} cannot be stored"
-    given = Call(_copied(calls[0].args), _copied(calls[0].kwargs))
-    if not identical(_copied(given(block)), output):
+    copied = Call(_copied(calls[0].args), _copied(calls[0].kwargs))
+    if not identical(_copied(copied(block)), output):
         return "alone it does not return what it returns inside the student"
-    return None if given.same_as(calls[0]) else "it changes its input in place"
+    return None if copied.same_as(calls[0]) else "it changes its input in place"
 
 
 def _unstorable(call: Call) -> str | None:
@@ -108,7 +108,7 @@ def _unstorable(call: Call) -> str | None:
 
 
 def _is_storable(node: Any) -> bool:
-    """Whether a value or a container can be written and made again; that of another class may have attributes."""
+    """Whether a value or a container can be stored and rebuilt; other classes may have further attributes."""
     return isinstance(node, STORABLE) or type(node) in PLAIN or container_kind(node.__class__) is Container.NAMED_TUPLE
 
 

@@ -1,4 +1,4 @@
-"""From settings to a plan: everything that is checked of one student before anything of it is trained."""
+"""From settings to a plan: all checks of one student before any of it is trained."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from autodistill.seeds import derive_seed
 T = TypeVar("T")
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
-"""`(outputs, targets) -> loss`, of a student that computes no loss of its own."""
+"""`(outputs, targets) -> loss`, for a student that does not compute a loss itself."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Phases:
     Attributes:
         flash: the settings of flash distillation; None leaves it out.
         regular: those of regular distillation; None leaves it out.
-        init: those of a start inside the teacher; None keeps the weights that students were built with.
+        init: those of a start inside the teacher; None keeps the weights with which students were built.
         seed: of the search.
     """
 
@@ -72,7 +72,7 @@ class Phases:
         Args:
             config: the configuration.
             leads: False for a process that follows another one: it receives the student that flash distillation trained
-                there, and takes part in regular distillation.
+                there, and runs regular distillation only.
         """
         if leads:
             return cls(config.flash_distillation, config.regular_distillation, config.init, config.seed)
@@ -85,7 +85,7 @@ class Phases:
 
 
 class TeacherSubspaces(Protocol):
-    """Students that start inside the teacher, as far as a plan depends on it."""
+    """The part of a start inside the teacher on which a plan depends."""
 
     def check(self, student: nn.Module, also: Sequence[Tap]) -> None:
         """Raise a `ConfigurationError` if the student cannot start inside the teacher."""
@@ -105,15 +105,15 @@ def resolve(
 ) -> Plan:
     """The plan of one student's distillation: stages, and their criteria with new matchers.
 
-    The student runs once on the first batch of the flash set, and once more where its blocks or its attention are
-    looked at; the teacher's features of that batch are kept in the cache.
+    The student runs once on the first batch of the flash set, and once more if its blocks or its attention are
+    inspected; the teacher's features of that batch are kept in the cache.
 
     Args:
         phases: the settings.
         student: on the device of the flash set.
-        flash_set: its first batch is what student and teacher are compared on; its cache has the teacher.
+        flash_set: student and teacher are compared on its first batch; its cache has the teacher.
         anatomy: the teacher's, for the automatic mapping; see `automatic_stages`.
-        subspaces: of students that start inside the teacher; None leaves out the checks that need them.
+        subspaces: for students that start inside the teacher; None skips the checks that need them.
         loss_func: for students that compute no loss of their own.
 
     Raises:
@@ -122,7 +122,7 @@ def resolve(
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
     problems: list[str] = []
 
-    # The layers: which are trained, and which are compared.
+    # Layers: which are trained, and which are compared.
     flash: tuple[Stage, ...] = ()
     mappings: tuple[LayerMapping, ...] = ()
     if (settings := phases.flash) is not None:
@@ -133,10 +133,10 @@ def resolve(
     pairs = [*(mapping for stage in flash for mapping in stage.mappings), *mappings]
     problems += path_problems(blocks, pairs, student, teacher)
     if problems:  # the rest needs these layers
-        _run(student, batch, ())  # a student that cannot run raises its own error: the settings are not to blame
+        _run(student, batch, ())  # a student that cannot run raises its own error, which is not about settings
         raise ConfigurationError(problems)
 
-    # The stages: what each trains, and with which losses.
+    # Stages: what each trains, and with which losses.
     if phases.are_teacher_fed:
         unfit = list(feeding_problems(flash, student, batch))
         problems += unfit
@@ -153,7 +153,7 @@ def resolve(
     if phases.init is not None and plan.is_teacher_fed:
         plan = replace(plan, flash=(*flash, *_outside(plan, student)))
 
-    # The features: whether they can be compared.
+    # Features: whether they can be compared.
     starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
     targets = _attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
     if features is None or targets is None or not starts:
@@ -185,7 +185,7 @@ def criteria_for(
 
     Args:
         plan: the stages.
-        student: whose configuration may name the number of classes.
+        student: its configuration may contain the number of classes.
         teacher: the same.
         features: a feature of the student for each of the plan's taps.
         targets: a feature of the teacher for each of the plan's taps.
@@ -232,7 +232,7 @@ def _run(student: nn.Module, batch: Batch, taps: Sequence[Tap]) -> tuple[Feature
 
 
 def _outside(plan: Plan, student: nn.Module) -> list[Stage]:
-    """The stage outside teacher-fed blocks, if there is anything to train."""
+    """The stage outside teacher-fed blocks, if anything there can be trained."""
     outside = outside_stage(plan.flash, plan.regular, student)
     parameters = [p for path in outside.blocks for p in find_module(student, path).parameters()]
     return [outside] if any(parameter.requires_grad for parameter in parameters) else []
@@ -246,7 +246,7 @@ def _starts_inside(student: nn.Module, plan: Plan, subspaces: TeacherSubspaces) 
 def _projection(
     phases: Phases, student: nn.Module, plan: Plan, subspaces: TeacherSubspaces | None
 ) -> Projection | None:
-    """The user's projection to the student's width, or that to its subspace."""
+    """The user's projection to the student's width, or the one to its subspace."""
     if phases.flash is None or not plan.is_teacher_fed:
         return None
     configured = phases.flash.projection

@@ -19,24 +19,24 @@ from autodistill.seeds import derive_seed
 from autodistill.tensors import tensors_in
 
 CHECK_EVERY = 20
-"""Steps between two looks at the losses: each look waits for the device."""
+"""Steps between two checks of the losses: each check waits for the device."""
 
 
 LossInputs = Callable[[int], Mapping[str, Any]]
-"""What the loss of a batch, by its number, is computed from: names for messages, and the tensors."""
+"""The inputs of a batch's loss, by the batch's number: names for messages, and the tensors."""
 
 
 @dataclass(frozen=True)
 class StepLoop:
-    """Trains the parameters it is given, for a number of optimizer steps.
+    """Trains parameters for a number of optimizer steps.
 
     Args:
         name: of the stage, for messages.
         settings: optimizer, learning rate, schedule, clipping, accumulation and precision.
         steps: optimizer updates; each takes `settings.gradient_accumulation_steps` batches in each process.
-        seed: the random state of batch number k (dropout) derives from `(seed, k)`, whatever ran before.
+        seed: the random state of batch number k (dropout) derives from `(seed, k)`, regardless of what ran before.
         report: called as `report(step, loss)` every few steps, for the progress display.
-        processes: take the batches in turns, and each step together.
+        processes: they share the batches in turn, and take each step together.
     """
 
     name: str
@@ -60,14 +60,13 @@ class StepLoop:
         """Take the steps and return the loss of each.
 
         Args:
-            parameters: of the student: what the stage trains.
+            parameters: those of the student that the stage trains.
             matchers: the criterion's parameters, trained with them.
-            loss_at: `loss_at(step, batch number)` gives the loss to go down, a scalar with its graph.
-            checkpoint: where an interrupted loop goes on from.
-            clipped_apart: groups of parameters whose gradients are clipped each to a norm of its own; None for one
-                norm over all.
-            buffers: of the student: those of process 0 are given to all.
-            loss_inputs_at: what explains a loss that is not finite.
+            loss_at: `loss_at(step, batch number)` returns the loss to minimise, a scalar with its autograd graph.
+            checkpoint: from which an interrupted loop resumes.
+            clipped_apart: groups of parameters whose gradients are clipped separately; None clips the norm over all.
+            buffers: those of the student; the values of process 0 are sent to all.
+            loss_inputs_at: the inputs of the loss, to explain one that is not finite.
 
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
@@ -76,7 +75,7 @@ class StepLoop:
         trained = [*parameters, *matchers]
         optimizer = self._optimizer(trained)
         schedule = self._schedule(optimizer)
-        optimizer.zero_grad(set_to_none=True)  # the student may come with gradients of its own
+        optimizer.zero_grad(set_to_none=True)  # the student may already have gradients
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.mixed_precision == "fp16")
         others = {"schedule": schedule, "scaler": scaler}
         losses = checkpoint.restore(optimizer, others) if checkpoint is not None else []
@@ -117,7 +116,7 @@ class StepLoop:
         return losses[0] if parts == 1 else torch.stack(losses).sum()
 
     def _numbers(self, step: int) -> range:
-        """The batches that this process takes in a step."""
+        """The batches of this process in a step."""
         taken = self.settings.gradient_accumulation_steps * self.processes.count
         return range(step * taken + self.processes.rank, (step + 1) * taken, self.processes.count)
 
@@ -176,7 +175,7 @@ class StepLoop:
         for number in self._numbers(step):
             for name, value in loss_inputs_at(number).items():
                 if any(bool(tensor.isnan().any()) for tensor in tensors_in(value)):
-                    return f"{name} already hold NaN for batch {number}: look for it there"
+                    return f"{name} already hold NaN for batch {number}: find its cause there"
         return None
 
 

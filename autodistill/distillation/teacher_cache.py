@@ -29,24 +29,24 @@ GIB = 2**30
 
 
 HEADER = 128
-"""Bytes that a file takes beyond its one feature, at the most."""
+"""The maximum overhead of a file beyond its one feature, in bytes."""
 
 
 class TeacherCache:
-    """Gives the teacher's features of a batch, and runs the teacher only for those it has never seen.
+    """Returns the teacher's features of a batch, and runs the teacher only for those that are not stored.
 
     A feature's key is a hash of the teacher (weights, buffers, configuration, attention implementation), the batch, the
-    layer and its output process, precision, device kind and library versions: change any and it is computed anew.
-    Features of a callable output process are kept in memory alone, since a function has no reliable hash.
+    layer and its output process, precision, device kind and library versions: if any of them changes, it is recomputed.
+    Features of a callable output process are kept in memory only, since a function has no reliable hash.
 
     Args:
-        teacher: put in eval mode; it never gets gradients.
+        teacher: put in eval mode; it never receives gradients.
         directory: of the files; None keeps features in memory only.
-        disk_gb: the most that the directory may hold, in GiB; what does not fit is computed again.
-        memory_gb: the most that is kept in memory, in GiB.
+        disk_gb: the maximum size of the directory, in GiB; what does not fit is recomputed.
+        memory_gb: the maximum size in memory, in GiB.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`: the precision the teacher runs in.
-        exact: False keeps 32-bit features as bfloat16: half the room, at a relative error of up to 2⁻⁸ = 0.4%.
-        ahead: what other students may ask for: put on disk whenever the teacher runs.
+        exact: False keeps 32-bit features as bfloat16: half the memory, at a relative error of up to 2⁻⁸ = 0.4%.
+        ahead: the taps that other students may request: written to disk whenever the teacher runs.
 
     Examples:
         >>> cache = TeacherCache(nn.Linear(2, 3))
@@ -92,20 +92,20 @@ class TeacherCache:
         self._ahead = tuple(ahead) if directory is not None else ()
 
     def features(self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap] = ()) -> dict[Tap, torch.Tensor]:
-        """The features of a batch, on the teacher's device, without gradient.
+        """The features of a batch, on the teacher's device, without gradients.
 
         Args:
             batch: the batch.
-            taps: what is wanted now.
-            also: what will be wanted later: computed in the same forward pass where one is needed anyway.
+            taps: the requested taps.
+            also: taps that will be requested later: computed in the same forward pass if one is needed anyway.
         """
         found = {tap: feature for tap in taps if (feature := self._recall(batch, tap)) is not None}
         if len(found) < len(set(taps)):
-            wanted = dict.fromkeys([*taps, *also])
-            missing = [tap for tap in {**wanted, **dict.fromkeys(self._ahead)} if not self._holds(batch, tap)]
+            requested = dict.fromkeys([*taps, *also])
+            missing = [tap for tap in {**requested, **dict.fromkeys(self._ahead)} if not self._holds(batch, tap)]
             computed = self._forward(batch, missing)
             for tap in missing:
-                if tap in wanted:
+                if tap in requested:
                     self._remember((batch.hash, tap), computed[tap])
                 self._write(batch, tap, computed[tap])
             found |= {tap: computed[tap] for tap in taps if tap in computed}
@@ -141,7 +141,7 @@ class TeacherCache:
         try:
             feature = load_file(path)["feature"]
         except (SafetensorError, OSError, KeyError):
-            logger.warning("the cached teacher feature %s is damaged; it is computed anew", path)
+            logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
             path.unlink(missing_ok=True)
             return None
         self._remember(key, feature)
@@ -172,7 +172,7 @@ class TeacherCache:
 
 
 def loss_inputs(batch: Batch, features: Mapping[Tap, torch.Tensor]) -> dict[str, Any]:
-    """What a loss is computed from beside the student, by the names that messages use."""
+    """The inputs of a loss besides the student, by their names in messages."""
     return {"the inputs": batch.content, "the teacher's features": features}
 
 

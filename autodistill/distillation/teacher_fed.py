@@ -36,18 +36,18 @@ CHECKPOINT = "flash-teacher-fed"
 
 
 class TeacherFedDistillation:
-    """Trains the blocks of one student all together, each between two hidden states of the teacher.
+    """Trains the blocks of one student together, each between two hidden states of the teacher.
 
     No gradient and no random number passes between blocks, and gradients are clipped block by block: the result is, bit
     for bit, that of training each block alone.
 
     Args:
         student: on the device of the batches.
-        stages: one for each block, as `boundaries.teacher_fed_stages` returns them; and perhaps, last, that of
-            `boundaries.outside_stage`, which is not fed.
+        stages: one for each block, as `boundaries.teacher_fed_stages` returns them; optionally, the last is that
+            of `boundaries.outside_stage`, which is not fed.
         criteria: one for each stage; without matchers.
         flash_set: step k uses its batch number k.
-        projection: brings the teacher's hidden states to the student's width; None where the widths agree.
+        projection: brings the teacher's hidden states to the student's width; None if the widths agree.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TeacherFedDistillation:
         """Train the blocks.
 
         Args:
-            context: blocks that its checkpoint holds are read instead. Its report gets one stage, whose loss is the sum
+            context: blocks in its checkpoint are loaded instead. Its report receives one stage, whose loss is the sum
                 over the blocks.
         """
         checkpoints = Checkpoints(context.checkpoint_directory)
@@ -164,7 +164,7 @@ class TeacherFedDistillation:
     def _outside_loss(
         self, index: int, arguments: BlockArguments, seed: int
     ) -> Callable[[Features, int, int], torch.Tensor]:
-        """A function that computes the loss outside the blocks: in a forward they return the teacher's states."""
+        """A function that computes the loss outside the blocks, which return the teacher's states meanwhile."""
         stage, criterion = self._stages[index], self._criteria[index]
         recorder = TapRecorder(self._student, criterion.student_taps, owner="student")
         shift = predicts_next_token(self._student)
@@ -181,11 +181,11 @@ class TeacherFedDistillation:
 
 
 class BlockArguments:
-    """The arguments of teacher-fed blocks: the teacher's hidden state, and whatever else the student gives its blocks.
+    """The arguments of teacher-fed blocks: the teacher's hidden state, and whatever else the student passes to them.
 
-    Masks, rotary embeddings and position biases come out of forwards of the student as it was before training. Where
-    they do not depend on what the blocks compute, a forward without the blocks gives them whenever a batch is used.
-    Else (T5's first block computes the position bias of all) they are captured once over the flash set, and kept.
+    Masks, rotary embeddings and position biases are taken from forwards of the student as it was before training. If
+    they do not depend on what the blocks compute, a forward without the blocks returns them whenever a batch is used.
+    Otherwise (T5's first block computes the position bias of all) they are captured once over the flash set, and kept.
 
     Args:
         student: frozen (see `models.frozen`) while the arguments are captured.
@@ -211,7 +211,7 @@ class BlockArguments:
             if last is not None:
                 _with_first(first[-1], module, features[last.teacher].clone())(module)
         if not self._alone or not _same(first, self._without_blocks(0, features)):
-            logger.info("what the student gives its blocks depends on the blocks: it is captured once, and kept")
+            logger.info("what the student passes to its blocks depends on the blocks: it is captured once, and kept")
             self._kept = [self._run_student(index) for index in range(len(batches))]
 
     def of(self, index: int, features: Features) -> list[Call]:
@@ -233,12 +233,12 @@ class BlockArguments:
             return self._run_student(index)
 
     def standing_in(self, features: Features) -> dict[nn.Module, Any]:
-        """For each block what it would return, were its output the teacher's hidden state."""
+        """For each block, what it would return if its output were the teacher's hidden state."""
         outputs = {}
         for module, stage in zip(self._modules, self._stages, strict=True):
             mapping = output_mapping(stage)
             if module in self._forms and mapping is not None:
-                # A clone, since the student may go on in place.
+                # A clone, since the student may change it in place.
                 outputs[module] = self._forms[module](features[mapping.teacher].clone())
         return outputs
 
@@ -249,7 +249,7 @@ class BlockArguments:
 
 
 def _form(output: Any) -> Callable[[torch.Tensor], Any]:
-    """What makes a hidden state an output of this form; whatever else the output holds is as it was."""
+    """A function that turns a hidden state into an output of this form; the other elements stay as they were."""
     if not isinstance(output, tuple | list):
         return lambda hidden: hidden
     kind, rest = type(output), output[1:]

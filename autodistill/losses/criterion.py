@@ -21,14 +21,14 @@ Features = Mapping[Tap, torch.Tensor]
 class Criterion(nn.Module, ABC):
     """A criterion that compares a student with a teacher.
 
-    The two models are attributes, but no part of it: its parameters, its state and its training mode are its own. In a
-    training loop of one's own it is called as `criterion(student_outputs, targets)` after
+    The two models are attributes but not submodules: the criterion's parameters, state and training mode exclude them.
+    In a custom training loop it is called as `criterion(student_outputs, targets)` after
     `criterion.teacher_model_forward(inputs)`; built-in training calls `step_loss`.
 
     Args:
-        student_model: the student; None where features or outputs are handed in.
+        student_model: the student; None if features or outputs are passed in.
         teacher_model: the teacher.
-        temperature: T of the losses between logits; may be set anew at any step.
+        temperature: T of the losses between logits; may be changed at any step.
     """
 
     layer_mappings: tuple[LayerMapping, ...] = ()
@@ -41,19 +41,19 @@ class Criterion(nn.Module, ABC):
         self.feature_matchers = nn.ModuleList()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("student_model", "teacher_model"):  # else PyTorch takes their parameters for the criterion's
+        if name in ("student_model", "teacher_model"):  # else PyTorch registers them as submodules
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     @property
     def student_taps(self) -> list[Tap]:
-        """The student's mapped outputs, each once."""
+        """The student's mapped taps, each once."""
         return list(dict.fromkeys(mapping.student for mapping in self.layer_mappings))
 
     @property
     def teacher_taps(self) -> list[Tap]:
-        """The teacher's mapped outputs, each once."""
+        """The teacher's mapped taps, each once."""
         return list(dict.fromkeys(mapping.teacher for mapping in self.layer_mappings))
 
     @abstractmethod
@@ -70,10 +70,10 @@ class Criterion(nn.Module, ABC):
         """The loss of one step of built-in training, a scalar.
 
         Args:
-            student: a feature for each mapped layer of the student, with its graph.
+            student: a feature for each mapped layer of the student, with its autograd graph.
             teacher: a feature for each mapped layer of the teacher.
-            output: what the student returned, if it ran whole.
-            batch: what it was called with.
+            output: what the student returned, if its full forward ran.
+            batch: what the student was called with.
             temperature: of this step.
             label_shift: logits predict the next label, as in causal language models.
         """
@@ -82,14 +82,14 @@ class Criterion(nn.Module, ABC):
         teacher = teacher_model if teacher_model is not None else self.teacher_model
         if teacher is None:
             raise ConfigurationError(
-                f"{type(self).__name__} needs a teacher to run, but there is none; give teacher_model."
+                f"{type(self).__name__} needs a teacher to run, but there is none; pass teacher_model."
             )
         return teacher
 
 
 @torch.no_grad()
 def run_in_eval(model: nn.Module, inputs: Any) -> Any:
-    """What a model returns, in eval mode and without gradient; its training modes are left as they were.
+    """What a model returns, in eval mode and without gradients; its training modes are restored.
 
     Args:
         model: any model.
@@ -106,12 +106,12 @@ def run_in_eval(model: nn.Module, inputs: Any) -> Any:
 
 
 def features_of(model: nn.Module, taps: Iterable[Tap], owner: str, inputs: Any) -> Features:
-    """The features of one such run.
+    """The features of one run in eval mode and without gradients.
 
     Args:
         model: any model.
         taps: what to record.
-        owner: what to call the model in messages.
+        owner: the name of the model in messages.
         inputs: see `run_in_eval`.
 
     Raises:

@@ -31,9 +31,9 @@ class ChannelMatcher(nn.Module):
 
 
 class HeadMixer(nn.Module):
-    """A convex mixture of a student's attention heads for each head of the teacher.
+    """For each head of the teacher, a convex mixture of the student's attention heads.
 
-    The rows of an attention map (N, heads, L, L) are probabilities; a convex mixture of maps is again one.
+    The rows of an attention map (N, heads, L, L) are probabilities; a convex mixture of maps is one too.
 
     Examples:
         >>> maps = torch.softmax(torch.randn(2, 4, 5, 5), dim=-1)
@@ -53,10 +53,10 @@ class HeadMixer(nn.Module):
 def matcher_for(
     mapping: LayerMapping, student: torch.Tensor, teacher: torch.Tensor, *, probabilities: bool
 ) -> nn.Module:
-    """The matcher that a mapping needs: an identity where the shapes agree, else one along the axis that differs.
+    """The matcher that a mapping needs: an identity if the shapes agree, else one along the axis that differs.
 
     Raises:
-        ConfigurationError: the features differ in more than one axis, or in one that a matcher must not run along
+        ConfigurationError: the features differ in more than one axis, or in one along which no matcher applies
             (samples, sequence positions, height and width).
     """
     if student.shape == teacher.shape:
@@ -82,6 +82,6 @@ def matcher_for(
     if student.dim() == 4 and axis == 1:
         return ChannelMatcher(*sizes, axis=1)
     raise ConfigurationError(
-        "a matcher runs along channels (the last axis, or axis 1 of (N, C, H, W)) or attention heads, "
+        "a matcher applies along channels (the last axis, or axis 1 of (N, C, H, W)) or attention heads, "
         f"but axis {axis} differs for {problem}; samples and positions must correspond one to one."
     )

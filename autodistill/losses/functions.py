@@ -1,8 +1,8 @@
 """Losses between a student's feature and a teacher's: pure functions of two tensors of one shape.
 
-Every loss is computed per position in a first step (the last axis, the channels or classes, is reduced) and then
-averaged over the positions that count; `mask` says which do. A feature of shape (N, C, H, W) has no channel axis at its
-end: its positions are its pixels all the same, since the mean over everything does not depend on the order.
+Every loss is first computed per position (the last axis, the channels or classes, is reduced) and then averaged over
+the positions that count, which are those of `mask`. In a feature of shape (N, C, H, W) the channels are not the last
+axis, but a mean over all elements does not depend on the order of the axes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from autodistill.models.masks import counted_labels
 
 
 def in_full(feature: torch.Tensor) -> torch.Tensor:
-    """The feature in 32 bits at least, whatever the model's own precision: losses need the digits.
+    """The feature in at least 32 bits, regardless of the model's precision, which is too low for losses.
 
     Examples:
         >>> in_full(torch.zeros(1, dtype=torch.bfloat16)).dtype, in_full(torch.zeros(1, dtype=torch.float64)).dtype
@@ -40,7 +40,7 @@ def masked_mean(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.
     """The mean over the positions that count.
 
     Args:
-        per_position: (N, ...), one loss a position.
+        per_position: (N, ...), one loss per position.
         mask: (N, L), True where a position counts; used where `per_position` is (N, L, ...) or, for the query axis of
             attention maps, (N, heads, L). It may have fewer axes, (N,), or more. None, or any other shape: every
             position counts.
@@ -69,9 +69,9 @@ def mse_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | 
 
 
 def normalized_mse_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean squared error divided by the teacher feature's own mean square, so that losses compare between layers.
+    """Mean squared error divided by the mean square of the teacher's feature, so that layers are comparable.
 
-    0 is a perfect match; 1 is what a student that always answers 0 gets.
+    0 is a perfect match; 1 is the loss of a student that always returns 0.
 
     Examples:
         >>> normalized_mse_loss(torch.zeros(1, 2), torch.tensor([[10.0, 30.0]])).item()
@@ -135,7 +135,7 @@ def soft_cross_entropy(
 ) -> torch.Tensor:
     """`-T² · Σ softmax(teacher / T) · log softmax(student / T)`, summed over classes, averaged over the positions.
 
-    The same as `kl_divergence` up to T² times the teacher's entropy: equal gradients, but no zero at a perfect match.
+    `kl_divergence` plus T² times the teacher's entropy: the gradients are equal, but a perfect match is not zero.
     Arguments and source are those of `kl_divergence`.
 
     Examples:
@@ -149,7 +149,7 @@ def soft_cross_entropy(
 
 
 def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
-    """Cross-entropy with labels, averaged over the positions whose label is not `ignore_index`; 0 where none is left.
+    """Cross-entropy with labels, averaged over the positions whose label is not `ignore_index`; 0 if none is left.
 
     Args:
         logits: (..., C), classes last.
@@ -165,7 +165,7 @@ def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index
 
 
 def label_mse_loss(predictions: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
-    """Mean squared error between predictions and labels that are real numbers: every one of them counts.
+    """Mean squared error between predictions and labels that are real numbers: all of them count.
 
     Args:
         predictions: of any shape.
@@ -183,7 +183,7 @@ def label_mse_loss(predictions: torch.Tensor, labels: torch.Tensor, ignore_index
         predictions = predictions.squeeze(-1)
     if predictions.shape != labels.shape:
         raise ConfigurationError(
-            f"'MSE' compares predictions with labels of the same shape, but theirs are {tuple(predictions.shape)} and "
+            f"'MSE' compares predictions with labels of the same shape, but got {tuple(predictions.shape)} and "
             f"{tuple(labels.shape)}."
         )
     return F.mse_loss(predictions, labels.to(predictions.dtype))
@@ -206,7 +206,7 @@ def distillation_loss(
         alpha: α in [0, 1], the teacher's share.
 
     Raises:
-        ConfigurationError: a temperature or α out of its range, or logits of two shapes.
+        ConfigurationError: the temperature or α is out of its range, or the logits differ in shape.
 
     Examples:
         >>> logits, labels = torch.zeros(1, 2), torch.tensor([1])
@@ -222,14 +222,14 @@ def distillation_loss(
 
 
 def check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:
-    """Refuse logits of two shapes, which would be broadcast.
+    """Raise an error for logits of different shapes, which would be broadcast.
 
     Raises:
         ConfigurationError: their shapes differ.
     """
     if student_logits.shape != teacher_logits.shape:
         raise ConfigurationError(
-            f"logits of student and teacher must have one shape, but theirs are {tuple(student_logits.shape)} and "
+            f"logits of student and teacher must have one shape, but got {tuple(student_logits.shape)} and "
             f"{tuple(teacher_logits.shape)}."
         )
 
@@ -237,7 +237,7 @@ def check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> 
 def probability_kl_divergence(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`KL(teacher ‖ student)` of features that are probabilities already, such as attention maps (N, heads, L, L).
+    """`KL(teacher ‖ student)` of features that already are probabilities, such as attention maps (N, heads, L, L).
 
     No softmax is taken and no temperature applies; the student's rows are normalised, since a matcher may have scaled
     them. Summed over the last axis, averaged over the other positions; rows of padded queries are left out.
@@ -253,7 +253,7 @@ def probability_kl_divergence(
 def probability_cross_entropy(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`-Σ teacher · log student` of features that are probabilities already; else as `probability_kl_divergence`.
+    """`-Σ teacher · log student` of features that already are probabilities; else as `probability_kl_divergence`.
 
     Examples:
         >>> p = torch.tensor([[0.5, 0.5]])
@@ -269,7 +269,7 @@ def _log_of_rows(student: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_over_queries(per_position: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if per_position.dim() == 3:  # (N, heads, L): heads last, so that as many heads as positions are not mistaken
+    if per_position.dim() == 3:  # (N, heads, L): heads last, since a mask (N, L) also fits (N, heads) if heads == L
         per_position = per_position.movedim(1, -1)
     return masked_mean(per_position, mask)
 

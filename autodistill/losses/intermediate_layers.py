@@ -28,15 +28,15 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
     """The weighted sum of losses between mapped layers of a student and a teacher.
 
     Its parameters are those of the feature matchers, linear maps from the student's width to the teacher's where they
-    differ (the hint regressors of FitNets, https://arxiv.org/abs/1412.6550); give them to the optimizer together with
-    the student's. As a context manager it records the student's mapped layers, and leaves no hook behind.
+    differ (the hint regressors of FitNets, https://arxiv.org/abs/1412.6550); pass them to the optimizer together with
+    the student's. As a context manager it records the student's mapped layers, and removes its hooks on exit.
 
     Args:
         layer_mappings: pairs of layers; every form of `parse_mapping` is accepted. One student layer may be mapped to
             several teacher layers.
         loss_types: a name in `autodistill.losses.loss_types.LOSS_TYPES` for each mapping.
         loss_weights: one weight for each mapping; 1 each if not given.
-        add_origin_loss: add the student's own loss: `outputs.loss` where the model gives one, else `loss_func`.
+        add_origin_loss: add the student's own loss: `outputs.loss` if the model returns one, else `loss_func`.
         student_model: the student whose layers the context manager records.
         teacher_model: the teacher that `teacher_model_forward` runs.
         temperature: T of the losses between logits.
@@ -110,7 +110,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
 
     @property
     def layer_output_process(self) -> list[tuple[OutputProcess, OutputProcess]]:
-        """For each mapping how the student's and the teacher's output become a tensor; see `Tap`."""
+        """For each mapping, how the student's and the teacher's outputs become tensors; see `Tap`."""
         return [(mapping.student.process, mapping.teacher.process) for mapping in self.layer_mappings]
 
     def init_loss_funcs(self, student: Features, teacher: Features) -> None:
@@ -126,7 +126,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         ]
 
     def init_feature_matcher(self, student: Features, teacher: Features) -> None:
-        """Create the matchers that the shapes of one pair of features ask for, and choose the losses' functions.
+        """Create the matchers that the features' shapes require, and choose the function of each loss.
 
         Args:
             student: one feature for each student tap.
@@ -157,7 +157,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
     def _student(self) -> nn.Module:
         if self.student_model is None:
             raise ConfigurationError(
-                "recording the student's layers needs the student, but there is none; give student_model."
+                "recording the student's layers needs the student, but there is none; pass student_model."
             )
         return self.student_model
 
@@ -173,15 +173,15 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         self._recorder = None
 
     def teacher_model_forward(self, inputs: Any, teacher_model: nn.Module | None = None) -> Features:
-        """Run the teacher, in eval mode and without gradient, and keep its features for the next call.
+        """Run the teacher, in eval mode and without gradients, and keep its features for the next call.
 
         Args:
-            inputs: a mapping (keyword arguments; its `attention_mask` and `labels` say which positions count), a tuple
-                (arguments), or the only argument.
-            teacher_model: another teacher than the criterion's.
+            inputs: a mapping (keyword arguments; its `attention_mask` and `labels` determine which positions count), a
+                tuple (arguments), or the only argument.
+            teacher_model: used instead of the criterion's teacher.
 
         Returns:
-            A feature for each teacher tap; none where all weights are zero: the teacher does not run then.
+            A feature for each teacher tap; none if all weights are zero: the teacher does not run then.
         """
         self._inputs, self._teacher_has_run = inputs, True
         self.teacher_features = self._teacher_features(inputs, teacher_model) if any(self.loss_weights) else {}
@@ -191,21 +191,21 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         return features_of(self._teacher(teacher_model), self.teacher_taps, "teacher", inputs)
 
     def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
-        """The loss of the batch that student and teacher have just seen, within the context manager; a scalar.
+        """The loss of the batch on which student and teacher have just run, within the context manager; a scalar.
 
         Args:
             student_outputs: what the student returned, for the origin loss.
-            targets: the labels, for the origin loss and to leave ignored ones out of the losses between logits.
+            targets: the labels, for the origin loss, and to exclude ignored ones from the losses between logits.
 
         Raises:
-            ConfigurationError: the criterion is not entered as a context manager, or one of the models has not run.
+            ConfigurationError: the context manager was not entered, or one of the models has not run.
         """
         if self._recorder is None:
             raise ConfigurationError("the criterion records the student within `with criterion:` only; enter it first.")
         if not self._teacher_has_run:
             raise ConfigurationError("the loss needs the teacher's features: call teacher_model_forward(inputs) first.")
         features = self._recorder.collect()
-        self._teacher_has_run = False  # the next loss needs the next batch's features
+        self._teacher_has_run = False  # the next loss requires the next batch's features
         self.student_features = {tap: feature.detach() for tap, feature in features.items()}
         batch = Batch((self._inputs, targets))
         if isinstance(self._inputs, Mapping):
@@ -241,12 +241,12 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         temperature: float | None = None,
         label_shift: bool = False,
     ) -> torch.Tensor:
-        """The mapped layers' part of the loss of one batch, a scalar.
+        """The loss of one batch between the mapped layers, without the origin loss; a scalar.
 
         Args:
-            student: a feature for each student tap, with its graph.
-            teacher: a feature for each teacher tap; may be empty where all weights are zero.
-            batch: where the padding and the ignored labels are read from; without it every position counts.
+            student: a feature for each student tap, with its autograd graph.
+            teacher: a feature for each teacher tap; may be empty if all weights are zero.
+            batch: where the padding and the ignored labels are read from; without it all positions count.
             temperature: of the losses between logits; the criterion's own if not given.
             label_shift: logits predict the next label, as in causal language models.
 
@@ -255,15 +255,15 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         """
         if len(self.feature_matchers) != len(self.layer_mappings):
             raise ConfigurationError(
-                "feature matchers must exist before the loss, to be given to the optimizer, but there are none; "
-                "give the criterion an example, or call init_feature_matcher."
+                "feature matchers must exist before the loss, to be passed to the optimizer, but there are none; "
+                "pass an example to the criterion, or call init_feature_matcher."
             )
         temperature = self.temperature if temperature is None else temperature
         total = torch.zeros((), device=next(iter(student.values())).device)
         for index, mapping in enumerate(self.layer_mappings):
             if not self.loss_weights[index] and mapping.teacher not in teacher:
                 continue
-            # In 32 bits at least whatever the models' own precision: matchers and losses need the digits.
+            # In at least 32 bits: the models' precision may be too low for matchers and losses.
             feature = self.feature_matchers[index](in_full(student[mapping.student]))
             term = self._term(index, feature, teacher[mapping.teacher], batch, temperature, label_shift)
             total = total + self.loss_weights[index] * term
@@ -279,7 +279,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         label_shift: bool,
     ) -> torch.Tensor:
         mask = batch.padding_mask if batch is not None else None
-        student, teacher = in_full(student), in_full(teacher)  # under autocast a matcher answers in fewer bits
+        student, teacher = in_full(student), in_full(teacher)  # under autocast a matcher returns fewer bits
         if self._compares_probabilities(index):
             return self.loss_funcs[index](student, teacher, mask)
         if self._channel_axis(index, student) == 1:
@@ -287,13 +287,13 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         loss_type = LOSS_TYPES[self.loss_types[index]]
         if loss_type.compares_logits:
             labels = batch.label_mask(label_shift) if batch is not None else None
-            if batch is not None and student.dim() == 2:  # one prediction a sample
+            if batch is not None and student.dim() == 2:  # one prediction per sample
                 mask, labels = None, counted_labels(batch.targets, student)
             mask = both_masks(mask, labels)
         return loss_type.between(student, teacher, mask, temperature)
 
     def _channel_axis(self, index: int, feature: torch.Tensor) -> int:
-        """Axis 1 of image features (N, C, H, W), else the last; a matcher that ran along the last axis says so."""
+        """The channel axis: 1 of image features (N, C, H, W), else the last; a matcher's own axis takes precedence."""
         matcher = self.feature_matchers[index]
         if isinstance(matcher, ChannelMatcher):
             return matcher.axis

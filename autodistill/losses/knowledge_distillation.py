@@ -1,4 +1,4 @@
-"""The criterion on predictions: the labels' loss and the distance to the teacher's logits."""
+"""The criterion on predictions: the loss against the labels, and that against the teacher's logits."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class KnowledgeDistillationLoss(Criterion):
 
     With `loss_types=("CE", "KL")` and `loss_weights=(1 - α, α)` it is `(1 - α) · CE + α · T² · KL`. Classes are the
     last axis; a loss is averaged over all positions but those whose label is `ignore_index`. The teacher does not run
-    where its weight is zero.
+    if its weight is zero.
 
     Args:
         temperature: T of the teacher's loss, which has the factor T².
         loss_types: of the labels' loss, 'CE' or 'MSE' (labels are then real numbers), and of the teacher's: 'CE' (soft
             cross-entropy), 'KL' or 'MSE' (of logits).
-        loss_weights: of both, in that order; none is negative.
-        student_model: where its class is a causal language model of transformers, a position's logits are compared with
+        loss_weights: of both, in that order; neither is negative.
+        student_model: if its class is a causal language model of transformers, a position's logits are compared with
             the next label.
         teacher_model: what `teacher_model_forward` runs.
         ignore_index: the label of positions that do not count.
 
     Raises:
-        ConfigurationError: a temperature, a loss type or a weight is wrong; all mistakes at once.
+        ConfigurationError: a temperature, a loss type or a weight is wrong; all mistakes in one error.
 
     Examples:
         >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
@@ -78,14 +78,14 @@ class KnowledgeDistillationLoss(Criterion):
         yield from weight_problems(self.loss_weights)
 
     def teacher_model_forward(self, inputs: Any, teacher_model: nn.Module | None = None) -> Any:
-        """Run the teacher, in eval mode and without gradient, and keep its outputs for the next `loss_cal`.
+        """Run the teacher, in eval mode and without gradients, and keep its outputs for the next `loss_cal`.
 
         Args:
             inputs: a mapping (keyword arguments), a tuple (arguments), or the only argument.
-            teacher_model: another teacher than the criterion's.
+            teacher_model: used instead of the criterion's teacher.
 
         Returns:
-            The teacher's outputs; None where its weight is zero: it does not run then.
+            The teacher's outputs; None if its weight is zero: it does not run then.
         """
         self.teacher_outputs = None
         if self.loss_weights[1] > 0:
@@ -100,7 +100,7 @@ class KnowledgeDistillationLoss(Criterion):
         *,
         temperature: float | None = None,
     ) -> torch.Tensor:
-        """The teacher's term without its weight: of two logits (..., C), T² included.
+        """The teacher's term without its weight, of two sets of logits (..., C); includes T².
 
         Args:
             student_outputs: logits (..., C), not divided by the temperature.
@@ -110,7 +110,7 @@ class KnowledgeDistillationLoss(Criterion):
         """
         if student_outputs.shape != teacher_outputs.shape:
             raise ConfigurationError(
-                f"student and teacher must predict in one shape, but theirs are {tuple(student_outputs.shape)} and "
+                f"student and teacher must predict in one shape, but got {tuple(student_outputs.shape)} and "
                 f"{tuple(teacher_outputs.shape)}."
             )
         temperature = check_temperature(self.temperature if temperature is None else temperature)
@@ -122,18 +122,19 @@ class KnowledgeDistillationLoss(Criterion):
 
         Args:
             student_outputs: logits (..., C), or predictions of any shape for 'MSE'.
-            targets: class numbers (...), or for 'MSE' numbers of the predictions' shape, a last axis of 1 apart.
+            targets: class numbers (...), or for 'MSE' real numbers of the predictions' shape, except for a last axis
+                of 1.
         """
         on_labels = LOSS_TYPES[self.loss_types[0]].on_labels
         assert on_labels is not None  # checked when the criterion was made
         return on_labels(in_full(student_outputs), targets, self.ignore_index)
 
     def loss_cal(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
-        """The loss of the batch that `teacher_model_forward` has seen, a scalar.
+        """The loss of the batch on which `teacher_model_forward` ran, a scalar.
 
         Args:
             student_outputs: what the student returned: logits, or an output that holds them.
-            targets: the labels; may be None where their weight is zero.
+            targets: the labels; may be None if their weight is zero.
 
         Raises:
             ConfigurationError: the teacher has not run, or there are no labels though their loss has a weight.
@@ -142,7 +143,7 @@ class KnowledgeDistillationLoss(Criterion):
         if self.loss_weights[1] > 0 and self.teacher_outputs is None:
             raise ConfigurationError("the teacher's loss needs its outputs: call teacher_model_forward(inputs) first.")
         if self.loss_weights[0] > 0 and targets is None:
-            raise ConfigurationError("the labels' loss needs labels, but targets is None; give them or a weight of 0.")
+            raise ConfigurationError("the labels' loss needs labels, but targets is None; pass them or a weight of 0.")
         if targets is not None and self.student_model is not None and predicts_next_token(self.student_model):
             targets = next_labels(targets, self.ignore_index)
         own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
@@ -158,12 +159,12 @@ class KnowledgeDistillationLoss(Criterion):
         *,
         temperature: float | None = None,
     ) -> torch.Tensor:
-        """The loss where the student's own is known already, as that of a model that computes it, a scalar.
+        """The loss if the student's own is already known, as for a model that computes it; a scalar.
 
         Args:
             student_outputs: what the student returned.
-            teacher_outputs: what the teacher returned; may be None where its weight is zero.
-            student_loss: takes the place of the labels' term; may be None where that has no weight.
+            teacher_outputs: what the teacher returned; may be None if its weight is zero.
+            student_loss: replaces the labels' term; may be None if that has no weight.
             mask: (N,) or (N, L), True where a position of the teacher's term counts.
             temperature: of the teacher's term; the criterion's own if not given.
         """

@@ -1,4 +1,4 @@
-"""The table of loss types: the names that a configuration may give to a loss term, and what each of them computes.
+"""The table of loss types: the names of loss terms in a configuration, and what each of them computes.
 
 A new loss type is one entry of `LOSS_TYPES`: the configuration, its JSON schema, the criteria and the checks read it.
 """
@@ -30,13 +30,13 @@ LossFunction = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class LossType:
-    """What a loss type computes between a student and a teacher, and where it may stand.
+    """What a loss type computes between a student and a teacher, and where it may be used.
 
     Attributes:
         on_features: `(student, teacher, mask) -> loss` of two features of one shape, channels or classes last; with the
             temperature as a fourth argument if it compares logits.
-        on_probabilities: `(student, teacher, mask) -> loss`, which replaces it where the rows of both features are
-            probabilities already, such as attention maps.
+        on_probabilities: `(student, teacher, mask) -> loss`, which replaces it if the rows of both features already are
+            probabilities, such as attention maps.
         on_labels: `(predictions, labels, ignore_index) -> loss`, the labels' term of `KnowledgeDistillationLoss`; None
             if the type cannot be that term.
         compares_logits: `on_features` takes a softmax: the temperature applies, and ignored labels do not count.

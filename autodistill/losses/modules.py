@@ -1,4 +1,4 @@
-"""Losses as modules, each usable alone: logits, hidden states, attention transfer."""
+"""Losses as modules, each usable on its own: logits, hidden states, attention transfer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HiddenStates = torch.Tensor | Sequence[torch.Tensor]
 
 
 FeaturePairs = list[tuple[torch.Tensor, torch.Tensor]]
-"""Of each pair of compared layers the student's hidden states and the teacher's."""
+"""The hidden states of student and teacher for each pair of compared layers."""
 
 
 LayerPairs = Sequence[tuple[int, int]]
@@ -32,8 +32,8 @@ class KLDivLoss(nn.Module):
     """`T² · KL(softmax(teacher / T) ‖ softmax(student / T))`, summed over classes (the last axis).
 
     On (N, C) it is averaged over samples: `T² · F.kl_div(log_softmax(s / T), softmax(t / T), reduction="batchmean")`.
-    On (N, L, V) it is averaged over the positions that count. (The library that the name comes from took the softmax
-    over axis 1, positions instead of classes, and averaged over the classes too.) Source: Hinton et al. 2015,
+    On (N, L, V) it is averaged over the positions that count. (The library from which the name is taken computed the
+    softmax over axis 1, positions instead of classes, and averaged over the classes too.) Source: Hinton et al. 2015,
     https://arxiv.org/abs/1503.02531.
 
     Args:
@@ -63,7 +63,7 @@ class KLDivLoss(nn.Module):
 
         Args:
             student_logits: (..., C).
-            teacher_logits: the same shape, or their largest as a stored file gives them.
+            teacher_logits: the same shape, or the largest ones as stored in a file.
             mask: (N,) or (N, L), True where a position counts; see `losses.counted_labels`.
         """
         student_logits = losses.in_full(student_logits)
@@ -87,7 +87,7 @@ class _HiddenStatesLoss(nn.Module, ABC):
         """The loss, a scalar.
 
         Args:
-            s_hidden_states: of one layer or several, in a shape that the class names.
+            s_hidden_states: of one layer or several, in a shape that the class documents.
             t_hidden_states: of as many layers, unless `layer_mapping` pairs them.
             mask: (N, L), True where a position counts.
             layer_mapping: pairs of layer numbers.
@@ -104,18 +104,18 @@ class _HiddenStatesLoss(nn.Module, ABC):
 class MSEHiddenStatesLoss(_HiddenStatesLoss):
     """Mean squared error between hidden states, averaged over channels, positions that count, and layers.
 
-    With a mapping the student's states go through a trained linear map to the teacher's width first, as FitNets' hint
-    regressors do (https://arxiv.org/abs/1412.6550): its parameters belong to the optimizer. (In the library that the
-    name comes from the mapping fails when it is called, and went from teacher to student, where a map to zero would
-    be a perfect match; surplus layers were dropped.) Channels are the last axis of (N, C) and (N, L, C), or axis 1 of
+    With a mapping, a trained linear map first brings the student's states to the teacher's width, as FitNets' hint
+    regressors do (https://arxiv.org/abs/1412.6550): pass its parameters to the optimizer. (In the library from which
+    the name is taken, the mapping fails when called, and maps from teacher to student, so that a map to zero would be a
+    perfect match; surplus layers are dropped.) Channels are the last axis of (N, C) and (N, L, C), or axis 1 of
     images (N, C, H, W).
 
     Args:
         normalize: bring each position's channels to length 1 first.
         need_mapping: map the student's width to the teacher's.
-        teacher_hidden_state_dim: the teacher's width; needed for a mapping, else checked where it is given.
+        teacher_hidden_state_dim: the teacher's width; required for a mapping, otherwise checked if given.
         student_hidden_state_dim: the student's width; likewise.
-        num_layers: a map of its own for each of so many layers; None for one that all share.
+        num_layers: the number of layers, each with a separate map; None for one map shared by all.
 
     Raises:
         ConfigurationError: a mapping without both widths, hidden states of other widths, layers that do not pair up, a
@@ -147,7 +147,7 @@ class MSEHiddenStatesLoss(_HiddenStatesLoss):
         if need_mapping:
             if teacher_hidden_state_dim is None or student_hidden_state_dim is None:
                 raise ConfigurationError(
-                    "a mapping needs both widths: give teacher_hidden_state_dim and student_hidden_state_dim."
+                    "a mapping needs both widths: pass teacher_hidden_state_dim and student_hidden_state_dim."
                 )
             self.maps.extend(
                 ChannelMatcher(student_hidden_state_dim, teacher_hidden_state_dim, axis=-1)
@@ -174,11 +174,11 @@ class MSEHiddenStatesLoss(_HiddenStatesLoss):
         return losses.mse_loss(student, teacher, mask)
 
     def _check(self, student: torch.Tensor, teacher: torch.Tensor) -> None:
-        given = {"student": self.student_hidden_state_dim, "teacher": self.teacher_hidden_state_dim}
+        sizes = {"student": self.student_hidden_state_dim, "teacher": self.teacher_hidden_state_dim}
         problems = [
-            f"{owner}_hidden_state_dim is {given[owner]}, but the {owner}'s hidden states are {feature.shape[-1]} wide."
+            f"{owner}_hidden_state_dim is {sizes[owner]}, but the {owner}'s hidden states are {feature.shape[-1]} wide."
             for owner, feature in (("student", student), ("teacher", teacher))
-            if given[owner] not in (None, feature.shape[-1])
+            if sizes[owner] not in (None, feature.shape[-1])
         ]
         mapped = (*student.shape[:-1], teacher.shape[-1]) if self.need_mapping else student.shape
         if not problems and mapped != teacher.shape:
@@ -194,16 +194,16 @@ class AttentionLoss(_HiddenStatesLoss):
     """Attention transfer: `‖Q_S / ‖Q_S‖₂ - Q_T / ‖Q_T‖₂‖₂` of the attention maps `Q = Σ_c |A_c|^p`.
 
     Averaged over samples and layers. Equation 2 of Zagoruyko and Komodakis 2017, https://arxiv.org/abs/1612.03928,
-    without its factor β / 2, which is the weight of the term; their published code, and the library that the name comes
-    from, take the mean of the squared differences instead, whose size depends on that of the map. Maps of images of
-    different sizes are averaged down to the smaller one. Absolute values are taken, which matters for an odd p.
-    Features are images (N, C, H, W) or (N, L, C); their channels may differ in number.
+    without its factor β / 2, which is the weight of the term; their published code, and the library from which the
+    name is taken, use the mean of the squared differences instead, whose size depends on that of the map. Maps of
+    images of different sizes are averaged down to the smaller one. The absolute values matter for odd p. Features are
+    images (N, C, H, W) or (N, L, C); their channels may differ in number.
 
     Args:
         p: the power of the activations, at least 1.
 
     Raises:
-        ConfigurationError: p is no positive number, features have no positions, layers do not pair up, or a mask
+        ConfigurationError: p is less than 1 or not finite, features have no positions, layers do not pair up, or a mask
             fits no layer.
 
     Examples:
@@ -258,7 +258,7 @@ def paired_layers(
     """The hidden states that are compared, layer by layer, in 32 bits at least.
 
     Raises:
-        ConfigurationError: the numbers of layers differ and no mapping is given, or it names a layer that is not there.
+        ConfigurationError: the numbers of layers differ and no mapping is given, or it names a missing layer.
 
     Examples:
         >>> student, teacher = [torch.zeros(1)], [torch.ones(1), torch.full((1,), 2.0)]
@@ -269,7 +269,7 @@ def paired_layers(
     counts = [len(states) for states in layers]
     if layer_mapping is None and counts[0] != counts[1]:
         raise ConfigurationError(
-            f"student and teacher must give equally many layers, but give {counts[0]} and {counts[1]}; "
+            f"student and teacher must have equally many layers, but have {counts[0]} and {counts[1]}; "
             "choose which to compare with layer_mapping, pairs of layer numbers."
         )
     pairs = [(index, index) for index in range(counts[0])] if layer_mapping is None else list(layer_mapping)

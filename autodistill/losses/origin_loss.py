@@ -14,12 +14,12 @@ from autodistill.losses.functions import label_cross_entropy
 
 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
-    """The student's own loss: `output.loss` where the model gives one, else `loss_func(outputs, targets)`.
+    """The student's own loss: `output.loss` if the model returns one, else `loss_func(outputs, targets)`.
 
-    PyTorch's cross-entropy is given logits of sequences, (N, L, classes), with the classes where it wants them.
+    For PyTorch's cross-entropy, logits of sequences (N, L, classes) are brought to the layout that it expects.
 
     Raises:
-        ConfigurationError: the model gives no loss and the batch has no targets.
+        ConfigurationError: the model returns no loss and the batch has no targets.
     """
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is not None:
@@ -27,7 +27,7 @@ def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch
     if batch.targets is None:
         raise ConfigurationError(
             "add_origin_loss needs a model that returns a loss or batches with targets, but there is neither; "
-            "set add_origin_loss to False or give labels."
+            "set add_origin_loss to False, or provide labels."
         )
     predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
     if loss_func is nn.functional.cross_entropy and _has_classes_last(predictions, batch.targets):
@@ -36,6 +36,6 @@ def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch
 
 
 def _has_classes_last(predictions: Any, targets: Any) -> bool:
-    """Whether these are logits (N, L, classes) with labels (N, L), where PyTorch's default takes axis 1 for classes."""
+    """Whether these are logits (N, L, classes) with labels (N, L), where PyTorch's default takes axis 1 as classes."""
     tensors = isinstance(predictions, torch.Tensor) and isinstance(targets, torch.Tensor)
     return tensors and predictions.dim() > 2 and targets.shape == predictions.shape[:-1]

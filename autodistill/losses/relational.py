@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: how a batch's samples lie to each other."""
+"""Relational knowledge distillation: the distances and angles between a batch's samples."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from autodistill.losses.weights_and_temperature import weight_problems
 
 
 class RelationalLoss(nn.Module):
-    """Relational knowledge distillation: the student's samples are to lie to each other as the teacher's do.
+    """Relational knowledge distillation: the distances and angles between samples are to match the teacher's.
 
-    `distance_weight` times the smooth L1 distance between the pairwise Euclidean distances of both, each divided by
-    their mean, averaged over pairs, plus `angle_weight` times that between the cosines of the angle at j of every
+    `distance_weight` times the smooth L1 loss between the pairwise Euclidean distances of both, each divided by their
+    mean, averaged over pairs, plus `angle_weight` times that between the cosines of the angle at j of every
     triplet (i, j, k), averaged over triplets. Widths may differ. Park et al. 2019, https://arxiv.org/abs/1904.05068
     (equations 5 to 10, and the weights of section 4; its sums are means here).
 
@@ -24,8 +24,8 @@ class RelationalLoss(nn.Module):
         angle_weight: of the triplets' term; its memory grows as N³.
 
     Raises:
-        ConfigurationError: a weight is negative or not finite, there are fewer than 3 samples, or not as many
-            of both.
+        ConfigurationError: a weight is negative or not finite, there are fewer than 3 samples, or their
+            numbers differ.
 
     Examples:
         >>> teacher = torch.randn(6, 8)
@@ -45,13 +45,13 @@ class RelationalLoss(nn.Module):
         """The loss of one batch, a scalar.
 
         Args:
-            student: (N, ...), one embedding a sample.
+            student: (N, ...), one embedding per sample.
             teacher: (N, ...), of any width.
         """
         samples = len(student)
         if samples < 3 or len(teacher) != samples:
             raise ConfigurationError(
-                f"relations need at least 3 samples, as many of student and teacher, but there are {samples} and "
+                f"relations need at least 3 samples, equally many of student and teacher, but there are {samples} and "
                 f"{len(teacher)}."
             )
         student, teacher = losses.in_full(student).flatten(1), losses.in_full(teacher).flatten(1)
@@ -69,7 +69,7 @@ def _relative_distances(samples: torch.Tensor) -> torch.Tensor:
 
 
 def _angles(samples: torch.Tensor) -> torch.Tensor:
-    """(N, N, N), the cosine of the angle that samples i and k make at j at [j, i, k]; 0 where two of them are one."""
+    """(N, N, N), at [j, i, k] the cosine of the angle between samples i and k at j; 0 unless they differ."""
     directions = F.normalize(samples[None] - samples[:, None], dim=-1)
     cosines = directions @ directions.transpose(1, 2)
     return torch.where(torch.eye(len(samples), dtype=torch.bool, device=samples.device), 0, cosines)

@@ -15,10 +15,10 @@ class TopKLogits(NamedTuple):
     """The k largest logits of each position, and the mass of the others at one temperature.
 
     Attributes:
-        values: (..., k) logits, falling.
+        values: (..., k) logits, in descending order.
         indices: (..., k) their classes.
         rest: (...) `log Σ exp(logit / T)` over the other classes.
-        temperature: (N,) T, the same for all.
+        temperature: (N,) T, the same in all entries.
     """
 
     values: torch.Tensor
@@ -33,10 +33,10 @@ def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopK
     Args:
         logits: (N, ..., C).
         k: how many are kept, fewer than C.
-        temperature: T at which they will be compared; the mass of the others holds for no other.
+        temperature: T at which they will be compared; the mass of the others is valid only for it.
 
     Raises:
-        ConfigurationError: k is no number of classes below C, or the temperature is not positive and finite.
+        ConfigurationError: k is not between 1 and C - 1, or the temperature is not positive and finite.
 
     Examples:
         >>> top = top_k_logits(torch.tensor([[0.0, 3.0, 0.0, 2.0]]), k=2)
@@ -47,7 +47,7 @@ def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopK
     if not 0 < k < logits.shape[-1]:
         raise ConfigurationError(
             f"top_k must lie between 1 and the number of classes less 1, but is {k} for {logits.shape[-1]} classes; "
-            "to keep all logits leave it out."
+            "to keep all logits, leave it out."
         )
     values, indices = logits.topk(k, dim=-1)
     rest = _log_mass_of_others(logits / temperature, indices)
@@ -57,11 +57,11 @@ def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopK
 def top_k_kl_divergence(
     student_logits: torch.Tensor, teacher: TopKLogits, mask: torch.Tensor | None = None, temperature: float = 1.0
 ) -> torch.Tensor:
-    """`T² · KL(p ‖ q)` of distributions over k + 1 events, the teacher's k largest classes and all others as one.
+    """`T² · KL(p ‖ q)` of distributions over k + 1 events, the teacher's k largest classes and all others as one event.
 
     `p_j = exp(v_j / T) / Z` for the kept logits v, `p_rest = exp(rest) / Z`, `Z = Σ_j exp(v_j / T) + exp(rest)`; q_j is
     the student's probability of class j at T, and `q_rest = 1 - Σ_j q_j`. Joining events never raises a divergence: it
-    is at most `kl_divergence` of all logits, and equal to it where student and teacher distribute their rest alike.
+    is at most `kl_divergence` of all logits, and equal to it if student and teacher distribute the rest alike.
 
     Args:
         student_logits: (..., C).
@@ -101,7 +101,7 @@ def _check(student_logits: torch.Tensor, teacher: TopKLogits, temperature: float
         )
     if student_logits.shape[:-1] != teacher.indices.shape[:-1]:
         raise ConfigurationError(
-            f"student and teacher must have the same positions, but theirs are {tuple(student_logits.shape[:-1])} and "
+            f"student and teacher must have the same positions, but got {tuple(student_logits.shape[:-1])} and "
             f"{tuple(teacher.indices.shape[:-1])}."
         )
     if int(teacher.indices.max()) >= student_logits.shape[-1]:

@@ -1,4 +1,4 @@
-"""The rules of loss weights and temperatures, in sentences that every loss and criterion shares."""
+"""The checks of loss weights and temperatures, shared by every loss and criterion."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def temperature_problems(temperature: float) -> list[str]:
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature, if it is one.
+    """The temperature as a float, if it is valid.
 
     Raises:
         ConfigurationError: it is not positive and finite.

@@ -1,4 +1,4 @@
-"""The repeated blocks of a model, and what lies outside of them."""
+"""The repeated blocks of a model, and the modules outside them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from autodistill.models.module_paths import find_module
 def repeated_blocks(model: nn.Module) -> list[str]:
     """The paths of the model's repeated blocks: the sibling modules of one class that hold the most parameters.
 
-    Blocks are the children of one `ModuleList` (one child is enough: a model of depth 1) or of one `Sequential` (two
-    at least, those that follow each other if any do).
+    Blocks are the children of one `ModuleList` (one child is enough: a model of depth 1) or of one `Sequential` (at
+    least two; consecutive ones, if there are any).
 
     Raises:
         ConfigurationError: the model has no such container.
@@ -29,8 +29,8 @@ def repeated_blocks(model: nn.Module) -> list[str]:
     candidates = list(_siblings(model))
     if not candidates:
         raise ConfigurationError(
-            f"automatic mapping needs a ModuleList or Sequential of like blocks, but {type(model).__name__} has none; "
-            "give block_names and layer_mappings_for_knowledge_transfer."
+            "automatic mapping needs a ModuleList or Sequential of similar blocks, "
+            f"but {type(model).__name__} has none; pass block_names and layer_mappings_for_knowledge_transfer."
         )
     return max(
         candidates,
@@ -54,12 +54,12 @@ def _siblings(model: nn.Module) -> Iterator[list[str]]:
             yield from by_class.values()
             continue
         runs = [[name for _, name in run] for _, run in itertools.groupby(children, key=lambda child: child[0])]
-        # a first and a last layer of one class with the blocks between them are no blocks
+        # a first and a last layer of the same class around the blocks are not blocks
         yield from [run for run in runs if len(run) > 1] or [paths for paths in by_class.values() if len(paths) > 1]
 
 
 def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
-    """The largest modules that hold parameters, but none of these blocks.
+    """The largest modules that hold parameters but none of these blocks.
 
     Examples:
         >>> inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
@@ -76,10 +76,10 @@ def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
 
 
 def _row(model: nn.Module, path: str) -> list[str]:
-    """The blocks that stand in one row with the one at `path`, in the model's order.
+    """The blocks in the same row as the one at `path`, in the model's order.
 
-    They are the modules with parameters whose paths differ from its in numbers alone, and which are of its class or
-    stand in one `ModuleList` with it.
+    They are the modules with parameters whose paths differ from `path` only in numbers, and which are of the same class
+    or in the same `ModuleList`.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     whole_list = isinstance(modules.get(path.rpartition(".")[0]), nn.ModuleList)

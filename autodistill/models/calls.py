@@ -20,7 +20,7 @@ from autodistill.tensors import identical, map_tensors
 
 
 def first_keyword(module: nn.Module, kwargs: Mapping[str, Any]) -> str:
-    """The name under which a call without positional arguments gives a module its first argument.
+    """The keyword of a module's first argument in a call without positional arguments.
 
     Raises:
         ConfigurationError: the call has no arguments at all.
@@ -39,11 +39,11 @@ def first_keyword(module: nn.Module, kwargs: Mapping[str, Any]) -> str:
 
 
 class StopForwardError(Exception):
-    """Ends a forward pass on purpose, once everything asked of it has been seen."""
+    """Ends a forward pass on purpose, once everything requested has been recorded."""
 
 
 def call_by_names(model: nn.Module, batch: Batch) -> Any:
-    """What the model returns for those parts of a batch that its forward takes by name; for a pair, for its inputs.
+    """What the model returns for the entries of a batch that are arguments of its forward; for a pair, for its inputs.
 
     Raises:
         ConfigurationError: none of a mapping's keys is the name of an argument.
@@ -67,7 +67,7 @@ def call_by_names(model: nn.Module, batch: Batch) -> Any:
 def inference_call(model: nn.Module, batch: Batch) -> Callable[[], Any]:
     """The call of a model for its predictions alone: on the model's device, without the labels of the batch.
 
-    An encoder-decoder gets the labels, since it makes the inputs of its decoder from them.
+    An encoder-decoder receives the labels, since it builds the inputs of its decoder from them.
 
     Examples:
         >>> inference_call(nn.ReLU(), Batch({"input": torch.tensor([-1.0, 1.0]), "labels": torch.tensor([0, 1])}))()
@@ -96,7 +96,7 @@ class Call:
 
 @contextlib.contextmanager
 def removing(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    """Removes hooks on leaving."""
+    """Removes the hooks when the context ends."""
     try:
         yield
     finally:
@@ -105,11 +105,11 @@ def removing(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 class VerificationError(Exception):
-    """The captured inputs of a block are not what a full forward gives it."""
+    """The captured inputs of a block differ from its inputs in a full forward."""
 
 
 def calls_of(student: nn.Module, blocks: Sequence[str], batch: Batch) -> list[Call]:
-    """The arguments of each of these blocks in a forward of the student, which ends once it has reached them all."""
+    """The arguments of each of these blocks in a forward of the student, which ends once it has reached all of them."""
     modules = [find_module(student, block) for block in blocks]
     calls: dict[nn.Module, Call] = {}
 
@@ -130,7 +130,7 @@ def calls_of(student: nn.Module, blocks: Sequence[str], batch: Batch) -> list[Ca
 @contextlib.contextmanager
 def returning(outputs: dict[nn.Module, Any]) -> Iterator[None]:
     """Within the context, the modules return these outputs instead of computing them."""
-    own = {module: module.__dict__["forward"] for module in outputs if "forward" in module.__dict__}
+    instance_forwards = {module: module.__dict__["forward"] for module in outputs if "forward" in module.__dict__}
     for module, output in outputs.items():
         module.__dict__["forward"] = lambda *args, _output=output, **kwargs: _output
     try:
@@ -138,5 +138,5 @@ def returning(outputs: dict[nn.Module, Any]) -> Iterator[None]:
     finally:
         for module in outputs:
             del module.__dict__["forward"]
-            if module in own:
-                module.__dict__["forward"] = own[module]
+            if module in instance_forwards:
+                module.__dict__["forward"] = instance_forwards[module]

@@ -1,4 +1,4 @@
-"""A student for images, of depthwise-separable convolutions; `depthwise_separable_space` says which there are."""
+"""A student for images, made of depthwise-separable convolutions; `depthwise_separable_space` has its dimensions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import nn
 
 
 class DepthwiseSeparableConv(nn.Sequential):
-    """A convolution of each channel by itself, then one across channels (MobileNets, https://arxiv.org/abs/1704.04861).
+    """A convolution within each channel, then one across channels (MobileNets, https://arxiv.org/abs/1704.04861).
 
     Each is followed by batch normalisation and a ReLU. It takes about `1 / out_channels + 1 / kernel_size²` of the
-    products of a full convolution.
+    multiplications of a full convolution.
 
     Args:
-        in_channels: of (N, in_channels, H, W).
-        out_channels: of what it returns.
+        in_channels: of the input (N, in_channels, H, W).
+        out_channels: of the output.
         stride: pixels between two positions of the first convolution.
         kernel_size: its side in pixels, odd.
 
@@ -45,9 +45,9 @@ class DepthwiseSeparableConv(nn.Sequential):
 class DepthwiseSeparableStudent(nn.Module):
     """A classifier of images: a full convolution, depthwise-separable ones, the mean over pixels, a linear layer.
 
-    The first halves the image and gives `width` channels; it is a full one as in MobileNets, since one filter for the
-    only channel of a grey image would let little through. Each of the `depth` others doubles the channels. The keywords
-    from `width` on are the dimensions of `search_spaces.depthwise_separable_space`.
+    The first convolution halves the image and returns `width` channels; it is a full one as in MobileNets, since a
+    single filter for the only channel of a grey image would lose too much. Each of the `depth` others doubles the
+    channels. The keywords from `width` on are the dimensions of `search_spaces.depthwise_separable_space`.
 
     Args:
         num_classes: of the logits (N, num_classes).

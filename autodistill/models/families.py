@@ -1,9 +1,9 @@
-"""All that is known of the families of models: where their weights are, and what their configurations call their sizes.
+"""The table of model families: where their weights are, and what their configurations call their sizes.
 
-`FAMILIES` has one entry for each family of the transformers library. Its `weights` are a table: which read the residual
-stream, which write to it, and what lies between. Paths are those of the family's base model (`BertModel`, not
+`FAMILIES` has one entry for each family of the transformers library. Its `weights` are a table: which weights read the
+residual stream, which write to it, and what lies between. Paths are those of the family's base model (`BertModel`, not
 `BertForMaskedLM`); in blocks they are relative to the block, in `outputs` to the model around the base model. To start
-students of a family that is not here, pass a table of your own.
+students of a family that is not listed here, pass your own table.
 
 A new family is one entry here, and one of `CASES` in tests/support/identity_cases.py: a student of full width must
 compute what its teacher does.
@@ -27,8 +27,8 @@ Weight = str | Part
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """The attention heads of a model: how many read, how many are read from (fewer in grouped-query attention), and
-    how many channels each has."""
+    """The attention heads of a model: how many compute queries, how many keys and values (fewer in grouped-query
+    attention), and the channels of each."""
 
     heads: int
     key_value_heads: int
@@ -46,10 +46,10 @@ class Attention:
         output: writes to the stream.
         norm: before the readers, or after the residual sum, as the family has it.
         head_norms: norms of each head's queries and keys.
-        rotary: queries and keys are turned by rotary position embeddings: channels come in pairs of one frequency.
+        rotary: queries and keys are rotated by rotary position embeddings: channels come in pairs of one frequency.
         scaled: scores are divided by the square root of a head's channels.
-        position_table: a table (buckets, heads) of relative position biases; those of the first block stand for the
-            blocks that have none.
+        position_table: a table (buckets, heads) of relative position biases; blocks without one use that of the first
+            block.
     """
 
     query: Weight
@@ -68,7 +68,7 @@ class FeedForward:
     """A part of a block whose inner units are neurons.
 
     Args:
-        readers: read the stream; more than one where the activation is gated. Those that a block lacks are left out.
+        readers: read the stream; more than one if the activation is gated. Those that a block lacks are left out.
         output: writes to the stream.
         norm: before the readers, or after the residual sum, as the family has it.
     """
@@ -84,8 +84,8 @@ class Hidden:
 
     Args:
         reader: the map.
-        norm: of the hidden layer, where there is one.
-        spans_stream: it is read by a table of embeddings, and so lives in the stream's own channels.
+        norm: of the hidden layer, if any.
+        spans_stream: it is read by a table of embeddings, so its channels are those of the stream.
     """
 
     reader: Weight
@@ -116,7 +116,7 @@ def config_heads(model: nn.Module) -> HeadSizes:
     if not hasattr(config, "num_attention_heads"):
         raise ConfigurationError(
             f"the sizes of attention heads must be known, but {type(model).__name__} has no transformers configuration "
-            "that tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
+            "that has them; set `heads` in the table of its family to a function from a model to HeadSizes."
         )
     heads = config.num_attention_heads
     width = getattr(config, "true_hidden_size", None) or config.hidden_size
@@ -125,7 +125,7 @@ def config_heads(model: nn.Module) -> HeadSizes:
 
 
 class WeightTable(ABC):
-    """Where the weights of a family are: what its two kinds, `Family` and `ChannelFamily`, have in common.
+    """Where the weights of a family are: what the two kinds, `Family` and `ChannelFamily`, have in common.
 
     Attributes:
         blocks: the path of the list of blocks.
@@ -143,13 +143,13 @@ class WeightTable(ABC):
 
     @property
     def text(self) -> str:
-        """The text by which tables are compared, the same in every process and version: searches record it."""
+        """The text by which tables are compared, equal in all processes and versions, since searches record it."""
         return repr(self)
 
     @property
     @abstractmethod
     def selects_channels(self) -> bool:
-        """Whether students live in a selection of the stream's channels, and not in any subspace of it."""
+        """Whether students use a selection of the stream's channels, rather than any subspace of it."""
 
     @property
     @abstractmethod
@@ -159,11 +159,11 @@ class WeightTable(ABC):
     @property
     @abstractmethod
     def rotary(self) -> bool:
-        """Whether the channels of heads come in pairs that rotary position embeddings turn."""
+        """Whether the channels of heads come in pairs that rotary position embeddings rotate."""
 
     @abstractmethod
     def mean_blocker(self, base: nn.Module) -> str | None:
-        """The reason why students cannot take in a mean that is taken off the stream; None where they can.
+        """The reason why students cannot absorb a mean that is subtracted from the stream; None if they can.
 
         Args:
             base: a base model of the family.
@@ -171,7 +171,7 @@ class WeightTable(ABC):
 
     @abstractmethod
     def writers(self, base: nn.Module) -> list[str]:
-        """The paths of the maps in the blocks whose inputs are heads or neurons, and that write to the stream."""
+        """The paths of the maps in the blocks that read heads or neurons and write to the stream."""
 
 
 @dataclass(frozen=True)
@@ -181,18 +181,18 @@ class Family(WeightTable):
     Args:
         blocks: the path of the list of blocks.
         parts: of a block, in the order in which they run.
-        embeddings: tables and maps that write to the stream before the first block. Where norms stand after the sum,
-            but none after the embeddings, the first table, or map with a bias, must be added at every position.
+        embeddings: tables and maps that write to the stream before the first block. If norms follow the sum
+            but none follows the embeddings, the first table, or map with a bias, must be added at every position.
         norm_position: `"before"` the parts read the stream (GPT-2, Llama), or `"after"` the residual sum (BERT).
-        centred: the norms take off the mean over channels, as LayerNorm does and RMSNorm does not.
+        centred: the norms subtract the mean over channels, as LayerNorm does and RMSNorm does not.
         embedding_norm: after the embeddings.
         final_norm: after the last block.
         outputs: what comes after it; those that a model lacks are left out.
         heads: the head sizes of a base model.
-        heads_agree: head i means the same in all blocks (they share a table of position biases).
+        heads_agree: head i corresponds to head i in all blocks (they share a table of position biases).
 
     Raises:
-        ConfigurationError: a norm position that is not known, or a string in place of a tuple.
+        ConfigurationError: an unknown norm position, or a string instead of a tuple.
 
     Examples:
         >>> FAMILIES["bert"].weights.parts[1]
@@ -232,7 +232,7 @@ class Family(WeightTable):
 
     @property
     def norms_before(self) -> bool:
-        """Whether norms stand before what reads the stream, rather than after the residual sum."""
+        """Whether norms precede what reads the stream, rather than follow the residual sum."""
         return self.norm_position == "before"
 
     @property
@@ -247,7 +247,7 @@ class Family(WeightTable):
         if self.norms_before:
             return "norms before what reads the stream"
         if self.final_norm is not None:
-            return "a norm behind its last block"
+            return "a norm after its last block"
         weights = [part(spec) for specs in self.required_weights() for spec in specs]
         blocks = [f"{self.blocks}.{index}" for index in range(self.depth(base))]
         maps = [Part(join(block, spec.path), spec.index, spec.of) for block in blocks for spec in weights]
@@ -273,7 +273,7 @@ class Family(WeightTable):
 
 @dataclass(frozen=True)
 class ChannelFamily(WeightTable):
-    """Where the weights are of models that scale and shift every channel by itself where others have norms.
+    """Where the weights are of models that scale and shift every channel separately instead of normalising.
 
     Students are selections of the teacher's channels, heads and neurons (see `initialization.channel_selection`).
 
@@ -315,7 +315,7 @@ class ChannelFamily(WeightTable):
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """How large a model is; the feed-forward width is None where it follows from the width."""
+    """The sizes of a model; the feed-forward width is None if it follows from the width."""
 
     layers: int
     width: int
@@ -336,7 +336,7 @@ class ConfigFields:
         heads: of the number of attention heads.
         feed_forward: of the width of the feed-forward layers.
         attention_width: `config -> field`: the width that the heads divide.
-        derived: for the name of a field `config -> value`: it follows from other fields.
+        derived: by the name of a field, `config -> value`: it follows from other fields.
         constraints: what else must hold, as expressions with names of fields in braces.
     """
 
@@ -356,13 +356,13 @@ class ConfigFields:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """One entry of `FAMILIES`: all that is known of a family.
+    """One entry of `FAMILIES`: one family's weights, fields and usual sizes.
 
     Args:
         weights: where they are; `init='teacher'` needs it.
         fields: of its configuration.
         usual_sizes: those of its usual model, from which a ready-made space of students follows.
-        space: the ready-made space, where it does not follow from a teacher's sizes.
+        space: the ready-made space, if it does not follow from a teacher's sizes.
     """
 
     weights: WeightTable
@@ -548,7 +548,7 @@ _MOBILEBERT = ChannelFamily(
 
 
 def _mobilebert_attention_width(config: Any) -> str:
-    """MobileBERT attends inside its bottleneck, where it has one."""
+    """MobileBERT attends inside its bottleneck, if it has one."""
     return "intra_bottleneck_size" if config.use_bottleneck else "hidden_size"
 
 
@@ -567,7 +567,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
         ConfigFields(
             attention_width=_mobilebert_attention_width,
             derived={"true_hidden_size": lambda config: getattr(config, _mobilebert_attention_width(config))},
-            constraints=("{hidden_size} >= {embedding_size}",),  # its prediction head has the difference for itself
+            constraints=("{hidden_size} >= {embedding_size}",),  # the difference belongs to its prediction head alone
         ),
         space=SearchSpace(
             {
@@ -596,10 +596,10 @@ def family_of(model: nn.Module, family: WeightTable | None = None) -> tuple[str,
 
     Args:
         model: the base model itself, or any model around it.
-        family: the table to look for; if not given, the one of a transformers configuration.
+        family: the table to use; by default that of the model's transformers configuration.
 
     Returns:
-        None where no part of the model is of a known family.
+        None if no part of the model is of a known family.
     """
     for path, module in model.named_modules():
         kind = getattr(getattr(module, "config", None), "model_type", None)
@@ -621,14 +621,14 @@ def require_family(model: nn.Module, family: WeightTable | None, owner: str) -> 
     """As `family_of`.
 
     Raises:
-        ConfigurationError: the model has no residual stream that is known.
+        ConfigurationError: the model is of no known family.
     """
     found = family_of(model, family)
     if found is None:
         raise ConfigurationError(
             f"init='teacher' needs to know which weights of the {owner} read and write its residual stream; it knows "
             f"the families {', '.join(FAMILIES)}, but {type(model).__name__} holds none of them"
-            + (" (its blocks are not where the given table says)" if family is not None else "")
-            + "; give a table (autodistill.Family), or leave init out."
+            + (" (its blocks are not at the path in the given table)" if family is not None else "")
+            + "; pass a table (autodistill.Family), or leave init out."
         )
     return found

@@ -9,7 +9,7 @@ from torch import nn
 from autodistill.tensors import content_hash
 
 UNIMPORTANT_SETTINGS = ("_name_or_path", "transformers_version", "problem_type")
-"""Entries of a configuration that no feature depends on; a forward with labels writes the last one itself."""
+"""Entries of a configuration that no feature depends on; a forward with labels sets the last one itself."""
 
 
 def model_fingerprint(model: nn.Module) -> str:

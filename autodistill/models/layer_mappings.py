@@ -11,7 +11,7 @@ from autodistill.models.taps import OutputProcess, Tap
 
 @dataclass(frozen=True)
 class LayerMapping:
-    """A tap of the student and the tap of the teacher that it is to match."""
+    """A tap of the student and the tap of the teacher that it is trained to match."""
 
     student: Tap
     teacher: Tap
@@ -75,9 +75,9 @@ def _checked(process: Any, spec: Any) -> OutputProcess:
 
 
 def automatic_mapping(student_blocks: int, teacher_blocks: int) -> list[int]:
-    """The teacher block that each student block is to match: block i of n gets block `ceil((i + 1) * m / n) - 1` of m.
+    """The teacher block for each student block to match: block `ceil((i + 1) * m / n) - 1` of m for block i of n.
 
-    The last student block always meets the last teacher block.
+    The last student block is always paired with the last teacher block.
 
     Examples:
         >>> automatic_mapping(4, 12)

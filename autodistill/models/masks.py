@@ -14,14 +14,14 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 
 def both_masks(left: torch.Tensor | None, right: torch.Tensor | None) -> torch.Tensor | None:
-    """The positions that count for both masks; None, where every position counts, is such a mask too."""
+    """The positions that count in both masks; None is the mask in which every position counts."""
     if left is None or right is None:
         return left if right is None else right
     return left & right
 
 
 def counted_labels(labels: object, logits: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor | None:
-    """(N, L) or (N,), True where a position's label counts; None where `labels` are not class numbers of `logits`.
+    """(N, L) or (N,), True where a position's label counts; None if `labels` are not class numbers of `logits`.
 
     Examples:
         >>> counted_labels(torch.tensor([[2, -100]]), torch.zeros(1, 2, 5))

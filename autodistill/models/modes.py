@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 def frozen(model: nn.Module) -> Iterator[dict[nn.Parameter, bool]]:
     """Within the context nothing of the model trains: eval mode, and no parameter requires gradients.
 
-    Not the same as `torch.no_grad()`, under which PyTorch may choose other kernels, with other results in the last
-    bits, than for frozen blocks in front of a trained one.
+    Not the same as `torch.no_grad()`, under which PyTorch may choose other kernels, whose last bits differ, than for
+    frozen blocks before a trained one.
 
     Yields:
         Which parameters required gradients before.
@@ -38,7 +38,7 @@ def frozen(model: nn.Module) -> Iterator[dict[nn.Parameter, bool]]:
 
 @contextlib.contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Within the context the models are in eval mode; every module gets back the mode it was in.
+    """Within the context the models are in eval mode; afterwards every module is back in its previous mode.
 
     Examples:
         >>> model = nn.Dropout()
@@ -80,7 +80,7 @@ def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.P
         blocks: paths of modules; `""` is the whole model.
 
     Yields:
-        The parameters that train: those of the blocks which required gradients before, each once.
+        The parameters that train: those of the blocks that required gradients before, each once.
 
     Raises:
         ConfigurationError: there are none.
@@ -106,18 +106,18 @@ def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.P
 
 
 def nothing_to_train(blocks: Sequence[str]) -> str:
-    """The sentence that refuses a stage whose blocks have no parameters, or only frozen ones."""
+    """The message for a stage whose blocks have no parameters, or only frozen ones."""
     names = ", ".join(map(repr, blocks))
     return f"a stage must have parameters to train, but {names} has none that requires gradients."
 
 
 @contextlib.contextmanager
 def plain_forward(model: nn.Module) -> Iterator[None]:
-    """Within the context, a forward pass of the model runs its modules one by one and keeps nothing for a next one.
+    """Within the context, a forward pass of the model runs its modules one by one and caches nothing.
 
-    No configuration inside the model asks for a key-value cache, for which training has no use. The fused path that
-    `nn.TransformerEncoder` takes in eval mode is off: it skips modules that may be mapped, hands ragged tensors from
-    layer to layer, and is taken or not according to which hooks are there, with other results in the last bits.
+    No configuration inside the model enables a key-value cache, which training does not need. The fused path that
+    `nn.TransformerEncoder` takes in eval mode is off: it skips modules that may be mapped, passes ragged tensors from
+    layer to layer, and depends on which hooks are registered, with different results in the last bits.
     """
     configs = {
         id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
@@ -139,7 +139,7 @@ def plain_forward(model: nn.Module) -> Iterator[None]:
 def compiled(model: nn.Module, path: str, taps: Iterable[Tap], enabled: bool) -> Iterator[None]:
     """Within the context, if enabled, the forward of one module is compiled by `torch.compile`.
 
-    Not where a layer inside the module is mapped: hooks come and go there, and compiled code does not see that.
+    It is not compiled if a layer inside it is mapped: hooks are added and removed there, which compiled code ignores.
     """
     inside = sorted({repr(tap.path) for tap in taps if tap.path != path})
     if enabled and inside:
@@ -155,4 +155,4 @@ def compiled(model: nn.Module, path: str, taps: Iterable[Tap], enabled: bool) ->
     finally:
         del module.__dict__["forward"]
         module.__dict__.update(own)
-        torch.compiler.reset()  # PyTorch stops compiling a function after a few variants: blocks of other widths
+        torch.compiler.reset()  # PyTorch stops compiling a function after a few variants (blocks of other widths)

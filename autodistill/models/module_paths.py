@@ -15,7 +15,7 @@ def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
     """The submodule at `path`; whole components only, so `layer.1` never finds `layer.10`.
 
     Raises:
-        LayerNotFoundError: there is none; the message names the nearest existing ones.
+        LayerNotFoundError: there is none; the message names the closest existing paths.
     """
     module: nn.Module | None = model
     for name in path.split(".") if path else ():
@@ -29,7 +29,7 @@ def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
 
 
 def is_inside(path: str, block: str) -> bool:
-    """Whether `path` is `block` or lies below it.
+    """Whether `path` is `block` or inside it.
 
     Examples:
         >>> is_inside("layer.1.output", "layer.1"), is_inside("layer.10", "layer.1")
@@ -39,7 +39,7 @@ def is_inside(path: str, block: str) -> bool:
 
 
 def last_of_their_siblings(paths: Sequence[str]) -> list[str]:
-    """The paths that are followed by a path elsewhere in the model, as the last block of an encoder by its decoder's.
+    """The paths followed by a path elsewhere in the model, as the last block of an encoder is by one of its decoder.
 
     Examples:
         >>> last_of_their_siblings(["encoder.0", "encoder.1", "decoder.0", "decoder.1"])

@@ -1,7 +1,7 @@
 """Layers by name: module paths, taps on their outputs, and mappings from a student's layers to a teacher's.
 
 A *tap* names one tensor inside a model: the output of a module, or a part of it. A *layer mapping* pairs a tap of the
-student with a tap of the teacher. Everything that a configuration may write for one is normalised here, at once.
+student with a tap of the teacher. `layer_mappings` parses every form that a configuration may use.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ OutputProcess = str | Callable[[Any], torch.Tensor]
 
 
 AUTO = "auto"
-"""The output process of automatic mappings: the output itself if it is a tensor, its logits where it names them so,
+"""The output process of automatic mappings: the output itself if it is a tensor, else its `logits` if it has them,
 else its first element, which is what a block passes on."""
 
 
 INPUT = "input"
-"""The output process of what goes into a module instead of what comes out: its first argument."""
+"""The output process that takes a module's input instead of its output: its first argument."""
 
 
 CHANNELS_LAST = "channels_last"
-"""The output process of image features that a module gives as (N, H, W, C): they are read as (N, C, H, W)."""
+"""The output process of image features that a module returns as (N, H, W, C): they are read as (N, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Tap:
         return f"{name}[{process}]"
 
     def extract(self, output: Any) -> torch.Tensor:
-        """The tensor that this tap names, out of what its module returned or, for `"input"`, its first argument.
+        """The tensor that this tap names, from the output of its module or, for `"input"`, its first argument.
 
         Raises:
             ConfigurationError: the output has no such part, or the part is not a tensor.
@@ -69,8 +69,8 @@ class Tap:
             )
         if not isinstance(part, torch.Tensor):
             raise ConfigurationError(
-                f"a mapped layer must give a tensor, but {self} gives {describe(part)}; "
-                "name the part you mean, e.g. ('path', '0') for the first element of a tuple."
+                f"a mapped layer must return a tensor, but {self} returns {describe(part)}; "
+                "select a part of it, e.g. ('path', '0') for the first element of a tuple."
             )
         return part
 
@@ -98,7 +98,7 @@ class Tap:
 
 
 def main_part(output: Any) -> Any:
-    """What a model's output is about: see `AUTO`.
+    """The main part of a model's output: see `AUTO`.
 
     Examples:
         >>> main_part({"loss": 0.5, "logits": "these"}), main_part(("hidden states", None))
@@ -128,18 +128,18 @@ def describe(value: Any) -> str:
 
 
 class TapRecorder:
-    """Records what the taps of a model see during a forward pass; a context manager that removes its hooks.
+    """Records the features at a model's taps during a forward pass; a context manager that removes its hooks.
 
-    A feature is what the module returned at that moment, also where the model changes it in place later. A module that
-    runs several times in one forward is recorded the last time.
+    A feature is what the module returned at that moment, even if the model changes it in place later. If a module runs
+    several times in one forward, its last run is recorded.
 
     Args:
         model: the model that runs.
         taps: what to record.
-        owner: what to call the model in messages.
-        stop: end the forward as soon as every tap has been seen and every module of `also_run` has run; right only
-            where each of them runs once.
-        also_run: paths of modules that a stopped forward must have run through.
+        owner: the name of the model in messages.
+        stop: end the forward as soon as every tap has been recorded and every module of `also_run` has run; correct
+            only if each of them runs once.
+        also_run: paths of modules that must have run before a forward is stopped.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class TapRecorder:
     def _before(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             tap = Tap(path, INPUT)
-            given = args[0] if args else kwargs[first_keyword(module, kwargs)]
-            self._features[tap] = tap.extract(given).clone()  # the module may change it in place
+            argument = args[0] if args else kwargs[first_keyword(module, kwargs)]
+            self._features[tap] = tap.extract(argument).clone()  # the module may change it in place
 
         return record
 
@@ -201,10 +201,10 @@ class TapRecorder:
         return self.collect()
 
     def collect(self) -> dict[Tap, torch.Tensor]:
-        """The features of the last forward pass since they were collected; the recorder keeps none of them.
+        """The features of the last forward pass; the recorder keeps none of them.
 
         Raises:
-            ConfigurationError: some mapped layer has not run.
+            ConfigurationError: a mapped layer has not run.
         """
         missing = [
             path

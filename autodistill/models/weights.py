@@ -1,4 +1,4 @@
-"""Weights by name, whatever kind of module holds them: float64 matrices (outputs, inputs) to read and to write."""
+"""Reads and writes weights by name, for every kind of module, as float64 matrices (outputs, inputs)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Part:
     """One of several linear maps that share a weight, stacked along the outputs.
 
     Args:
-        path: of the module, or `"attention.in_proj"` for parameters `in_proj_weight` and `in_proj_bias`.
+        path: of the module, or e.g. `"attention.in_proj"` for the parameters `in_proj_weight` and `in_proj_bias`.
         index: which of them.
         of: how many there are.
 
     Raises:
-        ConfigurationError: there is no such one.
+        ConfigurationError: the index is out of range.
     """
 
     path: str
@@ -41,7 +41,7 @@ class Affine:
     """A linear map and its bias, float64.
 
     Args:
-        weight: (outputs, inputs); of a table of vectors (channels, rows).
+        weight: (outputs, inputs); for a table of vectors, (channels, rows).
         bias: (outputs,), or None.
     """
 
@@ -60,7 +60,7 @@ def join(*names: str) -> str:
 
 
 def part(spec: str | Part) -> Part:
-    """A path alone means the whole weight."""
+    """The part that `spec` names; a path alone means the whole weight."""
     return spec if isinstance(spec, Part) else Part(spec)
 
 
@@ -78,20 +78,20 @@ def has_bias(model: nn.Module, spec: str | Part) -> bool:
 
 
 def takes_in_constants(model: nn.Module, spec: str | Part) -> bool:
-    """Whether a vector can be added to all that it returns: to its bias, or to the rows of a table."""
+    """Whether a vector can be added to all of its outputs: to its bias, or to the rows of a table."""
     path = part(spec).path
     is_map = any(path == name and not isinstance(module, nn.Embedding) for name, module in model.named_modules())
     return not is_map or has_bias(model, spec)
 
 
 def parameters(model: nn.Module, spec: str | Part) -> list[nn.Parameter]:
-    """The parameters that hold it: the weight, and the bias where there is one."""
+    """Its parameters: the weight, and the bias if any."""
     weight, bias, _ = _parameters(model, part(spec).path)
     return [parameter for parameter in (weight, bias) if parameter is not None]
 
 
 def shape(model: nn.Module, spec: str | Part) -> tuple[int, int]:
-    """(outputs, inputs) of the map at a path, of a model on any device, also `meta`.
+    """(outputs, inputs) of the map at a path, for a model on any device, including `meta`.
 
     Raises:
         LayerNotFoundError: there is none.
@@ -117,19 +117,19 @@ def read(model: nn.Module, spec: str | Part) -> Affine:
 
 @torch.no_grad()
 def write(model: nn.Module, spec: str | Part, affine: Affine) -> None:
-    """Set the map at a path; a bias that the module does not have is left out, one that the map has not is zero."""
+    """Set the map at a path; a bias that the module lacks is ignored, one that `affine` lacks is set to zero."""
     chosen = part(spec)
     weight, bias, transposed = _parameters(model, chosen.path)
     rows = _rows(chosen, weight, transposed)
     matrix = _matrix(weight.detach(), transposed)
     matrix[rows] = affine.weight.to(matrix)
-    weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))  # where the matrix is no view
+    weight.copy_((matrix.T if transposed else matrix).reshape(weight.shape))  # in case the matrix is not a view
     if bias is not None:
         bias[rows] = affine.bias.to(bias) if affine.bias is not None else 0.0
 
 
 def norm_of(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gain and the bias of a norm, (channels,) each; a bias that it does not have is zero."""
+    """The gain and the bias of a norm, (channels,) each; a missing bias is zero."""
     affine = _parameters(model, path)
     gain = affine[0].detach().double().cpu()
     return gain, affine[1].detach().double().cpu() if affine[1] is not None else torch.zeros_like(gain)
@@ -150,7 +150,7 @@ def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice:
 
 
 def _matrix(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
-    """The weight as (outputs, inputs): a view, where its memory allows for one."""
+    """The weight as (outputs, inputs): a view, if its memory layout allows one."""
     if transposed:
         return weight.reshape(-1, weight.shape[-1]).T
     return weight.flatten(1) if weight.dim() > 1 else weight[None]

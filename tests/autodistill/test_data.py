@@ -48,7 +48,9 @@ def test_targets_are_told_from_inputs() -> None:
     [((1, 2, 3), "tuple of 3"), ([], "list of 0"), (3, "int"), ("text", "str of 4"), (None, "None")],
 )
 def test_batch_of_another_form_is_refused_in_words(content, words: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"a batch is a mapping .* or a pair .*the data loader gave {words}"):
+    with pytest.raises(
+        ConfigurationError, match=rf"a batch is a mapping .* or a pair .*the data loader yielded {words}"
+    ):
         Batch(content)
 
 
@@ -243,17 +245,17 @@ def test_flash_set_is_the_beginning_of_the_first_epoch_and_no_longer_than_it() -
 )
 def test_one_shot_iterator_is_refused_naming_its_type(make) -> None:
     iterator = make()
-    with pytest.raises(ConfigurationError, match="again and again, but it is a one-shot iterator") as caught:
+    with pytest.raises(ConfigurationError, match="repeatedly, but it is a one-shot iterator") as caught:
         DataStream(iterator, seed=0)
     assert f"({type(iterator).__name__})" in str(caught.value)
 
 
 @pytest.mark.parametrize("loader", [[], DataLoader(TensorDataset(torch.zeros(0, 1)))], ids=["list", "loader"])
 def test_empty_loader_is_refused(loader) -> None:
-    with pytest.raises(ConfigurationError, match="train_dataloader must give at least one batch, but is empty"):
+    with pytest.raises(ConfigurationError, match="train_dataloader must yield at least one batch, but is empty"):
         DataStream(loader, seed=0).flash_set(3)
 
 
 def test_loader_that_gives_something_else_is_refused_when_read() -> None:
-    with pytest.raises(ConfigurationError, match="the data loader gave tuple of 3"):
+    with pytest.raises(ConfigurationError, match="the data loader yielded tuple of 3"):
         DataStream([(1, 2, 3)], seed=0).flash_set(1)

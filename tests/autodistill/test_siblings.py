@@ -68,4 +68,4 @@ def test_packages_that_are_missing_are_asked_for(tmp_path: Path) -> None:
         capture_output=True,
         timeout=60,
     )
-    assert "autodistill needs its package 'search_spaces' beside it" in result.stderr
+    assert "autodistill needs its package 'search_spaces' at " in result.stderr

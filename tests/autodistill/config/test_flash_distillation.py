@@ -73,7 +73,7 @@ def test_mappings_must_fit_the_blocks_and_their_losses() -> None:
     message = sentences(make(two, loss_types=[["MSE", "KL"], "MSE"], loss_weights=[1, [1, 2, 3]]))
     assert "loss_types[0] must have one entry for each mapping, but has 2 for 1 mappings." in message
     assert "loss_weights[1] must have one entry for each mapping, but has 3 for 2 mappings." in message
-    assert "give block_names too" in sentences(
+    assert "set block_names too" in sentences(
         lambda: FlashDistillationConfig(layer_mappings_for_knowledge_transfer=two)
     )
 

@@ -40,5 +40,5 @@ def cold(progress: float) -> float:
 
 @pytest.mark.parametrize("progress", [0.1, 0.9])
 def test_temperature_that_is_not_positive_and_finite_names_its_function(progress: float) -> None:
-    with pytest.raises(ConfigurationError, match=rf"positive and finite, but .*cold\({progress}\) gave (0\.0|nan)"):
+    with pytest.raises(ConfigurationError, match=rf"positive and finite, but .*cold\({progress}\) returned (0\.0|nan)"):
         temperature_at(cold, progress)

@@ -58,7 +58,7 @@ def test_flash_that_maps_attention_and_embeddings_too_equals_the_naive_loop(name
     distiller = family_distiller(family, automatic_mapping="all")
     engine, naive, records = distil_both_ways(family.student(), distiller)
     assert largest_difference(engine, naive) == 0
-    assert records[0].reason == "it trains several modules at once"  # the embeddings, with the first block
+    assert records[0].reason == "it trains several modules together"  # the embeddings, with the first block
     assert all(record.mode == "replay" for record in records[1:])
 
 

@@ -134,7 +134,7 @@ def test_a_block_that_reads_an_earlier_one_for_the_first_batch_alone_is_found_ou
         engine, naive, records = distil_both_ways(seeded(lambda: SkippingOnce(6), 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
     assert [record.mode for record in records] == ["replay"] * 3
-    assert "what 'blocks.2' sees of the first batch" in caplog.text
+    assert "the input of 'blocks.2' for the first batch" in caplog.text
 
 
 class DependsOnAHiddenState(nn.Module):
@@ -156,7 +156,7 @@ def test_inputs_that_depend_on_the_block_itself_are_found_out_after_the_stage_an
         engine, naive, records = distil_both_ways(seeded(DependsOnAHiddenState, 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
     assert [record.mode for record in records] == ["replay", "truncated forward"]
-    assert "replay and a full forward differ in what 'blocks.1' sees" in records[1].reason
+    assert "replay and a full forward differ in the input of 'blocks.1'" in records[1].reason
 
 
 def bert_batches(count=3):
@@ -256,7 +256,7 @@ def test_nan_in_a_batch_is_told_as_such(settings):
     data = tokens()
     data[2][0][0, 0, 0] = float("nan")
     distiller = make_distiller(seeded(lambda: Transformer(12, 2)), data, train_steps=4, **settings)
-    with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: look"):
+    with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: find"):
         distiller.train(seeded(lambda: Transformer(12, 2), 1), TrainingContext(seed=0))
 
 

@@ -105,7 +105,7 @@ def test_function_that_names_no_block_is_refused() -> None:
 
 
 def test_student_without_repeated_blocks_is_asked_for_block_names() -> None:
-    with pytest.raises(ConfigurationError, match="give block_names and layer_mappings_for_knowledge_transfer"):
+    with pytest.raises(ConfigurationError, match="pass block_names and layer_mappings_for_knowledge_transfer"):
         flash_stages(FlashDistillationConfig(), nn.Linear(2, 2), TEACHER)
 
 

@@ -151,5 +151,5 @@ def test_the_student_comes_back_in_eval_mode_with_its_frozen_parameters_frozen_a
 def test_nan_of_the_teacher_is_told_as_such():
     teacher = seeded(lambda: Transformer(12, 2))
     teacher.head.bias.data[0] = float("nan")
-    with pytest.raises(NonFiniteError, match="; the teacher's features already hold NaN for batch 0: look for it"):
+    with pytest.raises(NonFiniteError, match="; the teacher's features already hold NaN for batch 0: find its cause"):
         make_distiller(teacher).train(seeded(lambda: Transformer(12, 1), 1), TrainingContext(seed=0))

@@ -179,8 +179,8 @@ def test_loss_that_is_not_finite_names_its_step_and_the_stage(bad: int, value: s
 @pytest.mark.parametrize(
     ("inputs", "features", "told"),
     [
-        ("nan", "nan", "the inputs already hold NaN for batch 2: look for it there"),
-        ("1", "nan", "the teacher's features already hold NaN for batch 2: look for it there"),
+        ("nan", "nan", "the inputs already hold NaN for batch 2: find its cause there"),
+        ("1", "nan", "the teacher's features already hold NaN for batch 2: find its cause there"),
         ("inf", "-inf", "lower learning_rate, or set max_grad_norm"),
     ],
 )

@@ -207,7 +207,7 @@ def test_damaged_file_is_computed_anew_with_a_warning(
     cache = TeacherCache(Teacher(), tmp_path)
     with caplog.at_level(logging.WARNING):
         assert identical(cache.features(batch(), TAPS), features)
-    assert caplog.text.count("is damaged; it is computed anew") == 1
+    assert caplog.text.count("is damaged; it is recomputed") == 1
     assert str(files[0]) in caplog.text
     assert cache.forwards == 1
     assert TeacherCache(Teacher(), tmp_path).features(batch(), TAPS)

@@ -116,7 +116,7 @@ def test_a_family_with_its_masks_rotary_embeddings_and_position_biases_equals_ea
     distiller = teacher_fed(family.teacher(), family.batches(), **family.flash | {"train_steps": 5})
     with caplog.at_level(logging.INFO, logger="autodistill"):
         assert_identical(*distil_both_ways(student, distiller))
-    kept = "what the student gives its blocks depends on the blocks: it is captured once, and kept"
+    kept = "what the student passes to its blocks depends on the blocks: it is captured once, and kept"
     assert (kept in caplog.messages) == name.startswith("T5")
 
 
@@ -322,7 +322,7 @@ def test_differing_widths_name_both_shapes_and_the_remedy():
     assert problems[0] == (
         "inputs='teacher' has no feature matchers, so both features must have one shape, but for "
         "student 'layers.0'[auto] -> teacher 'layers.1'[auto] the student's is (6, 5, 12), the teacher's (6, 5, 16); "
-        "give a projection to the student's width (for the blocks' inputs and outputs), or set inputs='student'."
+        "configure a projection to the student's width (for the blocks' inputs and outputs), or set inputs='student'."
     )
     assert "student 'layers.0'[input] -> teacher 'layers.0'[input]" in problems[1]
 
@@ -367,7 +367,7 @@ def mapped(*mappings):
         ),
         (
             {"mappings": mapped(("layers.0", "layers.0"), ("layers.1.linear2", "layers.1.linear2"))},
-            "inputs='teacher' needs the mapping of each block's own output, which says what the next one is fed, but "
+            "inputs='teacher' needs the mapping of each block's output, which determines the input of the next, but "
             "'layers.1' has only student 'layers.1.linear2' -> teacher 'layers.1.linear2'; add "
             "('layers.1', 'the block of the teacher'), or set inputs='student'.",
         ),
@@ -377,7 +377,7 @@ def mapped(*mappings):
         ),
         (
             {"block_names": [LAYERS], "mappings": mapped(("layers.1", "layers.1"))},
-            ALONE.format("'layers.0 + layers.1'", "it trains several modules at once"),
+            ALONE.format("'layers.0 + layers.1'", "it trains several modules together"),
         ),
         (
             {"train_steps": [5, 6]},

@@ -111,7 +111,7 @@ def test_no_residual_stream():
     (sentence,) = refusal(nn.Linear(2, 2), bert(WIDTH, DEPTH))
     assert sentence == (
         "init='teacher' needs to know which weights of the student read and write its residual stream; it knows the "
-        f"families {', '.join(FAMILIES)}, but Linear holds none of them; give a table (autodistill.Family), or leave "
+        f"families {', '.join(FAMILIES)}, but Linear holds none of them; pass a table (autodistill.Family), or leave "
         "init out."
     )
 
@@ -119,7 +119,7 @@ def test_no_residual_stream():
 def test_a_table_whose_blocks_are_elsewhere():
     table = dataclasses.replace(FAMILIES["bert"].weights, blocks="encoder.blocks")
     (sentence,) = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
-    assert "(its blocks are not where the given table says)" in sentence
+    assert "(its blocks are not at the path in the given table)" in sentence
 
 
 def test_heads_that_do_not_divide_the_width():
@@ -303,7 +303,7 @@ def test_heads_of_a_model_without_configuration():
         initialize_from_teacher(model, model, square_subspace(PERMUTATION), family=family)
     assert str(error.value) == (
         "the sizes of attention heads must be known, but TransformerEncoder has no transformers configuration that "
-        "tells them; give `heads` in the table of its family, a function from a model to HeadSizes."
+        "has them; set `heads` in the table of its family to a function from a model to HeadSizes."
     )
 
 

@@ -85,7 +85,7 @@ def test_every_weight_of_a_matcher_receives_gradients() -> None:
         ((8, 5, 4), (8, 6, 7), False, r"may differ in one axis only, .*\(axes 1, 2 differ\); map layers of the same"),
         ((2, 4, 8, 8), (2, 6, 4, 4), False, r"\(axes 1, 2, 3 differ\)"),
         ((2, 4, 8, 8), (2, 6, 9, 9), True, r"\(axes 1, 2, 3 differ\)"),
-        ((8, 5, 4), (8, 6, 4), False, "a matcher runs along channels .* but axis 1 differs .*correspond one to one"),
+        ((8, 5, 4), (8, 6, 4), False, "a matcher applies along channels .* but axis 1 differs .*correspond one to one"),
         ((8, 4), (9, 4), False, "but axis 0 differs"),
         ((8, 5, 4), (9, 5, 4), False, "but axis 0 differs"),
         ((2, 4, 8, 8), (2, 4, 9, 8), False, "but axis 2 differs"),

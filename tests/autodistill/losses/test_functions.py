@@ -288,7 +288,7 @@ def test_share_of_the_teacher_outside_its_range_is_refused(alpha: float) -> None
 
 @pytest.mark.parametrize("shape", [(8, 1), (1, 3)], ids=str)
 def test_logits_that_would_be_broadcast_are_refused(shape) -> None:
-    with pytest.raises(ConfigurationError, match="logits of student and teacher must have one shape, but theirs are"):
+    with pytest.raises(ConfigurationError, match="logits of student and teacher must have one shape, but got"):
         losses.distillation_loss(torch.zeros(8, 3), torch.zeros(shape), torch.zeros(8, dtype=torch.long))
 
 

@@ -179,13 +179,13 @@ def test_every_mistake_is_told_at_once() -> None:
 
 def test_what_is_missing_is_told_with_the_remedy() -> None:
     criterion = KnowledgeDistillationLoss()
-    with pytest.raises(ConfigurationError, match="needs a teacher to run, but there is none; give teacher_model"):
+    with pytest.raises(ConfigurationError, match="needs a teacher to run, but there is none; pass teacher_model"):
         criterion.teacher_model_forward(torch.zeros(1))
     with pytest.raises(ConfigurationError, match=r"needs its outputs: call teacher_model_forward\(inputs\) first"):
         criterion(torch.zeros(1, 2), torch.tensor([0]))
     with pytest.raises(ConfigurationError, match="the labels' loss needs labels, but targets is None"):
         with_outputs(torch.zeros(1, 2))(torch.zeros(1, 2))
-    with pytest.raises(ConfigurationError, match=r"in one shape, but theirs are \(1, 2\) and \(1, 3\)"):
+    with pytest.raises(ConfigurationError, match=r"in one shape, but got \(1, 2\) and \(1, 3\)"):
         with_outputs(torch.zeros(1, 3))(torch.zeros(1, 2), torch.tensor([0]))
     broken = with_outputs(torch.zeros(1, 2))
     broken.temperature = 0.0
@@ -197,5 +197,5 @@ def test_regression_of_one_number_a_sample_is_compared_sample_by_sample() -> Non
     student, targets = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0.0, 0.0, 1.0])
     criterion = KnowledgeDistillationLoss(1.0, ["MSE", "MSE"], [1.0, 0.0])
     assert criterion(student, targets).item() == pytest.approx((1 + 4 + 9) / 3)
-    with pytest.raises(ConfigurationError, match=r"of the same shape, but theirs are \(3, 2\) and \(3,\)"):
+    with pytest.raises(ConfigurationError, match=r"of the same shape, but got \(3, 2\) and \(3,\)"):
         criterion(torch.zeros(3, 2), targets)

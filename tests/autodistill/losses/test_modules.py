@@ -58,7 +58,7 @@ def test_divergence_at_an_impossible_temperature_is_refused(temperature: float) 
 
 
 def test_logits_of_other_shapes_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"must have one shape, but theirs are \(2, 3\) and \(2, 4\)"):
+    with pytest.raises(ConfigurationError, match=r"must have one shape, but got \(2, 3\) and \(2, 4\)"):
         KLDivLoss()(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
@@ -124,7 +124,7 @@ def test_one_mapping_is_shared_by_all_layers_unless_their_number_is_given() -> N
 
 
 def test_mapping_without_both_widths_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="a mapping needs both widths: give teacher_hidden_state_dim and"):
+    with pytest.raises(ConfigurationError, match="a mapping needs both widths: pass teacher_hidden_state_dim and"):
         MSEHiddenStatesLoss(need_mapping=True, teacher_hidden_state_dim=6)
 
 
@@ -159,7 +159,7 @@ def test_maps_for_another_number_of_layers_are_refused() -> None:
 def test_unequal_numbers_of_layers_are_refused_unless_a_mapping_pairs_them(loss) -> None:
     layers = [pair(2, 3, 4, seed=seed)[0] for seed in range(5)]
     student, teacher = layers[:2], layers[2:]
-    with pytest.raises(ConfigurationError, match="must give equally many layers, but give 2 and 3; choose which to"):
+    with pytest.raises(ConfigurationError, match="must have equally many layers, but have 2 and 3; choose which to"):
         loss(student, teacher)
     expected = (loss(student[0], teacher[2]) + loss(student[0], teacher[0])) / 2
     torch.testing.assert_close(loss(student, teacher, layer_mapping=[(0, -1), (0, 0)]), expected)

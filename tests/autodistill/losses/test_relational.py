@@ -68,7 +68,7 @@ def test_samples_that_are_equal_leave_the_gradient_finite() -> None:
 
 @pytest.mark.parametrize(("student", "teacher"), [(2, 2), (4, 5)])
 def test_too_few_samples_or_not_as_many_are_refused(student: int, teacher: int) -> None:
-    sentence = f"at least 3 samples, as many of student and teacher, but there are {student} and {teacher}"
+    sentence = f"at least 3 samples, equally many of student and teacher, but there are {student} and {teacher}"
     with pytest.raises(ConfigurationError, match=sentence):
         RelationalLoss()(torch.zeros(student, 2), torch.zeros(teacher, 2))
 

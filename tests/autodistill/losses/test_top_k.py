@@ -64,7 +64,7 @@ def test_another_temperature_than_stored_is_refused() -> None:
 
 def test_other_positions_and_missing_classes_are_refused() -> None:
     top = top_k_logits(logits(2, 3, 6), 2)
-    with pytest.raises(ConfigurationError, match=r"same positions, but theirs are \(2, 4\) and \(2, 3\)"):
+    with pytest.raises(ConfigurationError, match=r"same positions, but got \(2, 4\) and \(2, 3\)"):
         top_k_kl_divergence(logits(2, 4, 6), top)
     last = TopKLogits(top.values, torch.full_like(top.indices, 5), top.rest, top.temperature)
     with pytest.raises(ConfigurationError, match="but has 5 and the teacher stored class 5"):
@@ -73,7 +73,7 @@ def test_other_positions_and_missing_classes_are_refused() -> None:
 
 @pytest.mark.parametrize("k", [0, 6, 7])
 def test_keeping_none_or_all_is_refused(k: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"but is {k} for 6 classes; to keep all logits leave it out"):
+    with pytest.raises(ConfigurationError, match=f"but is {k} for 6 classes; to keep all logits, leave it out"):
         top_k_logits(logits(2, 6), k)
 
 

@@ -148,7 +148,7 @@ def test_a_family_may_lack_biases_and_a_norm_in_the_end(example, teacher, studen
 @pytest.mark.parametrize(
     ("options", "embeddings", "reason"),
     [
-        ({"final": True}, ("rows", "positions"), "a norm behind its last block"),
+        ({"final": True}, ("rows", "positions"), "a norm after its last block"),
         ({"bias": False}, ("rows", "positions"), "maps or norms without bias in its blocks"),
         ({"rows_bias": False}, ("rows",), "neither norm nor bias in its embeddings"),
     ],

@@ -133,7 +133,7 @@ def test_without_it_the_loss_function_compares_logits_with_targets(output) -> No
 
 
 def test_neither_loss_nor_targets_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigurationError, match=r"there is neither; set add_origin_loss to False or give labels"):
+    with pytest.raises(ConfigurationError, match=r"there is neither; set add_origin_loss to False, or provide labels"):
         origin_loss(LOGITS, Batch(torch.zeros(2)), nn.functional.cross_entropy)
 
 

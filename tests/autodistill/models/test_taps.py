@@ -183,7 +183,9 @@ def test_part_that_is_not_there_is_refused_saying_what_is(process: str, output, 
 
 
 def test_output_that_is_no_tensor_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigurationError, match=r"must give a tensor, but 'block' gives a tuple of 2; name the part"):
+    with pytest.raises(
+        ConfigurationError, match=r"must return a tensor, but 'block' returns a tuple of 2; select a part"
+    ):
         Tap("block").extract((A, B))
 
 
@@ -303,7 +305,9 @@ def test_blocks_are_the_like_siblings_with_the_most_parameters() -> None:
 def test_one_block_is_enough_in_a_list_and_not_in_a_sequential() -> None:
     assert repeated_blocks(Deep(1)) == ["layer.0"]
     assert repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))) == ["0", "2"]
-    with pytest.raises(ConfigurationError, match="needs a ModuleList or Sequential of like blocks, but Sequential has"):
+    with pytest.raises(
+        ConfigurationError, match="needs a ModuleList or Sequential of similar blocks, but Sequential has"
+    ):
         repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 

@@ -106,7 +106,9 @@ def test_the_blocks_outputs_are_mapped_alone_on_request():
 )
 def test_losses_and_mappings_beside_the_automatic_mapping_are_refused(field, value):
     flash = {"automatic_mapping": "all", field: value}
-    with pytest.raises(ConfigurationError, match=f"losses of its own, but {field} are given; leave them or it out"):
+    with pytest.raises(
+        ConfigurationError, match=f"chooses mappings and losses, but {field} are configured; leave them or it out"
+    ):
         table(bert(8, 1), bert(16, 2), flash_distillation=flash)
 
 
