@@ -1,4 +1,4 @@
-# Everything below creates .venv and installs into it by itself; python3, pip and make are all it needs.
+# The targets create .venv and install into it; they need only python3, pip and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# torchdistill needs torchvision, and that a torch of its own, which is not the one that the constraints name.
+# torchdistill needs torchvision, which needs another version of torch than the constraints specify.
 $(PEERS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet torchdistill==1.1.5 torchvision

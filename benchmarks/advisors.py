@@ -1,12 +1,12 @@
 """Advisors against Optuna and scikit-optimize: `OMP_NUM_THREADS=1 python benchmarks/advisors.py`.
 
-Every run that is finished is kept in `benchmarks/results/advisors.json`, and only what is missing there is run: the
-whole comparison takes more than an hour on one core, most of it in the libraries' own Gaussian processes. `--again BO`
-runs a contestant anew; `--suites`, `--contestants` and `--seeds` choose a part; `--quick` is one seed of everything on
-the small space; `--table` only prints. `--seeds 100 110 --results other` repeats it on instances that nobody has seen.
+Finished runs are stored in `benchmarks/results/advisors.json`, and only missing runs are executed: the whole comparison
+takes more than an hour on one core, most of it in the Gaussian processes of the libraries. `--again BO` repeats the
+runs of a contestant; `--suites`, `--contestants` and `--seeds` choose a subset; `--quick` runs one seed of every suite
+on the small space; `--table` only prints. `--seeds 100 110 --results other` repeats the comparison on new instances.
 
-The regret after n trials is (best - minimum) / (median - minimum) of the whole space, without noise. Intervals are 95%
-of the mean difference to BO over the same instances.
+The regret after n trials is (best - minimum) / (median - minimum) of the whole space, without noise. Intervals are
+95% confidence intervals of the mean difference to BO over the same instances.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from search_spaces import SearchSpace  # noqa: E402
 
 MARKS = (20, 30, 60)
 TRIALS = max(MARKS)
-REPETITIONS = 3  # of each instance, with other seeds; scikit-optimize takes too long for more than one
+REPETITIONS = 3  # of each instance, with different seeds; scikit-optimize is too slow for more than one
 SINGLE = ("BO", "Optuna TPE", "Optuna GP", "local search", "regularised evolution", "random")
 SKOPT = ("skopt gp_hedge", "skopt EI")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A space, a variant of the functions over it, who takes part, and on how many instances of each kind."""
+    """A space, a variant of the functions over it, the contestants, and the number of instances of each kind."""
 
     space: SearchSpace
     variant: str
@@ -75,7 +75,7 @@ class Task:
         return " | ".join((self.suite, self.kind, str(self.seed), self.contestant))
 
     def run(self) -> dict[str, Any]:
-        """A row: the mean scores at the marks, how many proposals were repeated, seconds for 60 of them."""
+        """Return a row: mean scores at the marks, the number of repeated proposals, seconds for 60 proposals."""
         suite = SUITES[self.suite]
         instance = problem(self.kind, suite.space, self.seed, suite.variant)
         scores, repeats, start = [], 0, time.perf_counter()
@@ -93,12 +93,12 @@ class Task:
 
 
 def _score(instance: Problem, positions: Sequence[int]) -> float:
-    """Of all trials so far: the hypervolume where there are two objectives, else the regret."""
+    """The score of all trials so far: the hypervolume if there are two objectives, else the regret."""
     return instance.hypervolume(positions) if len(instance.objectives) == 2 else float(instance.regret(positions)[-1])
 
 
 def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
-    """What is asked for, ours and the fast first within each instance."""
+    """The requested tasks, ordered by contestant: those of this library and the fast ones first."""
     for name in arguments.suites:
         suite = SUITES[name]
         seeds = range(*arguments.seeds) if arguments.seeds else range(1 if arguments.quick else suite.seeds)
@@ -109,7 +109,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
 
 
 def tables(rows: dict[str, dict[str, Any]]) -> None:
-    """The means of every suite, and by kind; the paired interval of the difference to BO."""
+    """Print the means of every suite, in total and by kind, and the paired interval of the difference to BO."""
     for name, suite in SUITES.items():
         found = {key: row for key, row in rows.items() if key.split(" | ")[0] == name}
         lines = [line for contestant in suite.contestants if (line := _line(found, contestant))]
@@ -121,27 +121,27 @@ def tables(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def _line(rows: dict[str, dict[str, Any]], contestant: str) -> list[Any]:
-    mine = {key: row for key, row in rows.items() if key.split(" | ")[3] == contestant}
-    if not mine:
+    selected = {key: row for key, row in rows.items() if key.split(" | ")[3] == contestant}
+    if not selected:
         return []
-    kinds = {kind: [row["scores"] for key, row in mine.items() if key.split(" | ")[1] == kind] for kind in KINDS}
+    kinds = {kind: [row["scores"] for key, row in selected.items() if key.split(" | ")[1] == kind] for kind in KINDS}
     means = [np.mean(scores, axis=0) for scores in kinds.values() if scores]
-    seconds = statistics.mean(row["seconds"] for row in mine.values())
+    seconds = statistics.mean(row["seconds"] for row in selected.values())
     return [
         contestant,
-        len(mine),
+        len(selected),
         _marks(np.mean(means, axis=0)),
-        _difference(rows, mine, contestant),
+        _difference(rows, selected, contestant),
         *(_marks(np.mean(scores, axis=0)) if scores else "" for scores in kinds.values()),
-        f"{sum(row['repeats'] for row in mine.values()) / sum(row['trials'] for row in mine.values()):.1%}",
+        f"{sum(row['repeats'] for row in selected.values()) / sum(row['trials'] for row in selected.values()):.1%}",
         f"{seconds:.1f}",
     ]
 
 
-def _difference(rows: dict[str, dict[str, Any]], mine: dict[str, dict[str, Any]], contestant: str) -> str:
+def _difference(rows: dict[str, dict[str, Any]], selected: dict[str, dict[str, Any]], contestant: str) -> str:
     pairs = [
         np.subtract(row["scores"], rows[key.replace(f"| {contestant}", "| BO")]["scores"])
-        for key, row in mine.items()
+        for key, row in selected.items()
         if key.replace(f"| {contestant}", "| BO") in rows
     ]
     if contestant == "BO" or len(pairs) < 2:
@@ -157,7 +157,7 @@ def _marks(scores: np.ndarray) -> str:
 def proposal_times() -> dict[str, dict[str, float]]:
     """Milliseconds of one proposal after 30, 100 and 300 trials in a space of 10,000 architectures, all scored.
 
-    scikit-optimize is timed where it fits and samples 10,000 points: in one `tell` and the `ask` after it.
+    scikit-optimize fits and samples 10,000 points in one `tell` and the following `ask`, which are timed.
     """
     space = SearchSpace({f"choice_{i}": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] for i in range(4)})
     table, rng = KINDS["smooth"](space, np.random.default_rng(0)), np.random.default_rng(0)
@@ -166,20 +166,20 @@ def proposal_times() -> dict[str, dict[str, float]]:
     taken: dict[str, dict[str, float]] = {}
     for count in (30, 100, 300):
         chosen = rng.permutation(len(everything))[:count]
-        seen = [(everything[i], float(table[i])) for i in chosen]
-        history = [Observation(architecture, "complete", (value,)) for architecture, value in seen]
-        advisor.suggest(history, seed=0)  # lists the space, once
+        scored = [(everything[i], float(table[i])) for i in chosen]
+        history = [Observation(architecture, "complete", (value,)) for architecture, value in scored]
+        advisor.suggest(history, seed=0)  # enumerates the space, once
 
         optimizer = skopt_optimizer(space, "EI", seed=0, initial=1)
-        points = [list(architecture.values()) for architecture, _ in seen]
-        optimizer.tell(points[:-1], [value for _, value in seen[:-1]], fit=False)
+        points = [list(architecture.values()) for architecture, _ in scored]
+        optimizer.tell(points[:-1], [value for _, value in scored[:-1]], fit=False)
 
         def tell_and_ask() -> None:
-            optimizer.tell(points[-1], seen[-1][1])  # noqa: B023 called before the next round
+            optimizer.tell(points[-1], scored[-1][1])  # noqa: B023 called before the next round
             optimizer.ask()  # noqa: B023
 
-        ours = statistics.median(_seconds(lambda: advisor.suggest(history, seed=1)) for _ in range(3))  # noqa: B023
-        taken[str(count)] = {"BO": round(1000 * ours, 1), "skopt EI": round(1000 * _seconds(tell_and_ask), 1)}
+        median = statistics.median(_seconds(lambda: advisor.suggest(history, seed=1)) for _ in range(3))  # noqa: B023
+        taken[str(count)] = {"BO": round(1000 * median, 1), "skopt EI": round(1000 * _seconds(tell_and_ask), 1)}
         taken[str(count)]["ratio"] = round(taken[str(count)]["skopt EI"] / taken[str(count)]["BO"], 1)
     return taken
 
@@ -202,10 +202,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES))
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "END"), help="instances, END not included")
-    parser.add_argument("--again", nargs="+", choices=CONTESTANTS, default=[], help="forget their finished runs")
+    parser.add_argument("--again", nargs="+", choices=CONTESTANTS, default=[], help="repeat their finished runs")
     parser.add_argument("--quick", action="store_true", help="one seed, the small space, without scikit-optimize")
     parser.add_argument("--times", action="store_true", help="measure the time of a proposal again")
-    parser.add_argument("--table", action="store_true", help="print what is there")
+    parser.add_argument("--table", action="store_true", help="print the stored results")
     parser.add_argument("--results", default="advisors", help="name of the file under benchmarks/results")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's description, timing in turns, peak memory, tables and result files."""
+"""Shared by the benchmarks: description of the machine, interleaved timing, peak memory, tables and result files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
-# A script's folder comes first on the path, where `advisors.py` would hide the package of that name.
+# The folder of a script is first on the path, where `advisors.py` would hide the package of that name.
 if sys.path and Path(sys.path[0] or ".").resolve() == RESULTS.parent:
     sys.path.append(sys.path.pop(0))
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the software that a result belongs to."""
+    """Describe the machine and the software of a result."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -52,7 +52,7 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of several repetitions, of which the median counts, and the highest rise of resident memory in MiB."""
+    """Seconds of several repetitions, and the highest increase of resident memory in MiB."""
 
     wall: list[float]
     cpu: list[float]
@@ -65,11 +65,11 @@ class Timing:
 
     @property
     def cpu_median(self) -> float:
-        """The median CPU time over all threads, which other programs on the machine disturb less."""
+        """The median CPU time over all threads, which depends less on other programs on the machine."""
         return statistics.median(self.cpu)
 
     def per(self, units: float) -> Timing:
-        """The same times for one of so many units of work."""
+        """The times per unit of work."""
         wall, cpu = ([seconds / units for seconds in clock] for clock in (self.wall, self.cpu))
         return Timing(wall, cpu, self.peak_mib)
 
@@ -85,7 +85,7 @@ class Timing:
 
 
 def timed(prepare: Callable[[], Callable[[], Any]]) -> tuple[float, float, float | None]:
-    """Wall-clock and CPU seconds of one call of what `prepare` gives, and its peak memory."""
+    """Wall-clock and CPU seconds of one call of the function that `prepare` returns, and its peak memory."""
     function = prepare()
     taken: list[float] = []
 
@@ -99,9 +99,9 @@ def timed(prepare: Callable[[], Callable[[], Any]]) -> tuple[float, float, float
 
 
 def in_turns(variants: Mapping[str, Callable[[], Callable[[], Any]]], repetitions: int) -> dict[str, Timing]:
-    """Time each variant `repetitions` times, one after the other and round again: noise of the machine hits them all.
+    """Time each variant `repetitions` times, in alternation, so that noise of the machine affects all of them.
 
-    A variant prepares itself, untimed, and gives the function that is timed.
+    A variant is a function that prepares a run, untimed, and returns the function that is timed.
     """
     taken: dict[str, list[tuple[float, float, float | None]]] = {name: [] for name in variants}
     for _ in range(repetitions):
@@ -116,10 +116,10 @@ def _timing(rounds: Sequence[tuple[float, float, float | None]]) -> Timing:
 
 
 def peak_memory(function: Callable[[], Any]) -> float | None:
-    """MiB by which the resident memory rises during a call, at its highest; None where the system does not tell."""
+    """The highest increase of the resident memory during a call, in MiB; None if the system does not report it."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system, or it would hide the rise
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system, or it would hide the increase
         Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
     except (OSError, AttributeError):
         function()
@@ -136,7 +136,7 @@ def _status(field: str) -> int:
 
 
 def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; numbers to the right."""
+    """Print a table; numbers are right-aligned."""
     table = Table(*headers, title=title, title_justify="left")
     for index, column in enumerate(table.columns):
         column.justify = "left" if index == 0 else "right"
@@ -146,7 +146,7 @@ def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """What `write_results` wrote last; nothing where there is none."""
+    """The results that `write_results` wrote last; empty if there are none."""
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found

@@ -1,4 +1,4 @@
-"""Who proposes architectures in the comparison of advisors: ours, and the libraries as they are used without us."""
+"""The contestants in the comparison of advisors: those of this library, and other libraries used directly."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from advisors.optuna_study import distributions
 from search_spaces import Architecture, Choice, SearchSpace
 
 Run = Callable[[Problem, int, int], list[int]]
-"""`(problem, trials, seed) -> positions`: where each trial was, in order."""
+"""`(problem, trials, seed) -> positions`: the position of each trial in the space, in order."""
 
 
 def advisor(make: Callable[[SearchSpace], Advisor]) -> Run:
-    """One of ours."""
+    """An advisor of this library."""
 
     def run(problem: Problem, trials: int, seed: int) -> list[int]:
         asked, noise = make(problem.space), np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def advisor(make: Callable[[SearchSpace], Advisor]) -> Run:
 
 
 def sampler(make: Callable[[int], BaseSampler]) -> Run:
-    """A sampler of Optuna in a plain study; menus are categorical."""
+    """A sampler of Optuna in a plain study; choices are categorical."""
 
     def run(problem: Problem, trials: int, seed: int) -> list[int]:
         noise = np.random.default_rng(seed)
@@ -57,14 +57,14 @@ def sampler(make: Callable[[int], BaseSampler]) -> Run:
 
 
 def scikit_optimize(acquisition: str) -> Run:
-    """scikit-optimize's optimizer with its Gaussian process; menus are categorical, one-hot."""
+    """The optimizer of scikit-optimize with its Gaussian process; choices are categorical, one-hot."""
 
     def run(problem: Problem, trials: int, seed: int) -> list[int]:
         noise = np.random.default_rng(seed)
         optimizer = skopt_optimizer(problem.space, acquisition, seed)
         positions = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells of every repeat
+            warnings.simplefilter("ignore")  # it warns of every repeat
             for _ in range(trials):
                 proposal = optimizer.ask()
                 positions.append(problem.position(plain(problem.space, proposal)))
@@ -76,7 +76,7 @@ def scikit_optimize(acquisition: str) -> Run:
 
 
 def skopt_optimizer(space: SearchSpace, acquisition: str, seed: int, initial: int = 10) -> skopt.Optimizer:
-    """Its defaults, but for the seed and the memory of a single model."""
+    """An optimizer with its defaults, except for the seed and storing only one model."""
     dimensions = [
         skopt.space.Categorical(domain.values())
         if isinstance(domain, Choice)
@@ -89,7 +89,7 @@ def skopt_optimizer(space: SearchSpace, acquisition: str, seed: int, initial: in
 
 
 def plain(space: SearchSpace, proposal: Sequence[object]) -> Architecture:
-    """scikit-optimize's point as an architecture."""
+    """Convert a point of scikit-optimize to an architecture."""
     return space.validate(dict(zip(space.names, proposal, strict=True)))
 
 
@@ -104,6 +104,4 @@ CONTESTANTS: dict[str, Run] = {
     "regularised evolution": advisor(EvolutionAdvisor),
     "random": advisor(RandomAdvisor),
 }
-"""Random search is ours: without repeats. So is regularised evolution, without repeats too."""
-
-OURS = ("BO", "local search", "regularised evolution", "random")
+"""Random search and regularised evolution are those of this library, which propose no architecture twice."""

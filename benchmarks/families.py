@@ -1,5 +1,5 @@
-"""Flash distillation of every model family in the test suite's zoo: how its blocks ran, and how far the weights are
-from those of the naive loop of full forwards. Under a minute on one core: `python benchmarks/families.py`."""
+"""Flash distillation of every model family of the test suite: how the blocks ran, and the largest difference of weights
+from the naive loop of full forwards. Under a minute on one core: `python benchmarks/families.py`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Flash distillation, ours against the plain loop, side by side in one run.
+"""The engine of flash distillation against the naive loop, compared in one run.
 
     python benchmarks/flash.py [--quick] [--depths 6 24] [--widths 256 128] [--repetitions 5]
 
-The naive loop runs the whole teacher and the whole student at every step of every block (rightly frozen, its matchers
-trained, nothing cached); ours gives the same weights. The teachers are BERT encoders of width 384: the pre-trained
-MiniLM (6 blocks), and a random one of 24 blocks. Batches are 16 x 64 tokens of the standard library's docstrings. The
-students have no dropout, so that every variant computes the same. Variants run in turns; medians count.
+The naive loop runs the whole teacher and the whole student at every step of every block (with correct freezing and
+trained matchers, without caches); the engine computes the same weights. The teachers are BERT encoders of width 384:
+the pre-trained MiniLM (6 blocks), and a random one of 24 blocks. Batches are 16 x 64 tokens of the standard library's
+docstrings. The students have no dropout, so that every variant computes the same. Variants run in alternation, and
+medians are reported.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from naive_distillation import naive_flash
 
 SEED = 0
-GOALS = {  # (blocks, width) -> (cold, warm): how many times as fast as the naive loop
+GOALS = {  # (blocks, width) -> (cold, warm): speedup over the naive loop
     (6, 256): (3.5, 5.0),
     (6, 128): (4.5, 9.0),
     (24, 256): (11.0, 15.0),
@@ -49,10 +50,10 @@ class Case:
     """One teacher and one student.
 
     Attributes:
-        depth: blocks of both.
-        width: of the student; its heads have 32 channels, as the teacher's.
-        steps: of each block, for all variants but the naive one.
-        naive_steps: of each block for the naive loop, whose cost is the same at every step.
+        depth: the number of blocks of both.
+        width: the width of the student; its heads have 32 channels, as those of the teacher.
+        steps: the number of steps of each block, for all variants except the naive one.
+        naive_steps: the number of steps of each block for the naive loop, whose steps all cost the same.
     """
 
     depth: int
@@ -82,14 +83,14 @@ def load_teacher(depth: int) -> BertModel:
 
 @dataclass
 class Bench:
-    """The variants of one case. Each method prepares a run, untimed, and gives the function to be timed.
+    """The variants of one case. Each method prepares a run, untimed, and returns the function to be timed.
 
     Attributes:
-        case: what is compared.
+        case: the teacher and student.
         teacher: in eval mode.
         data: at least `case.steps` batches.
-        directory: of the teacher cache files.
-        results: what each variant's latest run gave: the student and the last loss of each block.
+        directory: the directory of the teacher cache files.
+        results: the student and the last loss of each block of the latest run of each variant.
     """
 
     case: Case
@@ -103,7 +104,10 @@ class Bench:
             self.case.width, self.case.depth, SEED, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
         )
         self._long, self._short = self.distiller(self.case.steps), self.distiller(self.case.naive_steps)
-        for distiller in (self._long, self._short):  # the caches are warm, as from the second trial of a search on
+        for distiller in (
+            self._long,
+            self._short,
+        ):  # the caches are warm, as they are from the second trial of a search
             for batch in distiller.flash_set.batches:
                 distiller.cache.features(batch, distiller.resolve(self.student()).teacher_taps)
 
@@ -112,7 +116,7 @@ class Bench:
         return copy.deepcopy(self._student)
 
     def distiller(self, steps: int, directory: Path | None = None) -> Distiller:
-        """Ours, with nothing cached yet."""
+        """A distiller with empty caches."""
         config = AutoDistillationConfig.load(
             {
                 "search": {"search_space": {"width": [self.case.width]}, "metrics": ["loss"]},
@@ -133,18 +137,18 @@ class Bench:
         return run
 
     def cold(self) -> Callable[[], None]:
-        """Ours, the first trial of a search: hashes, teacher forwards and writing the cache to disk are in the time."""
+        """The first trial of a search: the time includes hashes, teacher forwards and writing the cache to disk."""
         student = self.student()
         directory = Path(tempfile.mkdtemp(dir=self.directory))
         return lambda: self._ours("cold", self.distiller(self.case.steps, directory), student)
 
     def warm(self) -> Callable[[], None]:
-        """Ours, a later trial."""
+        """A later trial of a search."""
         student = self.student()
         return lambda: self._ours("warm", self._long, student)
 
     def warm_short(self) -> Callable[[], None]:
-        """Ours for as many steps as the naive loop takes: shows what does not depend on the steps."""
+        """A later trial with as many steps as the naive loop: shows the costs that do not depend on steps."""
         student = self.student()
         return lambda: self._ours("warm, short", self._short, student)
 
@@ -167,7 +171,7 @@ class Bench:
         return self._pass("plain", slice(-1, None))
 
     def plain_all(self) -> Callable[[], None]:
-        """The same towards all of the teacher's blocks: the losses and matchers of flash distillation, all at once."""
+        """The same towards all of the teacher's blocks, with the losses and matchers of flash distillation together."""
         return self._pass("plain, all blocks", slice(None))
 
     def _pass(self, name: str, kept: slice) -> Callable[[], None]:
@@ -211,13 +215,13 @@ class Bench:
         return lambda: run
 
     def weight_difference(self, left: str, right: str) -> float:
-        """The largest absolute difference between the weights that two variants gave."""
+        """The largest absolute difference between the weights of two variants."""
         a, b = self.results[left][0].state_dict(), self.results[right][0].state_dict()
         return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
 def run_case(case: Case, teacher: nn.Module, data: Sequence[Any], repetitions: int, peer: bool) -> dict[str, Any]:
-    """Run all variants of a case in turns; everything that is reported of it."""
+    """Run all variants of a case in alternation; return the results."""
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(case, teacher, data, Path(directory))
         variants = {
@@ -249,20 +253,20 @@ def run_case(case: Case, teacher: nn.Module, data: Sequence[Any], repetitions: i
 
 
 def ratios(case: Case, per_step: dict[str, Timing]) -> dict[str, dict[str, float]]:
-    """What is compared with the goals, by wall-clock and by CPU time, and what arithmetic allows."""
+    """The speedups that are compared with the goals, by wall-clock and by CPU time, and their theoretical bounds."""
     n, found = case.depth, {}
     for clock in ("median", "cpu_median"):
         t = {name: getattr(timing, clock) for name, timing in per_step.items()}
-        # Beside the steps a trial has costs of its own; a longer run of each block shows them less.
+        # A trial also has costs that do not depend on steps; they matter less when blocks train longer.
         step = (t["warm"] * case.steps - t["warm, short"]) / (case.steps - case.naive_steps)
         naive = n * (t["T"] + t["S"]) + 2 * t["S"]
-        ours = (4 - 1 / n) * t["S"]  # the last block's outputs are not needed
+        engine = (4 - 1 / n) * t["S"]  # the last block's outputs are not needed
         found["wall" if clock == "median" else "cpu"] = {
             "cold": t["naive"] / t["cold"],
             "warm": t["naive"] / t["warm"],
             "warm, steps alone": t["naive"] / step,
-            "bound cold": naive / (t["T"] + ours),
-            "bound warm": naive / ours,
+            "bound cold": naive / (t["T"] + engine),
+            "bound warm": naive / engine,
             "warm / one pass": t["warm"] / t["plain"],
             "warm / one pass, all blocks": t["warm"] / t["plain, all blocks"],
             "steps alone / one pass, all blocks": step / t["plain, all blocks"],
@@ -293,7 +297,7 @@ def report_case(result: dict[str, Any]) -> None:
 
 
 def report_ratios(results: list[dict[str, Any]]) -> None:
-    """Print the ratios of all cases beside their goals."""
+    """Print the ratios of all cases next to their goals."""
     rows = []
     for result in results:
         case = f"{result['depth']} x {result['width']}"
@@ -310,12 +314,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small case in under a minute")
     parser.add_argument("--depths", type=int, nargs="+", default=[6, 24], choices=[6, 24])
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 128])
-    parser.add_argument("--repetitions", type=int, help="of every variant; 3 for 6 blocks and 2 for 24 if not given")
+    parser.add_argument("--repetitions", type=int, help="of every variant; by default 3 for 6 blocks and 2 for 24")
     parser.add_argument("--peer", action="store_true", help="torchdistill too (see `make bench-peers`)")
     arguments = parser.parse_args()
     description = machine()
     lengths = {6: (48, 4), 24: (32, 1)}  # depth: steps, naive steps
-    repetitions = {6: 3, 24: 2}  # medians; more would take the default run past ten minutes
+    repetitions = {6: 3, 24: 2}  # medians; more would make the default run longer than ten minutes
     if arguments.quick:
         arguments.depths, arguments.widths, lengths, repetitions = [6], [128], {6: (8, 2)}, {6: 1}
     name = "flash-peers" if arguments.peer else "flash-quick" if arguments.quick else "flash"
@@ -329,7 +333,7 @@ def main() -> None:
             result = {"machine": description} | run_case(case, teacher, data, rounds, arguments.peer)
             report_case(result)
             results[depth, width] = result
-            # After every case: a long run that is cut keeps its cases, and those of earlier runs are kept too.
+            # After every case: an interrupted run keeps its cases, and those of earlier runs are kept too.
             write_results(name, {"cases": [results[key] for key in sorted(results)]})
     report_ratios([results[key] for key in sorted(results)])
 

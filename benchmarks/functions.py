@@ -1,7 +1,7 @@
-"""Functions over spaces of architectures, known at every point, so that the best and the median are known too.
+"""Functions over spaces of architectures, computed at every point, so that the best and the median are known.
 
-Each is a table of values, less is better, in the order in which the space is enumerated. The spaces have no
-constraints, so that a table is an array with one axis for each dimension.
+Each is a table of values (less is better) in the order of the enumeration of the space. The spaces have no constraints,
+so that a table is an array with one axis per dimension.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MIXED = SearchSpace(
 
 
 def smooth(space: SearchSpace, rng: np.random.Generator) -> Table:
-    """A tilted bowl and a few gentle waves over the order of the values; names are placed in a random order.
+    """A tilted bowl and a few gentle waves over the order of the values; names have a random order.
 
     The bowl is a quadratic form of the distance to a random centre, with a random weight for each dimension and random
     interactions.
@@ -60,9 +60,9 @@ def smooth(space: SearchSpace, rng: np.random.Generator) -> Table:
 
 
 def hamming(space: SearchSpace, rng: np.random.Generator) -> Table:
-    """The nearest of three hidden architectures decides, by the weighted number of dimensions that differ from it.
+    """The weighted number of dimensions that differ from the nearest of three hidden architectures.
 
-    The order of the values means nothing. One of the three is the best; the others are local optima.
+    The order of the values has no effect. One of the three is the best; the others are local optima.
     """
     levels = _levels(space)
     count = levels.shape[1]
@@ -97,10 +97,9 @@ KINDS: Mapping[str, Callable[[SearchSpace, np.random.Generator], Table]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A space and tables over it: one for each objective, and perhaps one that must stay at most 0.
+    """A space and tables over it: one for each objective, and optionally one whose values must be at most 0.
 
-    What an advisor observes may be noisy: `noise` is the standard deviation of a normal error, in units of the
-    objective's own.
+    Observations may be noisy: `noise` is the standard deviation of a normal error, relative to that of the objective.
     """
 
     space: SearchSpace
@@ -113,12 +112,12 @@ class Problem:
         return [{value: i for i, value in enumerate(domain.values())} for domain in self.space.dimensions.values()]
 
     def position(self, architecture: Architecture) -> int:
-        """Where the architecture stands in the tables."""
+        """The position of the architecture in the tables."""
         levels = [column[value] for column, value in zip(self._columns, architecture.values(), strict=True)]
         return int(np.ravel_multi_index(levels, _sizes(self.space)))
 
     def observe(self, position: int, rng: np.random.Generator) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What is measured there: the objectives, and by how much the bound is broken."""
+        """Measure at a position: return the objectives, and by how much the bound is violated."""
         errors = self.noise * rng.standard_normal(len(self.objectives))
         values = tuple(
             float(table[position] + table.std() * error) for table, error in zip(self.objectives, errors, strict=True)
@@ -126,9 +125,10 @@ class Problem:
         return values, () if self.violation is None else (float(self.violation[position]),)
 
     def regret(self, positions: Sequence[int]) -> np.ndarray:
-        """(best - min) / (median - min) after each trial, noise left out; 1 is the median architecture of the space.
+        """(best - min) / (median - min) after each trial, without noise; 1 is the median architecture of the space.
 
-        Only what keeps the bound counts, also for the minimum and the median; what breaks it is as bad as the worst.
+        Only architectures that satisfy the bound count, also for the minimum and the median; the others are as bad as
+        the worst.
         """
         table = self.objectives[0]
         kept = np.ones(len(table), bool) if self.violation is None else self.violation <= 0
@@ -137,7 +137,7 @@ class Problem:
         return (np.minimum.accumulate(values[np.asarray(positions)]) - low) / (median - low)
 
     def hypervolume(self, positions: Sequence[int]) -> float:
-        """The area that the trials dominate, as a part of what the whole space does; two objectives.
+        """The area that the trials dominate relative to that of the whole space, for two objectives.
 
         Each objective is scaled so that its minimum is 0 and its median 1; the corner is (1, 1).
         """
@@ -166,7 +166,7 @@ def problem(kind: str, space: SearchSpace, seed: int, variant: str = "plain") ->
 
 
 def _area(points: np.ndarray) -> float:
-    """What the points, of shape (n, 2), dominate of the unit square."""
+    """The area of the unit square that points of shape (n, 2) dominate."""
     area, lowest = 0.0, 1.0
     for first, second in points[np.argsort(points[:, 0])]:
         if first < 1 and second < lowest:
@@ -180,13 +180,13 @@ def _sizes(space: SearchSpace) -> list[int]:
 
 
 def _levels(space: SearchSpace) -> np.ndarray:
-    """The positions of the values of every architecture, of shape (size, dimensions)."""
+    """The positions of the values of every architecture in their dimensions, (size, dimensions)."""
     sizes = _sizes(space)
     return np.stack(np.unravel_index(np.arange(np.prod(sizes)), sizes), axis=1)
 
 
 def _positions(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
-    """The same on [0, 1]; those of names in a random order."""
+    """The same positions scaled to [0, 1]; names have a random order."""
     columns = []
     for column, domain in zip(_levels(space).T, space.dimensions.values(), strict=True):
         order = np.arange(len(domain.values())) if domain.is_ordinal else rng.permutation(len(domain.values()))

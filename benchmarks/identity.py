@@ -1,13 +1,13 @@
-"""Students at full width and depth that begin inside their teacher, in float64: how far they are from being it.
+"""Students at full width and depth that start inside their teacher, in float64: how much they differ from it.
 
     python benchmarks/identity.py
 
-Every weight, gain and bias of the teachers is random. For each family the table has the most general P at which the
-student computes what its teacher does, and a P that turns freely. Families whose norms stand behind the residual sum
-(BERT) have gains that commute with permutations alone. LayerNorms before the readers (GPT-2, ViT) need P·1 = 1, and
-another P is refused; RMSNorms (Llama, Qwen, T5) need nothing, but compute in float32 themselves, whatever the model's
-precision. MobileBERT's students are selections of channels, and nothing else. Differences are relative where the
-teacher's values exceed one.
+Every weight, gain and bias of the teachers is random. For each family the table has the most general P with which the
+student computes the same function as its teacher, and an arbitrary rotation P. Families whose norms stand after the
+residual sum (BERT) have gains that commute only with permutations. LayerNorms before the readers (GPT-2, ViT) need
+P·1 = 1, and any other P raises an error; RMSNorms (Llama, Qwen, T5) allow every rotation, but compute in float32 in any
+precision of the model. Students of MobileBERT are always selections of channels. Differences are relative where the
+values of the teacher exceed one.
 """
 
 from __future__ import annotations

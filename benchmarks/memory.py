@@ -1,12 +1,12 @@
 """Peak memory of flash distillation with and without a budget: `python benchmarks/memory.py`, about three minutes.
 
-Three blocks of width 512 are distilled over 600 batches; a block's inputs alone take 2.3 GiB. Each run is a process of
-its own. The rise of the resident memory over what the models and the data take must stay within 120% of the budget,
+Three blocks of width 512 are distilled over 600 batches; a block's inputs alone take 2.3 GiB. Each run is a
+separate process. The resident memory must not exceed that of the models and the data by more than 120% of the budget,
 and the weights must be the same.
 
-The C library's allocator is told to go on giving large blocks pages of their own (MALLOC_MMAP_THRESHOLD_, its default
-of 128 KiB). Left to itself, glibc raises that threshold, and then keeps the holes that tensors of equal size leave in
-its heap, which here cost as much again as what is kept.
+The allocator of the C library is configured to keep its default threshold of 128 KiB, above which blocks get their own
+pages (MALLOC_MMAP_THRESHOLD_). By default glibc raises that threshold, and then keeps the holes that tensors of equal
+size leave in its heap, which here take as much memory as the data that are kept.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Blocks(nn.Module):
 
 
 def run(budget: float) -> dict[str, object]:
-    """One search's distillation of one student within a budget."""
+    """Distil one student as a search does, within a budget."""
     torch.manual_seed(0)
     teacher, student = Blocks(64), Blocks(WIDTH)
     data = [(torch.randn(SAMPLES, 16), torch.zeros(SAMPLES)) for _ in range(BATCHES)]
@@ -81,7 +81,7 @@ def run(budget: float) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run each budget in a process of its own, print the table and write it."""
+    """Run each budget in a separate process, print the table and write it."""
     if len(sys.argv) > 1:
         print(json.dumps(run(float(sys.argv[1]))))
         return

@@ -1,11 +1,11 @@
-"""What `promote` saves on the digits search, and whether metrics after flash distillation rank as the final ones do.
+"""The time that `promote` saves in the digits search, and the rank correlation of early metrics with final ones.
 
     python benchmarks/promote.py [--trials 24]
 
 Two searches propose the same architectures at random: one finishes every trial, the other a third of them. Both train
-the students' stem with their first block and the head as a last block: after flash distillation a student must be able
-to classify, or there is nothing to rank. What becomes of the ranks where the head is as it was built, a third search
-shows, which distils the blocks alone. Times are CPU times of a whole search, its evaluations included.
+the stem of a student with its first block, and the head as a last block: after flash distillation a student must be
+able to classify, or its metrics cannot be ranked. A third search distils only the blocks, and shows the ranks with an
+untrained head. Times are CPU times of a whole search, including its evaluations.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def block_names(student: nn.Module) -> list[Any]:
 
 def mappings(student: nn.Module, teacher: nn.Module) -> list[Any]:
     """Block i of n learns from block ceil((i + 1) m / n) - 1 of m, the head from the head."""
-    count, theirs = len(student.blocks), len(teacher.blocks)
-    pairs = [(f"blocks.{i}", f"blocks.{-(-(i + 1) * theirs // count) - 1}") for i in range(count)]
+    count, teacher_count = len(student.blocks), len(teacher.blocks)
+    pairs = [(f"blocks.{i}", f"blocks.{-(-(i + 1) * teacher_count // count) - 1}") for i in range(count)]
     return [[pair] for pair in [*pairs, ("head", "head")]]
 
 
@@ -52,9 +52,9 @@ def search(
     trials: int,
     scores: Callable[[nn.Module], dict[str, float]],
     blocks: Mapping[str, Any],
-    **given: Any,
+    **options: Any,
 ) -> tuple[SearchResult, float]:
-    """A search, and the CPU seconds that it took; `blocks` are settings of flash distillation."""
+    """Run a search; return its result and CPU seconds; `blocks` are settings of flash distillation."""
     metrics = [Metric("accuracy"), Metric("cross_entropy", greater_is_better=False, measured=True)]
     begin = time.process_time()
     AutoDistillation(
@@ -75,7 +75,7 @@ def search(
         search_dir=directory,
         show_progress_bar=False,
         device="cpu",
-        **given,
+        **options,
     ).search_loop()
     return SearchResult.load(directory), time.process_time() - begin
 
@@ -108,13 +108,13 @@ def main() -> None:
         loss = nn.functional.cross_entropy(student(images), labels)
         return {"accuracy": accuracy(student, test), "cross_entropy": float(loss)}
 
-    given = {"teacher_model": teacher, "train_dataloader": loader}
+    options = {"teacher_model": teacher, "train_dataloader": loader}
     with tempfile.TemporaryDirectory() as directory:
         folder, count = Path(directory), arguments.trials
         with_head = {"block_names": block_names, "layer_mappings_for_knowledge_transfer": mappings}
-        whole, whole_seconds = search(folder / "whole", None, count, scores, with_head, **given)
-        rungs, rungs_seconds = search(folder / "rungs", SHARE, count, scores, with_head, **given)
-        headless, _ = search(folder / "headless", 0.5 / count, count, scores, {}, **given)
+        whole, whole_seconds = search(folder / "whole", None, count, scores, with_head, **options)
+        rungs, rungs_seconds = search(folder / "rungs", SHARE, count, scores, with_head, **options)
+        headless, _ = search(folder / "headless", 0.5 / count, count, scores, {}, **options)
     assert [trial.architecture for trial in whole] == [trial.architecture for trial in rungs]
     assert all(trial.metrics == whole[trial.number].metrics for trial in rungs.completed)
 
@@ -142,8 +142,8 @@ def main() -> None:
             for name, trial in best.items()
         ],
     )
-    place = sorted(-trial.metrics["accuracy"] for trial in whole).index(-best["promote=1/3"].metrics["accuracy"])
-    print(f"CPU time saved: {1 - rungs_seconds / whole_seconds:.0%}; best with promote is number {place + 1} of all")
+    position = sorted(-trial.metrics["accuracy"] for trial in whole).index(-best["promote=1/3"].metrics["accuracy"])
+    print(f"CPU time saved: {1 - rungs_seconds / whole_seconds:.0%}; best with promote is number {position + 1} of all")
     write_results(
         "promote",
         {
@@ -162,7 +162,7 @@ def main() -> None:
                 }
                 for name, trial in best.items()
             },
-            "place_of_the_best": place + 1,
+            "place_of_the_best": position + 1,
             "trials": [
                 {
                     "architecture": one.architecture,

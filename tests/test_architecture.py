@@ -1,4 +1,4 @@
-"""The house stands as it was drawn: floors, no cycles, nothing unsafe, and the public names are the ones listed."""
+"""The architecture: import order, no cycles, no unsafe code, and the public names are the listed ones."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-# The parts of `autodistill` in import order: a part imports from itself and from those before it.
+# The modules and folders of `autodistill` in import order: each imports only from itself and from those before it.
 ORDER = (
-    # small modules on the ground floor
+    # small modules without dependencies on folders
     "errors",
     "siblings",
     "files",
@@ -43,7 +43,7 @@ ORDER = (
     "environment",
     "data",
     "training",
-    # folders, and the two modules that join them
+    # folders, and the modules that combine them
     "models",
     "losses",
     "metrics",
@@ -62,7 +62,7 @@ ORDER = (
     "cli",
 )
 
-# Libraries that a package or a folder must not import, by the prefix of the module's name.
+# Libraries that a package or a folder must not import, by the prefix of the name of a module.
 FORBIDDEN_LIBRARIES = {
     "search_spaces": {"torch", "transformers", "optuna", "skopt", "sklearn", "scipy"},
     "advisors": {"torch", "transformers"},
@@ -80,7 +80,7 @@ def tree_of(module: str) -> ast.Module:
 
 
 def imports_of(module: str) -> Iterator[str]:
-    """What a module imports, anywhere in it; a name imported from a package counts as its module if it is one."""
+    """All imports of a module; a name that is imported from a package counts as a module if it is one."""
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -102,7 +102,7 @@ def rank(module: str) -> int | None:
 
 
 def upward_imports(imports: dict[str, list[str]]) -> list[str]:
-    """The imports of a part that comes later in the order."""
+    """The imports of entries that come later in the order."""
     return [
         f"{module} imports {imported}"
         for module, names in imports.items()
@@ -112,7 +112,7 @@ def upward_imports(imports: dict[str, list[str]]) -> list[str]:
 
 
 def forbidden_imports(imports: dict[str, list[str]]) -> list[str]:
-    """The imports of libraries that a package or a folder must not know."""
+    """The imports of forbidden libraries."""
     return [
         f"{module} imports {imported}"
         for module, names in imports.items()
@@ -125,7 +125,7 @@ def forbidden_imports(imports: dict[str, list[str]]) -> list[str]:
 IMPORTS = {module: list(imports_of(module)) for module in FILES}
 
 
-def test_import_order_names_every_part_of_the_package_once() -> None:
+def test_import_order_lists_every_module_and_folder_once() -> None:
     parts = {path.stem for path in (ROOT / "autodistill").glob("*.py")} | {
         path.parent.name for path in (ROOT / "autodistill").glob("*/__init__.py")
     }
@@ -221,7 +221,7 @@ WITHOUT_TESTS_YET = {
 
 
 def file_of_tests(module: str) -> Path:
-    """Where the tests of `package.folder.name` are: in `tests/package/folder/test_name.py`."""
+    """The test file of `package.folder.name`, `tests/package/folder/test_name.py`."""
     *folders, name = module.split(".")
     return ROOT.joinpath("tests", *folders, f"test_{name}.py")
 
@@ -290,7 +290,7 @@ LAZY_PACKAGES = ("advisors", "autodistill")
 
 
 def public_names(module: types.ModuleType) -> set[str]:
-    """What can be imported from a module, names that it resolves lazily included."""
+    """The names that can be imported from a module, including lazy ones."""
     return {
         name
         for name in dir(module)
@@ -402,11 +402,11 @@ def test_every_listed_name_has_a_docstring_with_its_public_methods(module: str) 
     assert parts
     missing = []
     for name, text in parts:
-        if not text or text.startswith(f"{name}("):  # what a dataclass writes for want of a docstring
+        if not text or text.startswith(f"{name}("):  # the docstring that a dataclass generates
             missing.append(name)
     assert missing == []
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_every_module_says_what_it_is_for(module: str) -> None:
+def test_every_module_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(tree_of(module))

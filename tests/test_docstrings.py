@@ -1,4 +1,4 @@
-"""Every example in a docstring gives what it shows."""
+"""Every example in a docstring returns the output that it shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_give_what_they_show(name: str) -> None:
+def test_examples_return_the_output_that_they_show(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

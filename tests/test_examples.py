@@ -1,4 +1,4 @@
-"""Every example runs unchanged."""
+"""Every example runs without changes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_commands_of_the_guide_to_the_command_line_run(tmp_path, monkeypatch
 def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypatch):
     plugin = ROOT / "examples" / "advisor_plugin"
     project = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]
-    # As if installed: the module and the metadata are on the path.
+    # The module and the metadata are on the path, as after installation.
     name, version = project["name"], project["version"]
     metadata = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
     metadata.mkdir()
@@ -127,10 +127,10 @@ def test_the_advisor_plugin_is_found_by_its_name_and_searches(tmp_path, monkeypa
 
 
 def test_the_example_of_a_custom_family_finds_a_student_and_resumes(tmp_path):
-    arguments = ("--search-dir", tmp_path / "own", "--steps", 6)
+    arguments = ("--search-dir", tmp_path / "search", "--steps", 6)
     first = run("own_family.py", *arguments, "--trials", 1)
     assert "The best student" in first
     second = run("own_family.py", *arguments, "--trials", 2)
     assert "The best student" in second
-    assert len(SearchResult.load(tmp_path / "own").completed) == 2
-    assert len([*(tmp_path / "own" / "teacher_cache").glob("subspace-*")]) == 1  # reused by the other process
+    assert len(SearchResult.load(tmp_path / "search").completed) == 2
+    assert len([*(tmp_path / "search" / "teacher_cache").glob("subspace-*")]) == 1  # reused by the other process

@@ -1,1 +1,1 @@
-"""The command line: a search described by one file, without a program around it."""
+"""The command line: one file describes a search."""

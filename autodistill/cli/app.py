@@ -1,8 +1,8 @@
 """The commands: `autodistill init`, `explain`, `search`, `status`, `trials`, `show` and `export`.
 
-A command is a function of its name in a module that is imported when the command is called, so that those that only
-read a search directory import no torch. They end with 0 when done, 1 when failed, 2 when called or configured wrongly,
-130 when interrupted.
+A command is a function with its name, in a module that is imported when the command is called: commands that only read
+a search directory do not import torch. The exit status is 0 for success, 1 for failure, 2 for wrong arguments or
+configuration, and 130 for an interruption.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from autodistill.cli.console import say
+from autodistill.cli.console import print_line
 from autodistill.errors import (
     AdvisorError,
     AutoDistillationError,
@@ -26,10 +26,10 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 
 class Command(NamedTuple):
-    """Where a command is defined.
+    """The definition of a command.
 
     Args:
-        module: has the function, of the command's name.
+        module: the module of the function, which has the name of the command.
         help: its docstring, which `autodistill --help` shows without importing the module.
     """
 
@@ -39,14 +39,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "init": Command(
-        "autodistill.cli.init", "Write a commented configuration for a task, its space cut to the teacher's size."
+        "autodistill.cli.init", "Write a commented configuration for a task, with a space that fits the teacher's size."
     ),
-    "search": Command("autodistill.cli.search", "Search, or go on with a search that was interrupted."),
+    "search": Command("autodistill.cli.search", "Search, or resume a search that was interrupted."),
     "explain": Command(
         "autodistill.cli.search",
         "Show what would be distilled into what, for the first architecture of the space.",
     ),
-    "status": Command("autodistill.cli.status", "Tell how far a search is, in a line, with its best trial."),
+    "status": Command("autodistill.cli.status", "Show the progress of a search in one line, and its best trial."),
     "trials": Command(
         "autodistill.cli.status", "List all trials, paused ones with their metrics after flash distillation."
     ),
@@ -59,14 +59,14 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """Lists the commands, imports the one that is called, and reports errors in a sentence with their exit code."""
+    """Lists the commands, imports the one that is called, and reports errors with their exit status."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands.update({name: TyperCommand(name, help=command.help) for name, command in COMMANDS.items()})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is called, imported, with its name and arguments."""
+        """Import the command that is called; return it with its name and arguments."""
         name, listed, rest = super().resolve_command(ctx, args)
         return name, listed if name is None else _load(name), rest
 
@@ -79,8 +79,8 @@ class Commands(TyperGroup):
         except AutoDistillationError as error:
             code, message = FAILED, str(error)
         except KeyboardInterrupt:
-            code, message = INTERRUPTED, "interrupted; the same command goes on from here."
-        say(f"autodistill: {message}", stderr=True)
+            code, message = INTERRUPTED, "interrupted; the same command resumes from here."
+        print_line(f"autodistill: {message}", stderr=True)
         raise typer.Exit(code)
 
 

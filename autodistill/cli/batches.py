@@ -1,4 +1,4 @@
-"""The batches of a configuration: shuffled ones that students learn from, and held-out ones that they are judged by."""
+"""The batches of a configuration: shuffled batches for training, and held-out batches for evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HeldOut:
         return DataStream(self.loader, seed=0).epoch(0)
 
     def describe(self) -> list[Any]:
-        """What tells them from others: how many batches there are, and what is in the first."""
+        """What identifies them: the number of batches, and the contents of the first."""
         return [len(self.loader), next(iter(self)).hash]
 
 
@@ -33,7 +33,7 @@ class TaskBatches:
     """The data of one configuration, read and encoded for its models when they are first used.
 
     Args:
-        models: those that the batches are for; their configuration names the data.
+        models: the models that read the batches; their configuration names the data.
 
     Raises:
         ConfigurationError: `training` and `held_out` raise it if the data cannot be read or do not fit.
@@ -44,12 +44,12 @@ class TaskBatches:
 
     @property
     def training(self) -> DataLoader[Any]:
-        """Shuffled batches to learn from."""
+        """Shuffled batches for training."""
         return self._loaders[0]
 
     @property
     def held_out(self) -> HeldOut:
-        """Held-out batches."""
+        """Held-out batches for evaluation."""
         return self._loaders[1]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the commands print: sentences, and tables that are not broken where there is no terminal."""
+"""Printing for the commands: sentences, and tables that are not wrapped if the output is no terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rich.table import Table
 _WIDE = 300  # characters
 
 
-def say(line: str, *, stderr: bool = False) -> None:
-    """Print a sentence, in one line however long it is."""
+def print_line(line: str, *, stderr: bool = False) -> None:
+    """Print a sentence in one line, without wrapping."""
     Console(stderr=stderr).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
     """Print a table, as wide as the terminal."""
     console = Console()
-    if not console.is_terminal:  # there is no edge to break lines at
+    if not console.is_terminal:  # no width at which to wrap lines
         console.width = _WIDE
     console.print(table)

@@ -23,23 +23,23 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".txt": ("text", {}),
     ".parquet": ("parquet", {}),
 }
-"""By the suffix of a file: the reader of `datasets.load_dataset`, and its options."""
+"""The reader of `datasets.load_dataset` and its options, by the suffix of a file."""
 
-_SAVED = ("dataset_info.json", "dataset_dict.json")  # what `save_to_disk` leaves
+_SAVED = ("dataset_info.json", "dataset_dict.json")  # files that `save_to_disk` writes
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_SPLIT_SEED = 0  # of the share that is held out: the same in every search, whatever its seed
+_SPLIT_SEED = 0  # of the held-out share: the same in every search, whatever its seed
 
 
 def load_data(config: DataConfig, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[Dataset, Dataset]:
-    """What students learn from, and what they are judged by, with the columns named as the task names them.
+    """The training data and the held-out data, with the column names of the task.
 
     Args:
-        config: where the data are.
-        columns: what the task needs.
-        optional: what it can use.
+        config: the location of the data.
+        columns: the columns that the task needs.
+        optional: further columns that it can use.
 
     Raises:
-        ConfigurationError: the data are not there, cannot be read, or lack columns; all missing ones at once.
+        ConfigurationError: the data do not exist, cannot be read, or lack columns; all missing columns in one error.
     """
     tables = {"train": _load(config.train, config.train_split, config.name)}
     if isinstance(config.validation, str):
@@ -57,11 +57,11 @@ def load_data(config: DataConfig, columns: Sequence[str], optional: Sequence[str
 
 
 def _split(table: Dataset, share: float, source: str) -> dict[str, Dataset]:
-    """What is learnt from, and a share that is held out; a row of each at least."""
+    """The training data and a held-out share, with at least one row each."""
     if len(table) < 2:
         raise ConfigurationError(
-            f"a share of data.train is held out, so it must have two rows at least, but {source} has {len(table)}; "
-            "give more, or data.validation."
+            f"a share of data.train is held out, so it must have at least two rows, but {source} has {len(table)}; "
+            "add rows, or set data.validation."
         )
     held_out = min(math.ceil(share * len(table)), len(table) - 1)
     return dict(table.train_test_split(test_size=held_out, seed=_SPLIT_SEED))
@@ -84,8 +84,8 @@ def _load(source: str, split: str, name: str | None) -> Dataset:
                 )
             if path.stat().st_size == 0:
                 raise ConfigurationError(f"data must have rows, but {source} is empty.")
-            reader, given = _READERS[path.suffix.lower()]
-            options, split = {**given, "data_files": source}, "train"
+            reader, fixed = _READERS[path.suffix.lower()]
+            options, split = {**fixed, "data_files": source}, "train"
         elif path.suffix.lower() in _READERS or not _HUB_ID.fullmatch(source):
             raise ConfigurationError(f"data.train and data.validation must exist, but {source} does not.")
         else:
@@ -130,7 +130,7 @@ def _unknown_roles(columns: dict[str, str], known: Sequence[str]) -> list[str]:
 def _shared_columns(config: DataConfig, roles: Sequence[str]) -> list[str]:
     names = [config.columns.get(role, role) for role in roles if role in config.columns]
     return [
-        f"data.columns: each column of the task is one of the data, but {name!r} is given for several."
+        f"data.columns: each column of the task must be a different column of the data, but {name!r} serves several."
         for name in dict.fromkeys(names)
         if sum(config.columns.get(role, role) == name for role in roles) > 1
     ]
@@ -140,15 +140,15 @@ _TEXTS, _LISTS = ("text", "text_pair"), ("tokens", "tags")
 
 
 def _unfit(source: str, table: Dataset) -> list[str]:
-    """A sentence for each column that holds something else than the task takes."""
+    """A sentence for each column whose values are not of the kind that the task takes."""
     problems = [] if len(table) else [f"data must have rows, but {source} has none."]
     for role, feature in table.features.items():
         kind = "a list" if hasattr(feature, "feature") else "an image" if _is_image(feature) else "a value"
-        wanted = "a list" if role in _LISTS else "an image" if role == "image" else "a value"
-        if kind != wanted:
-            problems.append(f"data.columns.{role}: must hold {wanted} in each row, but {source} has {kind}.")
+        expected = "a list" if role in _LISTS else "an image" if role == "image" else "a value"
+        if kind != expected:
+            problems.append(f"data.columns.{role}: must hold {expected} in each row, but {source} has {kind}.")
         elif table.data.column(role).null_count:
-            problems.append(f"data.columns.{role}: must hold {wanted} in each row, but {source} has rows without.")
+            problems.append(f"data.columns.{role}: must hold {expected} in each row, but {source} has rows without.")
     if not problems and {*_LISTS} <= {*table.features}:
         rows = enumerate(zip(*(table[role] for role in _LISTS), strict=True))
         problems += [
@@ -164,7 +164,7 @@ def _is_image(feature: Any) -> bool:
 
 
 def _as_texts(table: Dataset) -> Dataset:
-    """Numbers in a column of texts, as a csv of them gives, become texts."""
+    """Convert numbers in columns of texts, as a csv file may have them, to texts."""
     for role in _TEXTS:
         if role in table.features and table.features[role].dtype != "string":
             table = table.cast_column(role, _library().Value("string"))
@@ -172,17 +172,17 @@ def _as_texts(table: Dataset) -> Dataset:
 
 
 def _missing(config: DataConfig, source: str, table: Dataset, columns: Sequence[str]) -> list[str]:
-    given = table.column_names
+    existing = table.column_names
     return [
-        f"data.columns.{role}: the task needs a column {name!r}, but {source} has {', '.join(given) or 'none'}; "
-        f"write which one it is, as in `columns: {{{role}: {given[0] if given else 'name'}}}`."
+        f"data.columns.{role}: the task needs a column {name!r}, but {source} has {', '.join(existing) or 'none'}; "
+        f"write which one it is, as in `columns: {{{role}: {existing[0] if existing else 'name'}}}`."
         for role in columns
-        if (name := config.columns.get(role, role)) not in given
+        if (name := config.columns.get(role, role)) not in existing
     ]
 
 
 def _named(table: Dataset, config: DataConfig, columns: Sequence[str], optional: Sequence[str]) -> Dataset:
-    """The table with the columns of the task alone, under the task's names."""
+    """The table with only the columns of the task, under the task's names."""
     names = {role: config.columns.get(role, role) for role in (*columns, *optional)}
     used = {role: name for role, name in names.items() if name in table.column_names}
     table = table.select_columns(list(dict.fromkeys(used.values())))
@@ -190,23 +190,23 @@ def _named(table: Dataset, config: DataConfig, columns: Sequence[str], optional:
 
 
 def label_numbers(table: Dataset, column: str, teacher: Mapping[str, int], source: str) -> dict[Any, int]:
-    """The teacher's number of every label in a column; of lists, every label in them.
+    """The teacher's number of every label in a column, or in the lists of a column.
 
-    A name counts as the teacher has it; a whole number is the number itself.
+    A name is looked up in the teacher's labels; an integer is the number itself.
 
     Args:
         table: the data.
-        column: of labels, or of lists of them.
-        teacher: its labels, `config.label2id`.
-        source: where the data are from.
+        column: the name of a column of labels, or of lists of labels.
+        teacher: the labels of the teacher, `config.label2id`.
+        source: the origin of the data, for the error.
 
     Raises:
         ConfigurationError: labels that the teacher does not know.
     """
     feature = table.features[column]
-    items = getattr(feature, "feature", None)  # of a column of lists
+    items = getattr(feature, "feature", None)  # for a column of lists
     values = table.unique(column) if items is None else dict.fromkeys(value for row in table[column] for value in row)
-    names = getattr(items or feature, "names", None)  # of numbered classes, as the folders of images are
+    names = getattr(items or feature, "names", None)  # for numbered classes, such as folders of images
     unnamed = all(label.startswith("LABEL_") for label in teacher)  # as transformers numbers them
     numbers, unknown = {}, []
     for value in values:

@@ -21,7 +21,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from search_spaces import Architecture, SearchSpace
 
-_SHARED = (  # what a student's configuration takes from the teacher: both read the same batches
+_SHARED = (  # fields that students take from the teacher: both read the same batches
     "vocab_size",
     "type_vocab_size",
     "pad_token_id",
@@ -34,14 +34,14 @@ _SHARED = (  # what a student's configuration takes from the teacher: both read 
     "label2id",
     "problem_type",
 )
-_NO_LIMIT = 10**6  # tokenizers without a longest text say some huge number
+_NO_LIMIT = 10**6  # tokenizers without a maximum report a huge number
 
 
 class TaskModels:
     """The teacher and the students of one configuration, each loaded when it is first used.
 
     Args:
-        config: of the command line.
+        config: the configuration of the command line.
 
     Raises:
         ConfigurationError: every attribute raises it if the model or preprocessor cannot be loaded or does not fit.
@@ -57,7 +57,7 @@ class TaskModels:
         source = self.config.teacher
         if self._embeds:
             return cast(nn.Module, _load(SentenceEncoder, "teacher", source)).eval()
-        # anything but safetensors would be a pickle
+        # other formats are pickles
         loaded = _load(self._auto, "teacher", source, use_safetensors=True, output_loading_info=True)
         teacher: nn.Module = loaded[0]
         missing = sorted(loaded[1]["missing_keys"])
@@ -73,9 +73,9 @@ class TaskModels:
         """The teacher's tokenizer or image processor."""
         kind = AutoImageProcessor if "image" in self.task.columns else AutoTokenizer
         preprocessor = _load(kind, "teacher", self.config.teacher)
-        if kind is AutoTokenizer and len(preprocessor) <= len(preprocessor.all_special_ids):  # of a folder without one
+        if kind is AutoTokenizer and len(preprocessor) <= len(preprocessor.all_special_ids):
             raise ConfigurationError(
-                f"teacher: must come with its tokenizer, but {self.config.teacher!r} has none that knows a word; save "
+                f"teacher: must come with its tokenizer, but {self.config.teacher!r} has none with a vocabulary; save "
                 "it there with tokenizer.save_pretrained."
             )
         if getattr(preprocessor, "pad_token", "") is None:
@@ -90,12 +90,12 @@ class TaskModels:
 
     @cached_property
     def student_config(self) -> PreTrainedConfig:
-        """The configuration that students' configurations are made from."""
-        given = self.config.student
-        if given is None:
+        """The configuration from which those of students are derived."""
+        source = self.config.student
+        if source is None:
             return copy.deepcopy(self.teacher_config)
-        known_type = given in transformers.CONFIG_MAPPING and not Path(given).exists()
-        config: PreTrainedConfig = AutoConfig.for_model(given) if known_type else _load(AutoConfig, "student", given)
+        known_type = source in transformers.CONFIG_MAPPING and not Path(source).exists()
+        config: PreTrainedConfig = AutoConfig.for_model(source) if known_type else _load(AutoConfig, "student", source)
         for name in _SHARED:
             if hasattr(config, name) and hasattr(self.teacher_config, name):
                 setattr(config, name, copy.deepcopy(getattr(self.teacher_config, name)))
@@ -103,11 +103,11 @@ class TaskModels:
 
     @cached_property
     def builder(self) -> TransformersBuilder:
-        """What builds the transformers models of students."""
+        """The builder of the students' transformers models."""
         return TransformersBuilder(self._auto, self.student_config)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """A student; one that embeds sentences is projected to the width of the teacher's embeddings."""
+        """Build a student; a sentence encoder has a projection to the width of the teacher's embeddings."""
         student: Any = self.builder(architecture)
         if not self._embeds:
             return cast(nn.Module, student)
@@ -152,7 +152,7 @@ class TaskModels:
         return self.config.task == "sentence-embedding"
 
     def _transformer(self, model: Any) -> Any:
-        """The transformers model, of which a sentence encoder is made."""
+        """The transformers model inside a sentence encoder; otherwise the model itself."""
         return model.model if self._embeds else model
 
 
@@ -163,6 +163,6 @@ def _load(kind: Any, role: str, source: str, **options: Any) -> Any:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigurationError(
-            f"{role}: {kind.__name__} must be able to load {source!r}, from a folder or the hub, but says: "
+            f"{role}: {kind.__name__} must be able to load {source!r}, from a folder or the hub, but raised: "
             f"{str(error).splitlines()[0]}"
         ) from error

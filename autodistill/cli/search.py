@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from autodistill.cli.console import print_table, say
+from autodistill.cli.console import print_line, print_table
 from autodistill.cli.setup import SearchSetup
 from autodistill.config.command_line import CommandConfig
 from autodistill.errors import AutoDistillationError
@@ -24,25 +24,25 @@ ConfigFile = Annotated[Path, typer.Argument(help="The file that `autodistill ini
 
 def search(
     config: ConfigFile,
-    search_dir: Annotated[Path, typer.Option(help="Made where it does not exist; resumed where it does.")],
-    trials: Annotated[int | None, typer.Option(min=1, help="So many more, whatever max_trials says.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Begin no trial after so many seconds.")] = None,
+    search_dir: Annotated[Path, typer.Option(help="Created if it does not exist; resumed if it does.")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Run so many more, whatever max_trials is.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Start no trial after this many seconds.")] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
 ) -> None:
-    """Search, or go on with a search that was interrupted."""
+    """Search, or resume a search that was interrupted."""
     _quiet_libraries()
     setup = SearchSetup(CommandConfig.load(config))
     agent = setup.search(search_dir, show_progress_bar=progress)
     before = len(agent.search_result)
     if before:
-        say(f"{search_dir} holds {before} trials of this search: resuming.")
+        print_line(f"{search_dir} holds {before} trials of this search: resuming.")
     best = agent.search_loop(n_trials=trials, timeout=timeout)
-    if not current_processes().is_main:  # under `accelerate launch` one of them tells the result
+    if not current_processes().is_main:  # under `accelerate launch`, one process prints
         return
     setup.keep_preprocessor(agent)
     print_table(results_table(agent.search_result, setup.scores(setup.models.teacher)))
     if best is None:
-        raise AutoDistillationError("no trial is feasible; `autodistill trials` tells why.")
+        raise AutoDistillationError("no trial is feasible; `autodistill trials` shows why.")
 
 
 def explain(config: ConfigFile) -> None:
@@ -58,6 +58,6 @@ def explain(config: ConfigFile) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Leave the terminal to the search: models tell of weights that a task has no use for, and of their loading."""
+    """Silence transformers, which logs the loading of weights and those that a task does not use."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What the commands that read a search directory have in common: its argument, and its trials by number."""
+"""What the commands that read a search directory share: the argument, and the lookup of trials by number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Directory = Annotated[Path, typer.Argument(help="The search directory.", metavar
 
 
 def find_trial(search_dir: Path, number: int | None) -> Trial:
-    """The trial of a number; the best if none is given.
+    """The trial with a number; by default the best trial.
 
     Raises:
         ConfigurationError: there is no such trial, or no best.
@@ -24,7 +24,7 @@ def find_trial(search_dir: Path, number: int | None) -> Trial:
     result = SearchResult.load(search_dir)
     if number is None:
         if result.best is None:
-            raise ConfigurationError(f"the best trial is a feasible one, but {search_dir} holds none: {result!r}.")
+            raise ConfigurationError(f"the best trial must be feasible, but {search_dir} holds none: {result!r}.")
         return result.best
     for trial in result:
         if trial.number == number:

@@ -1,7 +1,7 @@
 """Sentence embeddings: a transformers model, the pooling of its last hidden states, and a projection.
 
-On disk it is what sentence-transformers reads: the model and its tokenizer in the folder itself, `1_Pooling`, and,
-where there are such, `2_Dense` and `3_Normalize`.
+The files are those of sentence-transformers: the model and its tokenizer in the folder itself, `1_Pooling`, and, if
+any, `2_Dense` and `3_Normalize`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class SentenceEncoder(nn.Module):
     """Texts to embeddings (N, C): the last hidden states, pooled over the tokens, projected, normalised.
 
     Args:
-        model: a transformers model that gives `last_hidden_state`; a pooler, of no use here, is taken off.
+        model: a transformers model that returns `last_hidden_state`; its pooler is not used, and is removed.
         pooling: the mean over all tokens that are not padding, or the first token.
-        projection: to the width of the embeddings; None where the model's own width is kept.
-        normalize: embeddings get length one.
+        projection: the projection to the width of the embeddings; None to keep the width of the model.
+        normalize: whether embeddings are scaled to length one.
 
     Examples:
         >>> from transformers import BertConfig, BertModel
@@ -77,7 +77,7 @@ class SentenceEncoder(nn.Module):
         return self.projection.out_features if self.projection is not None else int(self.model.config.hidden_size)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the encoder as sentence-transformers and `AutoModel.from_pretrained` read it."""
+        """Write the encoder in the format that sentence-transformers and `AutoModel.from_pretrained` read."""
         directory = Path(directory)
         self.model.save_pretrained(directory)
         width = self.model.config.hidden_size
@@ -109,10 +109,10 @@ class SentenceEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
-        """The encoder in a folder or on the hub; a model without `modules.json` is pooled by the mean.
+        """Load the encoder from a folder or the hub; a model without `modules.json` is pooled by the mean.
 
         Raises:
-            ConfigurationError: it holds modules other than those above, or another pooling or activation.
+            ConfigurationError: it has modules other than those above, or another pooling or activation.
         """
         directory = Path(source)
         if not directory.is_dir():
@@ -122,7 +122,7 @@ class SentenceEncoder(nn.Module):
         order = [kind for kind in _KINDS if kind in paths]
         if list(paths) != order or len(paths) != len(modules):
             raise ConfigurationError(
-                f"a sentence encoder is made of {', '.join(_KINDS)}, in this order, but {source} has "
+                f"a sentence encoder must consist of {', '.join(_KINDS)}, in this order, but {source} has "
                 f"{', '.join(module['type'] for module in modules)}."
             )
         return cls(
@@ -148,7 +148,7 @@ def _read_pooling(directory: Path) -> Pooling:
     if modes == {"cls"}:
         return "cls"
     raise ConfigurationError(
-        f"the pooling of a sentence encoder is 'mean' or 'cls', but {directory} has {sorted(modes)}."
+        f"the pooling of a sentence encoder must be 'mean' or 'cls', but {directory} has {sorted(modes)}."
     )
 
 
@@ -156,7 +156,7 @@ def _read_projection(directory: Path) -> nn.Linear:
     config = read_json(directory / "config.json")
     activation = config.get("activation_function", "torch.nn.modules.linear.Identity")
     if not activation.endswith("Identity"):
-        raise ConfigurationError(f"the projection of a sentence encoder is linear, but {directory} has {activation}.")
+        raise ConfigurationError(f"a sentence encoder must have a linear projection, but {directory} has {activation}.")
     projection = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     weights = load_file(directory / "model.safetensors")
     projection.load_state_dict({name.removeprefix("linear."): value for name, value in weights.items()})

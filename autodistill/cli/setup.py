@@ -1,4 +1,4 @@
-"""From a configuration file to a search."""
+"""Makes a search from a configuration file."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from search_spaces.checks import did_you_mean
 
 
 class TaskSearch(AutoDistillation):
-    """A search that is one only with the same task, data and student.
+    """A search that also records its task, data and student: a resumed search must have the same.
 
     Args:
-        described: what is recorded of them.
+        described: their description.
     """
 
     def __init__(self, *arguments: Any, described: dict[str, Any], **options: Any) -> None:
@@ -42,14 +42,14 @@ class TaskSearch(AutoDistillation):
 
 
 class SearchSetup:
-    """The models, the data, the metrics and the settings of a configuration; each is made when it is first used.
+    """The models, the data, the metrics and the settings of a configuration; each is created when it is first used.
 
     Args:
-        config: of the command line.
+        config: the configuration of the command line.
 
     Raises:
-        ConfigurationError: a metric is not measured in the task. Every attribute raises it where the configuration and
-            what it names do not fit.
+        ConfigurationError: a metric is not measured in the task. Every attribute raises it if the models or data that
+            the configuration names do not fit.
     """
 
     def __init__(self, config: CommandConfig) -> None:
@@ -67,16 +67,16 @@ class SearchSetup:
 
     @cached_property
     def settings(self) -> AutoDistillationConfig:
-        """The search and the distillation, the space without what cannot be built."""
-        given = self.config.auto_distillation
-        search = given.the_search()
+        """The settings of search and distillation; the space excludes students that cannot be built."""
+        configured = self.config.auto_distillation
+        search = configured.the_search()
         space = self.models.builder.feasible(search.search_space)
-        if given.init:
+        if configured.init:
             self.models.ensure_inside_teacher(space)
-        return given.with_changes(search=search.with_changes(search_space=space))
+        return configured.with_changes(search=search.with_changes(search_space=space))
 
     def example(self) -> tuple[Architecture, list[MappingRow]]:
-        """An architecture of the space, and what would be distilled into what in its student."""
+        """An architecture of the space, and the layer mappings by which its student would be distilled."""
         space = self.settings.the_search().search_space
         architecture = next(space.enumerate()) if space.is_finite else space.sample(np.random.default_rng(0))
         batch = next(DataStream(self.batches.training, self.settings.seed).epoch(0))
@@ -84,7 +84,7 @@ class SearchSetup:
         return architecture, explain_mapping(self.settings, student, self.models.teacher, batch)
 
     def search(self, search_dir: Path, *, show_progress_bar: bool = True) -> AutoDistillation:
-        """The search in a directory, where it also leaves what an exported student is used with."""
+        """The search in a directory, where it also saves the preprocessor of exported students."""
         return TaskSearch(
             self.models.build,
             self.settings,
@@ -103,7 +103,7 @@ class SearchSetup:
         )
 
     def keep_preprocessor(self, search: AutoDistillation, trial: Trial | None = None) -> None:
-        """Save the tokenizer or image processor in the search directory, unless it is there."""
+        """Save the tokenizer or image processor in the search directory, unless it exists."""
         folder = search.search_dir / PREPROCESSOR
         if folder.exists():
             return

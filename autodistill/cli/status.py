@@ -1,4 +1,4 @@
-"""The commands that show what a search directory holds: `autodistill status`, `trials` and `show`."""
+"""The commands that show the contents of a search directory: `autodistill status`, `trials` and `show`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from autodistill.cli.console import print_table, say
+from autodistill.cli.console import print_line, print_table
 from autodistill.cli.search_directory import Directory, find_trial
 from autodistill.report.terminal import describe_architecture, describe_outcome, describe_result, format_number
 from autodistill.search.result import SearchResult
@@ -18,20 +18,22 @@ from autodistill.search.trial import TrialState
 
 
 def status(directory: Directory) -> None:
-    """Tell how far a search is, in a line, with its best trial."""
+    """Show the progress of a search in one line, and its best trial."""
     result = SearchResult.load(directory)
-    say(describe_result(result))
+    print_line(describe_result(result))
     running = [trial for trial in result if trial.state is TrialState.RUNNING]
     for trial in running:
-        say(f"trial {trial.number} has been running since {trial.started_at:%Y-%m-%d %H:%M} UTC, or was interrupted")
+        print_line(
+            f"trial {trial.number} has been running since {trial.started_at:%Y-%m-%d %H:%M} UTC, or was interrupted"
+        )
     if result.best is not None:
-        say(describe_outcome(result.best))
-        say(f"  {describe_architecture(result.best)}")
+        print_line(describe_outcome(result.best))
+        print_line(f"  {describe_architecture(result.best)}")
 
 
 def trials(
     directory: Directory,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """List all trials, paused ones with their metrics after flash distillation."""
     result = SearchResult.load(directory)
@@ -53,7 +55,9 @@ def trials(
     print_table(table)
 
 
-def show(directory: Directory, number: Annotated[int, typer.Argument(metavar="N", help="Of the trial.")]) -> None:
+def show(
+    directory: Directory, number: Annotated[int, typer.Argument(metavar="N", help="The number of the trial.")]
+) -> None:
     """Show everything that is recorded of one trial."""
     trial = find_trial(directory, number)
     record = {name: value for name, value in trial.to_json().items() if name != "error"}

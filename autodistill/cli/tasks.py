@@ -1,4 +1,4 @@
-"""The tasks of the command line: for each the class of its models, its columns, its batches, and what is measured."""
+"""The tasks of the command line: the class of models, the columns, the batches, and the metric of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autodistill.data import IGNORED_LABEL, Batch
 from autodistill.models.devices import device_of
 from autodistill.models.masks import predicts_next_token
 
-_COMPARED_TEXTS = 1000  # at most; their similarities are half a million
+_COMPARED_TEXTS = 1000  # at most; they have half a million similarities
 
 Rows = Mapping[str, list[Any]]
 Features = Mapping[str, Any]
@@ -25,12 +25,12 @@ Scores = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes features of rows.
+    """Converts rows to features.
 
     Args:
         preprocessor: a tokenizer, or an image processor.
         inputs: the names of the features that both models take.
-        max_length: tokens of a text.
+        max_length: the maximal number of tokens of a text.
         labels: the number of each label.
     """
 
@@ -44,19 +44,19 @@ class Encoder:
         return self.preprocessor(*texts, truncation=True, max_length=self.max_length, **options)
 
     def chosen(self, features: Any) -> dict[str, Any]:
-        """Those features that the models take."""
+        """The features that the models take."""
         return {name: features[name] for name in self.inputs if name in features}
 
 
 def encode_texts(encoder: Encoder, rows: Rows) -> Features:
-    """Texts or pairs of them, with a label each where there is a column of labels."""
+    """Encode texts or pairs of texts, each with a label if there is a column of labels."""
     texts = [rows[column] for column in ("text", "text_pair") if column in rows]
     features = encoder.chosen(encoder.tokens(*texts))
     return features | ({"labels": [encoder.labels[label] for label in rows["label"]]} if "label" in rows else {})
 
 
 def encode_words(encoder: Encoder, rows: Rows) -> Features:
-    """Sentences as lists of words, with a tag each; it counts at the first token of its word."""
+    """Encode lists of words, each word with a tag, which counts at the first token of the word."""
     tokens = encoder.tokens(rows["tokens"], is_split_into_words=True)
     labels = []
     for row, tags in enumerate(rows["tags"]):
@@ -70,14 +70,14 @@ def encode_words(encoder: Encoder, rows: Rows) -> Features:
 
 
 def encode_images(encoder: Encoder, rows: Rows) -> Features:
-    """Images, with a label each."""
+    """Encode images, each with a label."""
     images = [image.convert("RGB") for image in rows["image"]]
     pixels = encoder.preprocessor(images, return_tensors="pt")["pixel_values"]
     return {"pixel_values": list(pixels), "labels": [encoder.labels[label] for label in rows["label"]]}
 
 
 def accuracy(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
-    """The share of labels that are predicted; those that do not count are left out."""
+    """The share of labels that are predicted correctly; labels that do not count are ignored."""
 
     def score(student: nn.Module) -> dict[str, float]:
         right = counted = 0
@@ -91,14 +91,14 @@ def accuracy(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
 
 
 def language_modelling(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
-    """The cross-entropy of a token, in nats; its exponential is the perplexity."""
+    """The cross-entropy in nats per token; its exponential is the perplexity."""
 
     def score(student: nn.Module) -> dict[str, float]:
         total = counted = 0.0
         for batch, output in _outputs(student, batches):
             labels = batch.targets[:, 1:] if predicts_next_token(student) else batch.targets
             tokens = int((labels != IGNORED_LABEL).sum())
-            if tokens:  # the mean over no token is no number
+            if tokens:  # the mean over no tokens is nan
                 total += float(output.loss) * tokens
                 counted += tokens
         return {"eval_loss": total / counted}
@@ -107,9 +107,9 @@ def language_modelling(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
 
 
 def similarity(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
-    """The rank correlation (Spearman's) of the cosine similarities of all pairs of texts with the teacher's."""
-    wanted = cache(lambda: _similarities(teacher, batches))
-    return lambda student: {"spearman": float(spearmanr(wanted(), _similarities(student, batches)).statistic)}
+    """Spearman's rank correlation of the cosine similarities of all pairs of texts with the teacher's."""
+    reference = cache(lambda: _similarities(teacher, batches))
+    return lambda student: {"spearman": float(spearmanr(reference(), _similarities(student, batches)).statistic)}
 
 
 def _outputs(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
@@ -139,15 +139,15 @@ class Task:
     """One task.
 
     Args:
-        auto_class: the class of its models in transformers.
-        columns: what its data must have.
-        optional: what they may have.
-        label_column: whose values are labels of the teacher.
-        encode: rows to features.
-        collator: from the preprocessor, what makes a batch of features.
-        scores: from the teacher and held-out batches, `student -> metrics`.
-        metric: the one that it gives.
-        family: the usual one of its models.
+        auto_class: the name of the class of its models in transformers.
+        columns: the columns that its data must have.
+        optional: the columns that its data may have.
+        label_column: the column whose values are labels of the teacher.
+        encode: converts rows to features.
+        collator: returns, for a preprocessor, the function that collates features to a batch.
+        scores: returns, for the teacher and held-out batches, `student -> metrics`.
+        metric: the name of the metric that `scores` measures.
+        family: the usual family of its models.
     """
 
     auto_class: str
@@ -217,4 +217,4 @@ TASKS: Mapping[str, Task] = {
         family="vit",
     ),
 }
-"""By the name that the configuration gives."""
+"""The tasks by their name in the configuration."""

@@ -23,7 +23,7 @@ _EMBEDDINGS = """\
     layer_mappings_for_knowledge_transfer: [[""]]  # the embeddings of whole texts
     loss_types: cosine"""
 _PREDICTIONS = "    temperature: 1.0  # of the teacher's and the student's predictions"
-_INIT = "  # Students begin inside the teacher, in the main directions of its hidden states.\n  init: "
+_INIT = "  # Students start inside the teacher, in the principal directions of its hidden states.\n  init: "
 
 
 def configuration_text(
@@ -39,15 +39,15 @@ def configuration_text(
 
     Args:
         task: a name in `TASKS`.
-        file: what it will be called.
-        teacher: a folder or a model of the hub; the space is cut to its size. None for a gap to fill in, and the space
-            of the task's usual models.
+        file: the name of the file.
+        teacher: a folder or a model of the hub; the space fits its size. None for a placeholder, and the space of the
+            task's usual models.
         student: a family (`distilbert`) other than the teacher's.
-        train: the data.
+        train: the training data.
         validation: held-out data; None for a share of `train`.
 
     Raises:
-        ConfigurationError: the teacher is not there.
+        ConfigurationError: the teacher does not exist.
         SearchSpaceError: no space is known for the family of the teacher or of the students.
     """
     chosen = TASKS[task]
@@ -70,7 +70,7 @@ def configuration_text(
 
 
 def _scalar(value: str | float) -> str:
-    """A value as YAML, in quotes where it needs them."""
+    """A value as YAML, in quotes if it needs them."""
     return yaml.safe_dump(value, width=10_000).removesuffix("\n...\n").strip()
 
 
@@ -79,7 +79,7 @@ def _read_config(teacher: str) -> dict[str, Any]:
         config: dict[str, Any] = AutoConfig.from_pretrained(teacher).to_dict()
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"--teacher must be a folder with a config.json or a model of the hub, but of {teacher!r} AutoConfig says: "
+            f"--teacher must be a folder with a config.json or a model of the hub, but {teacher!r} raised: "
             f"{str(error).splitlines()[0]}"
         ) from error
     return config
@@ -88,12 +88,12 @@ def _read_config(teacher: str) -> dict[str, Any]:
 def _columns(task: Task) -> str:
     needed = ", ".join((*task.columns, *(f"{name} (optional)" for name in task.optional)))
     example = ", ".join(f"{name}: my_{name}" for name in task.columns)
-    return f"  # The columns are {needed}; where they are called otherwise:\n  # columns: {{{example}}}"
+    return f"  # The columns are {needed}; if the data name them differently:\n  # columns: {{{example}}}"
 
 
 def _init(task: str, family: str, teachers_family: str) -> str:
     if family != teachers_family or family not in FAMILIES:
-        return "  # Students begin with random weights: for these families none are taken from the teacher."
+        return "  # Students start with random weights: for these families none can be copied from the teacher."
     return _INIT + ("{projection_head: projection}" if task == "sentence-embedding" else "teacher")
 
 

@@ -1,1 +1,1 @@
-"""Students in the form that is deployed."""
+"""Export of students for deployment."""

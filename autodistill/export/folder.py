@@ -1,4 +1,4 @@
-"""A trained student with its preprocessor, as a folder that transformers loads without AutoDistillation."""
+"""Exports a trained student and its preprocessor to a folder that transformers loads without AutoDistillation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from autodistill.search.trial import Trial, ensure_has_student
 def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
     """Write a trained student, its configuration and its tokenizer or image processor into a new folder.
 
-    `AutoModel.from_pretrained(out)`, or the task's own class, loads it. Of a sentence encoder that is the model with
-    its own width; with `1_Pooling` and `2_Dense` beside it, `SentenceTransformer(out)` gives the embeddings.
+    `AutoModel.from_pretrained(out)`, or the class of the task, loads it. For a sentence encoder this is the model with
+    its own width; `SentenceTransformer(out)` adds `1_Pooling` and `2_Dense`, and returns the embeddings.
 
     Args:
-        search_dir: of the search.
-        trial: whose student it is.
-        out: the folder; new or empty.
+        search_dir: the search directory.
+        trial: the trial of the student.
+        out: the folder, which must be new or empty.
 
     Raises:
-        ConfigurationError: the student or its preprocessor is not there, or something is in the folder.
+        ConfigurationError: the student or its preprocessor does not exist, or the folder is not empty.
         SearchDirectoryError: the directory holds no search.
     """
     student = student_directory(search_dir, trial.number)
@@ -36,7 +36,7 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
             if student_directory(search_dir, other.number).exists()
         ]
         raise ConfigurationError(
-            f"students of the Pareto front are kept, and that of trial {trial.number} is not of them; "
+            f"only students of the Pareto front are kept, but that of trial {trial.number} is not among them; "
             f"there are {', '.join(map(str, kept)) or 'none'}."
         )
     if not (search_dir / PREPROCESSOR).exists():
@@ -45,7 +45,7 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
             "resume the search with `autodistill search`, which writes it."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigurationError(f"a student is exported into a new folder, but {out} is there; name another.")
+        raise ConfigurationError(f"a student is exported into a new folder, but {out} exists; name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         shutil.copytree(student, temporary)

@@ -1,4 +1,4 @@
-"""What a student of its teacher's family still does otherwise: weights that it lacks, and other settings."""
+"""Differences between a student and a teacher of one family: weights that are missing, settings that differ."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ SETTINGS = (
 
 
 def other_settings(pair: Pairing[Any]) -> Iterator[str]:
-    """Where the two models do not compute the same with the same weights, a sentence each."""
+    """A sentence for each setting with which equal weights compute different results in the two models."""
     configs = {owner: getattr(base, "config", None) for owner, base in pair.base_models.by_owner.items()}
     for name in SETTINGS:
         of_teacher, of_student = (getattr(config, name, None) for config in configs.values())
         if of_student != of_teacher:
             yield (
                 f"{name} is {of_teacher!r} in the teacher, {of_student!r} in the student: equal weights compute "
-                "something else."
+                "different results."
             )
 
 
 def lost_weights(pair: Pairing[Family]) -> Iterator[str]:
-    """What only the teacher has, a sentence each."""
+    """A sentence for each weight that only the teacher has."""
     for name in dict.fromkeys([*_lost_embeddings(pair), *_lost_in_blocks(pair)]):
-        yield f"the student has no {name!r}, which the teacher has: what it does is lost."
+        yield f"the student has no {name!r}, which the teacher has: its effect is lost."
 
 
 def unlike_parts(pair: Pairing[Family]) -> Iterator[str]:
-    """What of the blocks cannot be brought together, a sentence each: gates, and tables of position biases."""
+    """A sentence for each incompatibility of the blocks: gates, and tables of position biases."""
     for unit in pair.family.parts:
         if isinstance(unit, FeedForward):
             readers = [pair.weight(spec, 0) for spec in unit.readers]
@@ -50,8 +50,8 @@ def unlike_parts(pair: Pairing[Family]) -> Iterator[str]:
             of_student = [reader.student.path for reader in readers if pair.has_weight(reader).student]
             if len(of_teacher) != len(of_student):
                 yield (
-                    "both models' neurons must be gated, or neither's, but those of the student are read by "
-                    f"{', '.join(of_student)}, those of the teacher by {', '.join(of_teacher)}; build the student with "
+                    "the neurons of both models must be gated, or those of neither, but the student computes them from "
+                    f"{', '.join(of_student)}, the teacher from {', '.join(of_teacher)}; build the student with "
                     "the teacher's feed-forward layers, or leave init out."
                 )
         elif unit.position_table is not None:
@@ -61,7 +61,7 @@ def unlike_parts(pair: Pairing[Family]) -> Iterator[str]:
             shapes = pair.shapes(table)
             if shapes.student[1] != shapes.teacher[1]:
                 yield (
-                    "tables of position biases are taken row by row, so both models must have as many, but "
+                    "tables of position biases are copied row by row, so both models must have as many rows, but "
                     f"{table.student.path!r} has {shapes.student[1]} in the student, {shapes.teacher[1]} in the "
                     "teacher; build the student with the teacher's, or leave init out."
                 )
@@ -77,7 +77,7 @@ def _lost_embeddings(pair: Pairing[Family]) -> Iterator[str]:
 def _lost_in_blocks(pair: Pairing[Family]) -> Iterator[str]:
     """Names within a block."""
     found = [unit.position_table for unit in pair.family.parts if isinstance(unit, Attention)]
-    tables = {part(table).path for table in found if table is not None}  # one block's stands for all
+    tables = {part(table).path for table in found if table is not None}  # the table of one block serves all of them
     bases = pair.base_models
     teacher_blocks = list(bases.teacher.get_submodule(pair.family.blocks).children())
     for block, layer in zip(bases.student.get_submodule(pair.family.blocks).children(), pair.layers, strict=True):

@@ -1,4 +1,4 @@
-"""The blocks of a student, written from the teacher's: heads and neurons are chosen, and put into the subspace."""
+"""Writes the blocks of a student: the teacher's heads and neurons are selected and mapped into the subspace."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class _Maps:
     """The maps of one part of a block.
 
     Args:
-        readers: those that read the stream.
-        output: the one that writes to it.
-        reader: how the stream is read.
-        boundary: of the teacher's blocks, where it is read.
+        readers: the maps that read the stream.
+        output: the map that writes to the stream.
+        reader: converts a map that reads the stream to the student's form.
+        boundary: the boundary of the teacher's blocks at which the stream is read.
     """
 
     readers: Sequence[Both[Part]]
@@ -54,7 +54,7 @@ class _Maps:
 
 
 def _write_feed_forward(pair: Pairing[Family], maps: _Maps) -> None:
-    """The strongest neurons; those that the teacher lacks stay as built, and write nothing yet."""
+    """Write the strongest neurons. Neurons that the teacher lacks stay as built, with zero output weights."""
     readers = [maps.reader(read(pair.teacher, weight.teacher)) for weight in maps.readers]
     output = writer(pair, read(pair.teacher, maps.output.teacher), maps.boundary)
     importance = pair.importance.of(maps.output.teacher.path, output.weight) if pair.importance is not None else None
@@ -93,15 +93,15 @@ class _Heads:
         return Affine(self.weight.flatten(0, 1), self.bias.flatten() if self.bias is not None else None)
 
     def put(self, index: int, to: torch.Tensor, source: _Heads, head: int, *, keep: bool) -> None:
-        """Set a head from one of the teacher.
+        """Write one head of the student from a head of the teacher.
 
         Args:
-            index: of the head.
-            to: (channels, teacher channels).
+            index: the position of the student's head.
+            to: the map from the teacher's channels, (channels, teacher channels).
             source: the teacher's heads.
-            head: of them.
-            keep: channels that the teacher's head does not fill stay as built; else they are zero. Of the two sides of
-                a product one is kept and the other zero: what is computed is the same, and gradients reach both.
+            head: the position of the teacher's head.
+            keep: whether channels that the teacher's head does not fill stay as built; otherwise they are zero. On one
+                side of a product they are kept, on the other zero: the result is the same, and gradients reach both.
         """
         filled = to.abs().sum(1) > 0
         self.weight[index] = torch.where(filled[:, None], to @ source.weight[head], self.weight[index] * keep)
@@ -114,8 +114,8 @@ class _AttentionWriter:
 
     Args:
         pair: the two models.
-        attention: the part of the block.
-        block: of the student.
+        attention: the entry of the family's table.
+        block: the position of the student's block.
         maps: the queries, keys and values, and the map that writes to the stream.
     """
 
@@ -131,7 +131,7 @@ class _AttentionWriter:
         self.written = by_head.transpose(0, 1)  # (heads, d, channels)
 
     def choose(self) -> list[HeadGroup]:
-        """The heads that are kept: by what reaches the stream, or the norm of the product of output and value."""
+        """Select the heads by what they write to the stream, or by the norm of the product of output and value."""
         teacher, measured = self.sizes.teacher, self.pair.importance
         by_channel = measured.of(self.maps.output.teacher.path, self.output.weight) if measured is not None else None
         if by_channel is not None:
@@ -142,7 +142,7 @@ class _AttentionWriter:
         return choose_heads(importance, teacher, self.sizes.student)
 
     def write(self, groups: Sequence[HeadGroup]) -> None:
-        """Write these heads of the teacher; those that it lacks stay as built, and write nothing yet."""
+        """Write these heads of the teacher. Heads that it lacks stay as built, with zero output weights."""
         sizes = self.sizes.student
         channels, per_group = sizes.channels, sizes.heads // sizes.key_value_heads
         query, key, value = (_Heads.of(read(self.pair.student, one.student), channels) for one in self.maps.readers)
@@ -171,7 +171,7 @@ class _AttentionWriter:
 
     @property
     def _score_scale(self) -> float:
-        """Scores are divided by the root of a head's channels: the teacher's of its own, the student's of its own."""
+        """Corrects the scores: each model divides them by the square root of the channels of its heads."""
         sizes = self.sizes
         return float((sizes.student.channels / sizes.teacher.channels) ** 0.5) if self.attention.scaled else 1.0
 

@@ -1,11 +1,11 @@
-"""Students made by selection: the teacher's strongest channels, heads and neurons, for families without true norms.
+"""Students made by selection of the teacher's strongest channels, heads and neurons, for families without norms.
 
-MobileBERT scales and shifts every channel by itself where others have norms. A rotation does not commute with that, but
-there is nothing else in its way: a subspace of whole channels is exact as far as it goes. So P is a selection of
-channels, and every weight of the student is one of the teacher's with rows and columns left out. Each axis of each
-weight has a *role*, and each role its own selection: the outer stream's is one for the whole model, those of a block's
-inner streams, heads and neurons are the block's own. What reads the outer stream takes in the mean of the channels that
-are left out.
+MobileBERT scales and shifts each channel separately where other families have norms. A rotation does not commute with
+that, but a selection of channels does, and it is exact for the channels that it keeps. Therefore P is a selection of
+channels, and every weight of the student is a weight of the teacher without some rows and columns. Each axis of each
+weight has a *role*, and each role has its own selection: the outer stream has one for the whole model; the inner
+streams, heads and neurons have one for each block. The maps that read the outer stream absorb the mean of the channels
+that are left out.
 
 Source of the family: Sun et al. (2020), MobileBERT, https://arxiv.org/abs/2004.02984.
 """
@@ -37,7 +37,7 @@ from autodistill.models.weights import Affine, join, norm_of, read
 
 
 class ChannelSelection(StartMethod[ChannelFamily]):
-    """For families that scale and shift every channel by itself."""
+    """For families that scale and shift each channel separately."""
 
     def importance_problem(self, setting: str, model: nn.Module) -> str | None:
         if setting in ("auto", "weights"):
@@ -75,7 +75,7 @@ class ChannelSelection(StartMethod[ChannelFamily]):
 
 
 def selection_problems(pair: Pairing[ChannelFamily]) -> Iterator[str]:
-    """What does not fit, a sentence each."""
+    """A sentence for each mismatch."""
     subspace = pair.subspace
     one_hot = torch.equal(subspace.directions, (subspace.directions == 1).double())
     if not one_hot or bool((subspace.scale != 1).any()):
@@ -102,23 +102,23 @@ def selection_problems(pair: Pairing[ChannelFamily]) -> Iterator[str]:
         for axis, role in enumerate(site.roles):
             if source is not None and role == "row" and source.shape[axis] != site.parameter.shape[axis]:
                 yield (
-                    f"rows are taken as they are, so both models must have as many, but {site.student!r} has "
+                    f"rows are copied unchanged, so both models must have as many, but {site.student!r} has "
                     f"{site.parameter.shape[axis]} in the student, {source.shape[axis]} in the teacher."
                 )
 
 
 @dataclass(frozen=True)
 class Site:
-    """One parameter of the student, and where it comes from.
+    """One parameter of the student, and the parameter of the teacher that it comes from.
 
     Args:
-        parameter: the student's.
-        student: its name.
-        teacher: the name of the teacher's.
-        module: its module's path in the table.
-        block: of the student; None outside of the blocks.
-        network: the path of the feed-forward network that it belongs to, in the teacher.
-        roles: of its axes.
+        parameter: the parameter of the student.
+        student: its name in the student.
+        teacher: the name of the teacher's parameter.
+        module: the path of its module in the table.
+        block: the position of the student's block; None outside of the blocks.
+        network: the teacher's path of the feed-forward network that it belongs to.
+        roles: the roles of its axes.
     """
 
     parameter: torch.nn.Parameter
@@ -131,7 +131,7 @@ class Site:
 
 
 class Selection:
-    """Which of the teacher's channels, heads and neurons the student has, by role."""
+    """The teacher's channels, heads and neurons that the student keeps, by role."""
 
     def __init__(self, pair: Pairing[ChannelFamily]) -> None:
         self._pair = pair
@@ -149,7 +149,7 @@ class Selection:
         return self._pair.subspace.directions.argmax(0)
 
     def sites(self) -> Iterator[Site]:
-        """Every parameter that the table knows and the teacher has."""
+        """Every parameter that the table lists and the teacher has."""
         names = dict(self._pair.teacher.named_parameters(remove_duplicate=False))
         for name, parameter in self._pair.student.named_parameters():
             site = self._site(name, parameter)
@@ -202,11 +202,12 @@ class Selection:
         return [self._role(role) for role in inputs] == ["stream"] and not site.module.startswith("embeddings.")
 
     def _role(self, role: str) -> str:
-        """A classifier of tokens reads the stream itself: there is no pooling."""
+        """The role; without a pooler, as in a classifier of tokens, the classifier reads the stream itself."""
         pooling = any(name.endswith("pooler.dense.weight") for name, _ in self._pair.student.named_parameters())
         return "stream" if role == "pooled" and not pooling else role
 
-    # One method for each role: the teacher's indices, given the path in the base model and the student's number.
+    # One method for each role. It receives the path in the base model and the student's size, and returns the teacher's
+    # indices.
 
     def rows(self, where: str, size: int) -> torch.Tensor:
         return torch.arange(size)
@@ -257,7 +258,7 @@ class Selection:
         return written
 
     def _channels_of_heads(self, where: str, importance: torch.Tensor) -> torch.Tensor:
-        """Of the heads that write the most, the channels that matter the most."""
+        """The most important channels of the heads that write the most."""
         sizes = self._pair.head_sizes
         teacher, student = sizes.teacher, sizes.student
         heads = strongest(self._written(where).reshape(teacher.heads, -1).square().sum(1), student.heads)
@@ -281,9 +282,9 @@ class Rule:
     """How the entries of one axis are chosen.
 
     Args:
-        choose: `(selection, path, size) -> indices`: of the teacher's, given the path of a block or feed-forward
-            network in the base model and the student's number.
-        scope: the choice is one for the whole model, or each block's or feed-forward network's own.
+        choose: `(selection, path, size) -> indices` of the teacher, from the path of a block or feed-forward network in
+            the base model and the student's size.
+        scope: whether one selection serves the whole model, or each block or feed-forward network has its own.
     """
 
     choose: Callable[[Selection, str, int], torch.Tensor]
@@ -305,12 +306,12 @@ SELECTIONS: Mapping[str, Rule] = {
     "value": Rule(Selection.value, "block"),
     "neuron": Rule(Selection.neuron, "network"),
 }
-"""By the role of an axis, as the tables of families name them."""
+"""The selections by role of an axis, as the tables of families name the roles."""
 
 
 @torch.no_grad()
 def _write(pair: Pairing[ChannelFamily], selection: Selection, site: Site) -> None:
-    """Gather a parameter; what the teacher lacks stays as built, and is not read."""
+    """Copy the selected entries of a parameter; entries that the teacher lacks stay as built, and are not read."""
     source = pair.teacher.get_parameter(site.teacher).detach().double().cpu()
     indices = [selection.of(site, axis) for axis in range(source.dim())]
     taken = source[indices[0]] if len(indices) == 1 else source[indices[0][:, None], indices[1]]
@@ -325,7 +326,7 @@ def _write(pair: Pairing[ChannelFamily], selection: Selection, site: Site) -> No
 
 
 def _left_out(pair: Pairing[ChannelFamily], selection: Selection, site: Site) -> torch.Tensor:
-    """What the mean of the channels that are left out adds where the outer stream is read, (outputs,)."""
+    """What the mean of the channels that are left out adds to a map that reads the outer stream, (outputs,)."""
     blocks_before = len(pair.layers) if site.block is None else site.block
     mean = pair.subspace.mean(pair.boundary(blocks_before)).clone()
     mean[selection.kept] = 0

@@ -1,4 +1,4 @@
-"""What must fit before a student is written from its teacher, a sentence for each mistake."""
+"""Checks before a student is written from its teacher; each yields a sentence for every mistake."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def layer_problems(pair: Pairing[Any]) -> Iterator[str]:
 
 
 def table_problems(pair: Pairing[Family]) -> Iterator[str]:
-    """What the table names must be there; one model may lack an embedding, and a block some of its readers."""
+    """Weights that the table names must exist; one model may lack an embedding, and a block some of its readers."""
     family, blocks = pair.family, range(len(pair.layers))
     norms = [pair.weight(norm) for norm in (family.embedding_norm, family.final_norm) if norm is not None]
     required = [[norm] for norm in norms]
@@ -65,7 +65,7 @@ def missing_embeddings(pair: Pairing[Any]) -> Iterator[str]:
 
 
 def head_problems(pair: Pairing[Family]) -> Iterator[str]:
-    """Heads must divide what computes them, and rotary ones be of an even size."""
+    """The number of heads must divide the size of their maps, and rotary heads must be of an even size."""
     attentions = [unit for unit in pair.family.parts if isinstance(unit, Attention)]
     if not attentions:
         return
@@ -99,7 +99,7 @@ def boundary_problems(pair: Pairing[Any]) -> Iterator[str]:
 
 
 def mean_problems(pair: Pairing[Family]) -> Iterator[str]:
-    """Not every family takes in a mean; LayerNorms before the readers take off the mean over channels."""
+    """Not every family can absorb a mean; LayerNorms before the readers subtract the mean over channels."""
     family = pair.family
     arguments = 'centring="none"' + (", keeps_constant=True" if family.keeps_constant else "")
     reason = family.mean_blocker(pair.base_models.teacher)
@@ -117,7 +117,7 @@ def mean_problems(pair: Pairing[Family]) -> Iterator[str]:
 
 
 def embedding_problems(pair: Pairing[Any]) -> Iterator[str]:
-    """Embeddings must be of the subspace's widths, and of equally many rows."""
+    """Embeddings must have the widths of the subspace, and the same number of rows."""
     looked_up = {name for name, module in pair.student.named_modules() if isinstance(module, nn.Embedding)}
     for spec in pair.embeddings:
         table = pair.weight(spec)
@@ -130,24 +130,25 @@ def embedding_problems(pair: Pairing[Any]) -> Iterator[str]:
                 f"wide in the teacher, {width} in the student."
             )
             continue
-        # Where a table is looked up, the first positions are those of a shorter text; an image's grid is added whole.
+        # A shorter text looks up the first rows of a position table; that of an image is added as a whole.
         fewer = "position" in part(spec).path and table.student.path in looked_up
         if rows > teacher_rows or (rows < teacher_rows and not fewer):
             yield (
-                "embeddings are taken row by row, so both models must have as many (of a text's positions, a student "
-                f"may have fewer), but of {part(spec).path!r} the student has {rows}, the teacher {teacher_rows}; "
+                "embeddings are copied row by row, so both models must have as many rows (of a text's positions, a "
+                f"student may have fewer), but of {part(spec).path!r} the student has {rows}, the teacher "
+                f"{teacher_rows}; "
                 "build the student with the teacher's vocabulary (or size of images and patches), or leave init out."
             )
 
 
 def output_problems(pair: Pairing[Family]) -> Iterator[str]:
-    """Both models must have as many outputs."""
+    """Both models must have the same number of outputs."""
     lasts = [output.last for output in outputs_of(pair) if output.last is not None]
     for weight in dict.fromkeys(output_weight(pair, last) for last in lasts):
         shapes = pair.shapes(weight)
         if shapes.student[0] != shapes.teacher[0]:
             yield (
-                "outputs are taken from the teacher, so both models must have as many, but "
+                "outputs are copied from the teacher, so both models must have as many, but "
                 f"{weight.student.path!r} has {shapes.student[0]} in the student, {shapes.teacher[0]} in the teacher; "
                 "build the student with the teacher's, or leave init out."
             )

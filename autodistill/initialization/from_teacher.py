@@ -2,10 +2,10 @@
 
 With P, s and μ of the subspace (see `subspace`), a map that reads the stream becomes W P s with bias b + W μ, one that
 writes to it Pᵀ W / s, and embeddings E P / s. Where norms stand *after* the residual sum (BERT), the student's norm
-has the gain diag(Pᵀ G P) c / s: a rotation does not commute with per-channel gains G, so that this is exact only where
-P permutes channels. Where norms stand *before* the readers (Llama, GPT-2), the gain is folded into the readers, W G P,
-with μ = 0. In both, c = √(r D / d) makes up for the norm of a vector that keeps the share r of its power in d of D
-channels.
+has the gain diag(Pᵀ G P) c / s: a rotation does not commute with per-channel gains G, so this is exact only where P
+permutes channels. Where norms stand *before* the readers (Llama, GPT-2), the gain is folded into the readers, W G P,
+with μ = 0. In both cases, c = √(r D / d) corrects the norm of a vector that keeps the share r of its power in d
+of D channels.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TeacherStart:
-    """What `initialize_from_teacher` did.
+    """The result of `initialize_from_teacher`.
 
     Attributes:
-        subspace: that the student lives in.
-        layers: for each block of the student, the teacher's block that it comes from.
-        correction: c, by which the gains of the student's norms make up for the directions it lacks.
-        matcher: the way back from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,).
-        approximations: where the student cannot be the teacher's projection, and why.
-        untouched: the student's parameters that are as they were built.
+        subspace: the subspace of the teacher's stream in which the student computes.
+        layers: for each block of the student, the position of the teacher's block that it comes from.
+        correction: c, the factor by which the gains of the student's norms compensate for the missing directions.
+        matcher: the map from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,).
+        approximations: a sentence for each reason why the student is not exactly the teacher's projection.
+        untouched: names of the student's parameters that are as they were built.
     """
 
     subspace: TeacherSubspace
@@ -66,19 +66,20 @@ def initialize_from_teacher(
 ) -> TeacherStart:
     """Write a student's first weights from its teacher's, in place.
 
-    Heads and neurons are chosen by importance, layers evenly. Heads of other sizes keep the leading singular directions
-    of what they compute; rotary ones the nearest frequencies. What the teacher lacks (more heads, channels or neurons)
-    stays as built, and writes nothing to the stream until it is trained. What the student lacks (biases, norms of
-    heads), or does otherwise by its configuration, is listed in `approximations`.
+    Heads and neurons are selected by importance, layers evenly. Heads of another size keep the leading singular
+    directions of what they compute; rotary heads keep the nearest frequencies. Heads, channels or neurons that the
+    teacher lacks stay as built, and write nothing to the stream until they are trained. Weights that the student lacks
+    (biases, norms of heads) and settings that differ are listed in `approximations`.
 
     Args:
-        student: of the teacher's family, and not wider.
+        student: a model of the teacher's family that is not wider than the teacher.
         teacher: the teacher.
-        subspace: that leads to the student's width; where norms stand before the readers, of mean zero.
-        layers: for each block of the student a block of the teacher; evenly spread if not given.
+        subspace: a subspace of the student's width; its mean must be zero where norms stand before the readers.
+        layers: for each block of the student, the position of a block of the teacher; by default evenly spread.
         embeddings_only: leave everything after the embeddings as it was built.
-        importance: of heads and neurons, as `measure_importance` returns it; by default the weights decide.
-        family: where the weights are, for models that are not in `families.FAMILIES`.
+        importance: the importance of heads and neurons, as `measure_importance` returns it; by default it is computed
+            from the weights.
+        family: the table of weights, for models that are not in `families.FAMILIES`.
 
     Raises:
         ConfigurationError: the two do not fit; all mistakes in one error.
@@ -112,7 +113,7 @@ def initialize_from_teacher(
 
 
 def start_method(family: WeightTable) -> StartMethod[Any]:
-    """The way to write students of a family."""
+    """The method that writes students of a family."""
     if isinstance(family, ChannelFamily):
         return ChannelSelection(family)
     if isinstance(family, Family):
@@ -133,7 +134,7 @@ def require_fitting(pair: Pairing[Any]) -> None:
 
 
 def start_blocker(student: nn.Module, teacher: nn.Module) -> str | None:
-    """The reason why a student cannot be written from its teacher, as far as their shapes show; None where it can.
+    """The reason why the shapes of a student prevent writing it from its teacher; None if nothing does.
 
     Args:
         student: may be on the device `meta`.

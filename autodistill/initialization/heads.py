@@ -1,4 +1,4 @@
-"""Attention heads: which of the teacher's a student keeps, and how they fit into fewer or more channels."""
+"""Attention heads: selecting those that a student keeps, and resizing them to fewer or more channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autodistill.models.families import HeadSizes
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """One key-value head of the student: the teacher's, and the teacher's heads that read from it."""
+    """The source of one key-value head of the student: the teacher's key-value head, and the heads that read it."""
 
     key_value_head: int
     heads: tuple[int, ...]
@@ -21,13 +21,13 @@ class HeadGroup:
 def choose_heads(importance: torch.Tensor, teacher: HeadSizes, student: HeadSizes) -> list[HeadGroup]:
     """The teacher's heads that a student keeps, in the teacher's order; at most as many as the student has.
 
-    The heads of each of the teacher's key-value heads are grouped, the strongest first, in groups of as many as the
-    student has for one of its own; the strongest groups are kept.
+    The heads of each of the teacher's key-value heads are grouped, the strongest first. The size of a group is the
+    number of heads per key-value head of the student. The strongest groups are kept.
 
     Args:
-        importance: (teacher heads,).
-        teacher: its head sizes.
-        student: its head sizes.
+        importance: the importance of each of the teacher's heads, (teacher heads,).
+        teacher: the head sizes of the teacher.
+        student: the head sizes of the student.
 
     Examples:
         >>> choose_heads(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 4, 8), HeadSizes(2, 2, 8))
@@ -49,7 +49,7 @@ def choose_heads(importance: torch.Tensor, teacher: HeadSizes, student: HeadSize
 
 
 def strongest(importance: torch.Tensor, count: int) -> torch.Tensor:
-    """The indices of the `count` largest entries (all, where there are fewer), in rising order.
+    """The indices of the `count` largest entries (all entries if there are fewer), in ascending order.
 
     Examples:
         >>> strongest(torch.tensor([1.0, 5.0, 3.0]), 2)
@@ -60,14 +60,14 @@ def strongest(importance: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def narrow(left: torch.Tensor, right: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps (channels, k) of the two sides of a product that keep of leftᵀ right what the fewer channels can hold.
+    """Maps (channels, k) of the two sides of the product leftᵀ right that approximate it with fewer channels.
 
-    The product's leading singular directions are kept, and divided evenly between the two sides.
+    The leading singular directions of the product are kept; the singular values are divided evenly between the sides.
 
     Args:
         left: (k, m).
         right: (k, n).
-        channels: of the student's head, at most k.
+        channels: the number of channels of the student's head, at most k.
 
     Examples:
         >>> left, right = torch.randn(4, 6).double(), torch.randn(4, 5).double()
@@ -83,9 +83,9 @@ def narrow(left: torch.Tensor, right: torch.Tensor, channels: int) -> tuple[torc
 
 
 def rotary_pairs(teacher: int, student: int) -> torch.Tensor:
-    """(student channels, teacher channels): each rotary pair of the smaller head at the larger one's nearest frequency.
+    """A selection (student channels, teacher channels): each rotary pair of the smaller head has the nearest frequency.
 
-    The pair (i, i + k/2) of a head of k channels turns with frequency θ^(-2i/k).
+    The pair (i, i + k/2) of a head of k channels rotates with frequency θ^(-2i/k).
     """
     small, large = sorted((teacher // 2, student // 2))
     nearest = torch.round(torch.arange(small) * (large / small)).long().clamp(max=large - 1)
@@ -97,7 +97,7 @@ def rotary_pairs(teacher: int, student: int) -> torch.Tensor:
 
 
 def widen(teacher: int, student: int) -> torch.Tensor:
-    """(student channels, teacher channels): the teacher's channels first."""
+    """A selection (student channels, teacher channels) with the teacher's channels first."""
     return torch.eye(student, teacher, dtype=torch.float64)
 
 
@@ -107,10 +107,10 @@ def query_key_maps(
     """Maps (channels, k) of the queries and of the key of one key-value head.
 
     Args:
-        queries: (k, d) each, of the heads that read from it.
-        key: (k, d).
-        channels: of a head of the student.
-        rotary: channels turn in pairs, and only whole pairs may be kept.
+        queries: the queries of the heads that read it, (k, d) each.
+        key: the key, (k, d).
+        channels: the number of channels of a head of the student.
+        rotary: whether channels rotate in pairs, so that only whole pairs can be kept.
     """
     size = len(key)
     if channels == size:

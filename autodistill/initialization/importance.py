@@ -1,7 +1,8 @@
-"""How much the inputs of a teacher's writers matter, measured on data: neurons, and the channels of attention heads.
+"""The importance of neurons and of the channels of attention heads, the inputs of a teacher's writers, on data.
 
-The weights alone do not know how often a neuron fires. Michel et al. (2019), "Are Sixteen Heads Really Better than
-One?", https://arxiv.org/abs/1905.10650, measure a head by the mean size of activation times gradient of the loss.
+The weights alone do not show how often a neuron is active. Michel et al. (2019), "Are Sixteen Heads Really Better than
+One?", https://arxiv.org/abs/1905.10650, measure a head by the mean absolute value of activation times
+gradient of the loss.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Importance:
-    """What was measured.
+    """The measured importance.
 
     Attributes:
-        kind: `"activations"`: the root mean square of each input, still to be weighed with what the writer makes of it;
-            `"gradients"`: the mean of |activation x gradient|, which depends on the writer already.
-        inputs: for the path of a writer of the teacher (inputs,), float64.
+        kind: `"activations"`: the root mean square of each input, still to be weighted by the norm of what the writer
+            computes from it; `"gradients"`: the mean of |activation x gradient|, which already depends on the writer.
+        inputs: the values (inputs,) by path of the teacher's writer, float64.
     """
 
     kind: Kind
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def of(self, path: str, written: torch.Tensor) -> torch.Tensor | None:
-        """How much each input of a writer matters, (inputs,); None where it was not measured.
+        """The importance of each input of a writer, (inputs,); None if it was not measured.
 
         Args:
-            path: of the writer, in the teacher.
-            written: its weight in the student's subspace, (d, inputs).
+            path: the path of the writer in the teacher.
+            written: the weight of the writer in the student's subspace, (d, inputs).
         """
         measured = self.inputs.get(path)
         if measured is None or self.kind == "gradients":
@@ -62,20 +63,21 @@ def measure_importance(
     loss_func: LossFunction | None = None,
     family: WeightTable | None = None,
 ) -> Importance:
-    """Run a teacher on a few batches, and measure what its writers receive. Padding is left out.
+    """Run a teacher on a few batches, and measure what its writers receive. Padding is ignored.
 
-    A writer that its block never calls as a module (`nn.MultiheadAttention` does not) is left to the weights.
+    A writer that its block never calls as a module (as in `nn.MultiheadAttention`) is not measured: its
+    importance is computed from the weights.
 
     Args:
-        teacher: of a known family.
-        batches: a few, as a data loader returns them.
-        kind: `"activations"` or `"gradients"`; the latter of the model's own loss, else of `loss_func(outputs,
-            targets)` where both are given, else of half the squared output.
-        loss_func: for models that compute no loss of their own.
-        family: where the weights are, for models that are not in `families.FAMILIES`.
+        teacher: a model of a known family.
+        batches: a few batches, as a data loader returns them.
+        kind: `"activations"` or `"gradients"`. Gradients are those of the loss that the model returns, else of
+            `loss_func(outputs, targets)` if there are targets and a `loss_func`, else of half the squared output.
+        loss_func: the loss, for models that return none.
+        family: the table of weights, for models that are not in `families.FAMILIES`.
 
     Raises:
-        ConfigurationError: the model is of no known family, there is no batch, or another kind.
+        ConfigurationError: the model is of no known family, there is no batch, or the kind is unknown.
 
     Examples:
         >>> from transformers import BertConfig, BertModel
@@ -101,7 +103,7 @@ def measure_importance(
             sums[name] = sums.get(name, torch.zeros(())) + rows.sum(0)
             counts[name] = counts.get(name, 0) + len(rows)
     if not ran:
-        raise ConfigurationError("importance is measured on a few batches, but there is none; give a list of them.")
+        raise ConfigurationError("importance is measured on a few batches, but there is none; pass a list of batches.")
     means = {name: total / counts[name] for name, total in sums.items()}
     return Importance(kind, {name: mean.sqrt() if kind == "activations" else mean for name, mean in means.items()})
 
@@ -109,7 +111,7 @@ def measure_importance(
 def _measured(
     teacher: nn.Module, writers: Sequence[str], batch: Batch, kind: Kind, loss_func: LossFunction | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """For each writer that ran: its squared inputs, or |input x gradient|, (..., inputs), float64."""
+    """The squared inputs or |input x gradient| of each writer that ran, (..., inputs), float64."""
     graph = kind == "gradients"
     inputs_of = _inputs(teacher, writers, graph)
     with (
@@ -128,7 +130,7 @@ def _measured(
 
 @contextmanager
 def _inputs(teacher: nn.Module, writers: Sequence[str], graph: bool) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the context, what the writers receive; with `graph`, gradients can be taken with respect to it."""
+    """Record what the writers receive within the context; with `graph`, gradients can be computed for it."""
     inputs: dict[str, torch.Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:

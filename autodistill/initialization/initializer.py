@@ -1,4 +1,4 @@
-"""Students of a search that start inside the teacher: its stream is decomposed once, every student written from it."""
+"""Starts the students of a search inside the teacher, whose stream is decomposed once for all of them."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from autodistill.tensors import content_hash
 logger = logging.getLogger(__name__)
 
 POSITIONS = {"importance": 1024, "norms": 512, "all": 4096}
-"""Tokens or patches of the flash set that are looked at for the importance of heads and neurons, and for least squares:
-a few numbers a channel need fewer than a whole map."""
+"""Numbers of tokens or patches of the flash set that the importance of heads and neurons and the least squares use: a
+few numbers per channel need fewer than a whole map."""
 
 
 class TeacherInitializer:
     """Starts the students of a search inside its teacher.
 
     Args:
-        settings: how.
-        teacher: of a known family.
+        settings: the configuration of the start.
+        teacher: a model of a known family.
         batches: the flash set.
         cache: computes the teacher's stream.
-        directory: where the decomposition of the stream is kept; None for memory only.
-        loss_func: `(outputs, targets) -> loss`, for importance by gradients of a teacher that computes no loss.
+        directory: stores the decomposition of the stream; None for memory only.
+        loss_func: `(outputs, targets) -> loss`, for importance by gradients of a teacher that returns no loss.
 
     Raises:
         ConfigurationError: the teacher's residual stream is not known.
@@ -77,24 +77,24 @@ class TeacherInitializer:
 
     @property
     def boundaries(self) -> list[Tap]:
-        """The teacher's stream before its first block and after each."""
+        """The taps of the teacher's stream before its first block and after each block."""
         blocks = join(self._path, self._family.blocks)
         depth = self._family.depth(self._base)
         return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
 
     def boundary(self, tap: Tap) -> int:
-        """The number of the boundary where a tap of the teacher lies, however it names it; -1, the last, elsewhere."""
+        """The number of the boundary that a tap of the teacher records; -1, the last, for a tap elsewhere."""
         for after, block in enumerate(self.boundaries[1:], start=1):
             if tap.path == block.path:
                 return after - 1 if tap.process == INPUT else after
         return -1
 
     def subspace(self, student: nn.Module, also: Iterable[Tap] = ()) -> TeacherSubspace:
-        """The subspace that a student lives in.
+        """The subspace in which a student computes.
 
         Args:
-            student: of the teacher's family.
-            also: what else will be asked of the teacher: computed in the same pass.
+            student: a model of the teacher's family.
+            also: other features of the teacher that will be requested; they are computed in the same pass.
 
         Raises:
             ConfigurationError: the student is of another family, or wider than the teacher.
@@ -103,13 +103,13 @@ class TeacherInitializer:
         widths = [shape(base, spec)[0] for spec in family.embeddings if has(base, spec)]
         if not widths:
             raise ConfigurationError(
-                "the table of a family must name embeddings, which tell a student's width, but the student has none of "
-                f"those that this one names ({', '.join(map(str, family.embeddings))}); fix the table."
+                "the table of a family must name embeddings, which set a student's width, but the student has none of "
+                f"those that this table names ({', '.join(map(str, family.embeddings))}); fix the table."
             )
         return self._decomposition(tuple(also)).subspace(widths[0])
 
     def projection(self, student: nn.Module, also: Iterable[Tap] = ()) -> Callable[[torch.Tensor, Tap], torch.Tensor]:
-        """What brings a hidden state of the teacher, recorded at a tap, to the student's subspace.
+        """The function that projects a hidden state of the teacher, recorded at a tap, to the student's subspace.
 
         The arguments are those of `subspace`.
         """
@@ -117,7 +117,7 @@ class TeacherInitializer:
         return lambda hidden, tap: subspace.project(hidden, self.boundary(tap))
 
     def check(self, student: nn.Module, also: Iterable[Tap] = ()) -> None:
-        """Check that a student can begin inside the teacher; the arguments are those of `subspace`.
+        """Check that a student can start inside the teacher; the arguments are those of `subspace`.
 
         Raises:
             ConfigurationError: it cannot.
@@ -160,12 +160,12 @@ class TeacherInitializer:
 
     @property
     def _fitted(self) -> Fitted:
-        """What least squares fit."""
+        """What least squares fits."""
         return self._method.least_squares(self._settings.least_squares, self._teacher)
 
     @cached_property
     def _importance(self) -> Importance | None:
-        """Of heads and neurons; None where the weights decide."""
+        """The importance of heads and neurons; None if it is computed from the weights."""
         kind = self._method.importance(self._settings.importance)
         if kind is None:
             return None
@@ -188,7 +188,7 @@ class TeacherInitializer:
         fit.run(writers=writers)
 
     def _few(self, count: int) -> list[Batch]:
-        """Batches of about so many positions."""
+        """The first batches that together hold at least `count` positions."""
         chosen: list[Batch] = []
         positions = 0
         for batch in self._batches:
@@ -200,7 +200,7 @@ class TeacherInitializer:
         return chosen
 
     def start_matchers(self, start: TeacherStart, student: nn.Module, criterion: Criterion) -> None:
-        """Let the matchers of the stream begin as the way back from the subspace."""
+        """Initialize the matchers of the stream with the map from the subspace back to the stream."""
         path, _, family = require_family(student, self._settings.family, "student")
         blocks = [join(path, f"{family.blocks}.{index}") for index in range(len(start.layers))]
         for mapping, matcher in zip(criterion.layer_mappings, criterion.feature_matchers, strict=True):
@@ -236,7 +236,7 @@ class TeacherInitializer:
         try:
             return StreamDecomposition.load(path)
         except (SafetensorError, OSError, KeyError):
-            logger.warning("the decomposition of the teacher's stream, %s, is damaged; it is computed again", path)
+            logger.warning("the decomposition of the teacher's stream, %s, is damaged and is recomputed", path)
             return None
 
     def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:

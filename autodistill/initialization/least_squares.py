@@ -1,15 +1,15 @@
-"""Least squares after the first weights: norms, and maps that write to the stream, are fitted to the teacher.
+"""Fits norms, and maps that write to the stream, to the teacher by least squares, after the first weights.
 
-What `initialize_from_teacher` writes is the teacher's projection. It leaves errors: heads, neurons and layers that are
-missing, directions that the student does not have, norms that do not commute with a rotation. Block by block, the
-student is run on a part of the flash set, and of each of its parts
+`initialize_from_teacher` writes the teacher's projection. It leaves errors: missing heads, neurons and layers,
+directions that the student does not have, norms that do not commute with a rotation. The student is run on a part of
+the flash set, block by block, and in each attention or feed-forward layer
 
-1. the writer W, b is solved again: ridge regression (towards the weights it has) of what the stream must gain there to
-   be the teacher's projection, on what the writer receives;
+1. the writer W, b is solved again by ridge regression (towards its present weights) of the change that turns the stream
+   into the teacher's projection, on the inputs of the writer;
 2. where the norm stands after the sum, its gain and bias are fitted channel by channel.
 
-The block receives what the blocks before it, already fitted, return: later blocks make up for the errors of earlier
-ones.
+A block receives the outputs of the blocks before it, which are already fitted: later blocks correct the errors of
+earlier ones.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: float, *, bias: bool = True) -> Affine:
-    """The map that brings inputs nearest to targets, and stays near the first one where the inputs do not determine it.
+    """The linear map from inputs to targets with the least squared error, pulled towards a first map.
 
     Minimises ‖x Wᵀ + b - t‖² + λ ‖W - W₀‖², with λ `strength` times the mean power of an input; the bias is free.
-    Where inputs do not vary, the weight stays the first one.
+    Along directions in which the inputs do not vary, the weight stays as in the first map.
 
     Args:
-        inputs: (positions, inputs).
-        targets: (positions, outputs).
-        first: W₀ (outputs, inputs).
-        strength: of the pull to it, relative to the number of positions.
-        bias: False for a map that has none: b is zero.
+        inputs: the inputs, (positions, inputs).
+        targets: the targets, (positions, outputs).
+        first: the first map, W₀ (outputs, inputs).
+        strength: the strength of the pull to the first map, relative to the number of positions.
+        bias: False for a map without bias: b is zero.
 
     Examples:
         >>> x, expected = torch.randn(50, 3).double(), torch.randn(2, 3).double()
@@ -71,9 +71,9 @@ def ridge(inputs: torch.Tensor, targets: torch.Tensor, first: Affine, strength: 
 def fit_channels(
     inputs: torch.Tensor, targets: torch.Tensor, *, bias: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gain and the bias, channel by channel, that bring inputs nearest to targets; (positions, channels) both.
+    """The gain and the bias of each channel with the least squared error; both arguments are (positions, channels).
 
-    Without a bias, which is then zero, the gain alone.
+    Without a bias only the gain is fitted, and the bias is zero.
     """
     inputs, targets = inputs.double(), targets.double()
     mean_input, mean_target = inputs.mean(0) * bias, targets.mean(0) * bias
@@ -83,29 +83,29 @@ def fit_channels(
 
 
 class StudentRun:
-    """Runs a student on a few batches, no block of it again once that is finished: it returns what it returned then.
+    """Runs a student on a few batches. A finished block is not run again: its recorded output is returned instead.
 
     Args:
-        student: is put into eval mode.
+        student: the student; it is put into eval mode.
     """
 
     def __init__(self, student: nn.Module) -> None:
         self.student = student.eval()
-        self._finished: dict[str, dict[nn.Module, Any]] = {}  # by batch, what the finished blocks return
+        self._finished: dict[str, dict[nn.Module, Any]] = {}  # the outputs of the finished blocks, by batch
 
     def calls(self, blocks: Sequence[str], batch: Batch) -> Mapping[str, int]:
-        """How often each block runs in a forward."""
+        """How often each block runs in one forward."""
         with TapRecorder(self.student, [], owner="student", also_run=blocks) as recorder, self._unfinished(batch):
             recorder.run(lambda: batch.call(self.student))
         return recorder.calls
 
     def features(self, batch: Batch, taps: Sequence[Tap]) -> Mapping[Tap, torch.Tensor]:
-        """What taps see of a batch; the forward ends at the last of them."""
+        """The features that taps record of a batch; the forward ends at the last of them."""
         with TapRecorder(self.student, taps, owner="student", stop=True) as recorder, self._unfinished(batch):
             return recorder.run(lambda: batch.call(self.student))
 
     def finish(self, block: str, batches: Sequence[Batch]) -> None:
-        """Keep what a block returns for these batches: its weights will not change again."""
+        """Record the outputs of a block for these batches: its weights will not change again."""
         module = find_module(self.student, block)
         for batch in batches:
             with self._unfinished(batch):
@@ -117,7 +117,7 @@ class StudentRun:
     def _unfinished(self, batch: Batch) -> Iterator[None]:
         kept = self._finished.get(batch.hash, {})
         outputs = {module: map_tensors(torch.Tensor.clone, output) for module, output in kept.items()}
-        with torch.no_grad(), plain_forward(self.student), returning(outputs):  # the student may go on in place
+        with torch.no_grad(), plain_forward(self.student), returning(outputs):  # may change in place
             yield
 
 
@@ -126,13 +126,13 @@ class LeastSquares:
     """Fits a student that `initialize_from_teacher` has written.
 
     Args:
-        start: what that did.
-        family: of both models.
-        student: whose weights are set; is put into eval mode.
+        start: the result of `initialize_from_teacher`.
+        family: the table of both models.
+        student: the student whose weights are set; it is put into eval mode.
         teacher: returns the teacher's features.
-        batches: that both are compared on.
+        batches: the batches on which both models are compared.
         base_paths: the paths of the two base models.
-        strength: of the pull of `ridge`.
+        strength: the strength of the pull of `ridge`.
     """
 
     start: TeacherStart
@@ -145,7 +145,7 @@ class LeastSquares:
 
     @staticmethod
     def teacher_taps(family: Family, base: str, layers: Iterable[int], *, writers: bool) -> list[Tap]:
-        """All features of the teacher that are needed, so that one pass can compute it."""
+        """All features of the teacher that are needed, so that one pass can compute them."""
         blocks = [join(base, f"{family.blocks}.{layer}") for layer in layers]
         norms = [join(block, unit.norm) for block in blocks for unit in family.parts]
         sums = [Tap(norm, INPUT) for norm in norms] if writers else []
@@ -158,12 +158,12 @@ class LeastSquares:
     def run(self, *, writers: bool) -> None:
         """Fit the norm after the embeddings, then the blocks one after the other.
 
-        Norms that stand before the readers are left as they are: a gain fitted to inputs that resemble the teacher's
-        but in part is too small, and slows down what follows. So are blocks that run several times in one forward:
-        what is fitted for one of their inputs is wrong for the others.
+        Norms that stand before the readers are left unchanged: a gain fitted to inputs that resemble the teacher's only
+        in part is too small, and slows down later training. Blocks that run several times in one forward are left
+        unchanged too: a fit to one of their inputs is wrong for the others.
 
         Args:
-            writers: fit the maps that write to the stream too, not the norms alone.
+            writers: fit the maps that write to the stream too, not only the norms.
         """
         run, paths = StudentRun(self.student), self.base_paths
         norm = self.family.embedding_norm
@@ -190,7 +190,7 @@ class LeastSquares:
                 run.finish(block.student, self.batches)
 
     def _rows(self, features: Features, *taps: Tap) -> list[torch.Tensor]:
-        """What each tap sees of all batches, (positions, channels), without padding."""
+        """The features of each tap over all batches, (positions, channels), without padding."""
         by_tap: list[list[torch.Tensor]] = [[] for _ in taps]
         for batch in self.batches:
             found = features(batch, taps)
@@ -199,7 +199,7 @@ class LeastSquares:
         return [torch.cat(rows) for rows in by_tap]
 
     def _sum(self, position: int, block: str) -> Tap:
-        """The residual sum after a part."""
+        """The tap of the residual sum after an attention or feed-forward layer."""
         if not self.family.norms_before:
             return Tap(join(block, self.family.parts[position].norm), INPUT)
         following = self.family.parts[position + 1 :]
@@ -225,8 +225,8 @@ class LeastSquares:
         write_norm(self.student, norm.student, *fitted)
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        """What the norm makes of rows, but for its gain and bias."""
-        epsilon: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))  # None: the precision's own
+        """The rows normalised, without the gain and bias of the norm."""
+        epsilon: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))  # None: that of the dtype
         if self.family.centred:
             return nn.functional.layer_norm(rows, rows.shape[-1:], eps=epsilon)
         return nn.functional.rms_norm(rows, rows.shape[-1:], eps=epsilon)

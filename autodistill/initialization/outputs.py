@@ -1,4 +1,4 @@
-"""What a student computes after its last block, written from the teacher's: language, classes, pooling."""
+"""Writes what follows a student's last block from the teacher: language-model heads, classifiers, pooling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autodistill.models.families import Family, Hidden, Output, Weight
 from autodistill.models.weights import Affine, Part, join, norm_of, parameters, part, read, shape
 
 TIED = (
-    "the student's output table is its embedding table, which cannot take in the gain of the last norm; set "
+    "the student's output table is its embedding table, which cannot absorb the gain of the last norm; set "
     "tie_word_embeddings=False for the exact form."
 )
 
@@ -26,7 +26,7 @@ def write_outputs(pair: Pairing[Family]) -> None:
 
 
 def output_matcher(pair: Pairing[Family]) -> Affine:
-    """The way back, from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,)."""
+    """The map from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,)."""
     if not pair.family.norms_before or pair.family.final_norm is None:
         return Affine(pair.subspace.up, pair.subspace.mean(pair.boundary(len(pair.layers))))
     norm = pair.weight(pair.family.final_norm)
@@ -52,7 +52,7 @@ def _final_reader(pair: Pairing[Family], outputs: list[Output]) -> Reader:
 
 
 def output_weight(pair: Pairing[Family], spec: Weight) -> Both[Part]:
-    """Outputs lie beside the base model, or inside it where their path begins with {base}."""
+    """Outputs are next to the base model, or inside it if their path begins with {base}."""
     chosen = part(spec)
     inside = chosen.path.startswith("{base}.")
 
@@ -64,7 +64,7 @@ def output_weight(pair: Pairing[Family], spec: Weight) -> Both[Part]:
 
 
 def outputs_of(pair: Pairing[Family]) -> list[Output]:
-    """Those of the family that both models have."""
+    """The outputs of the family that both models have."""
     return [output for output in pair.family.outputs if _present(pair, output)]
 
 
@@ -86,7 +86,7 @@ def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: d
         return
     last = output_weight(pair, output.last)
     if pair.written.issuperset(parameters(pair.student, last.student)):
-        return  # tied to the embeddings, or written by an entry of the table that says more
+        return  # tied to the embeddings, or written by a more specific entry of the table
     affine = read(pair.teacher, last.teacher)
     if output.hidden is None:
         affine = reader(affine)
@@ -98,7 +98,7 @@ def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: d
 
 
 def _write_hidden(pair: Pairing[Family], hidden: Hidden, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
-    """The strongest neurons; or, where a table of embeddings reads them, their projection."""
+    """Select the strongest neurons; or project them, where a table of embeddings reads them."""
     layer = output_weight(pair, hidden.reader)
     if layer.student.path in kept:
         return

@@ -1,4 +1,4 @@
-"""Student and teacher side by side: their base models, which of their blocks belong together, and their weights."""
+"""A student and its teacher as a pair: their base models, corresponding blocks, and weights."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FamilyT = TypeVar("FamilyT", bound=WeightTable)
 
 @dataclass(frozen=True)
 class Both(Generic[T]):
-    """A thing of the student, and the same thing of the teacher."""
+    """One property of the student, and the same property of the teacher."""
 
     student: T
     teacher: T
 
     @property
     def by_owner(self) -> dict[str, T]:
-        """The two by whose they are, in the order in which messages name them."""
+        """The two by owner, in the order in which messages name them."""
         return {"teacher": self.teacher, "student": self.student}
 
 
@@ -38,15 +38,15 @@ class Pairing(Generic[FamilyT]):
     """A student that is written from its teacher.
 
     Args:
-        student: any model around a base model of the family.
-        teacher: the same.
+        student: a model that contains a base model of the family.
+        teacher: likewise.
         base_paths: the paths of the two base models.
-        family: of both.
-        subspace: that the student lives in.
-        layers: for each block of the student the teacher's.
-        importance: of heads and neurons, as measured; where there is none, the weights decide.
-        written: the student's parameters that are done.
-        approximations: where the student cannot be the teacher's projection, and why.
+        family: the table of both models.
+        subspace: the subspace in which the student computes.
+        layers: for each block of the student, the position of the teacher's block.
+        importance: the measured importance of heads and neurons; None if it is computed from the weights.
+        written: the parameters of the student that are already written.
+        approximations: a sentence for each reason why the student is not exactly the teacher's projection.
     """
 
     student: nn.Module
@@ -73,7 +73,7 @@ class Pairing(Generic[FamilyT]):
         """Find the base models; the arguments are those of `initialize_from_teacher`.
 
         Raises:
-            ConfigurationError: one of them is of no known family, or they are of two.
+            ConfigurationError: one of them is of no known family, or their families differ.
         """
         teacher_path, teacher_base, table = require_family(teacher, family, "teacher")
         student_path, student_base, student_table = require_family(student, family, "student")
@@ -101,7 +101,7 @@ class Pairing(Generic[FamilyT]):
 
     @property
     def head_sizes(self) -> Both[HeadSizes]:
-        """Of their attention heads."""
+        """The sizes of their attention heads."""
         bases = self.base_models
         return Both(self.family.heads(bases.student), self.family.heads(bases.teacher))
 
@@ -113,18 +113,18 @@ class Pairing(Generic[FamilyT]):
 
     @property
     def embeddings(self) -> list[Weight]:
-        """Those tables of the family that both models have."""
+        """The embedding tables of the family that both models have."""
         return [spec for spec in self.family.embeddings if self.in_both(self.weight(spec))]
 
     @property
     def correction(self) -> float:
-        """c: what the student's directions keep of a vector, the share r of its power, lies in d channels, not in D."""
+        """c = √(r D / d): the student's d channels keep the share r of the power of a vector of D channels."""
         return float((self.subspace.explained * self.subspace.teacher_width / self.subspace.width) ** 0.5)
 
     def boundary(self, block: int) -> int:
-        """The boundary of the teacher's blocks that the stream before the student's block number `block` stands for.
+        """The boundary of the teacher's blocks that corresponds to the one before the student's block number `block`.
 
-        Of the number of the student's blocks: the boundary after its last block.
+        If `block` is the number of the student's blocks: the boundary after its last block.
         """
         return self.layers[block - 1] + 1 if block else 0
 
@@ -143,7 +143,7 @@ class Pairing(Generic[FamilyT]):
         return Part(join(owner, chosen.path), chosen.index, chosen.of)
 
     def has_weight(self, weight: Both[Part]) -> Both[bool]:
-        """Which of the two models has this weight."""
+        """Whether each of the two models has this weight."""
         return Both(has(self.student, weight.student), has(self.teacher, weight.teacher))
 
     def in_both(self, weight: Both[Part]) -> bool:
@@ -151,15 +151,15 @@ class Pairing(Generic[FamilyT]):
         return has(self.teacher, weight.teacher) and has(self.student, weight.student)
 
     def shapes(self, weight: Both[Part]) -> Both[tuple[int, int]]:
-        """(outputs, inputs) in either model."""
+        """The shape (outputs, inputs) in both models."""
         return Both(shape(self.student, weight.student), shape(self.teacher, weight.teacher))
 
     def write(self, spec: Weight, affine: Affine) -> None:
-        """Set a map of the student."""
+        """Write a map of the student."""
         write(self.student, spec, affine)
         self.written.update(parameters(self.student, spec))
 
     def write_norm(self, norm: Part, gain: torch.Tensor, bias: torch.Tensor) -> None:
-        """Set a norm of the student."""
+        """Write a norm of the student."""
         write_norm(self.student, norm.path, gain, bias)
         self.written.update(parameters(self.student, norm))

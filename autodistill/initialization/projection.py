@@ -1,4 +1,4 @@
-"""Students made by projection: every weight is the teacher's, put into the subspace of its stream."""
+"""Students made by projection: every weight is the teacher's, projected to the subspace of its stream."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Projection(StartMethod[Family]):
 def write_embeddings(pair: Pairing[Family]) -> None:
     """Write all tables and maps that write to the stream before the first block, and the norm after them."""
     norm = pair.family.embedding_norm
-    # The mean is taken off by the norm; where there is none, by the first bias, or table with a row for every position.
+    # The norm subtracts the mean; without a norm, the first bias does, or a table with a row for every position.
     takes_off = norm is None and not pair.family.norms_before
     rest = pair.subspace.mean(0) if takes_off else torch.zeros(pair.subspace.teacher_width)
     for spec in pair.embeddings:

@@ -1,4 +1,4 @@
-"""What the two ways to write a student from its teacher have in common: one for each kind of family."""
+"""The interface of the two methods that write a student from its teacher, one for each kind of family."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Fitted = Literal["none", "norms", "all"]
 
 
 class StartMethod(ABC, Generic[FamilyT]):
-    """How students of one kind of family are written from their teacher.
+    """Writes students of one kind of family from their teacher.
 
     Args:
-        family: of teacher and students.
+        family: the table of teacher and students.
     """
 
     def __init__(self, family: FamilyT) -> None:
@@ -31,23 +31,23 @@ class StartMethod(ABC, Generic[FamilyT]):
 
     @abstractmethod
     def importance(self, setting: str) -> Kind | None:
-        """What is measured where `init.importance` has this setting; None where the weights decide."""
+        """What is measured with this setting of `init.importance`; None if the weights decide."""
 
     @abstractmethod
     def least_squares(self, setting: str, teacher: nn.Module) -> Fitted:
-        """What is fitted where `init.least_squares` has this setting."""
+        """What is fitted with this setting of `init.least_squares`."""
 
     @abstractmethod
     def subspace_problems(self, pair: Pairing[Any]) -> Iterator[str]:
-        """What keeps students from living in a subspace, a sentence each."""
+        """A sentence for each reason why students cannot compute in a subspace."""
 
     @abstractmethod
     def problems(self, pair: Pairing[Any]) -> list[str]:
-        """What does not fit of the two models' shapes, a sentence each; the student may be on the device `meta`."""
+        """A sentence for each mismatch of the two models' shapes; the student may be on the device `meta`."""
 
     @abstractmethod
     def lost_weights(self, pair: Pairing[Any]) -> Iterator[str]:
-        """What only the teacher has, though a student of the same sizes would have it, a sentence each."""
+        """A sentence for each weight that only the teacher has, though a student of the same sizes would have it."""
 
     @abstractmethod
     def write(self, pair: Pairing[Any], *, embeddings_only: bool) -> None:
@@ -55,4 +55,4 @@ class StartMethod(ABC, Generic[FamilyT]):
 
     @abstractmethod
     def matcher(self, pair: Pairing[Any]) -> Affine:
-        """The way back, from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,)."""
+        """The map from the student's last hidden states to the teacher's: a weight (D, d) and a bias (D,)."""

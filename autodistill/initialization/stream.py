@@ -1,4 +1,4 @@
-"""How a student reads and writes its teacher's residual stream, in the subspace that it lives in.
+"""How a student reads and writes its teacher's residual stream in a subspace.
 
 With P, s and μ of the subspace (see `subspace`), a map that reads the stream becomes W P s with bias b + W μ, one that
 writes to it Pᵀ W / s. Where norms stand *after* the residual sum (BERT), the student's norm has the gain
@@ -19,11 +19,11 @@ from autodistill.models.weights import Affine, Part, has_bias, norm_of
 
 @dataclass(frozen=True)
 class Reader:
-    """How the stream is read somewhere, where x is `offset` + `up` times what the student has.
+    """Converts maps that read the stream x, where x is `offset` + `up` times the student's state.
 
     Args:
-        up: (D, d).
-        offset: (D,).
+        up: the matrix (D, d).
+        offset: the vector (D,).
     """
 
     up: torch.Tensor
@@ -41,12 +41,12 @@ def stream_scale(pair: Pairing[Family]) -> torch.Tensor:
 
 
 def rotated_gain(pair: Pairing[Family], gain: torch.Tensor) -> torch.Tensor:
-    """diag(Pᵀ G P) c, (d,): the gain of a student's norm that no reader can take in."""
+    """diag(Pᵀ G P) c, (d,): the gain of a student's norm where no reader can absorb it."""
     return pair.correction * (pair.subspace.directions.square() * gain[:, None]).sum(0)
 
 
 def down(pair: Pairing[Family]) -> torch.Tensor:
-    """What writers are multiplied by, (D, d). LayerNorms before all readers never see the mean over channels."""
+    """The factor of maps that write, (D, d). LayerNorms before all readers remove the mean over channels."""
     matrix, family = pair.subspace.down, pair.family
     return matrix - matrix.mean(0) if family.keeps_constant and family.final_norm is not None else matrix
 
@@ -54,7 +54,7 @@ def down(pair: Pairing[Family]) -> torch.Tensor:
 def writer(pair: Pairing[Family], affine: Affine, boundary: int) -> Affine:
     """The student's form of a map that writes to the stream.
 
-    Where norms stand after the sum, they need all of it: the writer adds the mean that the residual path lacks.
+    Norms after the sum need the complete sum: the writer adds the mean that the residual path lacks.
     """
     bias = affine.bias
     if not pair.family.norms_before:
@@ -64,13 +64,13 @@ def writer(pair: Pairing[Family], affine: Affine, boundary: int) -> Affine:
 
 
 def read_after(pair: Pairing[Family], norm: Both[Part] | None, boundary: int, readers: Iterable[Part]) -> Reader:
-    """How the stream is read after a norm, which loses its gain to what reads it, and its bias where that has one.
+    """Fold the gain of a norm into the maps that read it, and its bias if they have biases.
 
     Args:
         pair: the two models.
-        norm: that stands before the readers; it is written.
-        boundary: of the teacher's blocks, where they read.
-        readers: of the student.
+        norm: the norm before the readers; it is written.
+        boundary: the boundary of the teacher's blocks at which they read.
+        readers: the maps of the student that read the norm.
     """
     if not pair.family.norms_before or norm is None:
         return Reader(pair.subspace.up, pair.subspace.mean(boundary))
@@ -78,12 +78,12 @@ def read_after(pair: Pairing[Family], norm: Both[Part] | None, boundary: int, re
     up = gain[:, None] * pair.subspace.directions
     kept = torch.zeros(pair.subspace.width, dtype=torch.float64)
     if not all(has_bias(pair.student, reader) for reader in readers):
-        # The norm's own bias stands in for theirs. The default driver, gelsy, gives other last bits at every call.
+        # The bias of the norm replaces the biases of the readers. The default driver, gelsy, is not deterministic.
         kept = torch.linalg.lstsq(up, bias[:, None], driver="gelsd").solution[:, 0]
         if (up @ kept - bias).norm() > 1e-6 * bias.norm():
             pair.approximations.append(
-                f"what reads the stream behind {norm.student.path!r} has no bias, and the norm's own has fewer "
-                "channels than the teacher's: a part of that bias is lost."
+                f"the maps after {norm.student.path!r} have no bias, and the bias of the norm has fewer "
+                "channels than the teacher's: a part of the teacher's bias is lost."
             )
     pair.write_norm(norm.student, torch.full_like(kept, pair.correction), kept)
     return Reader(up, bias - up @ kept)

@@ -1,8 +1,8 @@
-"""The teacher's residual stream over the flash set: its mean and principal directions, and what a width keeps of it.
+"""The teacher's residual stream over the flash set: its mean, principal directions, and subspaces of any width.
 
-A transformer's blocks pass a *residual stream* x (N, L, D) on to each other. A student of width d lives in a subspace
-of it: z = (x - μ) P / s, with P (D, d) of orthonormal columns, so that x is about μ + s z Pᵀ. There is one P for all
-boundaries of blocks, since the residual path carries z from one to the next unchanged.
+A transformer's blocks pass a *residual stream* x (N, L, D) on to each other. A student of width d computes in a
+subspace of it: z = (x - μ) P / s, where the columns of P (D, d) are orthonormal, so that x ≈ μ + s z Pᵀ. There is one
+P for all boundaries of blocks, since the residual path carries z unchanged from one to the next.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from autodistill.tensor_files import write_tensors
 
 @dataclass(frozen=True)
 class TeacherSubspace:
-    """The subspace of a teacher's stream that a student of some width lives in; kept in float64.
+    """The subspace of a teacher's stream in which a student of some width computes; stored in float64.
 
     Args:
-        means: (B, D), what is taken from the stream at each of its B boundaries; (1, D) at all of them.
+        means: μ, (B, D), subtracted from the stream at each of its B boundaries; (1, D) for all boundaries together.
         directions: P, (D, d), with orthonormal columns.
         scale: s, (d,): the root mean square of (x - μ) P, the same for all directions unless they are whitened.
         explained: the share of the stream's power about its mean that the directions keep, in [0, 1].
 
     Raises:
-        ConfigurationError: other shapes, values that are not finite, a scale or a share that cannot be, or columns that
-            are not orthonormal.
+        ConfigurationError: the shapes do not fit, values are not finite, the scale is not positive, the share is not in
+            [0, 1], or the columns are not orthonormal.
 
     Examples:
         >>> subspace = TeacherSubspace(torch.zeros(1, 3), torch.eye(3)[:, :2], torch.full((2,), 2.0), 0.9)
@@ -66,7 +66,7 @@ class TeacherSubspace:
                 f"is {float(self.scale.min()):.3g}, the share {self.explained:.3g}; use decompose(...).subspace(width)."
             )
         difference = self.directions.T @ self.directions - torch.eye(self.width, dtype=torch.float64)
-        if float(difference.abs().max()) > 1e-4:  # more than float32 leaves
+        if float(difference.abs().max()) > 1e-4:  # more than the rounding of float32
             raise ConfigurationError(
                 "the directions of a subspace must have orthonormal columns, but PᵀP is off the identity by "
                 f"{float(difference.abs().max()):.2g}; use torch.linalg.qr(directions).Q."
@@ -74,22 +74,22 @@ class TeacherSubspace:
 
     @property
     def width(self) -> int:
-        """d, the student's width."""
+        """d, the width of the student."""
         return self.directions.shape[1]
 
     @property
     def teacher_width(self) -> int:
-        """D."""
+        """D, the width of the teacher."""
         return self.directions.shape[0]
 
     @property
     def down(self) -> torch.Tensor:
-        """P / s, (D, d): what maps that write to the stream are multiplied by."""
+        """P / s, (D, d): the factor of maps that write to the stream."""
         return self.directions / self.scale
 
     @property
     def up(self) -> torch.Tensor:
-        """P s, (D, d): what maps that read the stream are multiplied by."""
+        """P s, (D, d): the factor of maps that read the stream."""
         return self.directions * self.scale
 
     def mean(self, boundary: int) -> torch.Tensor:
@@ -97,7 +97,7 @@ class TeacherSubspace:
         return self.means[boundary] if len(self.means) > 1 else self.means[0]
 
     def project(self, stream: torch.Tensor, boundary: int = 0) -> torch.Tensor:
-        """(x - μ) P / s: (..., D) to (..., d), in the stream's own precision and on its device."""
+        """(x - μ) P / s: (..., D) to (..., d), in the precision and on the device of the stream."""
         mean, down = (part.to(stream) for part in (self.mean(boundary), self.down))
         return (stream - mean) @ down
 
@@ -108,13 +108,13 @@ class TeacherSubspace:
 
 
 class StreamMoments:
-    """Adds up means and second moments of the stream, batch by batch, in float64: never holding all activations.
+    """Accumulates means and second moments of the stream, batch by batch, in float64: activations are not stored.
 
     Args:
-        boundaries: B, how many boundaries of blocks there are.
-        width: D.
-        weighting: `"power"` gives every boundary the same weight, whatever the size of the stream there (measured on
-            the first batch); `"uniform"` lets it count as it is.
+        boundaries: B, the number of boundaries of blocks.
+        width: D, the number of channels.
+        weighting: `"power"` weights every boundary by the inverse power of the stream there (measured on the first
+            batch), so that all count equally; `"uniform"` does not weight them.
 
     Examples:
         >>> moments = StreamMoments(1, 2)
@@ -132,11 +132,11 @@ class StreamMoments:
         self._second = torch.zeros(width, width, dtype=torch.float64)
 
     def add(self, streams: Sequence[torch.Tensor], mask: torch.Tensor | None = None) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Args:
-            streams: for each boundary (..., D).
-            mask: (...), True (or not 0) where a position counts: padding is left out.
+            streams: the stream (..., D) at each boundary.
+            mask: (...), True (or not 0) for positions that count: padding is ignored.
         """
         mask = mask.bool() if mask is not None else None
         rows = [stream.detach()[mask] if mask is not None else stream.detach().flatten(0, -2) for stream in streams]
@@ -156,16 +156,16 @@ class StreamMoments:
     def decomposition(
         self, *, centring: Centring = "mean", keeps_constant: bool = False, selects: bool = False
     ) -> StreamDecomposition:
-        """The principal directions of what was added.
+        """The principal directions of the batches that were added.
 
         Args:
-            centring: what is taken for μ: `"mean"`, one mean over all boundaries; `"boundary"`, each its own;
-                `"none"`, zero, for streams that are read through a norm before they are centred.
+            centring: the definition of μ: `"mean"`, one mean over all boundaries; `"boundary"`, one for each boundary;
+                `"none"`, zero, for streams that are read through a norm.
             keeps_constant: see `StreamDecomposition`.
-            selects: see there.
+            selects: see `StreamDecomposition`.
 
         Raises:
-            ConfigurationError: fewer positions than channels, a stream that is not finite, or another centring.
+            ConfigurationError: fewer positions than channels, a stream that is not finite, or an unknown centring.
         """
         _require_known("centring", centring, Centring)
         boundaries, width = self._sums.shape
@@ -181,7 +181,7 @@ class StreamMoments:
             means = (weights * means).sum(0, keepdim=True) / weights.sum()
         elif centring == "none":
             means = torch.zeros(1, width, dtype=torch.float64)
-        # Σ w (x - μ)(x - μ)ᵀ, for every μ alike.
+        # Σ w (x - μ)(x - μ)ᵀ, for any choice of μ.
         cross = (weights * self._sums).T @ means.expand(boundaries, -1)
         of_means = (means.expand(boundaries, -1) * weights).T @ means.expand(boundaries, -1) * self._count
         total = self._count * float(weights.sum())
@@ -191,20 +191,21 @@ class StreamMoments:
 
 @dataclass(frozen=True)
 class StreamDecomposition:
-    """The principal directions of a stream in falling order of power: one decomposition for students of every width.
+    """The principal directions of a stream in descending order of power: one decomposition for students of every width.
 
     Args:
-        means: (B or 1, D).
-        directions: (D, D) or (D, D - 1), orthonormal columns.
+        means: μ, (B or 1, D).
+        directions: orthonormal columns, (D, D) or (D, D - 1).
         power: the mean square along each direction.
-        keeps_constant: the stream is read through LayerNorms, which take off the mean over channels. A student's do the
-            same over its own channels, and the two agree only if P maps the constant vector to the constant vector. So
-            the constant direction is set apart: P = V Qᵀ + 1 1ᵀ / √(D d), with V the d - 1 leading directions at right
-            angles to it, and Q (d, d - 1) an orthonormal basis of the student's vectors of mean zero.
-        selects: the directions are whole channels, which a student has as they are: not centred, and unscaled.
+        keeps_constant: whether the stream is read through LayerNorms, which subtract the mean over channels. Those of a
+            student do the same over its channels, and the two agree only if P maps the constant vector to the constant
+            vector. Therefore the constant direction is separate: P = V Qᵀ + 1 1ᵀ / √(D d), where V has the d - 1
+            leading directions that are orthogonal to it, and Q (d, d - 1) is an orthonormal basis of the student's
+            vectors of mean zero.
+        selects: whether the directions are single channels, which a student has unchanged: not centred, not scaled.
 
     Raises:
-        ConfigurationError: `subspace` is asked for no channel, or for more than the teacher has.
+        ConfigurationError: `subspace` is called for less than one channel, or for more than the teacher has.
     """
 
     means: torch.Tensor
@@ -234,14 +235,14 @@ class StreamDecomposition:
         """The leading directions for a student of this width.
 
         Args:
-            width: d.
-            whiten: bring every direction to unit power by a scale of its own. Norms of the student then weigh
-                directions otherwise than the teacher's do.
+            width: d, the width of the student.
+            whiten: scale every direction to unit power. The norms of the student then weight the directions
+                differently from those of the teacher.
         """
         teacher_width = self.means.shape[-1]
         if width < 1:
             raise ConfigurationError(
-                f"a subspace must have at least 1 channel, but {width} are asked for; ask for more."
+                f"a subspace must have at least 1 channel, but {width} are requested; request more."
             )
         if width > teacher_width:
             raise ConfigurationError(
@@ -264,7 +265,7 @@ class StreamDecomposition:
         return TeacherSubspace(self.means, directions, scale.clamp(min=1e-12), kept / total if total else 1.0)
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors, whole or not at all."""
+        """Write it atomically, as safetensors."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
         write_tensors(path, {**tensors, "selects": torch.tensor(self.selects)}, cached=True)
 
@@ -301,18 +302,18 @@ def decompose(
     keeps_constant: bool = False,
     selects: bool = False,
 ) -> StreamDecomposition:
-    """The decomposition of a stream in one pass.
+    """Decompose a stream in one pass.
 
     Args:
-        batches: for each batch the stream at every boundary, (..., D) each, and a mask of the positions that count.
+        batches: for each batch the stream (..., D) at every boundary, and a mask of the positions that count, or None.
         weighting: see `StreamMoments`.
         centring: see `StreamMoments.decomposition`.
         keeps_constant: see `StreamDecomposition`.
-        selects: see there.
+        selects: see `StreamDecomposition`.
 
     Raises:
-        ConfigurationError: fewer positions than channels, boundaries of several widths, batches of several numbers of
-            boundaries, a stream that is not finite, or an option that is not known.
+        ConfigurationError: fewer positions than channels, boundaries of different widths, batches with different
+            numbers of boundaries, a stream that is not finite, or an unknown option.
     """
     moments: StreamMoments | None = None
     found: set[int] = set()
@@ -322,8 +323,8 @@ def decompose(
         numbers.add(len(streams))
         if numbers != {max(1, *numbers)}:
             raise ConfigurationError(
-                "every batch must have the stream at the same boundaries, one at least, but there are batches of "
-                f"{' and '.join(map(str, sorted(numbers)))}; look at each with the same hooks."
+                "every batch must have the stream at the same boundaries, at least one, but there are batches with "
+                f"{' and '.join(map(str, sorted(numbers)))}; record each with the same hooks."
             )
         widths = sorted(found)
         if len(widths) > 1:

@@ -1,1 +1,1 @@
-"""AutoDistillation inside other libraries; the core imports none of this."""
+"""AutoDistillation in other libraries; the core does not import these modules."""

@@ -1,4 +1,4 @@
-"""The same stages by torchdistill: one training stage a block, those before it frozen, full forwards of both models."""
+"""The same stages by torchdistill: a training stage per block, earlier blocks frozen, full forwards of both models."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Matched(AuxiliaryModelWrapper):
 
 @register_low_level_loss
 class MatchedLoss(nn.Module):
-    """Our normalised squared error; torchdistill has none that leaves padding out."""
+    """The normalised squared error of this library; torchdistill has none that ignores padding."""
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         return normalized_mse_loss(student, teacher, MatchedLoss.mask)
 
-    mask: torch.Tensor | None = None  # of the batch: the loss wrapper hands on two tensors only
+    mask: torch.Tensor | None = None  # of the batch: the loss wrapper passes only two tensors
 
 
 @register_func2extract_model_output
@@ -55,7 +55,7 @@ def no_model_loss(*arguments: Any, **others: Any) -> dict[str, torch.Tensor]:
 
 @register_scheduler
 def linear_with_warmup(optimizer: torch.optim.Optimizer, **settings: Any) -> Any:
-    """The schedule that ours takes."""
+    """The schedule that this library uses."""
     return get_scheduler(settings.pop("name"), optimizer, **settings)
 
 
@@ -80,7 +80,7 @@ def torchdistill_run(
     criteria: Sequence[IntermediateLayersKnowledgeDistillationLoss],
     batches: Sequence[Batch],
 ) -> Callable[[], list[float]]:
-    """A function that trains the student's blocks in place, a step on each batch, and gives the last loss of each."""
+    """A function that trains the student's blocks in place, a step on each batch, and returns the last loss of each."""
     config = {
         f"stage{index + 1}": _stage(stage, criteria[index], [earlier.blocks[0] for earlier in stages], len(batches))
         for index, stage in enumerate(stages)

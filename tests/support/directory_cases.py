@@ -1,4 +1,4 @@
-"""A search of fifty depths and two widths: its description, and a directory that is opened with it."""
+"""A search over fifty depths and two widths: its description, and a directory opened with it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def opened(path: Path, within: SearchSpace = SPACE, **changes: Any) -> SearchDir
 
 
 def with_a_finished_trial(path: Path) -> None:
-    """A search that has something to lose."""
+    """Create a search directory with a finished trial."""
     with opened(path) as directory:
         directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
 
 
 def files(path: Path) -> dict[str, str]:
-    """Every file below a directory, but for the lock and its owner."""
+    """The text of every file below a directory, except the lock and its owner."""
     return {
         str(file.relative_to(path)): file.read_text()
         for file in sorted(path.rglob("*"))

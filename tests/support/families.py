@@ -1,4 +1,4 @@
-"""The zoo of model families: for each a tiny random teacher, a smaller student of the same make, and batches for both.
+"""Model families: for each a tiny random teacher, a smaller student of the same architecture, and batches for both.
 
 Teachers are wider than their students and, where the family allows it, deeper. The first sample of every text batch is
 padded, and the last batch is smaller than the others.
@@ -31,9 +31,9 @@ class Family:
     Attributes:
         make: `(width, depth) -> model`, with dropout wherever the family has one.
         batches: makes the training data.
-        flash: the blocks and mappings, where the automatic ones would not do.
-        depths: of the student and the teacher.
-        reasons: for each block why it cannot be replayed; None where it is.
+        flash: the blocks and mappings, if the automatic ones do not fit.
+        depths: the depths of the student and the teacher.
+        reasons: for each block the reason why it cannot be replayed; None if it is.
     """
 
     make: Callable[[int, int], nn.Module]
@@ -50,7 +50,7 @@ class Family:
 
 
 def texts(*, labels: Callable[[torch.Tensor], torch.Tensor] | None = None, pad_left: bool = False) -> list[dict]:
-    """Token batches with padding; `labels` makes the labels out of the tokens."""
+    """Token batches with padding; `labels` computes the labels from the tokens."""
     generator = torch.Generator().manual_seed(2)
     batches = []
     for size in BATCH_SIZES:
@@ -64,18 +64,18 @@ def texts(*, labels: Callable[[torch.Tensor], torch.Tensor] | None = None, pad_l
 
 
 def next_tokens(tokens: torch.Tensor) -> torch.Tensor:
-    """Labels of a causal language model, which shifts them itself."""
+    """Labels for a causal language model, which shifts them itself."""
     return tokens.masked_fill(tokens == 0, -100)
 
 
 def every_second(tokens: torch.Tensor) -> torch.Tensor:
-    """Labels of a masked language model."""
+    """Labels for a masked language model."""
     positions = torch.arange(LENGTH).expand_as(tokens)
     return tokens.masked_fill((positions % 2 == 0) | (tokens == 0), -100)
 
 
 def sentence_pairs() -> list[dict]:
-    """Batches of an encoder and a decoder."""
+    """Batches for an encoder-decoder."""
     return [batch | {"labels": next_tokens(batch["input_ids"].flip(1))} for batch in texts()]
 
 
@@ -103,7 +103,7 @@ def vectors(*shape: int) -> list[tuple]:
 
 
 def padded_vectors() -> list[dict]:
-    """Inputs of `Encoder`."""
+    """Batches for `Encoder`."""
     batches = []
     for inputs, labels in vectors(LENGTH, 8):
         padding = torch.zeros(len(inputs), LENGTH, dtype=torch.bool)
@@ -113,7 +113,7 @@ def padded_vectors() -> list[dict]:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions around a shortcut, brought to another size where stride or channels change."""
+    """Two convolutions and a shortcut, which is projected where stride or channels change."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ BERT_LIKE = {
     "initializer_range": 0.2,
 }
 LLAMA_LIKE = BERT_LIKE | {"num_key_value_heads": lambda width: width // 8, "head_dim": 4, "attention_dropout": 0.1}
-DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}  # where the default is none
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}  # where the default is no dropout
 T5_LIKE = {
     "vocab_size": VOCABULARY,
     "d_kv": 4,
@@ -217,7 +217,7 @@ T5_TARGETS = [f"{part}.block.{i}" for part in ("encoder", "decoder") for i in (1
 
 
 def transformers_families(attention: str) -> dict[str, Family]:
-    """By name; `attention` is the implementation that the models use."""
+    """The families by name; `attention` is the implementation that the models use."""
 
     def model(name: str, **settings: Any):
         return hugging_face(name, attn_implementation=attention, **settings)
@@ -271,7 +271,7 @@ def transformers_families(attention: str) -> dict[str, Family]:
                 num_attention_heads=lambda width: width // 4,
                 intermediate_size=twice,
                 num_labels=CLASSES,
-                problem_type="single_label_classification",  # else its forward writes it into the configuration
+                problem_type="single_label_classification",  # otherwise its forward writes it to the configuration
                 **DROPOUT,
             ),
             pictures,

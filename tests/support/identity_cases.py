@@ -1,8 +1,8 @@
-"""Students at full width and depth, written from their teacher in float64: what they compute must be what it does.
+"""Students at full width and depth, written from their teacher in float64, which must compute the same function.
 
-Every gain and bias is random, since fresh ones (one and zero) hide mistakes. How much P may turn depends on the norms:
-LayerNorms behind the residual sum commute with permutations of channels only; before the readers, with rotations that
-keep the constant vector; RMSNorms before the readers with every rotation.
+Every gain and bias is random, since initial ones (one and zero) hide mistakes. The rotations P that are exact depend on
+the norms: LayerNorms after the residual sum commute only with permutations of channels; before the readers, with
+rotations that keep the constant vector; RMSNorms before the readers with every rotation.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SELECTION, PERMUTATION = "permutation, μ = 0", "permutation"
 KEEPS_CONSTANT, ORTHOGONAL = "orthogonal, P·1 = 1", "orthogonal"
 
 EXACT = 1e-10
-"""What float64 leaves."""
+"""The rounding error of float64."""
 SINGLE = 1e-4
-"""What it leaves where the model itself computes its norms in float32."""
+"""The error if the model computes its norms in float32."""
 
 
 def token_batch(**more: Any) -> dict[str, Any]:
@@ -52,9 +52,9 @@ class IdentityCase:
 
     Attributes:
         make: `(width, depth) -> model`.
-        directions: the most that P may turn.
-        batch: makes what the models are called with.
-        error: the most that outputs may differ.
+        directions: the most general P that is exact.
+        batch: returns the arguments of the models.
+        error: the maximal difference of outputs.
     """
 
     make: Callable[[int, int], nn.Module]
@@ -90,7 +90,7 @@ def square_directions(kind: str, width: int = WIDTH, seed: int = 0) -> torch.Ten
 
 
 def square_subspace(kind: str, scale: float = 1.0) -> TeacherSubspace:
-    """A subspace that is the whole space, with a mean for every boundary where the family takes one off."""
+    """A subspace that is the whole space, with a mean for every boundary if the family subtracts one."""
     generator = torch.Generator().manual_seed(1)
     means = torch.zeros(1, WIDTH, dtype=torch.float64)
     if kind == PERMUTATION:
@@ -104,7 +104,7 @@ def square_subspace(kind: str, scale: float = 1.0) -> TeacherSubspace:
 class Errors:
     """The largest differences from the teacher: of all outputs, and of the matched last hidden states.
 
-    They are absolute where the teacher's values are below one, else relative to the largest of them.
+    They are absolute if the teacher's values are below one, else relative to the largest of them.
     """
 
     outputs: float
@@ -125,33 +125,34 @@ def compare(case: IdentityCase, subspace: TeacherSubspace, layers: Sequence[int]
 
 
 def reordered(teacher: nn.Module, layers: Sequence[int]) -> nn.Module:
-    """A copy whose blocks have the weights of these blocks; what one block has for all stays in its place."""
+    """A copy whose blocks have the weights of these blocks; a table in one block for all stays in that block."""
     model = copy.deepcopy(teacher)
-    (_, own, family), (_, base, _) = family_of(model), family_of(teacher)
-    given = list(base.get_submodule(family.blocks).children())
-    for block, layer in zip(own.get_submodule(family.blocks).children(), layers, strict=True):
-        block.load_state_dict(given[layer].state_dict(), strict=False)
+    (_, student_base, family), (_, base, _) = family_of(model), family_of(teacher)
+    teacher_blocks = list(base.get_submodule(family.blocks).children())
+    for block, layer in zip(student_base.get_submodule(family.blocks).children(), layers, strict=True):
+        block.load_state_dict(teacher_blocks[layer].state_dict(), strict=False)
     return model
 
 
 @torch.no_grad()
 def errors(teacher: nn.Module, student: nn.Module, start: TeacherStart, batch: dict[str, Any]) -> Errors:
-    theirs, ours = (floats(model(**batch)) for model in (teacher, student))
+    teacher_outputs, student_outputs = (floats(model(**batch)) for model in (teacher, student))
     hidden_states = [family_of(model)[1](**batch)[0] for model in (teacher, student)]
     matched = hidden_states[1] @ start.matcher.weight.T + start.matcher.bias
-    if theirs[0].shape == hidden_states[0].shape and torch.equal(theirs[0], hidden_states[0]):
-        ours[0] = matched  # a base model, whose hidden states are in the student's own directions
+    if teacher_outputs[0].shape == hidden_states[0].shape and torch.equal(teacher_outputs[0], hidden_states[0]):
+        student_outputs[0] = matched  # a base model returns hidden states in the student's directions
     return Errors(
-        max(difference(a, b) for a, b in zip(theirs, ours, strict=True)), difference(hidden_states[0], matched)
+        max(difference(a, b) for a, b in zip(teacher_outputs, student_outputs, strict=True)),
+        difference(hidden_states[0], matched),
     )
 
 
-def difference(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
 def floats(output: Any) -> list[torch.Tensor]:
-    """The tensors of an output, caches left out."""
+    """The tensors of an output, without caches."""
     return [value for value in output.to_tuple() if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 

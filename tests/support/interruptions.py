@@ -10,11 +10,11 @@ from autodistill.distillation.step_loop import StepLoop
 
 
 class Killed(BaseException):
-    """Ends a search as a kill does; the search must not catch it."""
+    """Ends a search like a kill; the search must not catch it."""
 
 
 def outcomes(search_dir):
-    """Results that must not depend on interruptions: trials, metrics, losses, and the students' weights."""
+    """The results that must not depend on interruptions: trials, metrics, losses, and weights of students."""
     result = SearchResult.load(search_dir)
     trials = [(t.number, t.architecture, t.state, t.metrics, t.after_flash, t.details["distillation"]) for t in result]
     weights = [load_file(t.directory / "student/model.safetensors") for t in result.completed]

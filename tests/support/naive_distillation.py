@@ -1,6 +1,6 @@
-"""Flash distillation written plainly: at every step the whole teacher and the whole student run. The reference that the
-engine must equal to the bit; it shares only the loss criterion and the derivation of seeds with it. Below it, what runs
-both on the same student."""
+"""A naive implementation of flash distillation: at every step the whole teacher and the whole student run. It is the
+reference that the engine must equal bit for bit; the two share only the loss criterion and the derivation of seeds. The
+functions below it run both on the same student."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autodistill.training import TrainingContext
 
 
 def capture_outputs(model, paths):
-    """Hooks that keep what the modules return; gives the dictionary and the handles."""
+    """Register hooks that record what the modules return; return the dictionary and the handles."""
     outputs = {}
 
     def keep(path):
@@ -36,7 +36,7 @@ def capture_outputs(model, paths):
 
 
 def capture(model, taps):
-    """The same for taps, of which some ask for what goes into a module; gives a function that extracts the features."""
+    """The same for taps, which may record the input of a module; return the handles and a function for the features."""
     inputs = {}
 
     def keep(path):
@@ -55,10 +55,10 @@ def capture(model, taps):
 
 
 def naive_flash(student, teacher, stages, criteria, batches, seed):
-    """Train every block of `student` in place, by full forwards of both models; the last loss of each."""
+    """Train every block of `student` in place, by full forwards of both models; return the last loss of each."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     required = {parameter: parameter.requires_grad for parameter in student.parameters()}
-    torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoder's, which hands on ragged tensors
+    torch.backends.mha.set_fastpath_enabled(False)  # that of nn.TransformerEncoder returns ragged tensors
     last_losses = []
     for index, (stage, criterion) in enumerate(zip(stages, criteria, strict=True)):
         blocks = [find_module(student, path) for path in stage.blocks]
@@ -111,7 +111,7 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
 
 
 def make_distiller(teacher, data, device="cpu", **flash):
-    """Flash distillation of a few steps."""
+    """A distiller for a few steps of flash distillation."""
     config = AutoDistillationConfig.load(
         {
             "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
@@ -122,7 +122,7 @@ def make_distiller(teacher, data, device="cpu", **flash):
 
 
 def distil(student, distiller, *, replay=True):
-    """The engine's records, with replay or without."""
+    """Run the engine, with replay or without; return its records."""
     plan = distiller.resolve(student)
     flash_set = distiller.flash_set.with_later_taps(plan.teacher_taps)
     engine = FlashDistillation(student, plan.flash, plan.flash_criteria, flash_set, replay=replay)
@@ -130,7 +130,7 @@ def distil(student, distiller, *, replay=True):
 
 
 def distil_both_ways(student, distiller, *, replay=True):
-    """The student by the engine, the same student by the reference, and the engine's records."""
+    """Distil a student by the engine and by the reference; return both, and the engine's records."""
     twin = copy.deepcopy(student)
     records = distil(student, distiller, replay=replay)
     plan = distiller.resolve(twin)
@@ -145,12 +145,12 @@ def largest_difference(left, right):
 
 
 def naive_teacher_fed(student, teacher, stages, criteria, batches, seed, project=lambda hidden: hidden):
-    """Train every block of `student` in place and alone, each between two hidden states of the teacher, one after the
-    other. What else a block is called with comes from full forwards of the student as it was. The losses of each."""
+    """Train every block of `student` in place, each between two hidden states of the teacher, one after the other. The
+    other arguments of a block come from full forwards of the initial student. Return the losses of each."""
     original = copy.deepcopy(student).eval()
     for module in original.modules():
         if hasattr(module, "config"):
-            module.config.use_cache = False  # else a call would hold a cache that grows whenever it is repeated
+            module.config.use_cache = False  # otherwise a call contains a cache that grows whenever it is repeated
     torch.backends.mha.set_fastpath_enabled(False)
     curves = []
     for index, (stage, criterion) in enumerate(zip(stages, criteria, strict=True)):
@@ -183,10 +183,10 @@ def naive_teacher_fed(student, teacher, stages, criteria, batches, seed, project
             targets = {
                 mapping.teacher: _teachers_hidden_state(teacher, mapping.teacher, batch) for mapping in stage.mappings
             }
-            own = next(m.teacher for m in stage.mappings if m.student.path == stage.blocks[0])
+            block_target = next(m.teacher for m in stage.mappings if m.student.path == stage.blocks[0])
             loss = criterion.loss_cal(
                 {m.student: m.student.extract(outputs[m.student.path]) for m in stage.mappings},
-                targets | {own: project(targets[own])},
+                targets | {block_target: project(targets[block_target])},
                 batch,
             )
             optimizer.zero_grad()
@@ -211,7 +211,7 @@ def _first_call(module, model, batch):
 
 
 def _teachers_hidden_state(teacher, tap, batch):
-    """A feature of the teacher, by a full forward; with the process "input" what a module is first given."""
+    """A feature of the teacher, by a full forward; with the process "input" the first argument of a module."""
     if tap.process == "input":
         args, kwargs = _first_call(find_module(teacher, tap.path), teacher.eval(), batch)
         return args[0] if args else kwargs["hidden_states"]

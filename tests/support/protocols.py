@@ -1,4 +1,4 @@
-"""Whether a class has what a protocol asks for."""
+"""Compares a class with a protocol."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ NAMED = {"id2label": dict(enumerate(LABELS)), "label2id": {label: number for num
 
 
 def save_teacher(folder: Path, model: str, **settings) -> Path:
-    """A random model of a class of transformers, with its tokenizer or image processor."""
+    """Save a random model of a class of transformers, with its tokenizer or image processor."""
     model_class = getattr(transformers, model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -49,13 +49,13 @@ def make_tokenizer() -> transformers.BertTokenizer:
 
 
 def sentences(count: int = 24) -> list[list[str]]:
-    """Sentences of three to eight words, the same every time."""
+    """Fixed sentences of three to eight words."""
     chosen = random.Random(0)
     return [chosen.choices(WORDS, k=3 + index % 6) for index in range(count)]
 
 
 def write_csv(path: Path, columns: tuple[str, str] = ("text", "label")) -> Path:
-    """A text and its label in each row."""
+    """Write a text and its label to each row."""
     rows = [(" ".join(words), LABELS[index % 2]) for index, words in enumerate(sentences())]
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])
@@ -63,20 +63,20 @@ def write_csv(path: Path, columns: tuple[str, str] = ("text", "label")) -> Path:
 
 
 def write_lines(path: Path) -> Path:
-    """A text in each line."""
+    """Write a text to each line."""
     path.write_text("\n".join(" ".join(words) for words in sentences()), encoding="utf-8")
     return path
 
 
 def write_tagged(path: Path) -> Path:
-    """In each line of JSON the words of a sentence and their tags."""
+    """Write lines of JSON, each with the words of a sentence and their tags."""
     rows = [{"tokens": words, "tags": [LABELS[len(word) % 2] for word in words]} for words in sentences()]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
 
 
 def write_images(folder: Path) -> Path:
-    """A folder of images for each label."""
+    """Write a folder of images for each label."""
     for index in range(24):
         file = folder / LABELS[index % 2] / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

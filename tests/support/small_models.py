@@ -1,4 +1,4 @@
-"""Small students and teachers, one for each way in which blocks can be put together."""
+"""Small students and teachers, one for each way in which blocks can be connected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Transformer(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with batch normalisation around an identity; the activations work in place."""
+    """Two convolutions with batch normalisation and a shortcut; the activations work in place."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvolutionalNetwork(nn.Module):
-    """Images (N, 1, 8, 8) to logits (N, 10) through `blocks`, with a pooling between them that nobody distils."""
+    """Images (N, 1, 8, 8) to logits (N, 10) through `blocks`, with a pooling between them that is not distilled."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConvolutionalNetwork(nn.Module):
 
 
 class Skipping(nn.Module):
-    """Three linear blocks; the last also reads what the first gave."""
+    """Three linear blocks; the last also reads the output of the first."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Repeating(nn.Module):
 
 
 class Sharing(nn.Module):
-    """Two blocks with one weight between them."""
+    """Two blocks that share one weight."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ from autodistill.tensors import content_hash
 from autodistill.training import TrainingContext
 
 SPACE = {"width": [8, 12], "depth": [1, 2]}
-UNUSABLE = "/dev/null/search"  # a process that writes there fails
+UNUSABLE = "/dev/null/search"  # a process that writes to this path fails
 
 
 def config(max_trials=3, **settings):
@@ -71,7 +71,7 @@ def promoting(directory):
 
 
 def killed(directory):
-    """Process 0 is killed at the eighth optimizer step of regular distillation, two after a checkpoint."""
+    """Kill process 0 at the eighth optimizer step of regular distillation, two steps after a checkpoint."""
     update, steps = StepLoop._update, []
 
     def counting(loop, *arguments):
@@ -161,7 +161,7 @@ def buffers(directory):
 
 
 def exchanges(directory):
-    """Gradients that exist in some processes only, and tensors of every kind."""
+    """Gradients that exist only in some processes, and tensors of every kind."""
     processes = current_processes()
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     parameters[processes.rank].grad = torch.full((2,), 1.0 + processes.rank)
@@ -178,7 +178,7 @@ def exchanges(directory):
 
 
 def parting(directory):
-    """Process 1 fails after the exchange of the second step, when process 0 continues with the third."""
+    """Fail in process 1 after the exchange of the second step, while process 0 continues with the third."""
     processes, parameter, step = current_processes(), nn.Parameter(torch.zeros(1)), 0
     try:
         with processes.together():

@@ -43,7 +43,7 @@ def model(width, depth):
 
 
 class Hashing(AutoDistillationTrainer):
-    """Notes the weights of every student in the process that has evaluated it."""
+    """Records the weights of every student in the process that evaluated it."""
 
     def evaluate(self, *arguments, **options):
         hashes.append(content_hash(self.model.state_dict()))

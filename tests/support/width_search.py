@@ -15,7 +15,7 @@ WIDTHS = [1, 2, 3, 4, 5, 6]
 
 
 class Recording(Advisor):
-    """Remembers the last history that it received; proposes the narrowest that is new."""
+    """Records the last history that it received; proposes the narrowest new architecture."""
 
     last: tuple[Observation, ...] = ()
 

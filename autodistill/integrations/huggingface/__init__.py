@@ -1,1 +1,1 @@
-"""Searches in transformers' Trainer."""
+"""Searches with the Trainer of the transformers library."""

@@ -1,4 +1,4 @@
-"""Students of the transformers library: a configuration changed by an architecture, and a model class made from it."""
+"""Builds students with the transformers library: an architecture applied to a configuration, and a model class."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 class TransformersBuilder:
     """Builds the student of an architecture: `model_cls` from a copy of a configuration with the architecture's keys.
 
-    Keys are fields of the configuration, or the common names that it has for them (`hidden_size` for GPT-2's
-    `n_embd`). Fields that follow from others follow: MobileBERT's `true_hidden_size`, Llama's `head_dim`, the key-value
-    heads where there are as many as heads, the types of layers where their number changes.
+    Keys are fields of the configuration, or its common names for them (`hidden_size` for GPT-2's `n_embd`). Dependent
+    fields are derived: MobileBERT's `true_hidden_size`, Llama's `head_dim`, the number of key-value heads if it equals
+    the number of heads, and the types of layers if their number changes.
 
     Args:
         model_cls: an auto class (`AutoModelForPreTraining`) or a model class (`BertForMaskedLM`).
-        base_config: the configuration of a student; it is left as it is.
+        base_config: the configuration of a student; it is not changed.
 
     Raises:
-        ConfigurationError: `model_cls` makes no models of such a configuration.
+        ConfigurationError: `model_cls` builds no models from such a configuration.
 
     Examples:
         >>> from transformers import AutoModel, BertConfig
@@ -54,7 +54,7 @@ class TransformersBuilder:
         if not hasattr(base_config, "to_dict") or not hasattr(base_config, "model_type"):
             raise ConfigurationError(
                 "the built-in model builder changes a configuration of the transformers library, but got "
-                f"{type(base_config).__name__}; give a model_builder of your own."
+                f"{type(base_config).__name__}; pass your own model_builder."
             )
         problem = self._class_problem()
         if problem is not None:
@@ -75,21 +75,22 @@ class TransformersBuilder:
         name, kind = getattr(self.model_cls, "__name__", repr(self.model_cls)), type(self.base_config)
         mapping = getattr(self.model_cls, "_model_mapping", None)
         if self._is_auto and mapping is not None:
+            if kind in mapping:
+                return None
             return (
-                None
-                if kind in mapping
-                else f"model_cls must make models of the student's configuration, but {name} knows no {kind.__name__}."
+                f"model_cls must build models from the student's configuration, but {name} does not support "
+                f"{kind.__name__}."
             )
         config_class = getattr(self.model_cls, "config_class", None)
         is_model = isinstance(self.model_cls, type) and issubclass(self.model_cls, nn.Module)
         if not is_model or config_class is None:
             return (
                 "model_cls must be a class of the transformers library such as AutoModelForPreTraining, "
-                f"but got {name}; or give a model_builder."
+                f"but got {name}; pass such a class, or a model_builder."
             )
         if not isinstance(self.base_config, config_class):
             return (
-                f"model_cls must make models of the student's configuration, but {name} takes a "
+                f"model_cls must build models from the student's configuration, but {name} takes a "
                 f"{config_class.__name__} and the configuration is a {kind.__name__}."
             )
         return None
@@ -98,7 +99,7 @@ class TransformersBuilder:
         """The configuration of a student.
 
         Raises:
-            ConfigurationError: it has no field of a key's name.
+            ConfigurationError: a key is no field of the configuration.
         """
         problems = list(self.problems(architecture))
         if problems:
@@ -136,7 +137,7 @@ class TransformersBuilder:
         return known.fields if known is not None else ConfigFields()
 
     def constraints(self, space: SearchSpace) -> list[str]:
-        """Which architectures of a space can be built, as constraints of it: heads divide the width, and so on."""
+        """The constraints of a space that every buildable architecture satisfies: heads divide the width, and so on."""
         found = []
         for rule in self._rules(space):
             names = [name for _, name, *_ in string.Formatter().parse(rule) if name is not None]
@@ -146,7 +147,7 @@ class TransformersBuilder:
         return found
 
     def _rules(self, space: SearchSpace) -> list[str]:
-        """What must hold of the configurations of students: expressions with names of fields in braces."""
+        """The constraints on the configurations of students: expressions with names of fields in braces."""
         base, family = self.base_config, self._family_fields
         width, heads = family.attention_width(base), "num_attention_heads"
         if not hasattr(base, width) or not hasattr(base, heads) or hasattr(base, "d_kv"):
@@ -161,12 +162,12 @@ class TransformersBuilder:
         return rules
 
     def _term(self, name: str, space: SearchSpace) -> str:
-        """How an expression over the space names a field: by its dimension, or by the configuration's own number."""
+        """The term for a field in a constraint: the name of its dimension, or the value in the configuration."""
         same = (dimension for dimension in space.names if self._field(dimension) == self._field(name))
         return next(same, str(getattr(self.base_config, name, None)))
 
     def feasible(self, space: SearchSpace) -> SearchSpace:
-        """The space without the architectures that cannot be built; says in the log what is left out.
+        """The space without the architectures that cannot be built; logs what is left out.
 
         Raises:
             ConfigurationError: a dimension is no field of the configuration.
@@ -185,14 +186,14 @@ class TransformersBuilder:
         return narrowed
 
     def start_blocker(self, teacher: nn.Module, space: SearchSpace) -> str | None:
-        """The reason why students of a space cannot start inside a teacher; None where they can."""
+        """The reason why students of a space cannot start inside a teacher; None if they can."""
         if self.base_config.model_type not in FAMILIES:
             return f"no table names the weights of a {self.base_config.model_type}"
         for architecture in _varied(space):
             try:
                 with torch.device("meta"):
                     student = self(architecture)
-            except Exception:  # that it cannot be built is reported elsewhere
+            except Exception:  # failed builds are reported elsewhere
                 continue
             reason = start_blocker(student, teacher)
             if reason is not None:
@@ -200,7 +201,7 @@ class TransformersBuilder:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """What is built, for the record that a resumed search is compared with."""
+        """A description of the students, with which a resumed search is compared."""
         config = json.loads(self.base_config.to_json_string(use_diff=False))
         described = ("transformers_version", "_name_or_path", "architectures")
         return {
@@ -211,7 +212,7 @@ class TransformersBuilder:
 
 
 def _varied(space: SearchSpace) -> Iterator[Architecture]:
-    """For each value of each dimension (of a range, for its ends) an architecture of the space that has it."""
+    """For each value of each dimension (both ends of a range), an architecture of the space that has this value."""
     for name, domain in space.dimensions.items():
         for value in (domain.low, domain.high) if isinstance(domain, IntRange | FloatRange) else domain.values():
             with contextlib.suppress(SearchSpaceError):  # no architecture has it
@@ -225,13 +226,13 @@ def _key_value_heads(config: Any) -> int:
 
 
 def _has_own_head_size(config: Any) -> bool:
-    """Whether a head's channels are a number of their own, and not the width divided by the heads."""
+    """Whether the channels per head are configured independently of the width and the number of heads."""
     size = getattr(config, "head_dim", None)
     return size is not None and size != config.hidden_size // config.num_attention_heads
 
 
 def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
-    """The fields that follow from the changed ones, with their values, in the configurations of any family."""
+    """The dependent fields, with their values, in the configurations of any family."""
     if getattr(base, "head_dim", None) is not None and not _has_own_head_size(base):
         yield "head_dim", config.hidden_size // config.num_attention_heads
     if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:

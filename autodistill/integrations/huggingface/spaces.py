@@ -1,7 +1,7 @@
-"""Ready-made spaces for families of transformers: students of a quarter of the teacher's size up to all of it.
+"""Ready-made spaces for families of transformers: students from a quarter of the teacher's size to its full size.
 
-Dimensions bear the names of the family's configuration fields, so that an architecture is what a student's
-configuration is changed by. What the families call their sizes is in `autodistill.models.families`.
+Dimensions have the names of the family's configuration fields, so that an architecture can be applied to a
+configuration. `autodistill.models.families` lists the fields that contain the sizes of each family.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from search_spaces import SearchSpace, SearchSpaceError
 from search_spaces.checks import did_you_mean
 
 _SHARES = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3))
-_RATIOS = (2, 4)  # of the feed-forward width to the width, unless the teacher's is outside
+_RATIOS = (2, 4)  # feed-forward width over width, extended to the teacher's ratio if that is outside
 
 FAMILIES_WITH_SIZES = tuple(name for name, family in FAMILIES.items() if family.usual_sizes is not None)
-"""The families of which a teacher's sizes are known, as `config.model_type` names them."""
+"""The families whose teachers have known sizes, by `config.model_type`."""
 
 FAMILIES_WITH_SPACE = tuple(
     name for name in FAMILIES if name in FAMILIES_WITH_SIZES or FAMILIES[name].space is not None
 )
-"""The families of students that `transformers_space` knows."""
+"""The families of students for which `transformers_space` has a space."""
 
 
 def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -32,11 +32,11 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
     Layers, width and feed-forward width are a quarter, a third, half and two thirds of the teacher's; the number of
     layers may also be the teacher's. The numbers of heads are divisors of the teacher's, down to a quarter of it.
     Attention heads divide the width, and the feed-forward width is two to four times the width, as in the published
-    models. For MobileBERT the space is that of the specification, whatever the teacher.
+    models. The space of MobileBERT does not depend on the teacher.
 
     Args:
-        family: the students', as in `FAMILIES_WITH_SPACE`.
-        teacher: its configuration (`teacher.config.to_dict()`); the family's usual model if not given.
+        family: the family of the students, one of `FAMILIES_WITH_SPACE`.
+        teacher: the configuration of the teacher (`teacher.config.to_dict()`); by default the family's usual model.
 
     Raises:
         SearchSpaceError: the family of the students or of the teacher is not known, or the teacher's sizes leave no
@@ -58,8 +58,8 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
         return students.space
     sizes = students.usual_sizes
     if teacher is not None:
-        sizes = _sizes(_known(str(teacher.get("model_type")), FAMILIES_WITH_SIZES, "are cut to teachers of"), teacher)
-    assert sizes is not None  # of every family that has no space of its own
+        sizes = _sizes(_known(str(teacher.get("model_type")), FAMILIES_WITH_SIZES, "fit teachers of"), teacher)
+    assert sizes is not None  # every family without a space has usual sizes
     return _used(SearchSpace(_dimensions(students, sizes, teacher or {}), _constraints(students, sizes)))
 
 
@@ -111,7 +111,7 @@ def _unit(width: int) -> int:
 
 
 def _shares(size: int, unit: int) -> list[int]:
-    """The shares of a size, rounded to whole units."""
+    """The fractions of a size, rounded to multiples of the unit."""
     return [max(1, round(share * size / unit)) * unit for share in _SHARES]
 
 

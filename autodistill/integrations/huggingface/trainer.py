@@ -1,4 +1,4 @@
-"""Searches in transformers' `Trainer`: a model, data and arguments that are there already are all that is needed."""
+"""Searches with transformers' `Trainer`: its model, data and arguments are all that is needed."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparatio
 
 
 class AutoDistillationMixin(_Base):
-    """What a subclass of `Trainer` needs to search for students: `class MyTrainer(AutoDistillationMixin, Trainer)`.
+    """Adds searches for students to a subclass of `Trainer`: `class MyTrainer(AutoDistillationMixin, Trainer)`.
 
     Attributes:
         autodistillation_config: a mapping, the path of a YAML file or an `AutoDistillationConfig`. Metrics are those of
-            `compute_metrics`, with or without `eval_` before their names, `eval_loss`, and the built-in ones; if none
-            are given, `eval_loss` and `parameters`.
+            `compute_metrics`, with or without the prefix `eval_`, `eval_loss`, and the built-in ones; by default
+            `eval_loss` and `parameters`.
         autodistillation_search: the `AutoDistillation` of the last call, for `search_result` and `best_model()`.
     """
 
@@ -63,7 +63,7 @@ class AutoDistillationMixin(_Base):
         super().__init_subclass__(**options)
         if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(AutoDistillationMixin):
             raise TypeError(
-                "the mixin stands before the trainer that it extends, but the bases of "
+                "the mixin must precede the trainer that it extends, but the bases of "
                 f"{cls.__name__} are {', '.join(base.__name__ for base in cls.__bases__)}; put it first."
             )
 
@@ -84,26 +84,26 @@ class AutoDistillationMixin(_Base):
         """Search for students of a teacher, and resume a search that was interrupted.
 
         Flash distillation reads the trainer's training data; regular distillation is a run of the trainer, with its
-        learning rate, precision, callbacks and integrations, for `train_steps` updates where the configuration says
-        so, else for as long as the trainer's arguments say. The trainer's model is as it was when this returns.
+        learning rate, precision, callbacks and integrations, for `train_steps` updates if the configuration sets
+        them, else for as long as the trainer's arguments set. The trainer's model is unchanged when this returns.
 
         Args:
             teacher_model: the teacher.
-            model_builder: `architecture -> student`; if not given, `TransformersBuilder` changes the configuration of
+            model_builder: `architecture -> student`; by default, `TransformersBuilder` changes the configuration of
                 the trainer's model.
-            model_cls: what that makes students of; the class of the trainer's model if not given.
-            train_func: `student -> trained student`, in place of the built-in distillation.
-            eval_func: `student -> metrics`, in place of the trainer's evaluation.
-            search_dir: the search directory; `autodistillation` in the trainer's `output_dir` if not given.
-            init: `"teacher"` starts students inside the teacher; `"auto"` does where the built-in model builder makes
-                students that can (of the teacher's family, no wider, with its vocabulary and labels), and where the
-                configuration says nothing else; None leaves them as they are built.
-            n_trials: run so many more, whatever `max_trials` says.
-            timeout: begin no trial after so many seconds.
+            model_cls: the class of the students that it builds; by default the class of the trainer's model.
+            train_func: `student -> trained student`, instead of the built-in distillation.
+            eval_func: `student -> metrics`, instead of the trainer's evaluation.
+            search_dir: the search directory; by default `autodistillation` in the trainer's `output_dir`.
+            init: `"teacher"` starts students inside the teacher; `"auto"` does so if the built-in model builder makes
+                students that allow it (of the teacher's family, no wider, with its vocabulary and labels), and the
+                configuration has no `init`; None leaves them as they are built.
+            n_trials: run this many more trials, whatever `max_trials` is.
+            timeout: start no trial after this many seconds.
             options: further keyword arguments of `AutoDistillation`.
 
         Returns:
-            The best architecture; None where no trial is feasible.
+            The best architecture; None if no trial is feasible.
 
         Raises:
             ConfigurationError: the set-up is wrong.
@@ -119,8 +119,8 @@ class AutoDistillationMixin(_Base):
             config = config.with_changes(search=search.with_changes(search_space=space))
         source = self._stream_source(config.seed)
         if init == "auto":
-            wished = isinstance(builder, TransformersBuilder) and train_func is None and config.init is None
-            init = self._automatic_start(cast(TransformersBuilder, builder), teacher_model, config, source, wished)
+            requested = isinstance(builder, TransformersBuilder) and train_func is None and config.init is None
+            init = self._automatic_start(cast(TransformersBuilder, builder), teacher_model, config, source, requested)
         self.autodistillation_search = TrainerSearch(
             builder,
             config,
@@ -133,16 +133,16 @@ class AutoDistillationMixin(_Base):
             **{"device": self.args.device, "show_progress_bar": not self.args.disable_tqdm, **options},
             trainer=self,
         )
-        with self._as_it_is():
+        with self._restored():
             return self.autodistillation_search.search_loop(n_trials, timeout)
 
     # --- the set-up ---
 
     def _configuration(self, train_func: Any, eval_func: Any) -> AutoDistillationConfig:
-        given = self.autodistillation_config
-        if given is None:
+        configured = self.autodistillation_config
+        if configured is None:
             raise ConfigurationError("autodistillation needs a configuration: set trainer.autodistillation_config.")
-        config = AutoDistillationConfig.load(given)
+        config = AutoDistillationConfig.load(configured)
         search = config.the_search()
         if not search.metrics:
             search = search.with_changes(metrics=DEFAULT_METRICS)
@@ -151,7 +151,7 @@ class AutoDistillationMixin(_Base):
         if problems:
             raise ConfigurationError(problems)
         if self.args.load_best_model_at_end:
-            logger.warning("a student is what its last update left: load_best_model_at_end has no effect on it")
+            logger.warning("the student of the last update is used: load_best_model_at_end has no effect on it")
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
         phases = {"flash_distillation": config.flash_distillation, "regular_distillation": config.regular_distillation}
         precise = {
@@ -162,7 +162,7 @@ class AutoDistillationMixin(_Base):
         return config.with_changes(**precise)
 
     def _stream_source(self, seed: int) -> Any:
-        """The training data as batches on the CPU: this process's share of them, where there are several."""
+        """The training data as batches on the CPU; the share of this process if there are several."""
         if self.train_dataset is None:
             return None
         with isolated_random_state(derive_seed(seed, "trainer", "data")):
@@ -175,10 +175,10 @@ class AutoDistillationMixin(_Base):
         teacher: nn.Module,
         config: AutoDistillationConfig,
         source: Any,
-        wished: bool,
+        requested: bool,
     ) -> str | None:
-        """`"teacher"` where it is wished and can be; what process 0 finds holds for all."""
-        if not wished or source is None:
+        """`"teacher"` if it is requested and possible; process 0 decides for all."""
+        if not requested or source is None:
             return None
         reason = builder.start_blocker(teacher, config.the_search().search_space)
         first = DataStream(source, config.seed).flash_set(1)[0]
@@ -194,8 +194,8 @@ class AutoDistillationMixin(_Base):
         return "teacher" if reason is None else None
 
     @contextlib.contextmanager
-    def _as_it_is(self) -> Iterator[None]:
-        """Afterwards the trainer's model, arguments and state are as they were."""
+    def _restored(self) -> Iterator[None]:
+        """Restore the trainer's model, arguments and state at the end."""
         names = ("model", "model_wrapped", "model_init", "args", "state", "control", "optimizer", "lr_scheduler")
         before = {name: getattr(self, name) for name in names}
         scaled = self.loss_is_scaled_for_ga
@@ -226,13 +226,13 @@ class AutoDistillationMixin(_Base):
         if self.eval_dataset is None:
             return
         assert self.autodistillation_search is not None
-        wanted = {metric.name for metric in self.autodistillation_search.config.the_search().metrics}
+        requested = {metric.name for metric in self.autodistillation_search.config.the_search().metrics}
         self.model = self.model_wrapped = student
         results: dict[str, Any] = self.evaluate()
         for name, value in results.items():
             short = name.removeprefix("eval_")
             if name.startswith("eval_") and not short.endswith(SPEEDS) and isinstance(value, Real):
-                self._measured[short if short in wanted else name] = float(value)
+                self._measured[short if short in requested else name] = float(value)
 
     def _last_metrics(self, student: nn.Module) -> dict[str, float]:
         return self._measured
@@ -249,10 +249,10 @@ class AutoDistillationMixin(_Base):
                 self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
 
-    # --- what a trainer does, while it distils ---
+    # --- methods of Trainer that distillation changes ---
 
     def get_train_dataloader(self) -> Any:
-        """The trainer's own, or the stream that every student is trained on."""
+        """The trainer's loader, or the stream that every student is trained on."""
         return super().get_train_dataloader() if self._run is None else self._run.loader
 
     def num_examples(self, dataloader: Any) -> int:
@@ -261,14 +261,14 @@ class AutoDistillationMixin(_Base):
         return super().num_examples(dataloader) if samples is None else samples
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The trainer's own, which trains feature matchers too."""
+        """The trainer's optimizer, which trains feature matchers too."""
         optimizer = super().create_optimizer(model)
         if self._run is not None and self._run.matchers:
             optimizer.add_param_group({"params": self._run.matchers, "weight_decay": 0.0})
         return optimizer
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The trainer's own."""
+        """The trainer's step; while a student is distilled, seeded and logged by the run."""
         if self._run is None:
             return super().training_step(model, inputs, num_items_in_batch)
         return self._run.step(lambda: super(AutoDistillationMixin, self).training_step(model, inputs, None))
@@ -276,22 +276,22 @@ class AutoDistillationMixin(_Base):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The trainer's own loss; while a student is distilled, the criterion."""
+        """The trainer's loss; while a student is distilled, the criterion."""
         run = self._run
         if run is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        def own() -> tuple[torch.Tensor | None, Any]:
+        def forward() -> tuple[torch.Tensor | None, Any]:
             if not run.stage.add_origin_loss and Batch(dict(inputs)).targets is None:
                 return None, model(**inputs)
             loss, outputs = super(AutoDistillationMixin, self).compute_loss(model, dict(inputs), True, None)
             return loss, outputs
 
-        loss, outputs = run.loss(inputs, own)
+        loss, outputs = run.loss(inputs, forward)
         return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The trainer's own are pickles; those of a student are safetensors and JSON."""
+        """Write the trainer's checkpoint; for a student one of safetensors and JSON, without pickles."""
         if self._run is None:
             super()._save_checkpoint(model, trial)
         else:
@@ -331,7 +331,7 @@ class AutoDistillationTrainer(AutoDistillationMixin, Trainer):
 
 
 def _positions(batch: Batch) -> float:
-    """The tokens in a batch that are no padding; infinite for other inputs, such as images, which hold many patches."""
+    """The number of tokens in a batch without padding; infinite for other inputs, such as images with many patches."""
     tokens = batch.content.get("input_ids") if isinstance(batch.content, Mapping) else None
     if not isinstance(tokens, torch.Tensor):
         return math.inf

@@ -1,4 +1,4 @@
-"""What must fit before a trainer searches: its arguments, its data and the configuration of the search."""
+"""Checks before a trainer searches: its arguments, its data and the configuration of the search."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from autodistill.config.phase import PhaseConfig
 from autodistill.metrics.built_in import BUILT_IN
 
 OF_THE_TRAINER = tuple(name for name in PhaseConfig.model_fields if name != "temperature")
-"""Settings of regular distillation for which the trainer's arguments stand."""
+"""Settings of regular distillation that the trainer's arguments replace."""
 
 
 def trainer_problems(trainer: Any, config: AutoDistillationConfig, train_func: Any, eval_func: Any) -> Iterator[str]:
-    """A sentence for each thing that keeps a trainer from searching as it is configured."""
+    """A sentence for each problem that prevents a trainer from searching with this configuration."""
     regular = config.regular_distillation
     if regular is not None and train_func is None:
         for name in OF_THE_TRAINER:
             if name in regular.model_fields_set:
                 yield (
                     f"regular distillation is a run of the trainer, so its {name} is that of TrainingArguments, "
-                    f"but regular_distillation has {name}={getattr(regular, name)!r}; set it there."
+                    f"but regular_distillation has {name}={getattr(regular, name)!r}; set it in TrainingArguments."
                 )
     if train_func is None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         yield "the built-in distillation trains whole models, but FSDP or DeepSpeed splits them; use DDP."
     if train_func is None and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
         yield (
-            "every student needs an optimizer of its own, but the trainer was given one; leave `optimizers` "
-            "out, or give optimizer_cls_and_kwargs."
+            "every student needs an optimizer of its own, but the trainer received one; leave `optimizers` "
+            "out, or pass optimizer_cls_and_kwargs."
         )
     if train_func is None and trainer.args.world_size > 1 and not has_length(trainer.train_dataset):
         yield "several processes share a data set by its length, but train_dataset has none; use one process."
@@ -38,20 +38,20 @@ def trainer_problems(trainer: Any, config: AutoDistillationConfig, train_func: A
         yield from _metric_problems(trainer, [metric.name for metric in config.the_search().metrics])
 
 
-def _metric_problems(trainer: Any, wanted: Sequence[str]) -> Iterator[str]:
-    own = [name for name in wanted if name not in BUILT_IN]
-    if own and trainer.eval_dataset is None:
+def _metric_problems(trainer: Any, requested: Sequence[str]) -> Iterator[str]:
+    evaluated = [name for name in requested if name not in BUILT_IN]
+    if evaluated and trainer.eval_dataset is None:
         yield (
-            f"the trainer's evaluation gives {', '.join(map(repr, own))}, but there is no eval_dataset; give one, "
-            f"an eval_func, or search for built-in metrics only ({', '.join(BUILT_IN)})."
+            f"the trainer's evaluation returns {', '.join(map(repr, evaluated))}, but there is no eval_dataset; pass "
+            f"one or an eval_func, or search for built-in metrics only ({', '.join(BUILT_IN)})."
         )
     if not isinstance(trainer.eval_dataset, dict):
         return
     prefixes = tuple(f"{key}_" for key in trainer.eval_dataset)
-    lost = [name for name in own if not name.removeprefix("eval_").startswith(prefixes)]
+    lost = [name for name in evaluated if not name.removeprefix("eval_").startswith(prefixes)]
     if lost:
         names = ", ".join(f"'eval_{prefix}loss'" for prefix in prefixes)
         yield (
-            f"metrics of several evaluation data sets bear their names, as {names} do, but got "
-            f"{', '.join(map(repr, lost))}; say of which data set."
+            f"metrics of several evaluation data sets must contain their names, as {names} do, but got "
+            f"{', '.join(map(repr, lost))}; add the name of a data set."
         )

@@ -1,4 +1,4 @@
-"""Regular distillation as a run of transformers' `Trainer`: what the trainer asks for while it trains one student."""
+"""Regular distillation as a run of transformers' `Trainer`: the methods that it calls while it trains one student."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from autodistill.training import StageRecord, TrainingContext
 
 
 class EpochLoader(DataLoader[Any]):
-    """The batches of a stream, an epoch at a time, as a trainer reads them: ready, and the same for every student.
+    """Loads the batches of a stream for a trainer, one epoch at a time; they are the same for every student.
 
     Args:
-        stream: gives them.
-        length: their number in an epoch; None where that is not known.
-        samples: in an epoch, for the trainer's log.
+        stream: the stream.
+        length: the number of batches in an epoch; None if it is unknown.
+        samples: the number of samples in an epoch, for the trainer's log.
     """
 
     def __init__(self, stream: DataStream, length: int | None, samples: int | None) -> None:
         self.samples = samples
         dataset = _Epoch(stream) if length is None else _CountedEpoch(stream, length)
-        super().__init__(dataset, batch_size=None, collate_fn=_as_it_is)
+        super().__init__(dataset, batch_size=None, collate_fn=_identity)
 
     def set_epoch(self, epoch: int) -> None:
         """Read another epoch from now on."""
         self.dataset.number = epoch  # type: ignore[attr-defined]
 
 
-def _as_it_is(content: Any) -> Any:
+def _identity(content: Any) -> Any:
     return content
 
 
@@ -73,7 +73,7 @@ class _CountedEpoch(_Epoch):
 
 
 class _TrainerState:
-    """A trainer's state as a checkpoint takes it."""
+    """Adapts the state of a trainer to the interface of a checkpoint."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -86,18 +86,18 @@ class _TrainerState:
         return {"json": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing: the trainer has read its state before the rest."""
+        """Do nothing: the trainer has already read its state."""
 
 
 @dataclass(frozen=True)
 class TrainerDistillation:
-    """The engine of regular distillation that is a run of transformers' `Trainer`.
+    """The engine of regular distillation that runs transformers' `Trainer`.
 
     Args:
         trainer: an `AutoDistillationMixin`; its data, arguments and callbacks are used.
-        task: the student, and what it is trained towards.
+        task: the student and its targets.
         loader: the batches of the task's stream.
-        max_steps: optimizer updates; None for what the trainer's arguments say.
+        max_steps: the number of optimizer updates; None for that of the trainer's arguments.
     """
 
     trainer: Any
@@ -120,8 +120,8 @@ class TrainerRun:
     """One student's regular distillation in a trainer, which calls these methods while it trains.
 
     Args:
-        engine: what is trained, by which trainer.
-        context: dropout of batch number k derives from `(seed, k, process)`.
+        engine: the task and the trainer.
+        context: the seed, among others; the dropout of batch number k is seeded with `(seed, k, process)`.
     """
 
     def __init__(self, engine: TrainerDistillation, context: TrainingContext) -> None:
@@ -158,7 +158,7 @@ class TrainerRun:
         return StageRecord(self.stage.name, self._losses[0], self._losses[-1], mode="Trainer", steps=steps)
 
     def _arguments(self, configured: Any) -> Any:
-        """The trainer's arguments for one student: it writes no checkpoints, and its logs lie with the trial."""
+        """The trainer's arguments for one student: it writes no checkpoints, and logs to the trial's directory."""
         args = copy.copy(configured)
         args.save_strategy = "steps"
         args.save_steps = self._checkpoint.every
@@ -176,7 +176,7 @@ class TrainerRun:
         return int(values[-1])
 
     def _state_to_resume(self, directory: Path) -> str | None:
-        """A directory with the state of an interrupted run for the trainer to begin from, if there is one."""
+        """A directory with the state from which the trainer resumes an interrupted run; None for a new run."""
         saved = self._checkpoint.checkpoints.load(self._checkpoint.name)
         if saved is None:
             return None
@@ -194,7 +194,7 @@ class TrainerRun:
             self._checkpoint.save(self._losses, self._optimizer, self._others)
 
     def restore(self) -> None:
-        """Put everything back as it was saved."""
+        """Restore what `save` wrote."""
         self._losses = self._checkpoint.restore(self._optimizer, self._others)
 
     @property
@@ -209,7 +209,7 @@ class TrainerRun:
         return others if scaler is None else others | {"scaler": scaler}
 
     def step(self, train: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """One batch, whose dropout depends on its number alone; the matchers' gradients are averaged."""
+        """Train on one batch, whose dropout depends only on its number; average the gradients of the matchers."""
         number = len(self._losses) + len(self._pending)
         device = self._trainer.args.device
         seed_torch(derive_seed(self._context.seed, "regular", number, self._task.processes.rank), device)
@@ -223,7 +223,7 @@ class TrainerRun:
         return loss
 
     def _read_losses(self) -> None:
-        """Read the losses of the last steps: this waits for the device."""
+        """Read the losses of the last steps, which waits for the device."""
         if self._pending:
             self._losses.extend(torch.stack(self._pending).tolist())
             recent, self._pending = self._losses[-len(self._pending) :], []
@@ -234,16 +234,16 @@ class TrainerRun:
                     f"the loss must stay finite, but became {bad} near step {step} of {self.stage.name}."
                 )
 
-    def loss(self, inputs: Any, own: Callable[[], tuple[torch.Tensor | None, Any]]) -> tuple[torch.Tensor, Any]:
-        """The criterion on one batch, and the student's own loss where the stage adds it.
+    def loss(self, inputs: Any, forward: Callable[[], tuple[torch.Tensor | None, Any]]) -> tuple[torch.Tensor, Any]:
+        """The criterion on one batch, and the student's own loss if the stage adds it.
 
         Args:
             inputs: the batch.
-            own: runs the student; returns its own loss, which may be None where it is not added, and its outputs.
+            forward: runs the student; returns its own loss, which may be None if it is not added, and its outputs.
         """
         batch = Batch(dict(inputs))
         returned: list[tuple[torch.Tensor | None, Any]] = []
-        student = self._recorder.run(lambda: returned.append(own()))
+        student = self._recorder.run(lambda: returned.append(forward()))
         own_loss, outputs = returned[0]
         teacher = self._task.cache.features(batch, self.stage.teacher_taps)
         progress = self._trainer.state.global_step / max(self._trainer.state.max_steps, 1)
@@ -254,6 +254,6 @@ class TrainerRun:
             student, teacher, output, batch, temperature=temperature, label_shift=shift
         )
         if not self.stage.add_origin_loss and self._task.processes.count > 1:
-            # Every parameter that made the outputs must get a gradient, if only of zero.
+            # Every parameter that the outputs depend on must receive a gradient, even if it is zero.
             loss = loss + 0 * sum(t.float().sum() for t in tensors_in(outputs) if t.requires_grad)
         return loss, outputs

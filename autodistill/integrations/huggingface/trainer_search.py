@@ -33,7 +33,7 @@ RECORDED_ARGUMENTS = (
     "seed",
     "data_seed",
 )
-"""What makes the results of one trainer comparable with another's."""
+"""The arguments that must be equal for the results of two trainers to be comparable."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EvaluatedTraining:
     """A training after which a trainer evaluates the student, in all processes.
 
     Args:
-        training: what trains.
+        training: the training.
         evaluate: evaluates a student.
     """
 
@@ -50,11 +50,11 @@ class EvaluatedTraining:
 
     @property
     def keeps_size(self) -> bool:
-        """Whether the trained model has the parameters of the built one."""
+        """Whether the trained model has the parameters of the built one, in number and in shape."""
         return self.training.keeps_size
 
     def check(self, student: nn.Module) -> None:
-        """Compare the settings of the training with a student."""
+        """Check the settings of the training against a student."""
         self.training.check(student)
 
     def train(self, student: nn.Module, context: TrainingContext) -> Trained:
@@ -90,7 +90,7 @@ class TrainerSearch(AutoDistillation):
         return TrainerDistillation(self._trainer, task, loader, task.stage.steps if chosen else None)
 
     def describe(self) -> dict[str, Any]:
-        """What the search is, with the trainer's arguments and the configuration of its model."""
+        """The description of the search, with the trainer's arguments and the configuration of its model."""
         description = super().describe()
         description["trainer"] = {name: _plain(getattr(self._trainer.args, name)) for name in RECORDED_ARGUMENTS}
         if isinstance(self.model_builder, TransformersBuilder):

@@ -291,9 +291,9 @@ def test_teacher_without_head_tokenizer_or_whole_weights_is_told(classifier):
     )
     for file in classifier.glob("token*"):
         file.unlink()
-    assert "must come with its tokenizer, but 'teacher' has none that knows a word" in told(classifier)
+    assert "must come with its tokenizer, but 'teacher' has none with a vocabulary" in told(classifier)
     (classifier / "model.safetensors").write_bytes(b"torn")
-    assert "must be able to load 'teacher', from a folder or the hub, but says: " in told(classifier)
+    assert "must be able to load 'teacher', from a folder or the hub, but raised: " in told(classifier)
 
 
 def test_explain_tells_of_layers_that_are_not_there_though_students_start_inside_the_teacher(classifier):
@@ -327,12 +327,12 @@ def test_trial_or_student_that_is_not_there_is_told(classifier):
     assert "runs has no trial 7; it has those from 0 to 0" in run("show", "runs", "7", code=2)
     assert "runs has no trial 7" in run("export", "runs", "out", "--trial", 7, code=2)
     run("export", "runs", "out")
-    assert "exported into a new folder, but out is there" in run("export", "runs", "out", code=2)
+    assert "exported into a new folder, but out exists" in run("export", "runs", "out", code=2)
 
 
 def test_init_overwrites_nothing():
     run("init", "masked-lm")
-    assert "init writes a new file, but autodistill.yaml is there" in run("init", "masked-lm", code=2)
+    assert "init writes a new file, but autodistill.yaml exists" in run("init", "masked-lm", code=2)
 
 
 def test_usage_that_is_wrong_ends_with_2():
@@ -366,7 +366,7 @@ def test_interrupted_search_ends_with_130_and_goes_on_when_called_again(classifi
     with monkeypatch.context() as patched:
         patched.setattr("autodistill.cli.setup.SearchSetup.scores", property(lambda self: interrupted))
         told = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=130)
-    assert "interrupted; the same command goes on from here" in told
+    assert "interrupted; the same command resumes from here" in told
     assert "trial 0 has been running since" in run("status", "runs")
     assert "2 trials: 2 complete" in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
 

@@ -104,7 +104,7 @@ def test_all_missing_and_unknown_columns_are_told_at_once():
         (
             "rows.csv",
             "text,label\na,0\n",
-            "must have two rows at least, but rows.csv has 1; give more, or data.validation",
+            "must have at least two rows, but rows.csv has 1; add rows, or set data.validation",
         ),
     ],
 )
@@ -147,9 +147,7 @@ def test_columns_that_hold_something_else_are_told(rows, told):
 
 def test_column_that_is_given_twice_is_told():
     WRITERS["rows.csv"]("rows.csv")
-    with pytest.raises(
-        ConfigurationError, match="each column of the task is one of the data, but 'label' is given for"
-    ):
+    with pytest.raises(ConfigurationError, match="must be a different column of the data, but 'label' serves several"):
         load(train="rows.csv", columns={"text": "label"})
 
 

@@ -61,12 +61,12 @@ def test_plain_model_is_pooled_by_the_mean():
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("modules.json", lambda modules: [*modules, modules[1]], "is made of Transformer, Pooling, Dense, Normalize"),
+        ("modules.json", lambda modules: [*modules, modules[1]], "consist of Transformer, Pooling, Dense, Normalize"),
         ("1_Pooling/config.json", lambda c: c | {"pooling_mode_max_tokens": True}, r"but .* has \['max', 'mean'\]"),
         (
             "2_Dense/config.json",
             lambda c: c | {"activation_function": "torch.nn.Tanh"},
-            "is linear, but saved/2_Dense has torch.nn.Tanh",
+            "linear projection, but saved/2_Dense has torch.nn.Tanh",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def test_student_and_tokenizer_are_written_side_by_side_into_an_empty_folder(tri
 
 
 def test_student_that_was_not_kept_is_told_with_those_that_were(trials):
-    with pytest.raises(ConfigurationError, match="that of trial 0 is not of them; there are 1"):
+    with pytest.raises(ConfigurationError, match="that of trial 0 is not among them; there are 1"):
         export_folder(RUNS, trials[0], Path("out"))
 
 
@@ -57,6 +57,6 @@ def test_search_directory_of_another_program_has_no_tokenizer(trials):
 def test_nothing_is_overwritten(trials):
     Path("out").mkdir()
     Path("out/mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="into a new folder, but out is there"):
+    with pytest.raises(ConfigurationError, match="into a new folder, but out exists"):
         export_folder(RUNS, trials[1], Path("out"))
     assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]

@@ -47,11 +47,11 @@ def mobilebert(**settings):
 
 
 def lost(*names):
-    return [f"the student has no {name!r}, which the teacher has: what it does is lost." for name in names]
+    return [f"the student has no {name!r}, which the teacher has: its effect is lost." for name in names]
 
 
 def other(name, theirs, ours):
-    return f"{name} is {theirs!r} in the teacher, {ours!r} in the student: equal weights compute something else."
+    return f"{name} is {theirs!r} in the teacher, {ours!r} in the student: equal weights compute different results."
 
 
 READERS = [f"self_attn.{name}_proj.bias" for name in "qkv"]
@@ -160,14 +160,14 @@ def test_a_different_choice_of_layers_is_no_disagreement():
     [
         (
             {"feed_forward_proj": "gated-gelu"},
-            "both models' neurons must be gated, or neither's, but those of the student are read by "
-            "encoder.block.0.layer.1.DenseReluDense.wi, those of the teacher by "
+            "the neurons of both models must be gated, or those of neither, but the student computes them from "
+            "encoder.block.0.layer.1.DenseReluDense.wi, the teacher from "
             "encoder.block.0.layer.1.DenseReluDense.wi_0, encoder.block.0.layer.1.DenseReluDense.wi_1; build the "
             "student with the teacher's feed-forward layers, or leave init out.",
         ),
         (
             {"relative_attention_num_buckets": 8},
-            "tables of position biases are taken row by row, so both models must have as many, but "
+            "tables of position biases are copied row by row, so both models must have as many rows, but "
             "'encoder.block.0.layer.0.SelfAttention.relative_attention_bias' has 32 in the student, 8 in the teacher; "
             "build the student with the teacher's, or leave init out.",
         ),

@@ -129,7 +129,7 @@ def test_other_bottlenecks_and_another_vocabulary_are_refused_together():
     assert refusal(student, mobilebert(), square_subspace(SELECTION)) == [
         "init='teacher' needs use_bottleneck_attention=False of a MobileBERT, but the student has True.",
         "a student's blocks must not have more feed-forward networks than its teacher's, but 4 > 3.",
-        "rows are taken as they are, so both models must have as many, but "
+        "rows are copied unchanged, so both models must have as many, but "
         "'mobilebert.embeddings.word_embeddings.weight' has 50 in the student, 40 in the teacher.",
     ]
 

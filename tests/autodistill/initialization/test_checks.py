@@ -52,7 +52,7 @@ def test_all_mistakes_are_told_at_once():
             f"'embeddings.{table}_embeddings' is 16 wide in the teacher, 8 in the student."
             for table in ("word", "position", "token_type")
         ),
-        "outputs are taken from the teacher, so both models must have as many, but 'classifier' has 3 in the student, "
+        "outputs are copied from the teacher, so both models must have as many, but 'classifier' has 3 in the student, "
         "2 in the teacher; build the student with the teacher's, or leave init out.",
     ]
 
@@ -60,9 +60,9 @@ def test_all_mistakes_are_told_at_once():
 def test_another_vocabulary():
     student = hugging_face("BertForSequenceClassification", **BERT_LIKE | {"vocab_size": 50})(WIDTH, DEPTH)
     assert refusal(student, bert(WIDTH, DEPTH)) == [
-        "embeddings are taken row by row, so both models must have as many (of a text's positions, a student may have "
-        "fewer), but of 'embeddings.word_embeddings' the student has 50, the teacher 40; build the student with the "
-        "teacher's vocabulary (or size of images and patches), or leave init out."
+        "embeddings are copied row by row, so both models must have as many rows (of a text's positions, a student may "
+        "have fewer), but of 'embeddings.word_embeddings' the student has 50, the teacher 40; build the student with "
+        "the teacher's vocabulary (or size of images and patches), or leave init out."
     ]
 
 
@@ -272,7 +272,7 @@ def test_a_table_with_misspelt_embeddings():
     assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == [
         "the table of a family must name embeddings, but neither model has 'embeddings.words'; fix the table."
     ]
-    with pytest.raises(ConfigurationError, match=r"the student has none of those that this one names \(words\); fix"):
+    with pytest.raises(ConfigurationError, match=r"the student has none of those that this table names \(words\); fix"):
         distiller(family=dataclasses.replace(BERT, embeddings=("words",))).resolve(Projected(8))
 
 

@@ -199,8 +199,8 @@ def test_a_norms_bias_that_no_reader_can_take_in_is_reported():
     teacher, student = case.teacher(), randomised(case.make(WIDTH // 2, DEPTH), 2)
     (said,) = begin(teacher, student, [Batch(case.batch())]).approximations
     assert said == (
-        "what reads the stream behind 'transformer.ln_f' has no bias, and the norm's own has fewer channels than the "
-        "teacher's: a part of that bias is lost."
+        "the maps after 'transformer.ln_f' have no bias, and the bias of the norm has fewer channels than the "
+        "teacher's: a part of the teacher's bias is lost."
     )
 
 

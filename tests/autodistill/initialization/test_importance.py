@@ -158,7 +158,7 @@ def test_the_teacher_is_left_as_it_was(kind):
 @pytest.mark.parametrize(
     ("given", "kind", "sentence"),
     [
-        ([], "activations", "importance is measured on a few batches, but there is none; give a list of them."),
+        ([], "activations", "importance is measured on a few batches, but there is none; pass a list of batches."),
         (batches(), "loss", "kind must be 'activations' or 'gradients', but is 'loss'."),
     ],
 )

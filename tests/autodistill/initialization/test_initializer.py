@@ -273,7 +273,7 @@ def test_a_damaged_decomposition_is_computed_anew(tmp_path, caplog):
     second = begun()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert path.read_bytes() == whole
-    assert f"{path}, is damaged; it is computed again" in caplog.text
+    assert f"{path}, is damaged and is recomputed" in caplog.text
 
 
 def test_the_teacher_runs_once_a_batch(tmp_path):

@@ -191,7 +191,7 @@ def test_a_width_beyond_the_teachers_is_refused():
 
 
 def test_a_width_of_no_channel_is_refused():
-    with pytest.raises(ConfigurationError, match="a subspace must have at least 1 channel, but 0 are asked for"):
+    with pytest.raises(ConfigurationError, match="a subspace must have at least 1 channel, but 0 are requested"):
         decompose([(stream(), None)]).subspace(0)
 
 
@@ -301,8 +301,8 @@ def test_batches_of_other_boundaries_or_widths_are_refused():
     x, narrow = torch.randn(5, 3), torch.randn(5, 2)
     for batches, numbers in (([([x], None), ([x, x], None)], "1 and 2"), ([([], None)], "0")):
         assert sentence_of(lambda batches=batches: decompose(batches)) == (
-            "every batch must have the stream at the same boundaries, one at least, but there are batches of "
-            f"{numbers}; look at each with the same hooks."
+            "every batch must have the stream at the same boundaries, at least one, but there are batches with "
+            f"{numbers}; record each with the same hooks."
         )
     assert "its blocks have 2, 3 channels" in sentence_of(lambda: decompose([([x], None), ([narrow], None)]))
 

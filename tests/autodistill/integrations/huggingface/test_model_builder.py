@@ -115,7 +115,7 @@ def test_the_base_configuration_stays_as_it_is_and_attention_is_kept():
 @pytest.mark.parametrize(
     ("model_cls", "config", "sentence"),
     [
-        (AutoModelForImageClassification, BertConfig(), "AutoModelForImageClassification knows no BertConfig."),
+        (AutoModelForImageClassification, BertConfig(), "AutoModelForImageClassification does not support BertConfig."),
         (ViTModel, BertConfig(), "ViTModel takes a ViTConfig and the configuration is a BertConfig."),
         (int, BertConfig(), "model_cls must be a class of the transformers library .* but got int"),
         (AutoModel, {"hidden_size": 8}, "changes a configuration of the transformers library, but got dict"),
@@ -146,7 +146,7 @@ def bert(width, **changes):
         (bert(16), {"num_hidden_layers": [1]}, None),
         (bert(12), {"hidden_size": [8, 16]}, "of {'hidden_size': 16}: the student is wider (16) than the teacher (12)"),
         (bert(16, vocab_size=21), {"hidden_size": [8]}, "the student has 20, the teacher 21"),
-        (bert(16), {"vocab_size": [20, 24]}, "of {'vocab_size': 24}: embeddings are taken row by row"),
+        (bert(16), {"vocab_size": [20, 24]}, "of {'vocab_size': 24}: embeddings are copied row by row"),
         (ViTModel(FAMILIES["vit"][1]), {"hidden_size": [8]}, "must be of its family"),
     ],
 )

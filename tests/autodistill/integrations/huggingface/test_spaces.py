@@ -103,7 +103,7 @@ def test_unknown_family_is_refused_with_the_near_ones():
 
 
 def test_teacher_of_a_family_whose_sizes_are_not_comparable_is_refused():
-    with pytest.raises(SearchSpaceError, match=r"cut to teachers of the families bert, .* but got 'mobilebert'"):
+    with pytest.raises(SearchSpaceError, match=r"fit teachers of the families bert, .* but got 'mobilebert'"):
         transformers_space("bert", {"model_type": "mobilebert"})
 
 

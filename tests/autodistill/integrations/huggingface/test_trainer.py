@@ -305,7 +305,7 @@ def test_several_evaluation_data_sets_give_metrics_with_their_names(tmp_path):
     (trial,) = trainer.autodistillation_search.search_result
     assert trial.metrics.keys() == {"eval_near_loss", "far_loss"}
     trainer.autodistillation_config = SMALL
-    with pytest.raises(ConfigurationError, match=r"as 'eval_near_loss', 'eval_far_loss' do, but got 'eval_loss'; say"):
+    with pytest.raises(ConfigurationError, match=r"as 'eval_near_loss', 'eval_far_loss' do, but got 'eval_loss'; add"):
         trainer.autodistillation(bert(16, 2))
 
 
@@ -454,8 +454,8 @@ def test_every_mistake_of_the_set_up_is_told_at_once(tmp_path):
     assert message.startswith("4 mistakes in the configuration:")
     assert "its learning_rate is that of TrainingArguments, but regular_distillation has learning_rate=0.1" in message
     assert "its optimizer is that of TrainingArguments" in message
-    assert "every student needs an optimizer of its own, but the trainer was given one" in message
-    assert "the trainer's evaluation gives 'accuracy', but there is no eval_dataset" in message
+    assert "every student needs an optimizer of its own, but the trainer received one" in message
+    assert "the trainer's evaluation returns 'accuracy', but there is no eval_dataset" in message
 
 
 def test_another_vocabulary_is_refused_where_logits_are_compared(tmp_path):
@@ -468,7 +468,7 @@ def test_students_that_cannot_start_inside_the_teacher_are_trained_as_they_are_b
         config = SMALL | {"search": SMALL["search"] | {"search_space": {"vocab_size": [30, 40]}}}
         trainer = search(tmp_path, config={key: config[key] for key in ("search", "flash_distillation")})
     assert [trial.state.value for trial in trainer.autodistillation_search.search_result] == ["complete"] * 2
-    assert "students start as they are built: of {'vocab_size': 40}: embeddings are taken row by row" in caplog.text
+    assert "students start as they are built: of {'vocab_size': 40}: embeddings are copied row by row" in caplog.text
 
 
 def test_the_search_of_another_model_is_refused_naming_what_differs(tmp_path):
