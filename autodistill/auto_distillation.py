@@ -20,6 +20,8 @@ from advisors.registry import as_advisor
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.data import Batch, DataStream
+from autodistill.distillation.engine import Engine
+from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distiller import Distiller, Storage
 from autodistill.environment import describe_environment, resolve_device
 from autodistill.errors import ConfigurationError
@@ -284,8 +286,12 @@ class AutoDistillation:
         self._check_setup(counts_trials=False)
         return self.make_training()
 
-    def make_training(self) -> Training:
-        """The training of students if there is no `train_func`; can be overridden."""
+    def make_training(self, regular_engine: Callable[[RegularTask], Engine] = RegularDistillation) -> Training:
+        """The training of students if there is no `train_func`; can be overridden.
+
+        Args:
+            regular_engine: makes what runs the regular distillation of a student.
+        """
         assert self.teacher_model is not None
         assert self.train_dataloader is not None
         return Distiller(
@@ -296,6 +302,7 @@ class AutoDistillation:
             Storage(self.search_dir / TEACHER_CACHE if self._processes.is_main else None, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,
+            regular_engine=regular_engine,
         )
 
     @cached_property

@@ -120,21 +120,8 @@ def resolve(
         ConfigurationError: the settings do not fit this student; all mistakes in one error.
     """
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
+    flash, mappings = _layers(phases, student, flash_set, anatomy)
     problems: list[str] = []
-
-    # Layers: which are trained, and which are compared.
-    flash: tuple[Stage, ...] = ()
-    mappings: tuple[LayerMapping, ...] = ()
-    if (settings := phases.flash) is not None:
-        flash = _attempt(problems, lambda: flash_stages(settings, student, teacher, batch, anatomy)) or ()
-    if (regular_settings := phases.regular) is not None:
-        mappings = _attempt(problems, lambda: regular_mappings(regular_settings, student, teacher)) or ()
-    blocks = [block for stage in flash for block in stage.blocks]
-    pairs = [*(mapping for stage in flash for mapping in stage.mappings), *mappings]
-    problems += path_problems(blocks, pairs, student, teacher)
-    if problems:  # the rest needs these layers
-        _run(student, batch, ())  # a student that cannot run raises its own error, which is not about settings
-        raise ConfigurationError(problems)
 
     # Stages: what each trains, and with which losses.
     if phases.are_teacher_fed:
@@ -220,6 +207,31 @@ def criteria_for(
                 problems += error.problems
     _raise(problems)
     return criteria
+
+
+def _layers(
+    phases: Phases, student: nn.Module, flash_set: FlashSet, anatomy: Anatomy | None
+) -> tuple[tuple[Stage, ...], tuple[LayerMapping, ...]]:
+    """The stages of flash distillation and the mappings of regular distillation, whose layers all exist.
+
+    Raises:
+        ConfigurationError: some layers do not exist, or the lists of the settings do not agree.
+    """
+    teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
+    problems: list[str] = []
+    flash: tuple[Stage, ...] = ()
+    mappings: tuple[LayerMapping, ...] = ()
+    if (settings := phases.flash) is not None:
+        flash = _attempt(problems, lambda: flash_stages(settings, student, teacher, batch, anatomy)) or ()
+    if (regular_settings := phases.regular) is not None:
+        mappings = _attempt(problems, lambda: regular_mappings(regular_settings, student, teacher)) or ()
+    blocks = [block for stage in flash for block in stage.blocks]
+    pairs = [*(mapping for stage in flash for mapping in stage.mappings), *mappings]
+    problems += path_problems(blocks, pairs, student, teacher)
+    if problems:
+        _run(student, batch, ())  # a student that cannot run raises its own error, which is not about settings
+        raise ConfigurationError(problems)
+    return flash, mappings
 
 
 @torch.no_grad()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers.trainer_utils import has_length
 
 from autodistill.auto_distillation import AutoDistillation
+from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularTask
-from autodistill.distiller import Distiller
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_run import EpochLoader, TrainerDistillation
 from autodistill.training import Trained, Training, TrainingContext
@@ -75,11 +75,9 @@ class TrainerSearch(AutoDistillation):
         self._trainer = trainer
         super().__init__(*arguments, **options)
 
-    def make_training(self) -> Training:
-        """The built-in training with regular distillation in the trainer, and the trainer's evaluation afterwards."""
-        distiller = super().make_training()
-        assert isinstance(distiller, Distiller)
-        training = replace(distiller, regular_engine=self._regular_engine)
+    def make_training(self, regular_engine: Callable[[RegularTask], Engine] | None = None) -> Training:
+        """The built-in training with regular distillation in the trainer, and the trainer's evaluation after it."""
+        training = super().make_training(regular_engine or self._regular_engine)
         return EvaluatedTraining(training, self._trainer.evaluate_student)
 
     def _regular_engine(self, task: RegularTask) -> TrainerDistillation:
