@@ -16,7 +16,6 @@ from torch import nn
 from autodistill.config import AutoDistillationConfig
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
-from autodistill.models.blocks import repeated_blocks
 from autodistill.training import TrainingContext
 
 CPU = torch.device("cpu")
@@ -37,7 +36,7 @@ def settings_of(model):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_flash_equals_the_naive_loop_and_the_log_says_in_a_sentence_why_a_block_is_not_replayed(name, caplog):
+def test_flash_equals_the_naive_loop_and_logs_why_a_block_is_not_replayed(name, caplog):
     family = FAMILIES[name]
     student, untrained = family.student(), family.student()
     before = settings_of(student)
@@ -63,7 +62,7 @@ def test_flash_that_maps_attention_and_embeddings_too_equals_the_naive_loop(name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_regular_distillation_after_flash_changes_every_parameter_and_its_loss_is_finite(name):
+def test_regular_distillation_after_flash_changes_every_parameter(name):
     family = FAMILIES[name]
     student, teacher = family.student(), family.teacher()
     make_distiller(teacher, family.batches(), **family.flash | {"train_steps": 1}).train(
@@ -127,9 +126,7 @@ def test_attention_maps_and_hidden_states_of_a_bert_are_distilled_into_a_mobileb
 @pytest.mark.parametrize(
     ("student", "teacher", "layer"), [("sdpa", "eager", "mobilebert"), ("eager", "sdpa", "bert")], ids=str
 )
-def test_attention_maps_asked_of_a_model_that_computes_none_are_refused_naming_the_layer_and_the_setting(
-    student, teacher, layer
-):
+def test_attention_maps_that_are_not_computed_are_refused_naming_the_setting(student, teacher, layer):
     sentence = (
         rf"^'{layer}.encoder.layer.\d.attention.self'\[1\] is None: the model does not compute it. Attention "
         'probabilities are computed only by the plain attention: load the model with attn_implementation="eager".$'
@@ -197,7 +194,7 @@ class Passing(nn.Module):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_arguments_that_can_be_stored_are_replayed_and_others_make_the_block_fall_back(extra, reason):
+def test_blocks_with_arguments_that_cannot_be_stored_are_not_replayed(extra, reason):
     teacher, student = seeded(lambda: Passing(12, extra)), seeded(lambda: Passing(6, extra), 1)
     data = [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
     engine, naive, records = distil_both_ways(student, make_distiller(teacher, data))
@@ -238,7 +235,7 @@ def test_what_the_user_froze_stays_frozen_and_unchanged():
         assert torch.equal(parameter, untrained.get_parameter(name)) == (name in frozen or not inside), name
 
 
-def test_blocks_that_the_user_froze_entirely_are_refused_by_name_before_anything_trains():
+def test_blocks_that_are_frozen_entirely_are_refused_before_training():
     family = FAMILIES["Llama, sdpa"]
     student = family.student()
     student.model.layers.requires_grad_(False)
@@ -249,7 +246,7 @@ def test_blocks_that_the_user_froze_entirely_are_refused_by_name_before_anything
         assert problem.startswith(f"a stage must have parameters to train, but 'model.layers.{number}' has none")
 
 
-def test_the_blocks_of_a_decoder_are_replayed_on_the_encoders_output_after_another_capture(caplog):
+def test_decoder_blocks_are_replayed_after_a_second_capture(caplog):
     family = FAMILIES["T5, sdpa"]
     with caplog.at_level(logging.INFO, logger="autodistill"):
         records = distil(family.student(), family_distiller(family))
@@ -259,7 +256,7 @@ def test_the_blocks_of_a_decoder_are_replayed_on_the_encoders_output_after_anoth
     ]
 
 
-def test_layers_inside_a_torch_encoder_can_be_mapped_though_its_fused_path_would_skip_them():
+def test_layers_inside_a_torch_encoder_can_be_mapped_despite_its_fused_path():
     family = FAMILIES["nn.TransformerEncoder"]
     mapping = ("encoder.layers.1.linear2", "encoder.layers.3.linear2")
     distiller = family_distiller(
@@ -268,12 +265,6 @@ def test_layers_inside_a_torch_encoder_can_be_mapped_though_its_fused_path_would
     engine, naive, _ = distil_both_ways(family.student(), distiller)
     assert largest_difference(engine, naive) == 0
     assert torch.backends.mha.get_fastpath_enabled()
-
-
-def test_a_first_and_a_last_layer_of_one_class_with_blocks_between_them_are_not_taken_for_the_blocks():
-    model = FAMILIES["nn.Sequential"].student()
-    assert type(model[0]) is type(model[-1])
-    assert repeated_blocks(model) == ["1", "2"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
