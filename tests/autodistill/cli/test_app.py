@@ -202,7 +202,7 @@ def test_explain_shows_which_block_learns_from_which(classifier):
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_three_mistakes_in_a_file_are_told_at_once(classifier):
+def test_three_mistakes_in_a_file_are_in_one_error(classifier):
     config = configure("text-classification", classifier, write_csv(Path("train.csv")))
     config["task"] = "text-clasification"
     config["data"]["batch_size"] = 0
