@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from itertools import pairwise
 
 import pytest
 import torch
 from families import FAMILIES, seeded
-from naive_distillation import make_distiller, naive_teacher_fed
+from naive_distillation import assert_identical, make_distiller, naive_teacher_fed
 from small_models import Counted, Overwriting, Repeating, Sharing, Transformer
+from teacher_fed_models import SIZES, teacher_fed, tokens, transformers
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
@@ -18,23 +18,11 @@ from autodistill.distillation.boundaries import boundary_taps
 from autodistill.distillation.teacher_fed import STAGE
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
-from autodistill.models.taps import AUTO, INPUT, Tap
 from autodistill.training import NoReport, TrainingContext
-
-SIZES = (6, 6, 3)  # the last batch is smaller
-
-
-def tokens():
-    generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(n, 5, 8, generator=generator), torch.zeros(n, dtype=torch.long)) for n in SIZES]
 
 
 def vectors():
     return [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
-
-
-def teacher_fed(teacher, data, **flash):
-    return make_distiller(teacher, data, inputs="teacher", **flash)
 
 
 def distil_both_ways(student, distiller):
@@ -51,20 +39,11 @@ def distil_both_ways(student, distiller):
     return student, twin
 
 
-def assert_identical(left, right):
-    for (name, a), (_, b) in zip(left.state_dict().items(), right.state_dict().items(), strict=True):
-        assert torch.equal(a, b), name
-
-
 def assert_changed(before, student, blocks):
     """The blocks' parameters changed, all of them, and nothing else did."""
     for name, value in student.state_dict().items():
         inside = any(name.startswith(block + ".") for block in blocks)
         assert torch.equal(value, before[name]) != inside, name
-
-
-def transformers(width=16, depths=(3, 5)):
-    return seeded(lambda: Transformer(width, depths[0]), 1), seeded(lambda: Transformer(16, depths[1]))
 
 
 def test_all_blocks_in_one_pass_equal_each_block_alone():
@@ -75,32 +54,6 @@ def test_all_blocks_in_one_pass_equal_each_block_alone():
     assert_changed(before, engine, ["layers.0", "layers.1", "layers.2"])
     assert not engine.training
     assert all(parameter.requires_grad for parameter in engine.parameters())
-
-
-def test_a_block_is_fed_what_the_block_before_it_is_mapped_to_and_the_first_what_the_teachers_first_is_fed():
-    student, teacher = transformers()
-    plan = teacher_fed(teacher, tokens()).resolve(student)
-    assert [stage.input.teacher for stage in plan.flash] == [
-        Tap("layers.0", INPUT),
-        Tap("layers.1", AUTO),
-        Tap("layers.3", AUTO),
-    ]
-    assert [stage.mappings[0].teacher.path for stage in plan.flash] == ["layers.1", "layers.3", "layers.4"]
-
-
-def test_the_decoders_first_block_is_fed_what_the_teachers_decoder_is_fed_not_the_encoders_output():
-    family = FAMILIES["T5, sdpa"]
-    student = seeded(lambda: family.make(16, family.depths[0]), 1)
-    plan = teacher_fed(family.teacher(), family.batches(), **family.flash).resolve(student)
-    names = [stage.name for stage in plan.flash]
-    fed = {stage.name: stage.input.teacher for stage in plan.flash}
-    outputs = {stage.name: stage.mappings[0].teacher for stage in plan.flash}
-    first = names.index("decoder.block.0")
-    assert first > 1
-    assert fed["encoder.block.0"] == Tap("encoder.block.0", INPUT)
-    assert fed["decoder.block.0"] == Tap("decoder.block.0", INPUT)
-    for before, block in [*pairwise(names[:first]), *pairwise(names[first:])]:
-        assert fed[block] == outputs[before]
 
 
 @pytest.mark.parametrize(
