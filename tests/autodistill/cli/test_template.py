@@ -63,7 +63,7 @@ def test_students_that_embed_start_with_their_projection_and_learn_the_embedding
     assert config.regular_distillation.loss_types == "cosine"
 
 
-def test_teacher_that_is_not_there_is_told():
+def test_missing_teacher_is_refused():
     with pytest.raises(ConfigurationError, match=r"--teacher must be a folder with a config.json .* 'no/such/teacher'"):
         read("masked-lm", teacher="no/such/teacher")
 
