@@ -379,5 +379,5 @@ def test_every_listed_name_has_a_docstring_with_its_public_methods(module: str) 
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_every_module_says_what_it_is_for(module: str) -> None:
+def test_every_module_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(tree_of(module))

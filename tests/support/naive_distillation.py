@@ -22,7 +22,7 @@ from autodistill.training import TrainingContext
 
 
 def capture_outputs(model, paths):
-    """Hooks that keep what the modules return; gives the dictionary and the handles."""
+    """Hooks that keep what the modules return; returns the dictionary and the handles."""
     outputs = {}
 
     def keep(path):
@@ -36,7 +36,7 @@ def capture_outputs(model, paths):
 
 
 def capture(model, taps):
-    """The same for taps, of which some ask for what goes into a module; gives a function that extracts the features."""
+    """The same for taps, some of which record an input; returns a function that extracts the features."""
     inputs = {}
 
     def keep(path):

@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvolutionalNetwork(nn.Module):
-    """Images (N, 1, 8, 8) to logits (N, 10) through `blocks`, with a pooling between them that nobody distils."""
+    """Images (N, 1, 8, 8) to logits (N, 10) through `blocks`, with a pooling between them that is not distilled."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConvolutionalNetwork(nn.Module):
 
 
 class Skipping(nn.Module):
-    """Three linear blocks; the last also reads what the first gave."""
+    """Three linear blocks; the last also reads what the first returned."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ def test_missing_teacher_is_refused():
         read("masked-lm", teacher="no/such/teacher")
 
 
-def test_family_without_a_space_is_told():
+def test_family_without_a_space_is_refused():
     folder = save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
     with pytest.raises(SearchSpaceError, match="but got 'albrt'"):
         read("masked-lm", teacher=str(folder), student="albrt")

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from configurations import SEARCH
 
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
-from autodistill.errors import ConfigurationError
 from autodistill.metrics.metric import Metric
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import Tap
 from search_spaces import SearchSpace
 
-SEARCH = {"search_space": {"width": [16, 32], "layers": [1, 2]}, "metrics": ["accuracy"]}
 DISTILLED = {
     "search": {
         "search_space": {"hidden_size": [128, 246], "layers": [2, 4]},
@@ -45,12 +44,6 @@ DISTILLED = {
         "learning_rate": 0.001,
     },
 }
-
-
-def mistakes(source) -> list[str]:
-    with pytest.raises(ConfigurationError) as caught:
-        AutoDistillationConfig.load(source)
-    return caught.value.problems
 
 
 # --- one way in ------------------------------------------------------------------------------------------------------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from configurations import SEARCH
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.errors import ConfigurationError
 from autodistill.models.families import FAMILIES
-
-SEARCH = {"search_space": {"width": [16, 32], "layers": [1, 2]}, "metrics": ["accuracy"]}
 
 
 def test_init_by_name_keeps_the_settings_that_are_configured():

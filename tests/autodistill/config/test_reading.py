@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from configurations import SEARCH, mistakes
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.reading import is_number_with_comma, read_yaml
 from autodistill.errors import ConfigurationError
-
-SEARCH = {"search_space": {"width": [16, 32], "layers": [1, 2]}, "metrics": ["accuracy"]}
-
-
-def mistakes(source) -> list[str]:
-    with pytest.raises(ConfigurationError) as caught:
-        AutoDistillationConfig.load(source)
-    return caught.value.problems
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:

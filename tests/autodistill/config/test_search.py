@@ -6,20 +6,13 @@ from fractions import Fraction
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
+from configurations import SEARCH, mistakes
 
 import advisors.registry
 from autodistill.config import AutoDistillationConfig
 from autodistill.errors import ConfigurationError
 from autodistill.metrics.metric import Metric
 from search_spaces import FloatRange, IntRange, SearchSpace
-
-SEARCH = {"search_space": {"width": [16, 32], "layers": [1, 2]}, "metrics": ["accuracy"]}
-
-
-def mistakes(source) -> list[str]:
-    with pytest.raises(ConfigurationError) as caught:
-        AutoDistillationConfig.load(source)
-    return caught.value.problems
 
 
 def test_defaults_are_those_of_the_specification() -> None:

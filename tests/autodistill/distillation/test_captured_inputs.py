@@ -29,7 +29,7 @@ def test_inputs_of_a_block_that_reads_an_earlier_one_are_captured_again(caplog):
 
 
 class SkippingOnce(Skipping):
-    """The last block reads what the first gave where an input is large."""
+    """The last block reads what the first returned where an input is large."""
 
     def forward(self, inputs):
         first = torch.tanh(self.blocks[0](inputs))

@@ -8,6 +8,7 @@ from families import seeded
 from naive_distillation import make_distiller
 from protocols import differences
 from small_models import Transformer
+from teacher_fed_models import tokens
 
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.flash import FlashDistillation
@@ -29,14 +30,6 @@ def test_class_without_the_method_is_no_engine() -> None:
     assert differences(object, Engine) == {"run": None}
 
 
-def tokens(batches=4, size=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(size, 5, 8, generator=generator), torch.randint(0, 10, (size,), generator=generator))
-        for _ in range(batches)
-    ]
-
-
 @pytest.mark.parametrize("settings", [{}, {"add_origin_loss": True}, {"inputs": "teacher"}], ids=str)
 def test_nan_in_a_batch_is_an_error_that_names_the_batch(settings):
     data = tokens()
@@ -47,7 +40,7 @@ def test_nan_in_a_batch_is_an_error_that_names_the_batch(settings):
 
 
 @pytest.mark.parametrize("settings", [{}, {"add_origin_loss": True}, {"inputs": "teacher"}], ids=str)
-def test_record_of_each_stage_has_its_losses_and_the_student_is_trained_in_place(settings):
+def test_each_stage_has_a_record_and_the_student_is_trained_in_place(settings):
     student = seeded(lambda: Transformer(12, 2), 1)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     distiller = make_distiller(seeded(lambda: Transformer(12, 2)), tokens(), train_steps=4, **settings)

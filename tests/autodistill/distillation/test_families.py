@@ -42,8 +42,8 @@ def test_flash_equals_the_naive_loop_and_logs_why_a_block_is_not_replayed(name, 
     assert largest_difference(engine, naive) == 0
     assert largest_difference(engine, untrained) > 1e-3
     assert tuple(record.reason for record in records) == family.reasons
-    told = [message for message in caplog.messages if "truncated forward" in message]
-    assert told == [f"{r.stage} runs by the truncated forward: {r.reason}" for r in records if r.reason]
+    logged = [message for message in caplog.messages if "truncated forward" in message]
+    assert logged == [f"{r.stage} runs by the truncated forward: {r.reason}" for r in records if r.reason]
     assert settings_of(engine) == before
     assert not engine.training
 

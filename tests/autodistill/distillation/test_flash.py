@@ -35,7 +35,7 @@ def images(batches=4):
 
 
 @pytest.mark.parametrize("replay", [True, False], ids=["replay", "truncated forward"])
-def test_a_transformer_of_four_blocks_with_dropout_equals_the_naive_loop(replay):
+def test_transformer_of_four_blocks_with_dropout_equals_the_naive_loop(replay):
     teacher = seeded(lambda: Transformer(16, 6))
     student = seeded(lambda: Transformer(12, 4), 1)
     data = [*tokens(), tokens(1, size=3, seed=5)[0]]  # the last batch is smaller
@@ -45,7 +45,7 @@ def test_a_transformer_of_four_blocks_with_dropout_equals_the_naive_loop(replay)
 
 
 @pytest.mark.parametrize("replay", [True, False], ids=["replay", "truncated forward"])
-def test_a_network_with_batch_normalisation_equals_the_naive_loop_and_its_running_statistics_too(replay):
+def test_network_with_batch_normalisation_equals_the_naive_loop(replay):
     teacher = seeded(lambda: ConvolutionalNetwork(8, 4))
     student = seeded(lambda: ConvolutionalNetwork(4, 4), 1)
     engine, naive, records = distil_both_ways(student, make_distiller(teacher, images()), replay=replay)
@@ -89,7 +89,7 @@ def test_only_the_stages_block_changes_where_layer_1_stands_beside_layer_10():
     assert changed == {name for name in before if name.startswith(path + ".")}
 
 
-def test_attention_maps_and_hidden_states_of_a_bert_with_padding_equal_the_naive_loop():
+def test_attention_and_hidden_states_of_a_padded_bert_equal_the_naive_loop():
     teacher, student = seeded(lambda: bert(16, 4)), seeded(lambda: bert(8, 2), 1)
     layers = ["encoder.layer.0", "encoder.layer.1"]
     distiller = make_distiller(
@@ -130,7 +130,7 @@ def test_the_teacher_runs_once_for_each_batch_over_all_students_and_blocks():
     assert teacher.forwards == 20
 
 
-def test_the_students_own_loss_is_added_where_it_is_asked_for():
+def test_own_loss_of_the_student_is_added_if_configured():
     teacher, student = seeded(lambda: Transformer(12, 2)), seeded(lambda: Transformer(12, 2), 1)
     records = (
         make_distiller(teacher, tokens(), add_origin_loss=True)
@@ -145,7 +145,7 @@ def test_the_students_own_loss_is_added_where_it_is_asked_for():
     assert records[0].first_loss - without[0].first_loss == pytest.approx(own, abs=0.3)  # dropout
 
 
-def test_the_programs_random_state_is_neither_read_nor_disturbed():
+def test_random_state_of_the_program_is_neither_read_nor_changed():
     teacher, student = seeded(lambda: Transformer(16, 2)), seeded(lambda: Transformer(12, 2), 1)
     results = []
     for seed in (0, 1):
@@ -163,9 +163,7 @@ def test_the_programs_random_state_is_neither_read_nor_disturbed():
     [(0.0, 1.0, True), (3.5, 3.0, True), (2.0, 0.0, True), (0.0, 0.0, False)],
     ids=["all on disk", "memory, disk and computed", "memory and computed", "all computed"],
 )
-def test_inputs_beyond_the_budget_go_to_disk_or_are_computed_and_the_weights_stay_the_same(
-    tmp_path, caplog, memory, disk, directory
-):
+def test_inputs_beyond_the_budget_are_on_disk_or_computed_with_equal_weights(tmp_path, caplog, memory, disk, directory):
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 3), 1)
     one_batch = 6 * 5 * 12 * 4 / 2**30  # GiB of (6, 5, 12) floats
     budget = Budget(memory * one_batch, 1.0 if disk == 1.0 else disk * one_batch, tmp_path / "a" if directory else None)
@@ -184,7 +182,7 @@ def test_inputs_beyond_the_budget_go_to_disk_or_are_computed_and_the_weights_sta
     assert not (tmp_path / "a").exists()
 
 
-def test_inexact_storage_gives_nearly_the_same_student():
+def test_inexact_storage_trains_nearly_the_same_student():
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 3), 1)
     results = {}
     for exact in (True, False):
@@ -197,7 +195,7 @@ def test_inexact_storage_gives_nearly_the_same_student():
 
 
 @pytest.mark.parametrize("init", [None, "teacher"])
-def test_a_pair_of_losses_without_blocks_trains_the_whole_student_as_regular_distillation_does(init):
+def test_pair_of_losses_without_blocks_trains_as_regular_distillation_does(init):
     pair = {"loss_types": ["CE", "KL"], "loss_weights": [0.25, 0.75], "temperature": 2.0, "train_steps": [3]}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_attention_heads": 2}
     sizes = {"num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 20, **still}

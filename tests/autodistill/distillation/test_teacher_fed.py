@@ -63,7 +63,7 @@ def test_all_blocks_in_one_pass_equal_each_block_alone():
         "nn.TransformerEncoder",
     ],
 )
-def test_a_family_with_its_masks_rotary_embeddings_and_position_biases_equals_each_block_alone(name, caplog):
+def test_all_blocks_of_a_family_in_one_pass_equal_each_block_alone(name, caplog):
     family = FAMILIES[name]
     student = seeded(lambda: family.make(16, family.depths[0]), 1)
     distiller = teacher_fed(family.teacher(), family.batches(), **family.flash | {"train_steps": 5})
@@ -74,7 +74,7 @@ def test_a_family_with_its_masks_rotary_embeddings_and_position_biases_equals_ea
 
 
 @pytest.mark.parametrize("name", ["BERT, sdpa", "Llama, sdpa"])
-def test_what_the_student_gives_its_blocks_matters(name):
+def test_padding_mask_of_the_student_changes_its_weights(name):
     """Guards the test above: without the padding mask the weights are others."""
     family = FAMILIES[name]
     padded, whole = (seeded(lambda: family.make(16, 2), 1) for _ in range(2))
@@ -112,7 +112,7 @@ def test_further_mappings_inside_a_block_are_matched_as_they_are():
     assert_identical(*distil_both_ways(student, distiller))
 
 
-def test_the_size_of_one_blocks_gradients_touches_no_other_block_also_where_gradients_are_accumulated():
+def test_gradients_of_one_block_change_no_other_block_if_accumulated():
     results = []
     for weight in (1.0, 1e4):
         student, teacher = transformers()
@@ -142,7 +142,7 @@ class Listening(NoReport):
         self.heard.append(("finished", name, len(losses), losses[0]))
 
 
-def test_the_report_is_told_of_one_stage_whose_loss_is_the_sum_over_the_blocks():
+def test_report_receives_one_stage_whose_loss_is_the_sum_over_the_blocks():
     student, teacher = transformers()
     report = Listening()
     records = teacher_fed(teacher, tokens()).train(student, TrainingContext(seed=0, report=report)).stages
@@ -194,7 +194,7 @@ class GoesOnInPlace(Transformer):
         return self.head(hidden.mean(dim=1))
 
 
-def test_the_teachers_cached_features_stay_as_they_are_where_the_student_works_in_place():
+def test_student_that_works_in_place_changes_no_cached_feature():
     student, teacher = seeded(lambda: GoesOnInPlace(16, 3), 1), seeded(lambda: Transformer(16, 5))
     distiller = teacher_fed(teacher, tokens())
     plan = distiller.resolve(student)
@@ -242,7 +242,7 @@ def test_regular_distillation_follows_with_the_teachers_own_features():
     assert distiller.train(student, TrainingContext(seed=0)).stages[-1].stage == "regular distillation"
 
 
-def test_the_programs_random_state_is_neither_read_nor_disturbed():
+def test_random_state_of_the_program_is_neither_read_nor_changed():
     results = []
     for seed in (0, 1):
         student, teacher = transformers()
@@ -286,7 +286,7 @@ def test_a_projection_to_another_width_names_the_projected_shape():
     assert "the student's is (6, 5, 12), the teacher's (6, 5, 8) after the projection" in problems[0]
 
 
-def test_a_projection_that_gives_no_tensor_or_raises_is_named():
+def test_projection_that_returns_no_tensor_or_raises_is_named():
     student, teacher = transformers(width=12)
     assert "the teacher's a NoneType after the projection" in " ".join(
         problems_of(teacher_fed(teacher, tokens(), projection=lambda hidden: None), student)

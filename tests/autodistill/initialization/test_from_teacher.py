@@ -61,7 +61,7 @@ def test_blocks_may_be_taken_in_any_order(name):
 
 
 @pytest.mark.parametrize("name", [*AFTER, *BEFORE])
-def test_the_scale_of_the_subspace_leaves_outputs_as_they_are_up_to_the_epsilon_of_the_norms(name):
+def test_scale_of_the_subspace_changes_outputs_by_the_epsilon_of_the_norms(name):
     """Norms add ε to the variance, which is 1/s² of the teacher's."""
     case = CASES[name]
     errors, _ = compare(case, square_subspace(case.directions, scale=2.0), None)
@@ -70,7 +70,7 @@ def test_the_scale_of_the_subspace_leaves_outputs_as_they_are_up_to_the_epsilon_
 
 
 @pytest.mark.parametrize("name", AFTER)
-def test_gains_behind_the_residual_sum_do_not_commute_with_a_rotation(name):
+def test_gains_after_the_residual_sum_do_not_commute_with_a_rotation(name):
     errors, _ = identity_errors(CASES[name], kind=ORTHOGONAL)
     assert errors.matched > 1e-3
 
@@ -192,8 +192,8 @@ def begin(teacher, student, batches, **settings):
 @torch.no_grad()
 def distance(teacher, student, start, batch):
     """From the teacher's last hidden states to the student's, matched."""
-    theirs, ours = (family_of(model)[1](**batch.content)[0] for model in (teacher, student))
-    return float((ours @ start.matcher.weight.T + start.matcher.bias - theirs).square().mean())
+    of_teacher, of_student = (family_of(model)[1](**batch.content)[0] for model in (teacher, student))
+    return float((of_student @ start.matcher.weight.T + start.matcher.bias - of_teacher).square().mean())
 
 
 @pytest.mark.parametrize("name", AFTER)

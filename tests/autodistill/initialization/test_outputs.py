@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import LLAMA_LIKE, hugging_face
+from families import hugging_face
 from identity_cases import (
     DEPTH,
     GPT2_LIKE,
     KEEPS_CONSTANT,
     ORTHOGONAL,
     SINGLE,
-    UNTIED,
     WIDTH,
     IdentityCase,
     errors,
@@ -20,26 +19,22 @@ from identity_cases import (
     square_subspace,
     token_batch,
 )
-from pairings import CHANNELS, means, pairing
+from pairings import CHANNELS, MAKERS, means, pairing
 
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.outputs import TIED, output_matcher, outputs_of, write_outputs
 from autodistill.initialization.projection import write_embeddings
 
 
-def llama(**sizes):
-    return hugging_face("LlamaForCausalLM", **LLAMA_LIKE | UNTIED | sizes)
-
-
 def test_tied_heads_cannot_take_in_the_gain_and_are_reported():
-    for make in (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), llama(tie_word_embeddings=True)):
+    for make in (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), MAKERS["tied Llama"]):
         _, start = identity_errors(IdentityCase(make, KEEPS_CONSTANT))
         assert start.approximations == (TIED,)
 
 
 @torch.no_grad()
 def test_tied_heads_are_exact_where_all_channels_have_one_gain():
-    case = IdentityCase(llama(tie_word_embeddings=True), ORTHOGONAL)
+    case = IdentityCase(MAKERS["tied Llama"], ORTHOGONAL)
     teacher = case.teacher()
     teacher.model.norm.weight.fill_(1.5)
     student = randomised(case.make(WIDTH, DEPTH), 2)

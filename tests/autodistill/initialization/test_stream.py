@@ -28,15 +28,12 @@ from autodistill.models.weights import Affine
 def test_bias_of_a_norm_that_no_reader_can_take_in_is_reported():
     case = CASES["GPT-2, words"]
     teacher, student = case.teacher(), randomised(case.make(WIDTH // 2, DEPTH), 2)
-    (said,) = begin(teacher, student, [Batch(case.batch())]).approximations
-    assert said == (
+    initializer = TeacherInitializer(InitializationConfig(), teacher, [Batch(case.batch())], TeacherCache(teacher))
+    (approximation,) = initializer.start(student).approximations
+    assert approximation == (
         "what reads the stream behind 'transformer.ln_f' has no bias, and the norm's own has fewer channels than the "
         "teacher's: a part of that bias is lost."
     )
-
-
-def begin(teacher, student, batches, **settings):
-    return TeacherInitializer(InitializationConfig(**settings), teacher, batches, TeacherCache(teacher)).start(student)
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -57,7 +54,7 @@ def test_scale_of_the_stream_is_the_root_mean_square_over_channels() -> None:
     assert stream_scale(pair).item() == pytest.approx(5.0)
 
 
-def test_gain_of_selected_channels_is_theirs_times_the_correction() -> None:
+def test_gain_of_selected_channels_is_multiplied_by_the_correction() -> None:
     pair, gain = pairing("BERT"), random(16)
     torch.testing.assert_close(rotated_gain(pair, gain), pair.correction * gain[CHANNELS])
 

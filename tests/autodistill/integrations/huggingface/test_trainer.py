@@ -1,4 +1,4 @@
-"""Searches in a `Trainer`: the specification's program, resuming, metrics, and what must be told before it runs."""
+"""Searches in a `Trainer`: the specification's program, metrics, and problems reported before the first trial."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_metrics_of_several_evaluation_data_sets_have_their_names(tmp_path):
         trainer.autodistillation(bert(16, 2))
 
 
-# --- what is told before a trial runs ---------------------------------------------------------------------------------
+# --- problems before a trial runs -----------------------------------------------------------------------------------
 
 
 def test_attention_that_is_not_computed_is_refused_naming_the_setting(tmp_path):

@@ -70,7 +70,7 @@ def test_data_without_labels_are_distilled_by_the_teachers_predictions(tmp_path)
 
 
 def test_loss_is_the_divergence_of_the_logits_and_the_students_own_loss(tmp_path):
-    # One update without a learning rate, on all samples at once: its loss is that of the student that is saved.
+    # One update without a learning rate, on all samples together: its loss is that of the student that is saved.
     config = SMALL | {"flash_distillation": None, "regular_distillation": {"train_steps": 1, "temperature": 2.0}}
     still = {"learning_rate": 0.0, "per_device_train_batch_size": 6}
     small, large = bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), bert(16, 2).eval()
