@@ -144,6 +144,12 @@ def largest_difference(left, right):
     return torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max().item()  # NaN stays NaN
 
 
+def assert_identical(left, right):
+    """Both models have the same parameters and buffers, to the bit."""
+    for (name, a), (_, b) in zip(left.state_dict().items(), right.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def naive_teacher_fed(student, teacher, stages, criteria, batches, seed, project=lambda hidden: hidden):
     """Train every block of `student` in place, each between two hidden states of the teacher, one after the other. The
     other arguments of a block come from full forwards of the initial student. Return the losses of each."""

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 from saved_teachers import BERT, NAMED, save_teacher
 
+from autodistill.search.directory import SearchDirectory
+from autodistill.search.layout import PREPROCESSOR, student_directory
+from search_spaces import SearchSpace
+
 
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path, monkeypatch):
-    """What is not here cannot be fetched."""
+    """Nothing can be fetched."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -19,3 +23,13 @@ def own_directory(tmp_path, monkeypatch):
 def classifier():
     """A teacher of two labels, in the folder `teacher`."""
     return save_teacher(Path("teacher"), "BertForSequenceClassification", **BERT, **NAMED)
+
+
+@pytest.fixture
+def recorded():
+    """A search directory with one trial and its student, written without a search."""
+    with SearchDirectory.open("runs", {"metrics": ["accuracy"]}, SearchSpace({"layers": [1, 2]})) as directory:
+        directory.record(directory.begin({"layers": 2}).complete({"accuracy": 0.5}))
+    for folder in (student_directory(Path("runs"), 0), Path("runs") / PREPROCESSOR):
+        folder.mkdir()
+    return "runs"

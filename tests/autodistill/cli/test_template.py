@@ -63,12 +63,12 @@ def test_students_that_embed_start_with_their_projection_and_learn_the_embedding
     assert config.regular_distillation.loss_types == "cosine"
 
 
-def test_teacher_that_is_not_there_is_told():
+def test_missing_teacher_is_refused():
     with pytest.raises(ConfigurationError, match=r"--teacher must be a folder with a config.json .* 'no/such/teacher'"):
         read("masked-lm", teacher="no/such/teacher")
 
 
-def test_family_without_a_space_is_told():
+def test_family_without_a_space_is_refused():
     folder = save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
     with pytest.raises(SearchSpaceError, match="but got 'albrt'"):
         read("masked-lm", teacher=str(folder), student="albrt")

@@ -1,8 +1,6 @@
-"""The file of the command line, read whole; its mistakes are told at once."""
+"""The file of the command line, read whole, and all its mistakes in one error."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +23,7 @@ def test_defaults_fill_in_what_is_not_given():
     assert config.auto_distillation.regular_distillation is not None
 
 
-def test_file_in_the_layout_of_the_specification_is_read_with_task_models_and_data_beside_it():
+def test_file_in_the_layout_of_the_specification_is_read_with_task_and_data(tmp_path):
     text = """
     model: {name: MobileBERT_NAS, framework: pytorch}
     task: masked-lm
@@ -37,20 +35,20 @@ def test_file_in_the_layout_of_the_specification_is_read_with_task_models_and_da
         knowledge_transfer: {train_steps: 5}
         regular_distillation: {train_steps: [7]}
     """
-    Path("search.yaml").write_text(text, encoding="utf-8")
-    config = CommandConfig.load("search.yaml")
+    (tmp_path / "search.yaml").write_text(text, encoding="utf-8")
+    config = CommandConfig.load(tmp_path / "search.yaml")
     assert config.auto_distillation.flash_distillation.train_steps == 5
     assert config.auto_distillation.regular_distillation.train_steps == 7
     assert config.data.validation == "more.txt"
 
 
-def test_every_mistake_is_told_with_its_place():
+def test_every_mistake_is_reported_with_its_field():
     wrong = MINIMAL | {"data": {"train": "lines.txt", "validation": 1.5, "shuffle": True}, "teachers": "teacher"}
     del wrong["teacher"]
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as caught:
         CommandConfig.load(wrong)
-    assert len(told.value.problems) == 4
-    text = str(told.value)
+    assert len(caught.value.problems) == 4
+    text = str(caught.value)
     assert "teacher: is required, but not given." in text
     assert "teachers: is not a key of the configuration; did you mean 'teacher'?" in text
     assert "data.shuffle: is not a key of the configuration" in text

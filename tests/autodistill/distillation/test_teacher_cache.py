@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification
 
 from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.models.fingerprint import model_fingerprint
 from autodistill.models.taps import Tap
 from autodistill.tensors import identical
 
@@ -59,9 +57,7 @@ def expected(teacher: Teacher, given: Batch):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_features_are_the_teachers_without_gradient_and_the_second_call_runs_nothing(
-    tmp_path: Path, on_disk: bool
-) -> None:
+def test_features_are_the_teachers_and_the_second_call_runs_nothing(tmp_path: Path, on_disk: bool) -> None:
     teacher = Teacher().train()
     cache = TeacherCache(teacher, tmp_path if on_disk else None)
     features = cache.features(batch(), TAPS)
@@ -82,7 +78,7 @@ def test_new_instance_on_the_same_directory_runs_nothing(tmp_path: Path) -> None
     assert teacher.calls == cache.forwards == 0
 
 
-def test_what_will_be_wanted_later_is_computed_along(tmp_path: Path) -> None:
+def test_features_for_later_stages_are_computed_in_the_same_forward(tmp_path: Path) -> None:
     cache = TeacherCache(Teacher())
     assert list(cache.features(batch(), TAPS[:1], also=TAPS)) == TAPS[:1]
     cache.features(batch(), TAPS)
@@ -93,7 +89,7 @@ def test_what_will_be_wanted_later_is_computed_along(tmp_path: Path) -> None:
     assert later.forwards == 0
 
 
-def test_forward_ends_at_the_last_mapped_layer_once_a_whole_one_was_seen() -> None:
+def test_forward_after_the_first_ends_at_the_last_mapped_layer() -> None:
     teacher = Teacher()
     cache = TeacherCache(teacher)
     features = [cache.features(batch(number), TAPS[:2]) for number in range(3)]
@@ -168,36 +164,8 @@ def test_mixed_precision_is_what_the_teacher_runs_in() -> None:
     assert features[TAPS[0]].dtype == torch.bfloat16
 
 
-def test_fingerprint_sees_the_type_of_the_weights() -> None:
-    assert model_fingerprint(Teacher()) == model_fingerprint(Teacher())
-    assert model_fingerprint(Teacher().double()) != model_fingerprint(Teacher())
-
-
-def test_fingerprint_sees_configuration_and_attention_implementation() -> None:
-    def bert(**settings) -> str:
-        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-        attention = settings.pop("attention", "sdpa")
-        config = BertConfig(vocab_size=10, max_position_embeddings=8, **(sizes | settings))
-        config._attn_implementation = attention
-        torch.manual_seed(0)
-        return model_fingerprint(BertModel(config))
-
-    assert bert() == bert()
-    assert len({bert(), bert(layer_norm_eps=1e-5), bert(attention="eager"), bert(num_attention_heads=4)}) == 4
-
-
-def test_fingerprint_stays_the_same_when_a_forward_with_labels_writes_into_the_configuration() -> None:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    torch.manual_seed(0)
-    model = ViTForImageClassification(ViTConfig(image_size=4, patch_size=2, num_channels=1, num_labels=3, **sizes))
-    before = model_fingerprint(model)
-    model(pixel_values=torch.zeros(2, 1, 4, 4), labels=torch.tensor([0, 1]))
-    assert model.config.problem_type == "single_label_classification"
-    assert model_fingerprint(model) == before
-
-
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None], ids=["empty", "garbage", "cut short"])
-def test_damaged_file_is_computed_anew_with_a_warning(
+def test_damaged_file_is_computed_again_with_a_warning(
     tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     features = TeacherCache(Teacher(), tmp_path).features(batch(), TAPS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from itertools import pairwise
 
 import pytest
 import torch
 from families import FAMILIES, seeded
-from naive_distillation import make_distiller, naive_teacher_fed
+from naive_distillation import assert_identical, make_distiller, naive_teacher_fed
 from small_models import Counted, Overwriting, Repeating, Sharing, Transformer
+from teacher_fed_models import SIZES, teacher_fed, tokens, transformers
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
@@ -18,23 +18,11 @@ from autodistill.distillation.boundaries import boundary_taps
 from autodistill.distillation.teacher_fed import STAGE
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
-from autodistill.models.taps import AUTO, INPUT, Tap
 from autodistill.training import NoReport, TrainingContext
-
-SIZES = (6, 6, 3)  # the last batch is smaller
-
-
-def tokens():
-    generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(n, 5, 8, generator=generator), torch.zeros(n, dtype=torch.long)) for n in SIZES]
 
 
 def vectors():
     return [(torch.randn(4, 8, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]
-
-
-def teacher_fed(teacher, data, **flash):
-    return make_distiller(teacher, data, inputs="teacher", **flash)
 
 
 def distil_both_ways(student, distiller):
@@ -51,20 +39,11 @@ def distil_both_ways(student, distiller):
     return student, twin
 
 
-def assert_identical(left, right):
-    for (name, a), (_, b) in zip(left.state_dict().items(), right.state_dict().items(), strict=True):
-        assert torch.equal(a, b), name
-
-
 def assert_changed(before, student, blocks):
     """The blocks' parameters changed, all of them, and nothing else did."""
     for name, value in student.state_dict().items():
         inside = any(name.startswith(block + ".") for block in blocks)
         assert torch.equal(value, before[name]) != inside, name
-
-
-def transformers(width=16, depths=(3, 5)):
-    return seeded(lambda: Transformer(width, depths[0]), 1), seeded(lambda: Transformer(16, depths[1]))
 
 
 def test_all_blocks_in_one_pass_equal_each_block_alone():
@@ -77,32 +56,6 @@ def test_all_blocks_in_one_pass_equal_each_block_alone():
     assert all(parameter.requires_grad for parameter in engine.parameters())
 
 
-def test_a_block_is_fed_what_the_block_before_it_is_mapped_to_and_the_first_what_the_teachers_first_is_fed():
-    student, teacher = transformers()
-    plan = teacher_fed(teacher, tokens()).resolve(student)
-    assert [stage.input.teacher for stage in plan.flash] == [
-        Tap("layers.0", INPUT),
-        Tap("layers.1", AUTO),
-        Tap("layers.3", AUTO),
-    ]
-    assert [stage.mappings[0].teacher.path for stage in plan.flash] == ["layers.1", "layers.3", "layers.4"]
-
-
-def test_the_decoders_first_block_is_fed_what_the_teachers_decoder_is_fed_not_the_encoders_output():
-    family = FAMILIES["T5, sdpa"]
-    student = seeded(lambda: family.make(16, family.depths[0]), 1)
-    plan = teacher_fed(family.teacher(), family.batches(), **family.flash).resolve(student)
-    names = [stage.name for stage in plan.flash]
-    fed = {stage.name: stage.input.teacher for stage in plan.flash}
-    outputs = {stage.name: stage.mappings[0].teacher for stage in plan.flash}
-    first = names.index("decoder.block.0")
-    assert first > 1
-    assert fed["encoder.block.0"] == Tap("encoder.block.0", INPUT)
-    assert fed["decoder.block.0"] == Tap("decoder.block.0", INPUT)
-    for before, block in [*pairwise(names[:first]), *pairwise(names[first:])]:
-        assert fed[block] == outputs[before]
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -110,7 +63,7 @@ def test_the_decoders_first_block_is_fed_what_the_teachers_decoder_is_fed_not_th
         "nn.TransformerEncoder",
     ],
 )
-def test_a_family_with_its_masks_rotary_embeddings_and_position_biases_equals_each_block_alone(name, caplog):
+def test_all_blocks_of_a_family_in_one_pass_equal_each_block_alone(name, caplog):
     family = FAMILIES[name]
     student = seeded(lambda: family.make(16, family.depths[0]), 1)
     distiller = teacher_fed(family.teacher(), family.batches(), **family.flash | {"train_steps": 5})
@@ -121,7 +74,7 @@ def test_a_family_with_its_masks_rotary_embeddings_and_position_biases_equals_ea
 
 
 @pytest.mark.parametrize("name", ["BERT, sdpa", "Llama, sdpa"])
-def test_what_the_student_gives_its_blocks_matters(name):
+def test_padding_mask_of_the_student_changes_its_weights(name):
     """Guards the test above: without the padding mask the weights are others."""
     family = FAMILIES[name]
     padded, whole = (seeded(lambda: family.make(16, 2), 1) for _ in range(2))
@@ -159,7 +112,7 @@ def test_further_mappings_inside_a_block_are_matched_as_they_are():
     assert_identical(*distil_both_ways(student, distiller))
 
 
-def test_the_size_of_one_blocks_gradients_touches_no_other_block_also_where_gradients_are_accumulated():
+def test_gradients_of_one_block_change_no_other_block_if_accumulated():
     results = []
     for weight in (1.0, 1e4):
         student, teacher = transformers()
@@ -189,7 +142,7 @@ class Listening(NoReport):
         self.heard.append(("finished", name, len(losses), losses[0]))
 
 
-def test_the_report_is_told_of_one_stage_whose_loss_is_the_sum_over_the_blocks():
+def test_report_receives_one_stage_whose_loss_is_the_sum_over_the_blocks():
     student, teacher = transformers()
     report = Listening()
     records = teacher_fed(teacher, tokens()).train(student, TrainingContext(seed=0, report=report)).stages
@@ -241,7 +194,7 @@ class GoesOnInPlace(Transformer):
         return self.head(hidden.mean(dim=1))
 
 
-def test_the_teachers_cached_features_stay_as_they_are_where_the_student_works_in_place():
+def test_student_that_works_in_place_changes_no_cached_feature():
     student, teacher = seeded(lambda: GoesOnInPlace(16, 3), 1), seeded(lambda: Transformer(16, 5))
     distiller = teacher_fed(teacher, tokens())
     plan = distiller.resolve(student)
@@ -289,7 +242,7 @@ def test_regular_distillation_follows_with_the_teachers_own_features():
     assert distiller.train(student, TrainingContext(seed=0)).stages[-1].stage == "regular distillation"
 
 
-def test_the_programs_random_state_is_neither_read_nor_disturbed():
+def test_random_state_of_the_program_is_neither_read_nor_changed():
     results = []
     for seed in (0, 1):
         student, teacher = transformers()
@@ -333,7 +286,7 @@ def test_a_projection_to_another_width_names_the_projected_shape():
     assert "the student's is (6, 5, 12), the teacher's (6, 5, 8) after the projection" in problems[0]
 
 
-def test_a_projection_that_gives_no_tensor_or_raises_is_named():
+def test_projection_that_returns_no_tensor_or_raises_is_named():
     student, teacher = transformers(width=12)
     assert "the teacher's a NoneType after the projection" in " ".join(
         problems_of(teacher_fed(teacher, tokens(), projection=lambda hidden: None), student)

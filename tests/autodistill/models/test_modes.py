@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.modeling_outputs import SequenceClassifierOutput
 
-from autodistill.data import Batch
 from autodistill.errors import ConfigurationError, LayerNotFoundError
-from autodistill.losses.origin_loss import origin_loss
-from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import inference, plain_forward, training_only
 
 
@@ -106,46 +100,3 @@ def test_inference_is_in_eval_mode_without_gradients_and_undone_after_an_error()
         raise ZeroDivisionError
     assert [module.training for module in (*first.modules(), *second.modules())] == modes
     assert not torch.is_inference_mode_enabled()
-
-
-# --- the student's own loss ------------------------------------------------------------------------------------------
-
-LOGITS, LABELS = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
-OWN = torch.tensor(7.0)
-
-
-@pytest.mark.parametrize(
-    "output",
-    [{"loss": OWN, "logits": LOGITS}, SequenceClassifierOutput(loss=OWN, logits=LOGITS), SimpleNamespace(loss=OWN)],
-    ids=["dict", "model output", "object"],
-)
-def test_loss_that_the_model_gives_is_taken(output) -> None:
-    assert origin_loss(output, Batch({"labels": LABELS}), nn.functional.cross_entropy) is OWN
-
-
-@pytest.mark.parametrize(
-    "output", [LOGITS, {"logits": LOGITS}, SequenceClassifierOutput(logits=LOGITS), {"loss": None, "logits": LOGITS}]
-)
-def test_without_it_the_loss_function_compares_logits_with_targets(output) -> None:
-    expected = sum(torch.logsumexp(row, 0) - row[label] for row, label in zip(LOGITS, LABELS, strict=True)) / 2
-    value = origin_loss(output, Batch((torch.zeros(2), LABELS)), nn.functional.cross_entropy)
-    torch.testing.assert_close(value, expected)
-
-
-def test_neither_loss_nor_targets_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigurationError, match=r"there is neither; set add_origin_loss to False, or provide labels"):
-        origin_loss(LOGITS, Batch(torch.zeros(2)), nn.functional.cross_entropy)
-
-
-def test_causal_language_models_predict_the_next_token() -> None:
-    sizes = {"vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
-    assert predicts_next_token(GPT2LMHeadModel(GPT2Config(**sizes)))
-    assert not predicts_next_token(nn.Linear(1, 1))
-
-
-def test_the_default_loss_of_sequences_has_the_classes_last_and_leaves_ignored_labels_out():
-    logits, labels = torch.randn(2, 4, 4, dtype=torch.float64), torch.tensor([[0, 1, 2, -100], [3, -100, 0, 1]])
-    counted = [(n, position) for n in range(2) for position in range(4) if labels[n, position] != -100]
-    formula = [torch.logsumexp(logits[at], 0) - logits[at][labels[at]] for at in counted]
-    found = origin_loss(logits, Batch((torch.zeros(2, 4), labels)), nn.functional.cross_entropy)
-    torch.testing.assert_close(found, torch.stack(formula).mean())

@@ -1,0 +1,58 @@
+"""The commands `status`, `trials` and `show`: what is recorded of a search and its trials."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import configure, run
+from saved_teachers import write_csv
+from typer.testing import CliRunner
+
+from autodistill.cli.app import app
+
+
+def test_search_with_two_rungs_shows_the_paused_trial(classifier):
+    config = configure("text-classification", classifier, write_csv(Path("train.csv")))
+    config["auto_distillation"]["search"]["promote"] = "1/2"
+    Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    counts = "2 trials: 1 complete, 0 failed, 1 paused"
+    assert counts in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
+    assert counts in run("status", "runs")
+    listed = [json.loads(line) for line in CliRunner().invoke(app, ["trials", "runs", "--json"]).output.splitlines()]
+    (paused,) = [trial for trial in listed if trial["state"] == "paused"]
+    table = run("trials", "runs")
+    assert f"{paused['number']} paused" in table
+    assert f"{paused['after_flash']['parameters']:,.0f}" in table
+    shown = json.loads(CliRunner().invoke(app, ["show", "runs", str(paused["number"])]).output)
+    assert shown["after_flash"].keys() == {"accuracy", "parameters"}
+    assert "is paused after flash distillation" in run("export", "runs", "out", "--trial", paused["number"], code=2)
+
+
+@pytest.mark.parametrize("command", [("status",), ("trials",), ("show", "0"), ("export", "out")])
+def test_directory_without_a_search_is_refused(command):
+    name, *rest = command
+    assert "holds a search.json, but . has none" in run(name, ".", *rest, code=2)
+
+
+def test_status_is_the_count_of_trials_and_the_best_of_them(recorded):
+    first, second, third = CliRunner().invoke(app, ["status", recorded]).output.splitlines()
+    assert first == "1 trials: 1 complete, 0 failed; the best is trial 0"
+    assert second.startswith("trial 0 complete (")
+    assert second.endswith("): accuracy 0.5")
+    assert third == "  layers=2"
+
+
+def test_trials_have_a_row_each_or_a_json_object_each(recorded):
+    assert "0 complete 2 0.5" in run("trials", recorded)
+    (line,) = CliRunner().invoke(app, ["trials", recorded, "--json"]).output.splitlines()
+    trial = json.loads(line)
+    assert (trial["number"], trial["architecture"], trial["metrics"]) == (0, {"layers": 2}, {"accuracy": 0.5})
+
+
+def test_show_prints_the_record_of_one_trial(recorded):
+    shown = json.loads(CliRunner().invoke(app, ["show", recorded, "0"]).output)
+    assert (shown["state"], shown["architecture"]) == ("complete", {"layers": 2})
+    assert "error" not in shown

@@ -1,0 +1,60 @@
+"""Student and teacher side by side: base models, blocks that belong together, weights of both."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pairings import DEPTH, EXPLAINED, WIDTH, pairing
+
+from autodistill.initialization.pairing import Both
+from autodistill.models.weights import Affine, Part
+
+
+def test_base_models_and_sizes_of_both_are_found_inside_their_heads() -> None:
+    pair = pairing("BERT")
+    assert pair.base_paths == Both("bert", "bert")
+    assert pair.base_models == Both(pair.student.bert, pair.teacher.bert)
+    assert pair.depths == Both(DEPTH // 2, DEPTH)
+    assert (pair.head_sizes.student.heads, pair.head_sizes.teacher.heads) == (2, 4)
+    assert pair.models.by_owner == {"teacher": pair.teacher, "student": pair.student}
+
+
+def test_blocks_are_spread_evenly_with_the_boundary_before_each() -> None:
+    pair = pairing("BERT")
+    assert pair.layers == (1, 3)
+    assert [pair.boundary(block) for block in range(3)] == [0, 2, 4]
+
+
+def test_weight_of_a_block_is_that_of_its_teacher_block() -> None:
+    pair = pairing("BERT")
+    weight = pair.weight("intermediate.dense", 1)
+    paths = ("bert.encoder.layer.1.intermediate.dense", "bert.encoder.layer.3.intermediate.dense")
+    assert weight == Both(Part(paths[0]), Part(paths[1]))
+    assert pair.shapes(weight) == Both((WIDTH, WIDTH // 2), (2 * WIDTH, WIDTH))
+    assert pair.weight("embeddings.LayerNorm").student == Part("bert.embeddings.LayerNorm")
+
+
+def test_weight_that_one_model_lacks_is_in_not_both() -> None:
+    pair = pairing("BERT")
+    weight = pair.weight("intermediate.dense", 0)
+    assert pair.in_both(weight)
+    del pair.student.bert.encoder.layer[0].intermediate.dense
+    assert pair.has_weight(weight) == Both(False, True)
+    assert not pair.in_both(weight)
+
+
+def test_correction_is_the_root_of_the_share_of_power_by_the_share_of_channels() -> None:
+    assert pairing("BERT").correction == pytest.approx((EXPLAINED * WIDTH / (WIDTH / 2)) ** 0.5)
+
+
+def test_what_is_written_is_in_the_student_and_noted() -> None:
+    pair = pairing("BERT")
+    dense = pair.student.bert.encoder.layer[0].intermediate.dense
+    norm = pair.student.bert.embeddings.LayerNorm
+    weight, bias = torch.ones(WIDTH, WIDTH // 2).double(), torch.arange(WIDTH).double()
+    pair.write(pair.weight("intermediate.dense", 0).student, Affine(weight, bias))
+    pair.write_norm(pair.weight("embeddings.LayerNorm").student, weight[:8, 0] * 3, bias[:8])
+    assert torch.equal(dense.weight, weight)
+    assert torch.equal(dense.bias, bias)
+    assert (norm.weight.tolist(), norm.bias.tolist()) == ([3.0] * 8, list(range(8)))
+    assert pair.written == {dense.weight, dense.bias, norm.weight, norm.bias}
