@@ -17,9 +17,10 @@ from torch import nn
 
 from advisors.base import Advisor
 from advisors.registry import as_advisor
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch, DataStream
+from autodistill.data_stream import DataStream
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distiller import Distiller, Storage
@@ -38,7 +39,7 @@ from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial, ensure_has_student
 from autodistill.search.untrained_bounds import UntrainedBounds
-from autodistill.set_up import argument_problems, count_problems, limit_problems, set_up_problems, size_problems
+from autodistill.set_up_checks import argument_problems, count_problems, limit_problems, set_up_problems, size_problems
 from autodistill.training import FunctionTraining, NoReport, Training, TrainingReport
 from search_spaces import Architecture, SearchSpace
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
-from autodistill.data import Batch, DataStream
+from autodistill.data_stream import DataStream
 from autodistill.distillation.activation_store import Budget
 from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher
 from autodistill.distillation.engine import Engine

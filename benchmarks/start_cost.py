@@ -18,8 +18,8 @@ import torch
 from common import Timing, in_turns, machine, print_table, write_results
 from start_tasks import TASKS
 
+from autodistill.batch import Batch
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.initialization.initializer import TeacherInitializer
 

@@ -41,7 +41,8 @@ ORDER = (
     "randomness",
     "processes",
     "environment",
-    "data",
+    "batch",
+    "data_stream",
     "training",
     # folders, and the modules that combine them
     "models",
@@ -56,7 +57,7 @@ ORDER = (
     "export",
     "report",
     "standalone",
-    "set_up",
+    "set_up_checks",
     "auto_distillation",
     "integrations",
     "cli",

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
+from autodistill.batch import Batch
 from autodistill.cli.data import label_numbers, load_data
 from autodistill.cli.models import TaskModels
 from autodistill.cli.tasks import Encoder
-from autodistill.data import Batch, DataStream
+from autodistill.data_stream import DataStream
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 
 from autodistill.cli.console import print_line
 from autodistill.cli.search_directory import Directory, find_trial
-from autodistill.export.folder import export_folder
+from autodistill.export.huggingface_folder import export_folder
 from autodistill.report.terminal import describe_architecture
 
 

@@ -15,7 +15,7 @@ from autodistill.cli.models import TaskModels
 from autodistill.cli.tasks import TASKS, Scores, Task
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.command_line import CommandConfig
-from autodistill.data import DataStream
+from autodistill.data_stream import DataStream
 from autodistill.errors import ConfigurationError
 from autodistill.files import replacing
 from autodistill.metrics.built_in import BUILT_IN

@@ -12,7 +12,7 @@ import transformers
 from scipy.stats import spearmanr
 from torch import nn
 
-from autodistill.data import IGNORED_LABEL, Batch
+from autodistill.batch import IGNORED_LABEL, Batch
 from autodistill.models.devices import device_of
 from autodistill.models.masks import predicts_next_token
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
-from autodistill.data import Batch
 from autodistill.losses.functions import are_probabilities
 from autodistill.models.blocks import repeated_blocks
 from autodistill.models.layer_mappings import LayerMapping, automatic_mapping

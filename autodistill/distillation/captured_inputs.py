@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.activation_store import GIB, ActivationStore
 from autodistill.distillation.replay import _copied
 from autodistill.models.calls import Call, VerificationError, calls_of, removing, returning

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
 from autodistill.losses.criterion import Features
 from autodistill.models.taps import Tap

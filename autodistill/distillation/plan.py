@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.phase import PhaseConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.boundaries import boundary_taps, output_mapping, project
 from autodistill.distillation.plan import Projection, Stage
 from autodistill.distillation.replay import replay_blockers

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autodistill.config.temperature import temperature_at
-from autodistill.data import DataStream
+from autodistill.data_stream import DataStream
 from autodistill.distillation.checkpoints import LoopCheckpoint, SharedCheckpoints
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.step_loop import StepLoop

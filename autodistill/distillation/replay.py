@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.plan import Stage
 from autodistill.models.calls import Call, removing
 from autodistill.models.module_paths import find_module, is_inside

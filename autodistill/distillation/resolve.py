@@ -9,11 +9,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.automatic_mapping import Anatomy
 from autodistill.distillation.boundaries import boundary_taps, outside_stage, project, teacher_fed_stages
 from autodistill.distillation.flash_set import FlashSet

@@ -12,6 +12,7 @@ from torch import nn
 
 from autodistill.config.phase import PhaseConfig
 from autodistill.distillation.checkpoints import LoopCheckpoint
+from autodistill.distillation.optimization import make_optimizer, make_schedule
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import isolated_random_state, seed_torch
@@ -73,8 +74,8 @@ class StepLoop:
             NonFiniteError: a loss was NaN or infinite.
         """
         trained = [*parameters, *matchers]
-        optimizer = self._optimizer(trained)
-        schedule = self._schedule(optimizer)
+        optimizer = make_optimizer(self.settings, trained)
+        schedule = make_schedule(self.settings, optimizer, self.steps)
         optimizer.zero_grad(set_to_none=True)  # the student may already have gradients
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.mixed_precision == "fp16")
         others = {"schedule": schedule, "scaler": scaler}
@@ -133,28 +134,6 @@ class StepLoop:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-
-    def _optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-        settings = self.settings
-        optimizer_class = getattr(torch.optim, settings.optimizer)
-        optimizer: torch.optim.Optimizer = optimizer_class(
-            trained,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            **settings.optimizer_arguments,
-        )
-        return optimizer
-
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        from transformers import get_scheduler  # a slow import, needed only once something trains
-
-        schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-            self.settings.scheduler,
-            optimizer,
-            num_warmup_steps=round(self.settings.warmup_ratio * self.steps),
-            num_training_steps=self.steps,
-        )
-        return schedule
 
     def _check_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         if all(parameter.grad is None for parameter in parameters):

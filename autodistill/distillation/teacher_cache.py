@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.step_loop import autocast
 from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint

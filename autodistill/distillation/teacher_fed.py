@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.temperature import temperature_at
-from autodistill.data import Batch
 from autodistill.distillation.boundaries import boundary_taps, output_mapping, project
 from autodistill.distillation.checkpoints import Checkpoints, block_state, load_block_state
 from autodistill.distillation.flash_set import FlashSet

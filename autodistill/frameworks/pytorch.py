@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import TrialError
 from autodistill.frameworks.student_files import load_student, save_student
 from autodistill.metrics.built_in import Measurement

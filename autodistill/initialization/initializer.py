@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.initialization import Centring, InitializationConfig
-from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.from_teacher import (

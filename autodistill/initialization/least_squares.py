@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.initialization.from_teacher import TeacherStart
 from autodistill.initialization.pairing import Both
 from autodistill.models.calls import calls_of, returning

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.modes import evaluating, plain_forward

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from autodistill.data import IGNORED_LABEL
+from autodistill.batch import IGNORED_LABEL
 from autodistill.errors import ConfigurationError
 from autodistill.losses.weights_and_temperature import check_temperature
 from autodistill.models.masks import counted_labels

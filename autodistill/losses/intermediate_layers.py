@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features, features_of
 from autodistill.losses.feature_matchers import ChannelMatcher, matcher_for

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import IGNORED_LABEL, Batch, next_labels
+from autodistill.batch import IGNORED_LABEL, Batch, next_labels
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features, run_in_eval
 from autodistill.losses.functions import in_full

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.models.calls import inference_call
 from autodistill.models.devices import device_of
 from autodistill.models.modes import inference

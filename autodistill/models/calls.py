@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.models.devices import device_of
 from autodistill.models.module_paths import find_module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autodistill.data import IGNORED_LABEL
+from autodistill.batch import IGNORED_LABEL
 
 
 def predicts_next_token(model: nn.Module) -> bool:

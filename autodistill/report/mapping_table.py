@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.automatic_mapping import anatomy_of_teacher
 from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.resolve import Phases, resolve

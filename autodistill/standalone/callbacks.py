@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import IGNORED_LABEL, Batch
 from autodistill.config.temperature import Temperature, temperature_at
-from autodistill.data import IGNORED_LABEL, Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
 from autodistill.losses.modules import (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.data import Batch, next_labels
+from autodistill.batch import Batch, next_labels
 from autodistill.errors import ConfigurationError
 from autodistill.metrics.measure import measure, size_in_bytes
 from autodistill.models.calls import call_by_names

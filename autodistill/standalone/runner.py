@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import Batch, next_labels
 from autodistill.config.phase import PhaseConfig
-from autodistill.data import Batch, DataStream, next_labels
+from autodistill.data_stream import DataStream
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.errors import ConfigurationError
 from autodistill.models.calls import call_by_names

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.data import Dataset, RandomSampler
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.top_k import TopKLogits, top_k_logits
 from autodistill.losses.weights_and_temperature import check_temperature

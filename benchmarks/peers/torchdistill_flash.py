@@ -16,7 +16,7 @@ from torchdistill.models.wrapper import AuxiliaryModelWrapper
 from torchdistill.optim.registry import register_scheduler
 from transformers import get_scheduler
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.plan import Stage
 from autodistill.losses.functions import normalized_mse_loss
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss

@@ -16,14 +16,15 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from autodistill.auto_distillation import AutoDistillation, TrainFunction
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch, DataStream
+from autodistill.data_stream import DataStream
 from autodistill.errors import ConfigurationError
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_checks import trainer_problems
-from autodistill.integrations.huggingface.trainer_run import TrainerRun
+from autodistill.integrations.huggingface.trainer_distillation import TrainerRun
 from autodistill.integrations.huggingface.trainer_search import TrainerSearch
 from autodistill.processes import current_processes
 from autodistill.randomness import isolated_random_state

@@ -13,7 +13,7 @@ from autodistill.auto_distillation import AutoDistillation
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularTask
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
-from autodistill.integrations.huggingface.trainer_run import EpochLoader, TrainerDistillation
+from autodistill.integrations.huggingface.trainer_distillation import EpochLoader, TrainerDistillation
 from autodistill.training import Trained, Training, TrainingContext
 
 RECORDED_ARGUMENTS = (

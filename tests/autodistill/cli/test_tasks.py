@@ -12,8 +12,8 @@ from saved_teachers import BERT, GPT2, make_tokenizer
 from scipy.stats import rankdata
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.cli.tasks import TASKS, Encoder, accuracy, encode_texts, encode_words, language_modelling, similarity
-from autodistill.data import Batch
 
 INPUTS = ["input_ids", "attention_mask"]
 

@@ -8,8 +8,8 @@ from small_models import Transformer
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.automatic_mapping import Anatomy, anatomy, automatic_stages, teacher_anatomy
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import AUTO, INPUT, Tap

@@ -11,7 +11,7 @@ from naive_distillation import assert_identical, distil_both_ways, make_distille
 from small_models import Deep, Skipping
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.activation_store import ActivationStore, Budget
 from autodistill.distillation.captured_inputs import CapturedInputs, poison
 from autodistill.models.calls import VerificationError

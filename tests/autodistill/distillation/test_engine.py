@@ -15,7 +15,7 @@ from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.regular import RegularDistillation
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.errors import NonFiniteError
-from autodistill.integrations.huggingface.trainer_run import TrainerDistillation
+from autodistill.integrations.huggingface.trainer_distillation import TrainerDistillation
 from autodistill.training import TrainingContext
 
 ENGINES = [FlashDistillation, TeacherFedDistillation, RegularDistillation, TrainerDistillation]

@@ -13,8 +13,8 @@ from small_models import ConvolutionalNetwork, Counted, Transformer
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.activation_store import Budget
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distiller import Distiller

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from small_models import Counted, Transformer
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.models.taps import Tap

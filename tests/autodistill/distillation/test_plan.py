@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.plan import Plan, flash_stages, regular_mappings, regular_stage
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping

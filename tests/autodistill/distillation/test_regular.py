@@ -14,7 +14,7 @@ from transformers import get_scheduler
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
-from autodistill.data import DataStream
+from autodistill.data_stream import DataStream
 from autodistill.distiller import Distiller
 from autodistill.errors import NonFiniteError
 from autodistill.seeds import derive_seed

@@ -13,8 +13,8 @@ from naive_distillation import assert_identical, distil_both_ways, largest_diffe
 from small_models import Deep, Overwriting, Repeating, Sharing
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.plan import flash_stages
 from autodistill.distillation.replay import replay_blockers
 from autodistill.models.modes import frozen

@@ -7,8 +7,8 @@ import torch
 from small_models import Counted, Transformer
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
-from autodistill.data import Batch
 from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.resolve import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache

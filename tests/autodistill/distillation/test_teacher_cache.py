@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.models.taps import Tap
 from autodistill.tensors import identical

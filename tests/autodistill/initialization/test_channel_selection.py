@@ -21,8 +21,8 @@ from identity_cases import (
     square_subspace,
 )
 
+from autodistill.batch import Batch
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.from_teacher import initialize_from_teacher

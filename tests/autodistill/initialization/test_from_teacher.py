@@ -27,8 +27,8 @@ from identity_cases import (
 from scipy.linalg import helmert
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.initializer import TeacherInitializer

@@ -7,8 +7,8 @@ import torch
 from families import BERT_LIKE, hugging_face
 from identity_cases import DEPTH, EXACT, GPT2_LIKE, PERMUTATION, WIDTH, errors, randomised, square_subspace, token_batch
 
+from autodistill.batch import Batch
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.from_teacher import initialize_from_teacher

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.initialization.from_teacher import TeacherStart, initialize_from_teacher
 from autodistill.initialization.least_squares import LeastSquares, StudentRun, fit_channels, ridge
 from autodistill.initialization.pairing import Both

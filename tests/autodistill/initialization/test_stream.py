@@ -9,8 +9,8 @@ import torch
 from identity_cases import CASES, DEPTH, WIDTH, randomised
 from pairings import CHANNELS, means, pairing
 
+from autodistill.batch import Batch
 from autodistill.config.initialization import InitializationConfig
-from autodistill.data import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.stream import (

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
 from autodistill.losses.feature_matchers import ChannelMatcher, HeadMixer

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.origin_loss import origin_loss
 

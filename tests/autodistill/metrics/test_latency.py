@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.metrics.latency import time_models
 
 

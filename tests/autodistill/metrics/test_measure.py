@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.latency import Timing

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.models.calls import call_by_names, inference_call
 

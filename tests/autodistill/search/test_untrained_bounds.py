@@ -8,7 +8,7 @@ from torch import nn
 from toy_search import SPACE, make_config, make_search
 
 from autodistill import Advisor, AdvisorError, ConfigurationError, Metric, SearchResult
-from autodistill.data import Batch
+from autodistill.batch import Batch
 from autodistill.frameworks.pytorch import PyTorchFramework
 from autodistill.metrics.latency import Timing
 from autodistill.search.untrained_bounds import UntrainedBounds

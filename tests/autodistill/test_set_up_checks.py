@@ -8,7 +8,7 @@ from toy_search import make_config, make_search
 from width_search import search
 
 from autodistill import AutoDistillation, ConfigurationError
-from autodistill.set_up import count_problems, limit_problems, size_problems
+from autodistill.set_up_checks import count_problems, limit_problems, size_problems
 
 
 def test_a_path_without_a_search_is_refused_as_history(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autodistill.errors import ConfigurationError
-from autodistill.export.folder import export_folder
+from autodistill.export.huggingface_folder import export_folder
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.layout import PREPROCESSOR, student_directory
 from autodistill.search.result import SearchResult

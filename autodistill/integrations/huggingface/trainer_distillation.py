@@ -17,8 +17,9 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import has_length
 
+from autodistill.batch import Batch
 from autodistill.config.temperature import temperature_at
-from autodistill.data import Batch, DataStream
+from autodistill.data_stream import DataStream
 from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import CHECK_EVERY
 from autodistill.errors import NonFiniteError

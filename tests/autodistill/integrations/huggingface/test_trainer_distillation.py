@@ -15,9 +15,9 @@ from small_trainers import (
 )
 from torch.utils.data import IterableDataset
 
-from autodistill.data import DataStream
+from autodistill.data_stream import DataStream
 from autodistill.integrations.huggingface.trainer import AutoDistillationTrainer
-from autodistill.integrations.huggingface.trainer_run import EpochLoader
+from autodistill.integrations.huggingface.trainer_distillation import EpochLoader
 
 
 def test_steps_are_those_of_the_trainers_arguments_unless_configured(tmp_path):
