@@ -19,7 +19,7 @@ from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.replay import replay_blockers
 from autodistill.distillation.step_loop import StepLoop, autocast
-from autodistill.losses.criterion import Criterion, Features
+from autodistill.losses.criterion import Criterion, Features, TrainingStep
 from autodistill.models.calls import VerificationError
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, frozen, plain_forward, training_only
@@ -168,7 +168,7 @@ class FlashDistillation:
             student, output = forward(number)
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             batch = flash_set.batch(number)
-            return criterion.step_loss(student, teacher, output, batch, temperature=temperature, label_shift=shift)
+            return criterion.step_loss(student, teacher, TrainingStep(batch, temperature, shift, output))
 
         seed = derive_seed(context.seed, "flash", index)
         loop = StepLoop(stage.name, stage.settings, stage.steps, seed, flash_set.device, context.report.step)

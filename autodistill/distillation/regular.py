@@ -16,7 +16,7 @@ from autodistill.distillation.checkpoints import LoopCheckpoint, SharedCheckpoin
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
-from autodistill.losses.criterion import Criterion
+from autodistill.losses.criterion import Criterion, TrainingStep
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, plain_forward, training_only
 from autodistill.models.taps import TapRecorder
@@ -106,9 +106,7 @@ class RegularDistillation:
             output: list[Any] = []
             student = recorder.run(lambda: output.append(batch.call(task.student)))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return task.criterion.step_loss(
-                student, teacher, output[0], batch, temperature=temperature, label_shift=shift
-            )
+            return task.criterion.step_loss(student, teacher, TrainingStep(batch, temperature, shift, output[0]))
 
         return loss_at
 

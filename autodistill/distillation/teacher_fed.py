@@ -18,7 +18,7 @@ from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.plan import Projection, Stage
 from autodistill.distillation.step_loop import StepLoop, autocast
 from autodistill.distillation.teacher_cache import loss_inputs
-from autodistill.losses.criterion import Criterion, Features
+from autodistill.losses.criterion import Criterion, Features, TrainingStep
 from autodistill.models.calls import Call, calls_of, first_keyword, removing, returning
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, frozen, plain_forward, training_only
@@ -157,7 +157,7 @@ class TeacherFedDistillation:
             with recorder:
                 student = recorder.run(lambda: call(module))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.step_loss(student, features, None, batch, temperature=temperature, label_shift=shift)
+            return criterion.step_loss(student, features, TrainingStep(batch, temperature, shift))
 
         return loss
 
@@ -175,7 +175,7 @@ class TeacherFedDistillation:
             with recorder, returning(arguments.standing_in(features)):
                 student = recorder.run(lambda: batch.call(self._student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.step_loss(student, features, None, batch, temperature=temperature, label_shift=shift)
+            return criterion.step_loss(student, features, TrainingStep(batch, temperature, shift))
 
         return loss
 

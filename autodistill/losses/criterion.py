@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,23 @@ from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.taps import Tap, TapRecorder
 
 Features = Mapping[Tap, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What the loss of one step of built-in training depends on, apart from the features.
+
+    Attributes:
+        batch: what the student was called with.
+        temperature: of this step.
+        label_shift: logits predict the next label, as in causal language models.
+        output: what the student returned; None if its full forward did not run.
+    """
+
+    batch: Batch
+    temperature: float
+    label_shift: bool
+    output: Any = None
 
 
 class Criterion(nn.Module, ABC):
@@ -57,25 +75,13 @@ class Criterion(nn.Module, ABC):
         return list(dict.fromkeys(mapping.teacher for mapping in self.layer_mappings))
 
     @abstractmethod
-    def step_loss(
-        self,
-        student: Features,
-        teacher: Features,
-        output: Any,
-        batch: Batch,
-        *,
-        temperature: float,
-        label_shift: bool,
-    ) -> torch.Tensor:
+    def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
         """The loss of one step of built-in training, a scalar.
 
         Args:
             student: a feature for each mapped layer of the student, with its autograd graph.
             teacher: a feature for each mapped layer of the teacher.
-            output: what the student returned, if its full forward ran.
-            batch: what the student was called with.
-            temperature: of this step.
-            label_shift: logits predict the next label, as in causal language models.
+            step: what else the loss depends on.
         """
 
     def _teacher(self, teacher_model: nn.Module | None) -> nn.Module:

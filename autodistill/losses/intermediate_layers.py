@@ -12,7 +12,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
-from autodistill.losses.criterion import Criterion, Features, features_of
+from autodistill.losses.criterion import Criterion, Features, TrainingStep, features_of
 from autodistill.losses.feature_matchers import ChannelMatcher, matcher_for
 from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, LossFunction, type_problems
@@ -210,27 +210,13 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         batch = Batch((self._inputs, targets))
         if isinstance(self._inputs, Mapping):
             batch = Batch(self._inputs if targets is None else {**self._inputs, "labels": targets})
-        return self.step_loss(
-            features,
-            self.teacher_features,
-            student_outputs,
-            batch,
-            temperature=check_temperature(self.temperature),
-            label_shift=predicts_next_token(self._student()),
-        )
+        shift = predicts_next_token(self._student())
+        step = TrainingStep(batch, check_temperature(self.temperature), shift, student_outputs)
+        return self.step_loss(features, self.teacher_features, step)
 
-    def step_loss(
-        self,
-        student: Features,
-        teacher: Features,
-        output: Any,
-        batch: Batch,
-        *,
-        temperature: float,
-        label_shift: bool,
-    ) -> torch.Tensor:
-        loss = self.loss_cal(student, teacher, batch, temperature=temperature, label_shift=label_shift)
-        return loss + origin_loss(output, batch, self._loss_func) if self.add_origin_loss else loss
+    def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
+        loss = self.loss_cal(student, teacher, step.batch, temperature=step.temperature, label_shift=step.label_shift)
+        return loss + origin_loss(step.output, step.batch, self._loss_func) if self.add_origin_loss else loss
 
     def loss_cal(
         self,

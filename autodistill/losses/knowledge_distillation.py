@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, Batch, next_labels
+from autodistill.batch import IGNORED_LABEL, next_labels
 from autodistill.errors import ConfigurationError
-from autodistill.losses.criterion import Criterion, Features, run_in_eval
+from autodistill.losses.criterion import Criterion, Features, TrainingStep, run_in_eval
 from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, pair_type_problems
 from autodistill.losses.origin_loss import origin_loss
@@ -174,19 +174,11 @@ class KnowledgeDistillationLoss(Criterion):
         """`loss_cal`."""
         return self.loss_cal(student_outputs, targets)
 
-    def step_loss(
-        self,
-        student: Features,
-        teacher: Features,
-        output: Any,
-        batch: Batch,
-        *,
-        temperature: float,
-        label_shift: bool,
-    ) -> torch.Tensor:
-        mask = both_masks(batch.padding_mask, batch.label_mask(label_shift))
+    def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
+        batch, output = step.batch, step.output
+        mask = both_masks(batch.padding_mask, batch.label_mask(step.label_shift))
         own = origin_loss(output, batch, self.student_targets_loss_cal) if self.loss_weights[0] > 0 else None
-        return self.loss_cal_sloss(output, next(iter(teacher.values()), None), own, mask, temperature=temperature)
+        return self.loss_cal_sloss(output, next(iter(teacher.values()), None), own, mask, temperature=step.temperature)
 
     def _sum(
         self, own: Any, student: torch.Tensor, teacher: Any, mask: Any, temperature: float | None = None

@@ -23,6 +23,7 @@ from autodistill.data_stream import DataStream
 from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import CHECK_EVERY
 from autodistill.errors import NonFiniteError
+from autodistill.losses.criterion import TrainingStep
 from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import plain_forward, training_only
 from autodistill.models.taps import TapRecorder, main_part
@@ -251,9 +252,8 @@ class TrainerRun:
         temperature = temperature_at(self.stage.settings.temperature, progress)
         output = {"loss": own_loss, "logits": main_part(outputs)}
         shift = predicts_next_token(self._task.student)
-        loss = self._task.criterion.step_loss(
-            student, teacher, output, batch, temperature=temperature, label_shift=shift
-        )
+        step = TrainingStep(batch, temperature, shift, output)
+        loss = self._task.criterion.step_loss(student, teacher, step)
         if not self.stage.add_origin_loss and self._task.processes.count > 1:
             # Every parameter that the outputs depend on must receive a gradient, even if it is zero.
             loss = loss + 0 * sum(t.float().sum() for t in tensors_in(outputs) if t.requires_grad)

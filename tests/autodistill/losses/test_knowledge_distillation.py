@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
+from autodistill.losses.criterion import TrainingStep
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 
 
@@ -152,7 +153,7 @@ def test_loss_of_built_in_training_is_the_same_at_its_own_temperature() -> None:
     expected = criterion(student, batch.targets)
     engine = KnowledgeDistillationLoss(1.0, ["CE", "KL"])
     before = engine.temperature
-    value = engine.step_loss({}, {"logits": teacher}, student, batch, temperature=4.0, label_shift=False)
+    value = engine.step_loss({}, {"logits": teacher}, TrainingStep(batch, 4.0, label_shift=False, output=student))
     assert engine.temperature == before
     torch.testing.assert_close(value, expected)
 
