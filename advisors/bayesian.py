@@ -17,7 +17,7 @@ from advisors.candidates import CandidatePool
 from advisors.errors import AdvisorError
 from advisors.objectives import Finished, FloatArray, best_first, read_history, scalarise
 from advisors.surrogate import Surrogate
-from advisors.unseen import Observed, observed_in, random_unseen
+from advisors.unseen_architectures import Observed, observed_in, random_unseen
 from search_spaces import Architecture, SearchSpace
 
 _STARTS = 64  # random architectures from which a proposal is chosen before there is a model

@@ -9,7 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from advisors.objectives import FloatArray
-from advisors.unseen import Identity, Observed, ensure_any_left, identity, random_unseen, unseen_neighbours
+from advisors.unseen_architectures import (
+    Identity,
+    Observed,
+    ensure_any_left,
+    identity,
+    random_unseen,
+    unseen_neighbours,
+)
 from search_spaces import Architecture, SearchSpace
 
 SCORE_ALL_LIMIT = 50_000

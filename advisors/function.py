@@ -7,7 +7,7 @@ from typing import Protocol
 
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
-from advisors.unseen import ensure_any_left, identity, observed_in
+from advisors.unseen_architectures import ensure_any_left, identity, observed_in
 from search_spaces import Architecture, SearchSpace, SearchSpaceError, Value
 
 

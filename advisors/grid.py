@@ -8,7 +8,7 @@ import numpy as np
 
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError, SpaceExhaustedError
-from advisors.unseen import observed_in, unseen
+from advisors.unseen_architectures import observed_in, unseen
 from search_spaces import Architecture, Choice, Domain, FloatRange, SearchSpace
 
 

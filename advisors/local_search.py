@@ -9,7 +9,7 @@ import numpy as np
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
 from advisors.objectives import best_first, read_history, scalarise
-from advisors.unseen import observed_in, random_unseen, unseen_neighbours
+from advisors.unseen_architectures import observed_in, random_unseen, unseen_neighbours
 from search_spaces import Architecture, SearchSpace
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from advisors.base import Advisor, Observation
-from advisors.unseen import observed_in, random_unseen
+from advisors.unseen_architectures import observed_in, random_unseen
 from search_spaces import Architecture
 
 

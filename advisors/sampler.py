@@ -11,7 +11,14 @@ from optuna.samplers import BaseSampler, TPESampler
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
 from advisors.optuna_study import distributions, quiet_optuna, rebuilt_study
-from advisors.unseen import Observed, ensure_any_left, identity, observed_in, random_unseen, unseen_neighbours
+from advisors.unseen_architectures import (
+    Observed,
+    ensure_any_left,
+    identity,
+    observed_in,
+    random_unseen,
+    unseen_neighbours,
+)
 from search_spaces import Architecture, SearchSpace
 
 _MAX_ASKS = 10

@@ -3,9 +3,9 @@
 A name is imported from its module when it is first used.
 """
 
-from autodistill.siblings import check_siblings as _check_siblings
+from autodistill.package_check import check_packages as _check_packages
 
-_check_siblings()
+_check_packages()
 
 from search_spaces.lazy_names import lazy_names as _lazy_names  # noqa: E402
 
@@ -18,7 +18,7 @@ _MODULES = {
     "AnnealedTemperature": "autodistill.config.temperature",
     "Architecture": "search_spaces.constraints",
     "AttentionHiddenStatesCallback": "autodistill.standalone.callbacks",
-    "AttentionLoss": "autodistill.losses.modules",
+    "AttentionLoss": "autodistill.losses.loss_modules",
     "AutoDistillation": "autodistill.auto_distillation",
     "AutoDistillationConfig": "autodistill.config.auto_distillation",
     "AutoDistillationError": "autodistill.errors",
@@ -39,13 +39,13 @@ _MODULES = {
     "IntRange": "search_spaces.domains",
     "IntermediateLayersKnowledgeDistillationLoss": "autodistill.losses.intermediate_layers",
     "KLDivCallback": "autodistill.standalone.callbacks",
-    "KLDivLoss": "autodistill.losses.modules",
+    "KLDivLoss": "autodistill.losses.loss_modules",
     "KnowledgeDistillationLoss": "autodistill.losses.knowledge_distillation",
     "LabelLossCallback": "autodistill.standalone.callbacks",
     "LayerNotFoundError": "autodistill.errors",
     "LossCallback": "autodistill.standalone.callbacks",
     "MSEHiddenStatesCallback": "autodistill.standalone.callbacks",
-    "MSEHiddenStatesLoss": "autodistill.losses.modules",
+    "MSEHiddenStatesLoss": "autodistill.losses.loss_modules",
     "Metric": "autodistill.metrics.metric",
     "NonFiniteError": "autodistill.errors",
     "Observation": "advisors.base",

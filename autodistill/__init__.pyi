@@ -62,13 +62,13 @@ from autodistill.losses.intermediate_layers import (
     IntermediateLayersKnowledgeDistillationLoss as IntermediateLayersKnowledgeDistillationLoss,
 )
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss as KnowledgeDistillationLoss
-from autodistill.losses.modules import (
+from autodistill.losses.loss_modules import (
     AttentionLoss as AttentionLoss,
 )
-from autodistill.losses.modules import (
+from autodistill.losses.loss_modules import (
     KLDivLoss as KLDivLoss,
 )
-from autodistill.losses.modules import (
+from autodistill.losses.loss_modules import (
     MSEHiddenStatesLoss as MSEHiddenStatesLoss,
 )
 from autodistill.losses.relational import RelationalLoss as RelationalLoss

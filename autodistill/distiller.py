@@ -22,7 +22,7 @@ from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.plan import Plan
 from autodistill.distillation.regular import RegularDistillation, RegularTask
-from autodistill.distillation.resolve import Phases, resolve
+from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.initialization.initializer import TeacherInitializer

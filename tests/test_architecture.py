@@ -33,7 +33,7 @@ FILES = {
 ORDER = (
     # small modules without dependencies on folders
     "errors",
-    "siblings",
+    "package_check",
     "files",
     "tensors",
     "tensor_files",

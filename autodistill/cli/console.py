@@ -10,7 +10,7 @@ _WIDE = 300  # characters
 
 def print_line(line: str, *, stderr: bool = False) -> None:
     """Print a sentence in one line, without wrapping."""
-    Console(stderr=stderr).print(line, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=stderr).print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:

@@ -13,7 +13,7 @@ from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.automatic_mapping import anatomy_of_teacher
 from autodistill.distillation.flash_set import FlashSet
-from autodistill.distillation.resolve import Phases, resolve
+from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.models.devices import device_of
 

@@ -246,4 +246,4 @@ def _values(result: SearchResult, values: Mapping[str, float]) -> list[str]:
 
 
 def _print_line(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)

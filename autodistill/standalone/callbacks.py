@@ -13,7 +13,7 @@ from autodistill.batch import IGNORED_LABEL, Batch
 from autodistill.config.temperature import Temperature, temperature_at
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
-from autodistill.losses.modules import (
+from autodistill.losses.loss_modules import (
     AttentionLoss,
     HiddenStates,
     KLDivLoss,

@@ -7,7 +7,7 @@ import pytest
 
 from advisors import SpaceExhaustedError
 from advisors.candidates import SAMPLE_SIZE, SCORE_ALL_LIMIT, CandidatePool
-from advisors.unseen import identity
+from advisors.unseen_architectures import identity
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace
 
 SMALL = SearchSpace({"a": IntRange(0, 4), "b": ["x", "y"]})

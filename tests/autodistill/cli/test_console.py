@@ -9,17 +9,17 @@ from autodistill.cli.console import print_table, say
 
 def test_sentence_is_one_line_however_long_it_is(capsys):
     line = "word " * 200 + "end"
-    say(line)
+    print_line(line)
     assert capsys.readouterr().out == line + "\n"
 
 
 def test_markup_in_a_sentence_is_text(capsys):
-    say("[bold]layers[/bold] ['a', 1]")
+    print_line("[bold]layers[/bold] ['a', 1]")
     assert capsys.readouterr().out == "[bold]layers[/bold] ['a', 1]\n"
 
 
 def test_sentence_for_standard_error_is_printed_there(capsys):
-    say("error", stderr=True)
+    print_line("error", stderr=True)
     assert capsys.readouterr() == ("", "error\n")
 
 

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
-from autodistill.distillation.automatic_mapping import Anatomy, anatomy, automatic_stages, teacher_anatomy
+from autodistill.distillation.automatic_mapping import Anatomy, anatomy, automatic_stages, anatomy_of_teacher
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import AUTO, INPUT, Tap
 
@@ -33,7 +33,7 @@ STUDENT = [("encoder.layer.0",), ("encoder.layer.1",)]
 
 
 def stages(student: nn.Module, teacher: nn.Module, config: FlashDistillationConfig = AUTOMATIC):
-    return automatic_stages(config, STUDENT, student, teacher, TOKENS, teacher_anatomy(config, teacher, TOKENS))
+    return automatic_stages(config, STUDENT, student, teacher, TOKENS, anatomy_of_teacher(config, teacher, TOKENS))
 
 
 def test_transformer_is_mapped_by_attention_embeddings_and_hidden_states() -> None:
@@ -83,7 +83,7 @@ def test_model_of_another_library_is_mapped_by_hidden_states() -> None:
 )
 def test_teacher_of_whom_hidden_states_are_enough_does_not_run(settings: dict, teacher: nn.Module) -> None:
     teacher.register_forward_pre_hook(lambda *_: pytest.fail("it runs"))
-    assert teacher_anatomy(FlashDistillationConfig(train_steps=1, **settings), teacher, TOKENS) is None
+    assert anatomy_of_teacher(FlashDistillationConfig(train_steps=1, **settings), teacher, TOKENS) is None
 
 
 def test_anatomy_is_that_of_one_forward_and_leaves_no_hooks() -> None:

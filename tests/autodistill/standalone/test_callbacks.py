@@ -11,7 +11,7 @@ import torch
 from autodistill.config.temperature import AnnealedTemperature
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import label_cross_entropy
-from autodistill.losses.modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss
+from autodistill.losses.loss_modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss
 from autodistill.standalone.callbacks import (
     AttentionHiddenStatesCallback,
     KLDivCallback,

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import autodistill
-from autodistill.siblings import SIBLINGS, check_siblings
+from autodistill.package_check import PACKAGES, check_packages
 
 ROOT = Path(autodistill.__file__).resolve().parent.parent
 GUARD = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('guard', sys.argv[1]); \
-guard = importlib.util.module_from_spec(spec); spec.loader.exec_module(guard); guard.check_siblings()"
+guard = importlib.util.module_from_spec(spec); spec.loader.exec_module(guard); guard.check_packages()"
 
 
 def run_in(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -25,10 +25,10 @@ def run_in(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_packages_beside_this_one_are_accepted() -> None:
-    check_siblings()
+    check_packages()
 
 
-@pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.parametrize("name", PACKAGES)
 def test_file_of_that_name_in_the_working_directory_is_an_import_error_naming_it(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text("print('mine')\n")
     result = run_in(tmp_path, "-c", "import autodistill")
@@ -49,7 +49,7 @@ def test_package_of_that_name_is_found_out_as_well(tmp_path: Path) -> None:
 
 
 def test_folder_of_that_name_without_code_is_no_obstacle(tmp_path: Path) -> None:
-    for name in SIBLINGS:
+    for name in PACKAGES:
         (tmp_path / name).mkdir()
     result = run_in(tmp_path, "-c", GUARD, str(ROOT / "autodistill" / "siblings.py"))
     assert (result.returncode, result.stderr) == (0, "")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-SIBLINGS = ("search_spaces", "advisors")
+PACKAGES = ("search_spaces", "advisors")
 
 
-def check_siblings() -> None:
+def check_packages() -> None:
     """Make sure that `search_spaces` and `advisors` are the packages that were installed with this one.
 
     Raises:
         ImportError: another module of that name comes first on the import path; the message names its file.
     """
-    for name in SIBLINGS:
+    for name in PACKAGES:
         expected = Path(__file__).resolve().parent.parent / name
         spec = importlib.util.find_spec(name)
         found = Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from autodistill.errors import ConfigurationError
-from autodistill.losses.modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss, paired_layers
+from autodistill.losses.loss_modules import AttentionLoss, KLDivLoss, MSEHiddenStatesLoss, paired_layers
 from autodistill.losses.top_k import top_k_kl_divergence, top_k_logits
 
 

@@ -45,7 +45,10 @@ from autodistill.seeds import derive_seed
 
 T = TypeVar("T")
 
+
 LossFunction = Callable[[Any, Any], torch.Tensor]
+
+
 """`(outputs, targets) -> loss`, for a student that does not compute a loss itself."""
 
 

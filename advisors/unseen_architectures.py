@@ -12,11 +12,17 @@ from advisors.errors import SpaceExhaustedError
 from search_spaces import Architecture, SearchSpace, Value
 
 Identity = tuple[Value, ...]
+
+
 """The values of an architecture in the order of the space, which identify it."""
+
 
 Observed = frozenset[Identity]
 
+
 _MAX_DRAWS = 200
+
+
 _MAX_LISTED = 100_000
 
 

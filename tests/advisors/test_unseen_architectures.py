@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from advisors import Observation, SpaceExhaustedError
-from advisors.unseen import ensure_any_left, identity, observed_in, random_unseen, unseen, unseen_neighbours
+from advisors.unseen_architectures import (
+    ensure_any_left,
+    identity,
+    observed_in,
+    random_unseen,
+    unseen,
+    unseen_neighbours,
+)
 from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
 
 SPACE = SearchSpace({"a": [1, 2], "b": ["x", "y"]})

@@ -10,7 +10,7 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.flash_set import FlashSet
-from autodistill.distillation.resolve import Phases, resolve
+from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 
