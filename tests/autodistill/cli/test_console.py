@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from autodistill.cli.console import print_table, say
+from autodistill.cli.console import print_line, print_table
 
 
 def test_sentence_is_one_line_however_long_it_is(capsys):
@@ -14,8 +14,8 @@ def test_sentence_is_one_line_however_long_it_is(capsys):
 
 
 def test_markup_in_a_sentence_is_text(capsys):
-    print_line("[bold]layers[/bold] ['a', 1]")
-    assert capsys.readouterr().out == "[bold]layers[/bold] ['a', 1]\n"
+    print_line("[bold]layers[/bold] ['a', 1] :smile:")
+    assert capsys.readouterr().out == "[bold]layers[/bold] ['a', 1] :smile:\n"
 
 
 def test_sentence_for_standard_error_is_printed_there(capsys):

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
-from autodistill.distillation.automatic_mapping import Anatomy, anatomy, automatic_stages, anatomy_of_teacher
+from autodistill.distillation.automatic_mapping import Anatomy, anatomy, anatomy_of_teacher, automatic_stages
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import AUTO, INPUT, Tap
 
