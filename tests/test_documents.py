@@ -43,3 +43,12 @@ def test_the_files_that_a_document_links_to_exist(document):
     folder = (ROOT / document).parent
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8")):
         assert (folder / target).exists(), target
+
+
+def test_the_files_that_the_map_of_the_architecture_names_exist():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/]+\.py\b", text))
+    assert len(named) > 20
+    assert [
+        name for name in sorted(named) if not any((ROOT / part / name).exists() for part in ("", "autodistill"))
+    ] == []
