@@ -51,14 +51,14 @@ def test_package_of_that_name_is_found_out_as_well(tmp_path: Path) -> None:
 def test_folder_of_that_name_without_code_is_no_obstacle(tmp_path: Path) -> None:
     for name in PACKAGES:
         (tmp_path / name).mkdir()
-    result = run_in(tmp_path, "-c", GUARD, str(ROOT / "autodistill" / "siblings.py"))
+    result = run_in(tmp_path, "-c", GUARD, str(ROOT / "autodistill" / "package_check.py"))
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_packages_that_are_missing_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "autodistill").mkdir()
-    copy = tmp_path / "autodistill" / "siblings.py"
-    copy.write_text((ROOT / "autodistill" / "siblings.py").read_text())
+    copy = tmp_path / "autodistill" / "package_check.py"
+    copy.write_text((ROOT / "autodistill" / "package_check.py").read_text())
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(
         [sys.executable, "-S", "-c", GUARD, str(copy)],

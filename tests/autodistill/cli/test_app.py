@@ -172,9 +172,9 @@ def test_teacher_without_head_tokenizer_or_whole_weights_is_refused(classifier):
     )
     for file in classifier.glob("token*"):
         file.unlink()
-    assert "must come with its tokenizer, but 'teacher' has none that knows a word" in error_of(classifier)
+    assert "must come with its tokenizer, but 'teacher' has none with a vocabulary" in error_of(classifier)
     (classifier / "model.safetensors").write_bytes(b"torn")
-    assert "must be able to load 'teacher', from a folder or the hub, but says: " in error_of(classifier)
+    assert "must be able to load 'teacher', from a folder or the hub, but raised: " in error_of(classifier)
 
 
 def test_usage_that_is_wrong_ends_with_2():

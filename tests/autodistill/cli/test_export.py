@@ -46,7 +46,7 @@ def test_missing_trial_or_student_is_refused(classifier):
     assert "runs has no trial 7; it has those from 0 to 0" in run("show", "runs", "7", code=2)
     assert "runs has no trial 7" in run("export", "runs", "out", "--trial", 7, code=2)
     run("export", "runs", "out")
-    assert "exported into a new folder, but out is there" in run("export", "runs", "out", code=2)
+    assert "exported into a new folder, but out exists" in run("export", "runs", "out", code=2)
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def test_best_trial_is_exported_with_its_preprocessor(exportable):
 def test_folder_that_is_not_empty_is_left_as_it_is(exportable):
     Path("out").mkdir()
     Path("out/mine").write_text("mine", encoding="utf-8")
-    assert "exported into a new folder, but out is there" in run("export", exportable, "out", code=2)
+    assert "exported into a new folder, but out exists" in run("export", exportable, "out", code=2)
     assert [path.name for path in Path("out").iterdir()] == ["mine"]
 
 
 def test_student_that_is_not_kept_is_refused(exportable):
     shutil.rmtree(student_directory(Path(exportable), 0))
-    assert "that of trial 0 is not of them; there are none" in run("export", exportable, "out", code=2)
+    assert "that of trial 0 is not among them; there are none" in run("export", exportable, "out", code=2)
     assert not Path("out").exists()

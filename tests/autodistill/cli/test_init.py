@@ -13,7 +13,7 @@ from autodistill.config.command_line import CommandConfig
 
 def test_init_overwrites_nothing():
     run("init", "masked-lm")
-    assert "init writes a new file, but autodistill.yaml is there" in run("init", "masked-lm", code=2)
+    assert "init writes a new file, but autodistill.yaml exists" in run("init", "masked-lm", code=2)
 
 
 def test_configuration_has_the_task_teacher_and_data_of_the_command(classifier):

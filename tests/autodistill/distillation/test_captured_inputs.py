@@ -45,7 +45,7 @@ def test_inputs_are_captured_again_if_the_first_batch_alone_differs(caplog):
         engine, naive, records = distil_both_ways(seeded(lambda: SkippingOnce(6), 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
     assert [record.mode for record in records] == ["replay"] * 3
-    assert "what 'blocks.2' sees of the first batch" in caplog.text
+    assert "the input of 'blocks.2' for the first batch" in caplog.text
 
 
 class DependsOnAHiddenState(nn.Module):
@@ -67,7 +67,7 @@ def test_stage_whose_inputs_depend_on_the_block_runs_again_in_full(caplog):
         engine, naive, records = distil_both_ways(seeded(DependsOnAHiddenState, 1), make_distiller(teacher, data))
     assert_identical(engine, naive)
     assert [record.mode for record in records] == ["replay", "truncated forward"]
-    assert "replay and a full forward differ in what 'blocks.1' sees" in records[1].reason
+    assert "replay and a full forward differ in the input of 'blocks.1'" in records[1].reason
 
 
 BATCHES = [Batch((torch.randn(2, 4, generator=torch.Generator().manual_seed(n)), None)) for n in range(3)]
@@ -108,7 +108,7 @@ def test_inputs_that_a_full_forward_contradicts_are_refused() -> None:
         captured.capture("layer.1", ["layer.0"])
         captured.verify("layer.1")
         student.layer[0].bias.data.add_(1)
-        with pytest.raises(VerificationError, match=r"differ in what 'layer\.1' sees of the last batch"):
+        with pytest.raises(VerificationError, match=r"differ in the input of 'layer\.1' for the last batch"):
             captured.verify("layer.1")
 
 

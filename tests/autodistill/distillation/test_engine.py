@@ -35,7 +35,7 @@ def test_nan_in_a_batch_is_an_error_that_names_the_batch(settings):
     data = tokens()
     data[2][0][0, 0, 0] = float("nan")
     distiller = make_distiller(seeded(lambda: Transformer(12, 2)), data, train_steps=4, **settings)
-    with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: look"):
+    with pytest.raises(NonFiniteError, match=r"at step 2 of .*; the inputs already hold NaN for batch 2: find"):
         distiller.train(seeded(lambda: Transformer(12, 2), 1), TrainingContext(seed=0))
 
 

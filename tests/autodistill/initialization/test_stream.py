@@ -31,8 +31,8 @@ def test_bias_of_a_norm_that_no_reader_can_take_in_is_reported():
     initializer = TeacherInitializer(InitializationConfig(), teacher, [Batch(case.batch())], TeacherCache(teacher))
     (approximation,) = initializer.start(student).approximations
     assert approximation == (
-        "what reads the stream behind 'transformer.ln_f' has no bias, and the norm's own has fewer channels than the "
-        "teacher's: a part of that bias is lost."
+        "the maps after 'transformer.ln_f' have no bias, and the bias of the norm has fewer channels than the "
+        "teacher's: a part of the teacher's bias is lost."
     )
 
 

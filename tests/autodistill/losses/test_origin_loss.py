@@ -36,7 +36,7 @@ def test_without_a_loss_of_the_model_the_function_compares_logits_with_targets(o
 
 
 def test_neither_loss_nor_targets_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigurationError, match=r"there is neither; set add_origin_loss to False or give labels"):
+    with pytest.raises(ConfigurationError, match=r"there is neither; set add_origin_loss to False, or provide labels"):
         origin_loss(LOGITS, Batch(torch.zeros(2)), nn.functional.cross_entropy)
 
 

@@ -22,7 +22,9 @@ def test_blocks_are_the_like_siblings_with_the_most_parameters() -> None:
 def test_one_block_is_enough_in_a_list_and_not_in_a_sequential() -> None:
     assert repeated_blocks(Deep(1)) == ["layer.0"]
     assert repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))) == ["0", "2"]
-    with pytest.raises(ConfigurationError, match="needs a ModuleList or Sequential of like blocks, but Sequential has"):
+    with pytest.raises(
+        ConfigurationError, match="needs a ModuleList or Sequential of similar blocks, but Sequential has"
+    ):
         repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
