@@ -27,7 +27,7 @@ def test_all_mistakes_of_the_set_up_are_in_one_error(tmp_path):
     assert "its learning_rate is that of TrainingArguments, but regular_distillation has learning_rate=0.1" in message
     assert "its optimizer is that of TrainingArguments" in message
     assert "every student needs an optimizer of its own, but the trainer received one" in message
-    assert "the trainer's evaluation gives 'accuracy', but there is no eval_dataset" in message
+    assert "the trainer's evaluation returns 'accuracy', but there is no eval_dataset" in message
 
 
 CONFIG = AutoDistillationConfig.load(
@@ -53,7 +53,7 @@ PROBLEMS = {
     ),
     "schedule": (
         {"lr_scheduler": object()},
-        "every student needs an optimizer of its own, but the trainer received one; leave `optimizers` out, or give "
+        "every student needs an optimizer of its own, but the trainer received one; leave `optimizers` out, or pass "
         "optimizer_cls_and_kwargs.",
     ),
     "no length": (
