@@ -74,7 +74,7 @@ def uninterrupted(tmp_path_factory):
     return search_dir
 
 
-def test_a_search_killed_after_the_third_trial_and_resumed_equals_an_uninterrupted_one(tmp_path, uninterrupted):
+def test_a_search_killed_after_a_trial_and_resumed_equals_an_uninterrupted_one(tmp_path, uninterrupted):
     program = [sys.executable, toy_search.__file__, str(tmp_path / "search")]
     killed = subprocess.run([*program, "3"], env=subprocess_environment(), capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -83,7 +83,7 @@ def test_a_search_killed_after_the_third_trial_and_resumed_equals_an_uninterrupt
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
 
 
-def test_a_trial_interrupted_in_the_middle_is_started_again_with_the_same_architecture(tmp_path, uninterrupted):
+def test_an_interrupted_trial_is_started_again_with_the_same_architecture(tmp_path, uninterrupted):
     calls = []
 
     def interrupting(student):
@@ -123,7 +123,7 @@ def test_an_interrupted_trial_continues_from_its_last_block_or_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_trial_killed_at_twenty_random_moments_ends_with_the_same_weights_every_time(tmp_path, uninterrupted):
+def test_a_trial_killed_at_random_moments_ends_with_the_same_weights(tmp_path, uninterrupted):
     expected = outcomes(uninterrupted)
     generator = random.Random(0)
     kills = 0
@@ -158,7 +158,7 @@ def test_the_random_state_of_the_program_has_no_influence_and_is_not_changed(tmp
     assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(uninterrupted))
 
 
-def test_a_search_of_six_trials_of_four_blocks_runs_the_teacher_once_for_each_of_its_twenty_batches(tmp_path):
+def test_a_search_of_several_trials_runs_the_teacher_once_for_each_batch(tmp_path):
     teacher = Counted(make_teacher())
     config = make_config(search_space={"width": [8, 10, 12, 14, 16, 18], "depth": [4]}, max_trials=6)
     config |= {"flash_distillation": {"train_steps": 20}, "regular_distillation": None}
@@ -281,10 +281,10 @@ def test_a_timed_metric_marked_measured_is_hidden_from_the_advisor(tmp_path):
     assert all(len(objectives) == 1 for objectives in received)
 
 
-# -- mistakes: each is reported clearly, and nothing is lost ---------------------------------------------------------
+# -- mistakes: each is reported clearly, and no trial is lost --------------------------------------------------------
 
 
-def test_a_layer_that_does_not_exist_is_reported_with_the_nearest_names_before_any_trial(tmp_path):
+def test_a_missing_layer_is_reported_with_the_nearest_names_before_any_trial(tmp_path):
     config = make_config(search_space={"width": [8], "depth": [2]}, max_trials=1)
     config["flash_distillation"] = {
         "block_names": ["layers.0"],
@@ -344,7 +344,7 @@ def test_lists_of_unequal_length_are_all_reported_in_one_error(tmp_path):
         assert part in message
 
 
-def test_a_missing_metric_stops_the_search_after_the_first_trial_which_is_started_again(tmp_path):
+def test_a_missing_metric_stops_the_search_and_the_first_trial_is_started_again(tmp_path):
     search = plain_search(tmp_path, lambda student: {"acuracy": 1.0}, metrics=["accuracy"])
     with pytest.raises(ConfigurationError, match=r"'accuracy' is missing; it returned 'acuracy'"):
         search.search_loop()
@@ -375,7 +375,7 @@ def test_a_builder_that_raises_on_some_architectures_costs_those_trials_only(tmp
     assert "Traceback" in search.search_result[0].error
 
 
-def test_three_failures_in_a_row_stop_the_search_with_the_last_cause_and_it_can_be_resumed(tmp_path):
+def test_three_failures_in_a_row_stop_the_search_and_it_can_be_resumed(tmp_path):
     def fail(student):
         raise MemoryError(f"width {student.in_features}")
 
@@ -412,7 +412,7 @@ def test_an_exhausted_space_ends_the_search_with_a_message(tmp_path, caplog):
     assert "the search ends before 8 trials" in caplog.text
 
 
-def test_a_directory_of_another_search_is_refused_naming_the_fields_and_is_left_as_it_was(tmp_path):
+def test_a_directory_of_another_search_is_refused_naming_the_fields(tmp_path):
     make_search(tmp_path / "search", make_config(max_trials=1)).search_loop()
     before = (tmp_path / "search/search.json").read_text()
     config = make_config(max_trials=1, seed=4)
@@ -449,7 +449,7 @@ def test_an_advisor_that_repeats_an_architecture_is_an_error(tmp_path):
         plain_search(tmp_path, advisor=Repeating).search_loop()
 
 
-def test_a_student_with_the_teachers_own_weights_is_refused_and_the_teacher_stays_as_it_was(tmp_path):
+def test_a_student_with_the_teachers_weights_is_refused_and_the_teacher_unchanged(tmp_path):
     teacher = make_teacher()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
 
@@ -472,7 +472,7 @@ def test_a_builder_that_always_returns_the_same_model_is_an_error(tmp_path):
         search.search_loop()
 
 
-def test_a_student_that_cannot_run_fails_its_trial_and_the_settings_are_checked_with_the_next(tmp_path):
+def test_a_student_that_cannot_run_fails_and_the_next_checks_the_settings(tmp_path):
     class Refusing(Transformer):
         def forward(self, tokens):
             raise RuntimeError("not on this machine")
@@ -513,7 +513,7 @@ def test_the_default_number_of_trials_does_not_refuse_a_small_space(tmp_path, ca
     assert len(search.search_result.completed) == 2
 
 
-def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_and_the_search_continues(tmp_path):
+def test_an_architecture_whose_layers_do_not_fit_fails_its_trial_alone(tmp_path):
     config = make_config(search_space={"width": [8], "depth": [3, 1, 2]}, search_algorithm="Grid", max_trials=3)
     config["flash_distillation"] = {
         "block_names": ["layers.1"],

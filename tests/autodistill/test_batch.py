@@ -24,7 +24,7 @@ def test_mapping_is_passed_as_keyword_arguments_and_a_pair_by_its_inputs() -> No
         assert Batch(content).call(Model()) == ((x,), {})
 
 
-def test_targets_are_told_from_inputs() -> None:
+def test_targets_are_separated_from_inputs() -> None:
     x, y = torch.ones(2, 3), torch.zeros(2)
     assert Batch((x, y)).targets is y
     assert Batch([x, y]).inputs is x
@@ -39,14 +39,14 @@ def test_targets_are_told_from_inputs() -> None:
     ("content", "words"),
     [((1, 2, 3), "tuple of 3"), ([], "list of 0"), (3, "int"), ("text", "str of 4"), (None, "None")],
 )
-def test_batch_of_another_form_is_refused_in_words(content, words: str) -> None:
+def test_batch_of_another_form_is_refused(content, words: str) -> None:
     with pytest.raises(
         ConfigurationError, match=rf"a batch is a mapping .* or a pair .*the data loader yielded {words}"
     ):
         Batch(content)
 
 
-def test_size_is_the_first_axis_and_1_where_there_is_none() -> None:
+def test_size_is_the_first_axis_or_1_without_one() -> None:
     assert Batch({"scale": torch.tensor(2.0), "x": torch.zeros(5, 3)}).size == 5
     assert Batch({"scale": torch.tensor(2.0)}).size == 1
 

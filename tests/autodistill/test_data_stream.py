@@ -60,7 +60,7 @@ def same_state(left, right) -> bool:
 
 
 @pytest.mark.parametrize("name", loaders())
-def test_every_pass_gives_the_same_batches_whatever_was_drawn_between(name: str) -> None:
+def test_every_pass_returns_the_same_batches_whatever_was_drawn_between(name: str) -> None:
     loader = loaders()[name]
     first = contents(DataStream(loader, seed=3), 0)
     torch.rand(7), np.random.rand(), random.random()
@@ -72,7 +72,7 @@ def test_every_pass_gives_the_same_batches_whatever_was_drawn_between(name: str)
 
 
 @pytest.mark.parametrize("name", ["shuffled", "own generator", "own sampler", "weighted", "batch sampler", "augmented"])
-def test_other_epochs_and_other_seeds_give_other_orders(name: str) -> None:
+def test_other_epochs_and_other_seeds_have_other_orders(name: str) -> None:
     loader = loaders()[name]
     stream = DataStream(loader, seed=3)
     assert not identical(contents(stream, 0), contents(stream, 1))
@@ -91,12 +91,12 @@ def test_random_states_of_the_program_and_of_the_loader_are_left_as_they_were(na
     before, own = global_state(), [generator.get_state() for generator in generators]
     stream = DataStream(loader, seed=3)
     list(stream.epoch(0))
-    next(iter(stream.epoch(1)))  # a pass given up half-way
+    next(iter(stream.epoch(1)))  # an abandoned pass
     assert same_state(global_state(), before)
     assert identical([generator.get_state() for generator in generators], own)
 
 
-def test_random_states_are_left_as_they_were_where_a_sample_raises() -> None:
+def test_random_states_are_restored_if_a_sample_raises() -> None:
     class Broken(Augmented):
         def __getitem__(self, index: int):
             super().__getitem__(index)
@@ -110,7 +110,7 @@ def test_random_states_are_left_as_they_were_where_a_sample_raises() -> None:
     assert torch.equal(generator.get_state(), own)
 
 
-def test_worker_processes_give_the_same_batches_in_every_pass() -> None:
+def test_worker_processes_return_the_same_batches_in_every_pass() -> None:
     loader = DataLoader(Augmented(), 5, shuffle=True, num_workers=1, multiprocessing_context="fork")
     before = global_state()
     stream = DataStream(loader, seed=3)
@@ -119,7 +119,7 @@ def test_worker_processes_give_the_same_batches_in_every_pass() -> None:
     assert same_state(global_state(), before)
 
 
-def test_stream_goes_on_epoch_after_epoch() -> None:
+def test_stream_continues_epoch_after_epoch() -> None:
     loader = DataLoader(DATA, 4, shuffle=True)
     stream = DataStream(loader, seed=0)
     expected = contents(stream, 0) + contents(stream, 1) + contents(stream, 2)
@@ -150,6 +150,6 @@ def test_empty_loader_is_refused(loader) -> None:
         DataStream(loader, seed=0).flash_set(3)
 
 
-def test_loader_that_gives_something_else_is_refused_when_read() -> None:
+def test_loader_of_other_objects_is_refused_when_read() -> None:
     with pytest.raises(ConfigurationError, match="the data loader yielded tuple of 3"):
         DataStream([(1, 2, 3)], seed=0).flash_set(1)

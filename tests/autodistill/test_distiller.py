@@ -117,7 +117,7 @@ def test_check_raises_every_problem_and_trains_nothing() -> None:
 
 
 @pytest.mark.parametrize(("promote", "warned"), [(None, False), (0.5, True)])
-def test_check_warns_of_what_flash_leaves_untrained_if_students_are_compared_after_it(caplog, promote, warned) -> None:
+def test_check_warns_of_untrained_modules_if_students_are_compared_after_flash(caplog, promote, warned) -> None:
     search = {} if promote is None else {"promote": promote}
     make_distiller(search, **BOTH).check(student())
     assert ("leaves embedding, head as model_builder made them" in caplog.text) == warned

@@ -1,4 +1,4 @@
-"""What is recorded of the machine, and how a device is chosen."""
+"""The record of the machine, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_automatic_device_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPat
     assert resolve_device("auto") == torch.device("cpu")
 
 
-def test_automatic_device_is_the_current_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_automatic_device_is_the_current_gpu_if_one_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     assert resolve_device("auto") == torch.device("cuda", 3)
 
 
 @pytest.mark.parametrize("name", ["warp", "cuda:99"])
-def test_device_that_is_not_there_is_refused_naming_it(name: str) -> None:
+def test_missing_device_is_refused_naming_it(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"device must be 'auto' or one that PyTorch can use, but '{name}'"):
         resolve_device(name)

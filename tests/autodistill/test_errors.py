@@ -1,4 +1,4 @@
-"""The exception tree and how several mistakes are told at once."""
+"""The exception tree and several mistakes in one error."""
 
 import pickle
 import re
@@ -21,9 +21,9 @@ PARENTS = {
 
 
 @pytest.mark.parametrize("name", PARENTS)
-def test_every_error_stands_where_the_tree_shows_it(name: str) -> None:
-    ours, builtin = PARENTS[name]
-    assert issubclass(getattr(errors, name), getattr(errors, ours))
+def test_every_error_has_the_parents_of_the_tree(name: str) -> None:
+    parent, builtin = PARENTS[name]
+    assert issubclass(getattr(errors, name), getattr(errors, parent))
     assert issubclass(getattr(errors, name), builtin)
 
 
@@ -44,7 +44,7 @@ def test_several_problems_are_listed_in_one_message() -> None:
     assert error.problems == ["first.", "second."]
 
 
-def test_problems_are_given_one_by_one_or_in_lists() -> None:
+def test_problems_are_passed_one_by_one_or_in_lists() -> None:
     error = errors.SearchSpaceError("first", ["second", "third"])
     assert error.problems == ["first", "second", "third"]
     assert str(error) == "3 mistakes:\n  - first\n  - second\n  - third"

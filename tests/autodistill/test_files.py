@@ -128,7 +128,7 @@ def test_file_of_a_cache_is_written_by_several_at_the_same_time_and_not_synced(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_removed_is_gone_and_removing_nothing_is_no_error(path: Path, folder: bool) -> None:
+def test_removed_path_is_missing_and_removing_a_missing_one_is_no_error(path: Path, folder: bool) -> None:
     write(path, "old", folder=folder)
     remove(path)
     remove(path)

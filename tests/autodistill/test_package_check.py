@@ -1,4 +1,4 @@
-"""A user's own module that bears the name of one of our packages is found out, and named."""
+"""A user's own module that bears the name of one of our packages is detected and named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_packages_beside_this_one_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_file_of_that_name_in_the_working_directory_is_an_import_error_naming_it(tmp_path: Path, name: str) -> None:
+def test_file_of_that_name_in_the_working_directory_is_an_import_error(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text("print('mine')\n")
     result = run_in(tmp_path, "-c", "import autodistill")
     assert result.returncode == 1
@@ -41,7 +41,7 @@ def test_file_of_that_name_in_the_working_directory_is_an_import_error_naming_it
     )
 
 
-def test_package_of_that_name_is_found_out_as_well(tmp_path: Path) -> None:
+def test_package_of_that_name_is_detected_too(tmp_path: Path) -> None:
     (tmp_path / "advisors").mkdir()
     (tmp_path / "advisors" / "__init__.py").touch()
     result = run_in(tmp_path, "-c", "import autodistill")
@@ -55,7 +55,7 @@ def test_folder_of_that_name_without_code_is_no_obstacle(tmp_path: Path) -> None
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_packages_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+def test_missing_packages_are_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "autodistill").mkdir()
     copy = tmp_path / "autodistill" / "package_check.py"
     copy.write_text((ROOT / "autodistill" / "package_check.py").read_text())

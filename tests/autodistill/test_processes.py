@@ -1,4 +1,4 @@
-"""Several processes in one search: equal weights in all, one that writes, and none that waits forever."""
+"""Several processes in one search: equal weights in all, one process that writes, and none that waits forever."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_only_the_main_process_writes_to_the_search_directory(directory):
     assert owner["process"] == observed(directory, "search")[0]["pid"]
 
 
-def test_a_killed_search_continues_from_its_checkpoint_in_both_processes_and_ends_the_same(directory):
+def test_a_killed_search_continues_in_both_processes_and_ends_with_the_same_result(directory):
     first, second = observed(directory, "resumed")
     uninterrupted = observed(directory, "search")[0]["students"]
     architecture = str(SearchResult.load(directory / "killed")[0].architecture)
@@ -141,7 +141,7 @@ def test_a_search_that_stops_reports_the_cause_in_every_process(directory):
     )
 
 
-def test_train_evaluate_returns_the_main_process_s_metrics_in_both(directory):
+def test_train_evaluate_returns_the_metrics_of_the_main_process_in_both(directory):
     first, second = observed(directory, "evaluating")
     assert first == second
     assert first.keys() == {"accuracy", "parameters"}
@@ -155,7 +155,7 @@ def test_students_with_different_weights_and_batches_end_with_the_same_buffers(d
     assert first["loss"] == second["loss"]
 
 
-def test_a_gradient_that_one_process_has_counts_in_all_and_one_that_none_has_stays_none(directory):
+def test_a_gradient_of_one_process_counts_in_all_and_a_missing_one_stays_none(directory):
     first, second = observed(directory, "exchanges")
     assert first == second
     assert first["gradients"] == [[0.5, 0.5], [1.0, 1.0], None]

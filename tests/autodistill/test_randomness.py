@@ -1,4 +1,4 @@
-"""Global random states that come back."""
+"""Global random states that are restored."""
 
 import random
 
@@ -47,7 +47,7 @@ def test_cached_half_of_a_normal_pair_survives_the_block() -> None:
         assert [first, (random.gauss(0, 1), float(np.random.normal()))] == expected
 
 
-def test_states_are_put_back_when_the_block_raises() -> None:
+def test_states_are_restored_when_the_block_raises() -> None:
     with isolated_random_state(8):
         expected = draw()
     with isolated_random_state(8):
@@ -63,7 +63,7 @@ def test_every_derived_seed_is_accepted(seed: int) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_state_is_seeded_and_put_back() -> None:
+def test_cuda_state_is_seeded_and_restored() -> None:
     before = torch.cuda.get_rng_state()
     with isolated_random_state(1):
         first = torch.rand(3, device="cuda")

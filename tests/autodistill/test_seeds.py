@@ -10,13 +10,13 @@ import pytest
 from autodistill.seeds import derive_seed
 
 
-def test_same_labels_give_the_same_seed_in_another_process() -> None:
+def test_same_labels_derive_the_same_seed_in_another_process() -> None:
     program = "from autodistill.seeds import derive_seed; print(derive_seed(7, 'advisor', 3))"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert int(output) == derive_seed(7, "advisor", 3)
 
 
-def test_labels_that_read_alike_when_joined_give_different_seeds() -> None:
+def test_labels_that_read_alike_when_joined_derive_different_seeds() -> None:
     words: list[tuple[str | int, ...]] = [(), ("a",), ("ab",), ("a", "b"), ("a,b",), ("b", "a"), ('a","b',), ("é",)]
     paths = [*words, ("1",), (1,), (1, 2), (12,), (-1,)]
     seeds = {derive_seed(0, *path) for path in paths} | {derive_seed(1, *path) for path in paths}

@@ -1,4 +1,4 @@
-"""What is reported as wrong with a search before a trial runs."""
+"""The problems of a search that are reported before a trial runs."""
 
 from __future__ import annotations
 

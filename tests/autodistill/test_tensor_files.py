@@ -1,4 +1,4 @@
-"""Files of tensors: whole, of the size that is told, and nothing beside them."""
+"""Files of tensors: complete, of the returned size, and without temporary files beside them."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_hash_stays_the_one_that_is_on_disk(structure: object, expected: str) ->
     assert content_hash(structure) == expected
 
 
-def test_hashes_of_random_tensors_never_meet() -> None:
+def test_hashes_of_random_tensors_never_collide() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(4, generator=generator) for _ in range(200)]
     for left, right in itertools.combinations([content_hash(tensor) for tensor in tensors], 2):

@@ -1,4 +1,4 @@
-"""For the command line: a directory of its own for each test, and no hub."""
+"""For the command line: each test runs in its own directory, without the hub."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from search_spaces import SearchSpace
 
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path, monkeypatch):
-    """Nothing can be fetched."""
+    """Nothing can be downloaded."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -124,7 +124,7 @@ def test_missing_column_is_refused_with_the_existing_ones(classifier):
     assert "data.columns.label: the task needs a column 'label', but train.csv has sentence, target" in shown
 
 
-def test_metric_that_is_not_measured_is_refused():
+def test_metric_that_the_task_does_not_measure_is_refused():
     teacher = save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
     config = configure("masked-lm", teacher, write_lines(Path("texts.txt")))
     config["auto_distillation"]["search"]["metrics"] = ["eval_loss", "acuracy"]
@@ -177,7 +177,7 @@ def test_teacher_without_head_tokenizer_or_whole_weights_is_refused(classifier):
     assert "must be able to load 'teacher', from a folder or the hub, but raised: " in error_of(classifier)
 
 
-def test_usage_that_is_wrong_ends_with_2():
+def test_wrong_usage_ends_with_2():
     assert "no-such-command" in run("no-such-command", code=2)
     run("search", "autodistill.yaml", code=2)  # without --search-dir
 

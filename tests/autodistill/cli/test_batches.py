@@ -1,4 +1,4 @@
-"""Batches hold what both models take; held-out ones are the same every time."""
+"""A batch holds the features that both models accept; held-out batches are the same every time."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def first_batch(batches):
     return next(iter(batches.training))
 
 
-def test_batch_holds_what_both_models_take(classifier):
+def test_batch_holds_the_features_that_both_models_accept(classifier):
     write_csv(Path("train.csv"))
     assert set(first_batch(batches_of())) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     other = batches_of(student="distilbert", space={"n_layers": [1]})
     assert set(first_batch(other)) == {"input_ids", "attention_mask", "labels"}
 
 
-@pytest.mark.parametrize(("wanted", "given"), [(5, 5), (500, 8)])
-def test_texts_are_no_longer_than_asked_for_and_than_the_models_read(wanted, given):
+@pytest.mark.parametrize(("requested", "expected"), [(5, 5), (500, 8)])
+def test_texts_are_no_longer_than_requested_and_than_the_models_read(requested, expected):
     write_lines(Path("lines.txt"))
     save_teacher(Path("teacher"), "BertForMaskedLM", **BERT | {"max_position_embeddings": 8})
-    data = {"train": "lines.txt", "max_length": wanted, "batch_size": 24, "validation": "lines.txt"}
-    assert first_batch(batches_of("masked-lm", data=data))["input_ids"].shape == (24, given)
+    data = {"train": "lines.txt", "max_length": requested, "batch_size": 24, "validation": "lines.txt"}
+    assert first_batch(batches_of("masked-lm", data=data))["input_ids"].shape == (24, expected)
 
 
-def test_held_out_batches_are_masked_alike_every_time():
+def test_held_out_batches_have_the_same_masks_every_time():
     write_lines(Path("lines.txt"))
     save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
     held_out = batches_of("masked-lm", data={"train": "lines.txt", "batch_size": 4}).held_out

@@ -1,4 +1,4 @@
-"""Every form of local data gives the same rows; what is wrong with data is told before anything runs."""
+"""Every form of local data has the same rows; mistakes in the data are raised before anything runs."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def test_columns_of_other_names_are_renamed_and_the_rest_left_out():
     assert train.to_dict() == {"text": ["a", "b"], "label": [0, 1]}
 
 
-def test_optional_column_is_taken_where_it_is():
+def test_optional_column_is_read_if_it_exists():
     pd.DataFrame({"text": ["a"], "text_pair": ["b"]}).to_csv("pairs.csv", index=False)
     train, _ = load(("text",), ("text_pair",), train="pairs.csv", validation="pairs.csv")
     assert train.column_names == ["text", "text_pair"]
 
 
-def test_all_missing_and_unknown_columns_are_told_at_once():
+def test_all_missing_and_unknown_columns_are_in_one_error():
     pd.DataFrame({"sentence": ["a"]}).to_csv("rows.csv", index=False)
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as error:
         load(train="rows.csv", validation="rows.csv", columns={"lable": "sentence"})
-    assert told.value.problems == [
+    assert error.value.problems == [
         "data.columns.lable: is no column of the task; did you mean 'label'?",
         "data.columns.text: the task needs a column 'text', but rows.csv has sentence; write which one it is, as in "
         "`columns: {text: sentence}`.",
@@ -92,7 +92,7 @@ def test_all_missing_and_unknown_columns_are_told_at_once():
 
 
 @pytest.mark.parametrize(
-    ("source", "content", "told"),
+    ("source", "content", "message"),
     [
         ("rows.xlsx", "x", "a file of data ends in .csv, .tsv, .json, .jsonl, .txt, .parquet, but got rows.xlsx"),
         ("no/such/rows.csv", None, "must exist, but no/such/rows.csv does not"),
@@ -108,14 +108,14 @@ def test_all_missing_and_unknown_columns_are_told_at_once():
         ),
     ],
 )
-def test_data_that_cannot_be_read_are_told(source, content, told):
+def test_data_that_cannot_be_read_are_refused(source, content, message):
     if content is not None:
         Path(source).write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         load(train=source)
 
 
-def test_numbers_and_words_that_mean_nothing_to_a_csv_reader_are_texts():
+def test_numbers_and_words_for_missing_values_in_a_csv_file_are_texts():
     Path("rows.csv").write_text("text,label\nNA,0\nnull,1\n", encoding="utf-8")
     Path("numbers.csv").write_text("text,label\n12,0\n34,1\n", encoding="utf-8")
     words, numbers = load(train="rows.csv", validation="numbers.csv")
@@ -123,7 +123,7 @@ def test_numbers_and_words_that_mean_nothing_to_a_csv_reader_are_texts():
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         (
             {"tokens": ["a b"], "tags": [["x"]]},
@@ -139,25 +139,25 @@ def test_numbers_and_words_that_mean_nothing_to_a_csv_reader_are_texts():
         ),
     ],
 )
-def test_columns_that_hold_something_else_are_told(rows, told):
+def test_columns_with_values_of_another_kind_are_refused(rows, message):
     datasets.Dataset.from_dict(rows).save_to_disk("saved")
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         load(("tokens", "tags"), train="saved", validation="saved")
 
 
-def test_column_that_is_given_twice_is_told():
+def test_column_that_is_configured_twice_is_refused():
     WRITERS["rows.csv"]("rows.csv")
     with pytest.raises(ConfigurationError, match="must be a different column of the data, but 'label' serves several"):
         load(train="rows.csv", columns={"text": "label"})
 
 
-def test_split_that_is_not_there_is_told_with_those_there_are():
+def test_missing_split_is_refused_naming_the_existing_ones():
     save_dict("saved")
     with pytest.raises(ConfigurationError, match="saved has the splits train, validation, but not 'dev'"):
         load(train="saved", train_split="dev")
 
 
-def test_missing_library_is_told_with_its_extra(monkeypatch):
+def test_missing_library_is_refused_naming_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'autodistill-nas\[data\]'"):
         load(train="rows.csv")
@@ -175,7 +175,7 @@ def test_labels_are_numbered_as_the_teacher_numbers_them(labels, numbers):
     assert label_numbers(datasets.Dataset.from_dict({"label": labels}), "label", NAMED, "rows.csv") == numbers
 
 
-def test_numbered_classes_are_known_by_their_names_where_the_teacher_has_names():
+def test_numbered_classes_are_matched_by_name_if_the_teacher_has_names():
     classes = datasets.Features({"label": datasets.ClassLabel(names=["good", "bad"])})
     table = datasets.Dataset.from_dict({"label": [0, 1]}, features=classes)
     assert label_numbers(table, "label", NAMED, "images") == {0: 1, 1: 0}
@@ -184,7 +184,7 @@ def test_numbered_classes_are_known_by_their_names_where_the_teacher_has_names()
         label_numbers(table, "label", {"cat": 0, "dog": 1}, "images")
 
 
-def test_labels_that_the_teacher_does_not_know_are_told():
+def test_labels_that_the_teacher_does_not_know_are_refused():
     table = datasets.Dataset.from_dict({"label": [0, 1, 2, -1]})
     with pytest.raises(
         ConfigurationError, match=r"which has 2 \('bad', 'good', or numbers from 0\), but rows.csv has 2, -1 in column"

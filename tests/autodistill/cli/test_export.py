@@ -32,7 +32,7 @@ def test_exported_sentence_encoder_is_loaded_by_sentence_transformers():
     assert "1 trials: 1 complete" in run("search", "search.yaml", "--search-dir", "runs", "--trials", 1)
     run("export", "runs", "out", "--trial", 0)
     student = SentenceEncoder.from_pretrained("out").eval()
-    assert student.width == 16  # the teacher's, though the student's own is less
+    assert student.width == 16  # the teacher's, although the student's own is smaller
     assert student.model.config.hidden_size < 16
     tokens = transformers.AutoTokenizer.from_pretrained("out")(TEXTS, padding=True, return_tensors="pt")
     embeddings, states = in_another_process(EMBEDDINGS, "out", json.dumps(TEXTS))

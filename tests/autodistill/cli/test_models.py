@@ -1,4 +1,4 @@
-"""Teacher and students go together: what the teacher reads and says, its students do as well."""
+"""Teacher and students match: students have the inputs and labels of the teacher."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def models_of(task="text-classification", space=None, **changes):
     return TaskModels(CommandConfig.load(config | changes))
 
 
-def test_student_of_another_model_type_takes_what_the_teacher_reads_and_says(classifier):
+def test_student_of_another_model_type_has_the_inputs_and_labels_of_the_teacher(classifier):
     config = models_of(student="distilbert", space={"n_layers": [1]}).student_config
     assert config.model_type == "distilbert"
     assert (config.vocab_size, config.max_position_embeddings) == (26, 12)
@@ -37,7 +37,7 @@ def test_student_that_embeds_is_projected_to_the_width_of_the_teacher():
     assert (student.projection.in_features, student.projection.out_features) == (8, 16)
 
 
-def test_model_that_is_not_there_is_told(classifier):
+def test_missing_model_is_refused(classifier):
     with pytest.raises(ConfigurationError, match="student: AutoConfig must be able to load 'no/model', from a folder"):
         _ = models_of(student="no/model").student_config
 

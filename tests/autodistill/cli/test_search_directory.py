@@ -25,11 +25,11 @@ def search_dir():
     return RUNS
 
 
-def test_best_trial_is_found_where_no_number_is_given(search_dir):
+def test_best_trial_is_found_if_no_number_is_requested(search_dir):
     assert find_trial(search_dir, None).number == 1
     assert find_trial(search_dir, 0).architecture == {"layers": 1}
 
 
-def test_number_that_no_trial_has_is_told_with_those_there_are(search_dir):
+def test_number_that_no_trial_has_is_refused_naming_the_existing_ones(search_dir):
     with pytest.raises(ConfigurationError, match="runs has no trial 2; it has those from 0 to 1"):
         find_trial(search_dir, 2)

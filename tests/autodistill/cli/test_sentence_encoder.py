@@ -1,4 +1,4 @@
-"""Embeddings are pooled as written out here, and a folder gives back what was saved; other folders are refused."""
+"""Embeddings equal the pooling written out here; a saved encoder is loaded unchanged; other folders are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(**options):
 
 
 @torch.no_grad()
-def test_mean_is_taken_over_what_is_no_padding():
+def test_mean_leaves_out_padding():
     encoder = make()
     states = encoder.model(input_ids=TOKENS, attention_mask=MASK).last_hidden_state
     expected = torch.stack([states[0].mean(dim=0), states[1, :3].mean(dim=0)])
@@ -32,7 +32,7 @@ def test_mean_is_taken_over_what_is_no_padding():
 
 
 @torch.no_grad()
-def test_first_token_is_projected_and_brought_to_length_one():
+def test_first_token_is_projected_and_normalised_to_length_one():
     encoder = make(pooling="cls", projection=nn.Linear(16, 5), normalize=True)
     first = encoder.model(input_ids=TOKENS, attention_mask=MASK).last_hidden_state[:, 0]
     projected = first @ encoder.projection.weight.T + encoder.projection.bias
@@ -44,7 +44,7 @@ def test_first_token_is_projected_and_brought_to_length_one():
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("bias", [True, False, None])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_folder_gives_back_what_was_saved(pooling, bias, normalize):
+def test_saved_encoder_is_loaded_unchanged(pooling, bias, normalize):
     projection = None if bias is None else nn.Linear(16, 5, bias=bias)
     encoder = make(pooling=pooling, projection=projection, normalize=normalize)
     encoder.save_pretrained("saved")
@@ -59,7 +59,7 @@ def test_plain_model_is_pooled_by_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("file", "change", "message"),
     [
         ("modules.json", lambda modules: [*modules, modules[1]], "consist of Transformer, Pooling, Dense, Normalize"),
         ("1_Pooling/config.json", lambda c: c | {"pooling_mode_max_tokens": True}, r"but .* has \['max', 'mean'\]"),
@@ -70,9 +70,9 @@ def test_plain_model_is_pooled_by_the_mean():
         ),
     ],
 )
-def test_other_module_pooling_or_activation_is_refused(file, change, told):
+def test_other_module_pooling_or_activation_is_refused(file, change, message):
     make(projection=nn.Linear(16, 5)).save_pretrained("saved")
     path = Path("saved") / file
     path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         SentenceEncoder.from_pretrained("saved")

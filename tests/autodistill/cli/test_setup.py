@@ -1,4 +1,4 @@
-"""From a configuration to the settings of a search: a space of what can be built, and started inside the teacher."""
+"""From a configuration to the settings of a search: architectures that can be built and start inside the teacher."""
 
 from __future__ import annotations
 

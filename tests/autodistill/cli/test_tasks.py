@@ -1,4 +1,4 @@
-"""What a task makes of rows, and what it measures, against formulas written out."""
+"""The features that a task computes from rows, and its metrics, against formulas written out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def encoder(**changes):
 
 
 class Logits(nn.Module):
-    """Gives the logits that it is called with."""
+    """Returns the logits that it is called with."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Logits(nn.Module):
 
 
 class Embeddings(Logits):
-    """Gives the vectors that it is called with, those of a teacher or of a student."""
+    """Returns the vectors that it is called with, those of a teacher or of a student."""
 
     def __init__(self, kind):
         super().__init__()
@@ -65,7 +65,7 @@ def test_texts_get_the_features_that_both_models_take_and_the_label():
     }
 
 
-def test_pairs_of_texts_are_one_input_and_what_is_too_long_is_cut():
+def test_pairs_of_texts_are_one_input_and_long_ones_are_truncated():
     features = encode_texts(encoder(inputs=["input_ids"], max_length=6), {"text": ["w0"], "text_pair": ["w1 w2 w3"]})
     assert features == {"input_ids": [[2, 5, 3, 6, 7, 3]]}
 

@@ -1,4 +1,4 @@
-"""What `init` writes is a configuration as it stands, for every task and family."""
+"""The file that `init` writes is a complete configuration, for every task and family."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_space_is_that_of_the_family(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES_WITH_SPACE)
-def test_all_of_the_space_can_be_built(family):
+def test_every_architecture_of_the_space_can_be_built(family):
     space = transformers_space(family)
     builder = TransformersBuilder(transformers.AutoModel, transformers.AutoConfig.for_model(family))
     assert builder.feasible(space).size == space.size
 
 
-def test_space_is_cut_to_the_teacher_and_what_was_given_is_written_down():
+def test_space_is_limited_to_the_teacher_and_arguments_are_in_the_file():
     folder = save_teacher(Path("a teacher: small # and odd"), "BertForMaskedLM", **BERT)
     config = read("masked-lm", teacher=str(folder), train="texts.txt", validation="held: out.txt")
     assert config.teacher == str(folder)

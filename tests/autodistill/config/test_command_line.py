@@ -15,7 +15,7 @@ MINIMAL = {
 }
 
 
-def test_defaults_fill_in_what_is_not_given():
+def test_missing_settings_have_their_defaults():
     config = CommandConfig.load(MINIMAL)
     assert (config.student, config.device) == (None, "auto")
     assert (config.data.validation, config.data.max_length, config.data.batch_size) == (0.1, 128, 32)

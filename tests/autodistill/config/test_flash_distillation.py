@@ -57,7 +57,7 @@ def test_list_that_does_not_fit_the_blocks_is_refused_with_both_lengths(field: s
     message = sentences(lambda: FlashDistillationConfig(block_names=["a", "b"], **{field: [value] * 3}))
     assert f"{field} must have one entry for each block, but has 3 for 2 blocks." in message
     FlashDistillationConfig(block_names=["a", "b"], **{field: [value] * 2})
-    FlashDistillationConfig(**{field: [value] * 3})  # how many blocks there are is seen once there is a student
+    FlashDistillationConfig(**{field: [value] * 3})  # the number of blocks is known only with a student
 
 
 def test_mappings_must_fit_the_blocks_and_their_losses() -> None:

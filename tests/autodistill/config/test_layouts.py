@@ -1,4 +1,4 @@
-"""The files and objects of the specification are read as they stand; a configuration goes to YAML and comes back."""
+"""The files and objects of the specification are read unchanged; a configuration goes to YAML and comes back."""
 
 from __future__ import annotations
 

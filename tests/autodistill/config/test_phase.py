@@ -1,4 +1,4 @@
-"""The settings of a phase: what they accept, and how they tell what they do not."""
+"""The settings of a phase: accepted values, and the errors for all others."""
 
 from __future__ import annotations
 

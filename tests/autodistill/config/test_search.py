@@ -116,7 +116,7 @@ def test_unknown_algorithm_is_refused_naming_the_nearest() -> None:
     assert "'Random'" in problem or "'random'" in problem
 
 
-def test_ranges_in_a_file_are_mappings_and_constraints_stand_beside_the_space(tmp_path):
+def test_ranges_in_a_file_are_mappings_and_constraints_are_beside_the_space(tmp_path):
     file = tmp_path / "search.yaml"
     file.write_text(
         """

@@ -130,7 +130,7 @@ def test_changed_settings_are_those_of_a_new_configuration() -> None:
     ],
     ids=["with_changes", "model_copy"],
 )
-def test_wrong_change_is_refused_like_in_a_new_configuration(section, changes, problem, change) -> None:
+def test_wrong_change_is_refused_as_in_a_new_configuration(section, changes, problem, change) -> None:
     with pytest.raises(ConfigurationError) as caught:
         change(section, changes)
     assert caught.value.problems == [problem]
@@ -154,7 +154,7 @@ def test_change_of_the_whole_configuration_keeps_a_skipped_phase_skipped() -> No
     assert changed.checkpoint_steps == 5
 
 
-def test_configuration_of_a_criterion_alone_can_be_changed_and_start_inside_the_teacher() -> None:
+def test_configuration_of_a_criterion_can_change_and_start_inside_the_teacher() -> None:
     criterion = {"KnowledgeDistillationLoss": {"temperature": 2.0}}
     config = AutoDistillationConfig.load({"distillation": {"train": {"criterion": criterion}}})
     assert config.with_changes(checkpoint_steps=5).search is None
@@ -164,7 +164,7 @@ def test_configuration_of_a_criterion_alone_can_be_changed_and_start_inside_the_
 
 
 @pytest.mark.parametrize("flash", [{}, {"train_steps": 5}], ids=str)
-def test_blocks_of_students_inside_the_teacher_are_fed_by_it_however_they_are_configured(flash) -> None:
+def test_blocks_of_students_inside_the_teacher_are_always_fed_by_it(flash) -> None:
     mapping = AutoDistillationConfig.load({"search": SEARCH, "init": "teacher", "flash_distillation": flash})
     objects = AutoDistillationConfig(search=SEARCH, init="teacher", flash_distillation=FlashDistillationConfig(**flash))
     later = AutoDistillationConfig.load({"search": SEARCH, "flash_distillation": flash}).starting_from("teacher")
@@ -176,7 +176,7 @@ def test_blocks_of_students_inside_the_teacher_are_fed_by_it_however_they_are_co
     assert own.flash_distillation.inputs == "student"
 
 
-def test_regular_settings_given_for_flash_keep_their_functions() -> None:
+def test_regular_settings_used_for_flash_keep_their_functions() -> None:
     def cooling(progress: float) -> float:
         return 2 - progress
 

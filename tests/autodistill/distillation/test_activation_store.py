@@ -1,4 +1,4 @@
-"""Captured inputs within a budget: what is taken out is what was put in."""
+"""Captured inputs within a budget: what is read equals what was stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bytes_as_gb(size):
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0], ids=["memory", "disk"])
-def test_what_is_taken_out_equals_what_was_put_in_with_its_strides(tmp_path, memory_gb):
+def test_stored_tensors_are_read_back_equal_and_with_their_strides(tmp_path, memory_gb):
     store = ActivationStore(Budget(memory_gb=memory_gb, directory=tmp_path / "activations"))
     assert store.put(3, STRUCTURE)
     assert store.kept == ((1, 0) if memory_gb else (0, 1))
@@ -41,7 +41,7 @@ def test_structures_fill_the_memory_then_the_disk_and_the_rest_is_not_kept(tmp_p
     assert all(torch.equal(store.get(number), tensor + number) for number in range(4))
 
 
-def test_a_structure_in_place_of_another_takes_its_room(tmp_path):
+def test_a_structure_that_replaces_another_uses_its_memory(tmp_path):
     tensor = torch.zeros(100)
     room = bytes_as_gb(nbytes(tensor))
     store = ActivationStore(Budget(room, room, tmp_path / "activations"))
@@ -63,7 +63,7 @@ def test_clearing_removes_the_files(tmp_path):
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0], ids=["memory", "disk"])
-def test_inexact_storage_halves_the_room_of_floats_within_the_error_of_bfloat16(tmp_path, memory_gb):
+def test_inexact_storage_halves_the_memory_of_floats_within_the_error_of_bfloat16(tmp_path, memory_gb):
     exact = torch.randn(64, 64)
     store = ActivationStore(Budget(memory_gb, bytes_as_gb(nbytes(exact) / 2), tmp_path / "activations"), exact=False)
     assert store.put(0, (exact, torch.arange(0)))

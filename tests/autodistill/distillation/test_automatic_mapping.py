@@ -81,7 +81,7 @@ def test_model_of_another_library_is_mapped_by_hidden_states() -> None:
     ],
     ids=["blocks only", "own losses", "own weights", "another library"],
 )
-def test_teacher_of_whom_hidden_states_are_enough_does_not_run(settings: dict, teacher: nn.Module) -> None:
+def test_teacher_does_not_run_if_only_hidden_states_are_mapped(settings: dict, teacher: nn.Module) -> None:
     teacher.register_forward_pre_hook(lambda *_: pytest.fail("it runs"))
     assert anatomy_of_teacher(FlashDistillationConfig(train_steps=1, **settings), teacher, TOKENS) is None
 
@@ -95,6 +95,6 @@ def test_anatomy_is_that_of_one_forward_and_leaves_no_hooks() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_encoder_that_runs_before_the_blocks_is_not_taken_for_embeddings() -> None:
+def test_encoder_that_runs_before_the_blocks_is_not_mistaken_for_embeddings() -> None:
     model = nn.Sequential(Transformer(8, 1), nn.Linear(10, 10))
     assert anatomy(model, ["1"], Batch((torch.zeros(1, 3, 8), None))).embeddings == ()

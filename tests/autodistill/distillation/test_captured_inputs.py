@@ -1,4 +1,4 @@
-"""The captured inputs of a block are those of a full forward, wherever they are kept and however they moved on."""
+"""Captured inputs of a block equal those of a full forward, wherever they are stored and however they are updated."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_captured_inputs_are_what_the_block_before_returns(budget: Budget) -> No
 
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS.keys())
-def test_inputs_move_on_to_the_outputs_of_the_trained_block(budget: Budget) -> None:
+def test_inputs_are_replaced_by_the_outputs_of_the_trained_block(budget: Budget) -> None:
     student = Deep(3)
     captured = CapturedInputs(student, BATCHES, ActivationStore(budget))
     with frozen(student):
@@ -112,7 +112,7 @@ def test_inputs_that_a_full_forward_contradicts_are_refused() -> None:
             captured.verify("layer.1")
 
 
-def test_poison_has_the_form_of_the_output_and_no_usable_number() -> None:
+def test_poison_has_the_structure_of_the_output_and_no_usable_number() -> None:
     output = (torch.ones(2, 3, dtype=torch.bfloat16), {"ids": torch.ones(4, dtype=torch.long), "name": "x"})
     floats, rest = poison(output)
     assert (floats.shape, floats.dtype) == ((2, 3), torch.bfloat16)

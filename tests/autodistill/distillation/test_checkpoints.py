@@ -1,4 +1,4 @@
-"""Checkpoints: what is loaded is what was saved, a damaged one is left out, and a loop goes on as if uninterrupted."""
+"""Checkpoints: what is loaded is what was saved, a damaged one is ignored, and a loop continues as if uninterrupted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_without_a_directory_nothing_is_kept() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 20, -1], ids=["empty", "header torn", "last byte missing"])
-def test_damaged_checkpoint_is_left_out_with_a_warning(tmp_path, caplog, kept: int) -> None:
+def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, kept: int) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save("a", {"weight": torch.ones(2)}, {})
     file = tmp_path / "a.safetensors"
@@ -86,7 +86,7 @@ def train(model: nn.Module, optimizer, schedule, steps: int) -> None:
         schedule.step()
 
 
-def test_loop_goes_on_from_its_checkpoint_to_the_bit(tmp_path) -> None:
+def test_loop_continues_from_its_checkpoint_to_the_bit(tmp_path) -> None:
     whole = Deep(2)
     first, second = copy.deepcopy(whole), copy.deepcopy(whole)
     train(whole, *loop(whole), steps=5)

@@ -1,4 +1,4 @@
-"""`compile=True` runs what trains through `torch.compile`, and leaves the student as it would be without."""
+"""`compile=True` trains through `torch.compile` and leaves the student as training without it does."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def distil(phases, *, widths=(8, 8), **flags):
     ],
     ids=["replayed blocks", "teacher-fed blocks", "the whole student"],
 )
-def test_what_trains_is_compiled_and_ends_with_the_same_weights(phases, expected, graphs):
+def test_trained_modules_are_compiled_and_have_the_same_weights(phases, expected, graphs):
     plain, _ = distil(phases)
     assert graphs == []
     student, _ = distil(phases, **COMPILED)
@@ -83,14 +83,14 @@ def test_what_trains_is_compiled_and_ends_with_the_same_weights(phases, expected
     ],
     ids=["replayed block", "the whole student"],
 )
-def test_a_module_with_a_mapped_layer_inside_is_not_compiled_and_the_log_says_why(phases, block, graphs, caplog):
+def test_a_module_around_a_mapped_layer_is_not_compiled_and_the_reason_is_logged(phases, block, graphs, caplog):
     with caplog.at_level(logging.INFO):
         distil(phases, **COMPILED)
     assert graphs == []
     assert f"{block} is not compiled, since layers inside it are mapped: 'layers.0" in caplog.text
 
 
-def test_the_student_s_own_forward_is_put_back_also_after_an_error(monkeypatch):
+def test_the_students_own_forward_is_restored_also_after_an_error(monkeypatch):
     def fails(graph, inputs):
         raise OSError("no compiler")
 

@@ -1,4 +1,4 @@
-"""What all engines have in common: one method, a record for each stage, and an error for a loss that is not finite."""
+"""The common interface of all engines: one method, a record for each stage, an error for a loss that is not finite."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_a_head_tied_to_the_embedding_stays_tied_and_both_are_trained_as_one():
     assert student.lm_head.weight is student.transformer.wte.weight
 
 
-def test_what_the_user_froze_stays_frozen_and_unchanged():
+def test_parameters_that_the_user_froze_stay_frozen_and_unchanged():
     family = FAMILIES["Llama, sdpa"]
     student, untrained = family.student(), family.student()
     frozen = [name for name, _ in student.named_parameters() if "embed" in name or "0.self_attn" in name]
@@ -210,7 +210,7 @@ def test_layers_inside_a_torch_encoder_can_be_mapped_despite_its_fused_path():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_zoos_students_are_smaller_and_its_last_batch_is_of_another_size(name):
+def test_students_of_the_zoo_are_smaller_and_its_last_batch_has_another_size(name):
     family = FAMILIES[name]
     sizes = [sum(p.numel() for p in model.parameters()) for model in (family.student(), family.teacher())]
     assert 2 * sizes[0] < sizes[1]

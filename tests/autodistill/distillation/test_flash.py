@@ -77,7 +77,7 @@ def bert(width, depth):
     )
 
 
-def test_only_the_stages_block_changes_where_layer_1_stands_beside_layer_10():
+def test_only_the_block_of_the_stage_changes_if_layers_1_and_10_exist():
     teacher, student = seeded(lambda: bert(16, 12)), seeded(lambda: bert(8, 11), 1)
     path = "encoder.layer.1"
     distiller = make_distiller(

@@ -50,7 +50,7 @@ def test_automatic_stages_pair_the_blocks_by_depth() -> None:
         assert (stage.add_origin_loss, stage.steps) == (False, 9)
 
 
-def test_lists_give_each_block_its_own_and_single_values_hold_for_all() -> None:
+def test_lists_are_per_block_and_single_values_hold_for_all_blocks() -> None:
     config = FlashDistillationConfig(
         block_names=["layer.0", ["layer.1", "head"]],
         layer_mappings_for_knowledge_transfer=[[("layer.0", "layer.0"), ("layer.0", "layer.1")], [("head",)]],
@@ -71,7 +71,7 @@ def test_lists_give_each_block_its_own_and_single_values_hold_for_all() -> None:
     assert first.settings is config
 
 
-def test_functions_see_the_student_and_the_teacher() -> None:
+def test_functions_receive_the_student_and_the_teacher() -> None:
     config = FlashDistillationConfig(
         block_names=lambda student: [f"layer.{index}" for index in range(len(student.layer))],
         layer_mappings_for_knowledge_transfer=lambda student, teacher: [
@@ -83,7 +83,7 @@ def test_functions_see_the_student_and_the_teacher() -> None:
         assert [stage.mappings for stage in stages] == [(mapping(f"layer.{i}", "layer.5"),) for i in range(depth)]
 
 
-def test_lengths_that_do_not_fit_the_student_are_all_told_at_once() -> None:
+def test_lengths_that_do_not_fit_the_student_are_in_one_error() -> None:
     config = FlashDistillationConfig(
         layer_mappings_for_knowledge_transfer=lambda student, teacher: [[("layer.0", "layer.0")]],
         loss_types=[["MSE", "KL"], "MSE", "MSE"],
@@ -104,7 +104,7 @@ def test_function_that_names_no_block_is_refused() -> None:
         flash_stages(FlashDistillationConfig(block_names=lambda student: []), STUDENT, TEACHER)
 
 
-def test_student_without_repeated_blocks_is_asked_for_block_names() -> None:
+def test_student_without_repeated_blocks_needs_block_names() -> None:
     with pytest.raises(ConfigurationError, match="pass block_names and layer_mappings_for_knowledge_transfer"):
         flash_stages(FlashDistillationConfig(), nn.Linear(2, 2), TEACHER)
 
@@ -123,9 +123,7 @@ def test_student_without_repeated_blocks_is_asked_for_block_names() -> None:
     ],
     ids=["classes", "values", "no targets", "logits by name", "hidden states"],
 )
-def test_automatic_stage_compares_predictions_by_what_they_are(
-    batch: Batch, output, loss_type: str, origin: bool
-) -> None:
+def test_automatic_stage_compares_predictions_by_their_kind(batch: Batch, output, loss_type: str, origin: bool) -> None:
     stage = regular(RegularDistillationConfig(train_steps=4), batch, output)
     assert stage.blocks == ("",)
     assert stage.mappings == (mapping("", "", AUTO),)
@@ -133,13 +131,13 @@ def test_automatic_stage_compares_predictions_by_what_they_are(
     assert stage.add_origin_loss is origin
 
 
-def test_what_is_given_wins_over_what_is_seen() -> None:
+def test_configured_settings_override_detected_ones() -> None:
     config = RegularDistillationConfig(loss_types="L1", loss_weights=3, add_origin_loss=False)
     stage = regular(config, Batch((X, CLASSES)), torch.zeros(5, 3))
     assert (stage.loss_types, stage.loss_weights, stage.add_origin_loss) == (("L1",), (3.0,), False)
 
 
-def test_given_mappings_are_squared_errors_without_the_own_loss_by_default() -> None:
+def test_configured_mappings_are_squared_errors_without_the_own_loss_by_default() -> None:
     config = RegularDistillationConfig(layer_mappings_for_knowledge_transfer=[("head",), ("layer.1", "layer.5")])
     stage = regular(config, Batch((X, CLASSES)), torch.zeros(5, 3))
     assert stage.mappings == (mapping("head", "head"), mapping("layer.1", "layer.5"))

@@ -46,7 +46,7 @@ def test_different_vocabularies_and_numbers_of_labels_are_refused(student, teach
         prepare(student, teacher, labels, regular_distillation=section)
 
 
-def test_different_vocabularies_are_no_matter_where_only_hidden_states_are_mapped():
+def test_different_vocabularies_are_accepted_if_only_hidden_states_are_mapped():
     plan = prepare(language_model(8, 20), language_model(16, 21), flash_distillation="auto")
     assert plan.regular is None
 

@@ -137,7 +137,7 @@ def test_batches_that_recur_in_a_later_trial_cost_no_teacher_forward():
     assert teacher.forwards == after_one == 14
 
 
-def test_the_student_comes_back_in_eval_mode_with_its_frozen_parameters_frozen_and_unchanged():
+def test_the_student_is_in_eval_mode_and_its_frozen_parameters_are_unchanged():
     teacher, student = seeded(lambda: Transformer(16, 4)), seeded(lambda: Transformer(12, 2), 1)
     student.embedding.requires_grad_(False)
     before = student.embedding.weight.clone()
@@ -148,7 +148,7 @@ def test_the_student_comes_back_in_eval_mode_with_its_frozen_parameters_frozen_a
     assert all(p.requires_grad for p in student.head.parameters())
 
 
-def test_nan_of_the_teacher_is_told_as_such():
+def test_nan_of_the_teacher_is_named_in_the_error():
     teacher = seeded(lambda: Transformer(12, 2))
     teacher.head.bias.data[0] = float("nan")
     with pytest.raises(NonFiniteError, match="; the teacher's features already hold NaN for batch 0: find its cause"):

@@ -70,7 +70,7 @@ class Options:
 
 
 class Passing(nn.Module):
-    """Two blocks that get one more argument beside the hidden state, by position and by name."""
+    """Two blocks that receive one more argument beside the hidden state, by position and by name."""
 
     class Block(nn.Module):
         def __init__(self, width):

@@ -31,7 +31,7 @@ def test_the_student_runs_once_for_both_phases() -> None:
     plan = resolve(phases(flash_distillation="auto", regular_distillation="auto"), student, flash_set(teacher))
     assert (student.forwards, teacher.forwards) == (1, 1)
     assert plan.regular is not None
-    assert plan.regular.loss_types == ("KL",)  # logits: seen in the same forward
+    assert plan.regular.loss_types == ("KL",)  # logits: computed in the same forward
     assert len(plan.flash_criteria) == len(plan.flash) == 2
     assert plan.regular_criterion is not None
 
@@ -60,7 +60,7 @@ def test_frozen_layers_and_features_that_cannot_be_matched_are_in_one_error() ->
     assert unlike.startswith("mapped features must have the same number of axes")
 
 
-def test_a_process_that_follows_takes_part_in_regular_distillation_alone() -> None:
+def test_a_process_other_than_the_first_takes_part_in_regular_distillation_alone() -> None:
     sections = {"flash_distillation": "auto", "regular_distillation": "auto", "init": "teacher"}
     leading, following = phases(**sections), phases(leads=False, **sections)
     assert leading.flash is not None

@@ -92,7 +92,7 @@ def test_weights_are_those_of_a_plain_loop_to_the_bit(optimizer: str, scheduler:
     assert not same(weights(model), weights(student()))
 
 
-def test_gradients_that_the_student_came_with_are_forgotten() -> None:
+def test_gradients_from_before_the_loop_are_ignored() -> None:
     clean, stained = student(), student()
     for parameter in stained.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -134,7 +134,7 @@ def test_dropout_depends_on_seed_and_batch_number_alone() -> None:
         def loss_at(step: int, number: int) -> torch.Tensor:
             dropped = nn.functional.dropout(parameter)
             seen.append((dropped != 0).clone())
-            torch.rand(draws * (number + 1))  # whatever else a batch draws
+            torch.rand(draws * (number + 1))  # whatever other numbers a batch draws
             return dropped.sum()
 
         stage.run([parameter], [], loss_at)
@@ -160,7 +160,7 @@ def test_global_random_state_is_neither_read_nor_disturbed() -> None:
     assert results[0] == results[1]
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [0, 4, CHECK_EVERY - 1, CHECK_EVERY, CHECK_EVERY + 3])
@@ -177,16 +177,14 @@ def test_loss_that_is_not_finite_names_its_step_and_the_stage(bad: int, value: s
 
 
 @pytest.mark.parametrize(
-    ("inputs", "features", "told"),
+    ("inputs", "features", "cause"),
     [
         ("nan", "nan", "the inputs already hold NaN for batch 2: find its cause there"),
         ("1", "nan", "the teacher's features already hold NaN for batch 2: find its cause there"),
         ("inf", "-inf", "lower learning_rate, or set max_grad_norm"),
     ],
 )
-def test_nan_that_was_there_before_the_student_is_told_from_training_that_diverges(
-    inputs: str, features: str, told: str
-) -> None:
+def test_nan_in_the_inputs_of_the_loss_is_distinguished_from_divergence(inputs: str, features: str, cause: str) -> None:
     model = student()
 
     def loss_inputs_at(number: int) -> dict[str, torch.Tensor]:
@@ -199,7 +197,7 @@ def test_nan_that_was_there_before_the_student_is_told_from_training_that_diverg
     def loss_at(step: int, number: int) -> torch.Tensor:
         return loss_of(model)(step, number) + (float("nan") if number == 2 else 0)
 
-    with pytest.raises(NonFiniteError, match=rf"became nan at step 2 of stage 1; {told}\.$"):
+    with pytest.raises(NonFiniteError, match=rf"became nan at step 2 of stage 1; {cause}\.$"):
         loop(4).run(list(model.parameters()), [], loss_at, loss_inputs_at=loss_inputs_at)
 
 
@@ -226,11 +224,11 @@ def test_parameter_that_the_loss_leaves_out_is_left_as_it_was() -> None:
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def test_display_is_told_now_and_then_and_at_the_end() -> None:
-    told: list[tuple[int, float]] = []
-    losses = trained(student(), loop(2 * CHECK_EVERY + 3, report=lambda step, loss: told.append((step, loss))))
+def test_losses_are_reported_at_intervals_and_at_the_end() -> None:
+    reported: list[tuple[int, float]] = []
+    losses = trained(student(), loop(2 * CHECK_EVERY + 3, report=lambda step, loss: reported.append((step, loss))))
     assert len(losses) == 2 * CHECK_EVERY + 3
-    assert told == [(step, losses[step - 1]) for step in (CHECK_EVERY, 2 * CHECK_EVERY, 2 * CHECK_EVERY + 3)]
+    assert reported == [(step, losses[step - 1]) for step in (CHECK_EVERY, 2 * CHECK_EVERY, 2 * CHECK_EVERY + 3)]
 
 
 def test_training_makes_the_loss_smaller() -> None:

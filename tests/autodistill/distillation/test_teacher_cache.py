@@ -16,7 +16,7 @@ from autodistill.tensors import identical
 
 
 class Teacher(nn.Module):
-    """A trunk, a tuple-giving middle, a head; buffers of both kinds; counts its forwards."""
+    """A trunk, a middle that returns a tuple, a head; buffers of both kinds; counts its forwards."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -85,7 +85,7 @@ def test_padding_mask_of_the_student_changes_its_weights(name):
         assert_identical(padded, whole)
 
 
-def test_a_projection_brings_inputs_and_targets_to_the_students_width():
+def test_a_projection_maps_inputs_and_targets_to_the_students_width():
     student, teacher = transformers(width=12)
     projection = seeded(lambda: nn.Linear(16, 12), 5)
     before = copy.deepcopy((student.state_dict(), projection.state_dict()))
@@ -184,8 +184,8 @@ def test_training_takes_one_forward_of_each_block_a_step():
     assert runs[1] - runs[0] == 3 * 30
 
 
-class GoesOnInPlace(Transformer):
-    """Between its blocks it changes what they returned."""
+class ChangesBetweenBlocks(Transformer):
+    """Changes the outputs of its blocks in place."""
 
     def forward(self, tokens):
         hidden = self.embedding(tokens)
@@ -195,7 +195,7 @@ class GoesOnInPlace(Transformer):
 
 
 def test_student_that_works_in_place_changes_no_cached_feature():
-    student, teacher = seeded(lambda: GoesOnInPlace(16, 3), 1), seeded(lambda: Transformer(16, 5))
+    student, teacher = seeded(lambda: ChangesBetweenBlocks(16, 3), 1), seeded(lambda: Transformer(16, 5))
     distiller = teacher_fed(teacher, tokens())
     plan = distiller.resolve(student)
     taps = sorted(boundary_taps(plan.flash), key=str)

@@ -1,4 +1,4 @@
-"""What cannot be exported is told; what can be is whole, or not there at all."""
+"""A student that cannot be exported is refused; an exported one is complete, or missing altogether."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_student_and_tokenizer_are_written_side_by_side_into_an_empty_folder(tri
     assert student_directory(RUNS, 1).exists()
 
 
-def test_student_that_was_not_kept_is_told_with_those_that_were(trials):
+def test_student_that_was_not_kept_is_refused_naming_those_that_were(trials):
     with pytest.raises(ConfigurationError, match="that of trial 0 is not among them; there are 1"):
         export_folder(RUNS, trials[0], Path("out"))
 

@@ -1,4 +1,4 @@
-"""Students on disk: whole or not at all, and the same when they are read back."""
+"""Students on disk: complete or missing, and equal when they are read back."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_transformers_student_is_written_as_its_library_does(tmp_path: Path) -> 
     assert identical(dict(loaded.state_dict()), dict(student.state_dict()))
 
 
-def test_architecture_lies_beside_the_weights_and_weights_are_safetensors(tmp_path: Path) -> None:
+def test_architecture_is_beside_the_weights_and_weights_are_safetensors(tmp_path: Path) -> None:
     save_student(nn.Linear(2, 3), {"width": 3, "kind": "linear"}, tmp_path / "student")
     assert json.loads((tmp_path / "student" / "architecture.json").read_text()) == {"width": 3, "kind": "linear"}
     with safe_open(tmp_path / "student" / "model.safetensors", "pt") as file:
@@ -69,7 +69,7 @@ def test_architecture_lies_beside_the_weights_and_weights_are_safetensors(tmp_pa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["student"]
 
 
-def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_old_student(tmp_path: Path) -> None:
     save_student(bert(), {"a": 1}, tmp_path / "student")
     student = nn.Linear(2, 2)
     save_student(student, {"a": 2}, tmp_path / "student")
@@ -85,7 +85,7 @@ def test_failure_while_writing_leaves_the_old_student(tmp_path: Path, monkeypatc
         with pytest.raises(OSError, match="disk full"):
             save_student(nn.Linear(2, 2), {"a": 2}, tmp_path / "student")
     assert torch.equal(load_student(nn.Linear(2, 2), tmp_path / "student").weight, old.weight)
-    save_student(nn.Linear(2, 2), {"a": 3}, tmp_path / "student")  # what was left half-done is in nobody's way
+    save_student(nn.Linear(2, 2), {"a": 3}, tmp_path / "student")  # incomplete files do not disturb the next writing
     assert json.loads((tmp_path / "student" / "architecture.json").read_text()) == {"a": 3}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["student"]
 

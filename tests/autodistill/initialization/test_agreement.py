@@ -1,4 +1,4 @@
-"""Students of the teacher's family that do something else with the same weights say so, or are refused."""
+"""Students of the teacher's family that compute other results with the same weights are reported or refused."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def lost(*names):
     return [f"the student has no {name!r}, which the teacher has: its effect is lost." for name in names]
 
 
-def other(name, theirs, ours):
-    return f"{name} is {theirs!r} in the teacher, {ours!r} in the student: equal weights compute different results."
+def other(name, first, second):
+    return f"{name} is {first!r} in the teacher, {second!r} in the student: equal weights compute different results."
 
 
 READERS = [f"self_attn.{name}_proj.bias" for name in "qkv"]
@@ -124,14 +124,14 @@ PLAIN, BIASED = words("Llama"), words("Llama", attention_bias=True, mlp_bias=Tru
         "MobileBERT pooler",
     ],
 )
-def test_what_a_student_does_otherwise_is_told(teacher, student, directions, sentences):
+def test_settings_of_the_student_that_differ_are_reported(teacher, student, directions, sentences):
     first, second = randomised(teacher(WIDTH, DEPTH), 1), randomised(student(WIDTH, DEPTH), 2)
     start = initialize_from_teacher(second, first, square_subspace(directions))
     assert list(start.approximations) == sentences
-    assert errors(first, second, start, token_batch()).outputs > 1e-4  # and rightly so
+    assert errors(first, second, start, token_batch()).outputs > 1e-4  # so the report is right
 
 
-def test_another_base_of_the_rotary_frequencies_is_told():
+def test_another_base_of_the_rotary_frequencies_is_reported():
     first, second = (
         words("Llama", rope_parameters={"rope_type": "default", "rope_theta": theta})(WIDTH, DEPTH)
         for theta in (1e4, 1e2)
@@ -142,7 +142,7 @@ def test_another_base_of_the_rotary_frequencies_is_told():
     assert "100.0" in sentence
 
 
-def test_an_embedding_that_the_student_lacks_is_told():
+def test_an_embedding_that_the_student_lacks_is_reported():
     first, second = bert()(WIDTH, DEPTH), bert()(WIDTH, DEPTH)
     del second.bert.embeddings.token_type_embeddings
     start = initialize_from_teacher(second, first, square_subspace(PERMUTATION))
@@ -173,7 +173,7 @@ def test_a_different_choice_of_layers_is_no_disagreement():
         ),
     ],
 )
-def test_blocks_that_cannot_be_brought_together_are_refused(settings, sentence):
+def test_blocks_that_do_not_correspond_are_refused(settings, sentence):
     with pytest.raises(ConfigurationError) as error:
         initialize_from_teacher(t5()(WIDTH, DEPTH), t5(**settings)(WIDTH, DEPTH), square_subspace(ORTHOGONAL))
     assert error.value.problems == [sentence]

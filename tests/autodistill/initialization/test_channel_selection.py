@@ -86,18 +86,18 @@ def test_neurons_and_heads_and_inner_channels_that_nothing_reads_are_left_out():
     ],
 )
 @pytest.mark.parametrize("networks", [1, 2, 3])
-def test_a_narrow_student_is_written_whole_and_runs(name, networks):
+def test_every_weight_of_a_narrow_student_is_written_and_it_runs(name, networks):
     teacher = mobilebert(name)
     student = mobilebert(name, width=WIDTH // 2, depth=2, seed=2, num_feedforward_networks=networks)
     start = begin(student, teacher)
     assert start.untouched == ()
     with torch.no_grad():
         assert all(output.isfinite().all() for output in floats(student(**sentence_pair_batch())))
-    given = {name: set(value.flatten().tolist()) for name, value in teacher.state_dict().items()}
+    entries = {name: set(value.flatten().tolist()) for name, value in teacher.state_dict().items()}
     table = "embeddings.word_embeddings.weight"
-    (ours,) = [value for name, value in student.state_dict().items() if name.endswith(table)]
-    (theirs,) = [values for name, values in given.items() if name.endswith(table)]
-    assert set(ours.flatten().tolist()) <= theirs
+    (student_values,) = [value for name, value in student.state_dict().items() if name.endswith(table)]
+    (teacher_values,) = [values for name, values in entries.items() if name.endswith(table)]
+    assert set(student_values.flatten().tolist()) <= teacher_values
 
 
 @torch.no_grad()
@@ -107,8 +107,8 @@ def test_a_student_with_more_inside_computes_what_its_teacher_does():
     before = copy.deepcopy(student)
     start = initialize_from_teacher(student, teacher, square_subspace(SELECTION))
     assert errors(teacher, student, start, sentence_pair_batch()).outputs < EXACT
-    ours, built = (model.mobilebert.encoder.layer[0].intermediate.dense.weight for model in (student, before))
-    assert torch.equal(ours[32:], built[32:])  # the neurons that the teacher lacks
+    written, built = (model.mobilebert.encoder.layer[0].intermediate.dense.weight for model in (student, before))
+    assert torch.equal(written[32:], built[32:])  # the neurons that the teacher lacks
 
 
 def refusal(student, teacher, subspace):

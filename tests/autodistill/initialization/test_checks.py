@@ -1,4 +1,4 @@
-"""What does not fit is refused before anything is written, every mistake by its sentence."""
+"""Models that do not fit are refused before anything is written; every mistake has its sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ bert = hugging_face("BertForSequenceClassification", **BERT_LIKE)
 
 
 def refusal(student, teacher, subspace=None, **arguments):
-    """The sentences, after seeing that the student is as it was."""
+    """The sentences, after a check that the student is unchanged."""
     before = copy.deepcopy(student.state_dict())
     with pytest.raises(ConfigurationError) as error:
         initialize_from_teacher(student, teacher, subspace or square_subspace(PERMUTATION), **arguments)
@@ -42,7 +42,7 @@ def refusal(student, teacher, subspace=None, **arguments):
     return error.value.problems
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_in_one_error():
     settings = BERT_LIKE | {"vocab_size": 50, "num_labels": 3}
     student = hugging_face("BertForSequenceClassification", **settings)(8, 2)
     assert refusal(student, bert(WIDTH, DEPTH), layers=[0, 3]) == [
@@ -57,7 +57,7 @@ def test_all_mistakes_are_told_at_once():
     ]
 
 
-def test_another_vocabulary():
+def test_another_vocabulary_is_refused():
     student = hugging_face("BertForSequenceClassification", **BERT_LIKE | {"vocab_size": 50})(WIDTH, DEPTH)
     assert refusal(student, bert(WIDTH, DEPTH)) == [
         "embeddings are copied row by row, so both models must have as many rows (of a text's positions, a student may "
@@ -66,7 +66,7 @@ def test_another_vocabulary():
     ]
 
 
-def test_fewer_positions_are_welcome():
+def test_fewer_positions_are_accepted():
     student = hugging_face("BertForSequenceClassification", **BERT_LIKE | {"max_position_embeddings": 10})
     teacher, student = bert(WIDTH, DEPTH), student(WIDTH, DEPTH)
     initialize_from_teacher(student, teacher, square_subspace(PERMUTATION))
@@ -91,7 +91,7 @@ def test_layer_norms_before_the_readers_need_the_constant_vector_kept(name):
 
 
 @pytest.mark.parametrize(("name", "more"), [("GPT-2, words", ", keeps_constant=True"), ("Llama, words", "")])
-def test_norms_before_the_readers_take_in_no_mean(name, more):
+def test_mean_is_refused_with_norms_before_the_readers(name, more):
     models = [CASES[name].make(WIDTH, DEPTH) for _ in range(2)]
     assert refusal(*models, square_subspace(PERMUTATION)) == [
         "a family with norms before what reads the stream needs a subspace of mean zero, but this one has a mean; use "
@@ -99,7 +99,7 @@ def test_norms_before_the_readers_take_in_no_mean(name, more):
     ]
 
 
-def test_another_family():
+def test_another_family_is_refused():
     student = CASES["DistilBERT, words"].make(WIDTH, DEPTH)
     assert refusal(student, bert(WIDTH, DEPTH)) == [
         "a student that starts inside its teacher must be of its family, but the student is a DistilBertModel and the "
@@ -107,7 +107,7 @@ def test_another_family():
     ]
 
 
-def test_no_residual_stream():
+def test_model_without_a_residual_stream_is_refused():
     (sentence,) = refusal(nn.Linear(2, 2), bert(WIDTH, DEPTH))
     assert sentence == (
         "init='teacher' needs to know which weights of the student read and write its residual stream; it knows the "
@@ -116,13 +116,13 @@ def test_no_residual_stream():
     )
 
 
-def test_a_table_whose_blocks_are_elsewhere():
+def test_a_table_whose_blocks_do_not_exist_is_refused():
     table = dataclasses.replace(FAMILIES["bert"].weights, blocks="encoder.blocks")
     (sentence,) = refusal(bert(WIDTH, DEPTH), bert(WIDTH, DEPTH), family=table)
     assert "(its blocks are not at the path in the given table)" in sentence
 
 
-def test_heads_that_do_not_divide_the_width():
+def test_heads_that_do_not_divide_the_width_are_refused():
     table = dataclasses.replace(
         FAMILIES["bert"].weights, heads=lambda model: HeadSizes(3, 3, model.config.hidden_size // 3)
     )
@@ -135,7 +135,7 @@ def test_heads_that_do_not_divide_the_width():
     ]
 
 
-def test_rotary_heads_of_an_odd_number_of_channels():
+def test_rotary_heads_of_an_odd_number_of_channels_are_refused():
     student = hugging_face("LlamaForCausalLM", **LLAMA_LIKE | {"head_dim": 3})(WIDTH, DEPTH)
     teacher = hugging_face("LlamaForCausalLM", **LLAMA_LIKE)(WIDTH, DEPTH)
     assert refusal(student, teacher, square_subspace(ORTHOGONAL)) == [
@@ -143,7 +143,7 @@ def test_rotary_heads_of_an_odd_number_of_channels():
     ]
 
 
-def test_key_value_heads_that_do_not_divide_the_heads():
+def test_key_value_heads_that_do_not_divide_the_heads_are_refused():
     settings = LLAMA_LIKE | {"num_key_value_heads": 3}
     student = hugging_face("LlamaForCausalLM", **settings)(WIDTH, DEPTH)
     teacher = hugging_face("LlamaForCausalLM", **LLAMA_LIKE)(WIDTH, DEPTH)
@@ -152,7 +152,7 @@ def test_key_value_heads_that_do_not_divide_the_heads():
     ]
 
 
-def test_a_teacher_whose_blocks_differ_in_width():
+def test_a_teacher_whose_blocks_differ_in_width_is_refused():
     with pytest.raises(ConfigurationError) as error:
         decompose([([torch.randn(9, 4), torch.randn(9, 6)], None)])
     assert str(error.value) == (
@@ -252,7 +252,7 @@ ATTENTION, FEED_FORWARD = BERT.parts
         ({"final_norm": "norm"}, ["norm"]),
     ],
 )
-def test_a_table_with_misspelt_paths(change, paths):
+def test_a_table_with_misspelt_paths_is_refused(change, paths):
     family = dataclasses.replace(BERT, **change)
     expected = [
         f"the {owner} must have the weights that the table of its family names, but has none at "
@@ -267,7 +267,7 @@ def narrow_subspace():
     return TeacherSubspace(torch.zeros(1, WIDTH), torch.eye(WIDTH, 8), torch.ones(8), 1.0)
 
 
-def test_a_table_with_misspelt_embeddings():
+def test_a_table_with_misspelt_embeddings_is_refused():
     family = dataclasses.replace(BERT, embeddings=(*BERT.embeddings, "embeddings.words"))
     assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == [
         "the table of a family must name embeddings, but neither model has 'embeddings.words'; fix the table."
@@ -276,7 +276,7 @@ def test_a_table_with_misspelt_embeddings():
         distiller(family=dataclasses.replace(BERT, embeddings=("words",))).resolve(Projected(8))
 
 
-def test_a_table_that_cannot_be_meant():
+def test_a_table_with_contradictory_fields_is_refused():
     with pytest.raises(ConfigurationError) as error:
         Family("layers", (FeedForward("up", "down", "norm"),), "words", norm_position="behind")
     assert error.value.problems == [
@@ -287,7 +287,7 @@ def test_a_table_that_cannot_be_meant():
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-def test_a_part_that_is_not_there(index):
+def test_a_missing_part_is_refused(index):
     with pytest.raises(ConfigurationError) as error:
         Part("attention.in_proj", index, of=3)
     assert str(error.value) == (
@@ -295,7 +295,7 @@ def test_a_part_that_is_not_there(index):
     )
 
 
-def test_heads_of_a_model_without_configuration():
+def test_heads_of_a_model_without_configuration_are_refused():
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, batch_first=True), 2, enable_nested_tensor=False)
     attention = Attention(*(Part("self_attn.in_proj", index, 3) for index in range(3)), "self_attn.out_proj", "norm1")
     family = Family("layers", (attention,), ("layers.0.linear2",), norm_position="after")
@@ -308,14 +308,14 @@ def test_heads_of_a_model_without_configuration():
 
 
 @pytest.mark.parametrize("layers", [[0], [-1, 0], ["0", "1"], [0.0, 1.0], [0, DEPTH]])
-def test_layers_that_the_teacher_does_not_have(layers):
+def test_layers_that_the_teacher_does_not_have_are_refused(layers):
     assert refusal(bert(8, 2), bert(WIDTH, DEPTH), narrow_subspace(), layers=layers) == [
         f"layers must name one of the teacher's {DEPTH} blocks (0 to {DEPTH - 1}) for each of the student's 2, but is "
         f"{layers}."
     ]
 
 
-def test_means_of_another_number_of_boundaries():
+def test_means_of_another_number_of_boundaries_are_refused():
     subspace = dataclasses.replace(narrow_subspace(), means=torch.zeros(DEPTH, WIDTH))
     assert refusal(bert(8, 2), bert(WIDTH, DEPTH), subspace) == [
         f"a subspace must have one mean, or one for each of the {DEPTH + 1} boundaries of the teacher's {DEPTH} "
@@ -323,7 +323,7 @@ def test_means_of_another_number_of_boundaries():
     ]
 
 
-def test_a_student_that_shares_weights_with_its_teacher():
+def test_a_student_that_shares_weights_with_its_teacher_is_refused():
     teacher, student = bert(WIDTH, DEPTH), bert(WIDTH, 2)
     student.bert.embeddings.word_embeddings = teacher.bert.embeddings.word_embeddings
     assert refusal(student, teacher) == [

@@ -75,7 +75,7 @@ def test_gains_after_the_residual_sum_do_not_commute_with_a_rotation(name):
     assert errors.matched > 1e-3
 
 
-def test_a_subspace_in_single_precision_serves_as_well():
+def test_a_subspace_in_single_precision_is_accepted():
     case, found = CASES["BERT, classes"], square_subspace(PERMUTATION)
     single = TeacherSubspace(found.means.float(), found.directions.float(), found.scale.float(), 1.0)
     compared, _ = compare(case, single, None)
@@ -112,12 +112,12 @@ def error_of_other_sizes(teacher, make, batch=token_batch):
     ],
     ids=["groups", "heads of a group", "neurons", "rotary channels", "heads", "channels", "ReLU neurons"],
 )
-def test_what_the_teacher_lacks_changes_nothing(base, wider):
+def test_parts_that_the_teacher_lacks_change_nothing(base, wider):
     assert error_of_other_sizes(randomised(base(WIDTH, DEPTH), 1), wider) < SINGLE
 
 
 @torch.no_grad()
-def test_what_the_teacher_does_not_use_is_not_missed():
+def test_parts_that_the_teacher_does_not_use_can_be_left_out():
     """Neurons and heads that nothing reads, and heads that use two of their four channels' dimensions."""
     teacher = randomised(t5()(WIDTH, DEPTH), 1)
     for block in teacher.encoder.block:
@@ -147,7 +147,11 @@ def concentrated(teacher, spectrum):
     path, _, family = family_of(teacher)
     mean_free = torch.from_numpy(helmert(WIDTH).T.copy())[:, : len(spectrum)]
     down = mean_free * spectrum @ mean_free.T
-    writers = [f"{family.blocks}.{index}.{part(piece.output).path}" for index in range(DEPTH) for piece in family.parts]
+    writers = [
+        f"{family.blocks}.{index}.{part(block_part.output).path}"
+        for index in range(DEPTH)
+        for block_part in family.parts
+    ]
     for spec in (*family.embeddings, *writers):
         name = join(path, spec)
         if has(teacher, name):
@@ -163,11 +167,11 @@ def concentrated(teacher, spectrum):
 
 
 @pytest.mark.parametrize("name", [name for name in BEFORE if "pooled" not in name])
-def test_a_narrow_student_is_exact_where_the_teachers_stream_lies_in_its_directions(name):
+def test_a_narrow_student_is_exact_if_the_teachers_stream_is_in_its_subspace(name):
     case = CASES[name]
     teacher = concentrated(case.teacher(), torch.ones(WIDTH // 2 - 1, dtype=torch.float64))
     if name.startswith("GPT-2"):
-        nn.init.zeros_(teacher.transformer.ln_f.bias)  # its head has no bias that could take in all of this one
+        nn.init.zeros_(teacher.transformer.ln_f.bias)  # its head has no bias that could absorb all of this one
     student = randomised(case.make(WIDTH // 2, DEPTH), 2)
     start = begin(teacher, student, [Batch(case.batch())])
     assert start.subspace.explained == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Heads: which are kept, and what is kept of them, against singular values of the products written out."""
+"""Heads: which are kept, and which part of each, against singular values of the products written out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_outputs_that_share_a_value_are_fitted_together():
 
 
 @pytest.mark.parametrize("channels", [4, 6])
-def test_heads_with_room_keep_all_that_they_compute(channels):
+def test_wider_heads_keep_all_that_they_compute(channels):
     query, key = matrix(4, 6), matrix(4, 6, 1)
     for rotary in (False, True):
         to_query, to_key = query_key_maps([query], key, channels + channels % 2, rotary=rotary)
@@ -76,7 +76,7 @@ def test_heads_with_room_keep_all_that_they_compute(channels):
 
 
 @pytest.mark.parametrize(("teacher", "student"), [(16, 8), (8, 16), (12, 4), (8, 8), (64, 48)])
-def test_rotary_pairs_stand_at_the_nearest_frequency(teacher, student):
+def test_rotary_pairs_are_at_the_nearest_frequency(teacher, student):
     select = rotary_pairs(teacher, student)
     assert select.shape == (student, teacher)
     half_s, half_t = student // 2, teacher // 2
@@ -103,6 +103,6 @@ def test_groups_of_grouped_heads_keep_members_with_their_key():
     assert choose_heads(importance, teacher, HeadSizes(2, 2, 4)) == [HeadGroup(1, (4,)), HeadGroup(1, (7,))]
 
 
-def test_a_student_with_more_heads_than_the_teacher_gets_them_all():
+def test_a_student_with_more_heads_than_the_teacher_receives_them_all():
     groups = choose_heads(torch.ones(2), HeadSizes(2, 2, 4), HeadSizes(6, 3, 4))
     assert groups == [HeadGroup(0, (0,)), HeadGroup(1, (1,))]

@@ -1,4 +1,4 @@
-"""Importance, against activations and gradients taken by hand."""
+"""Importance, against activations and gradients computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def batches(**more):
     return [Batch({name: value[rows] for name, value in whole.items()}) for rows in (slice(0, 1), slice(1, 4))]
 
 
-def test_activations_are_the_root_mean_square_of_what_a_writer_gets_without_padding():
+def test_activations_are_the_root_mean_square_of_a_writers_input_without_padding():
     teacher = randomised(bert(WIDTH, DEPTH), 1)
     seen = {}
     handles = [
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_models_own_loss_or_of_half_its_squared_outpu
     assert all(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_activations_are_weighed_with_what_the_writer_makes_of_them_and_gradients_are_not():
+def test_activations_are_weighed_with_the_writers_weights_and_gradients_are_not():
     seen, written = {"writer": torch.tensor([1.0, 2.0])}, torch.tensor([[3.0, 0.0], [4.0, 1.0]])
     assert Importance("activations", seen).of("writer", written).tolist() == [5.0, 2.0]
     assert Importance("gradients", seen).of("writer", written).tolist() == [1.0, 2.0]
@@ -83,11 +83,11 @@ def test_activations_are_weighed_with_what_the_writer_makes_of_them_and_gradient
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["activations", "gradients"])
-def test_neurons_and_heads_that_are_silent_on_the_data_are_left_out_though_their_weights_are_large(kind):
+def test_neurons_and_heads_that_are_silent_are_left_out_despite_large_weights(kind):
     teacher = randomised(bert(WIDTH, DEPTH), 1)
     for layer in teacher.bert.encoder.layer:
         layer.intermediate.dense.weight[:16] = 1e-6 * layer.intermediate.dense.weight[:16]
-        layer.intermediate.dense.bias[:16] = -100  # GELU gives zero
+        layer.intermediate.dense.bias[:16] = -100  # GELU returns zero
         layer.output.dense.weight[:, :16] *= 1e9
         layer.attention.self.value.weight[:8] = 0
         layer.attention.self.value.bias[:8] = 0
@@ -121,9 +121,9 @@ def test_a_search_measures_it_once(kind):
         (hugging_face("GPT2ForSequenceClassification", **GPT2_LIKE), "activations", "all"),
         (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), "activations", "none"),
     ],
-    ids=["norms behind the sum", "norms before the readers", "next tokens"],
+    ids=["norms after the sum", "norms before the readers", "next tokens"],
 )
-def test_what_decides_where_nothing_is_said(make, importance, least_squares):
+def test_defaults_depend_on_the_family(make, importance, least_squares):
     teacher = randomised(make(WIDTH, DEPTH), 1)
 
     def started(**settings):
@@ -136,8 +136,8 @@ def test_what_decides_where_nothing_is_said(make, importance, least_squares):
         for one in ("weights", "activations")
         for other in ("none", "norms", "all")
     }
-    found, wanted = started(), states[importance, least_squares]
-    assert all(torch.equal(found[name], wanted[name]) for name in found)
+    found, expected = started(), states[importance, least_squares]
+    assert all(torch.equal(found[name], expected[name]) for name in found)
     differing = [
         key for key, state in states.items() if any(not torch.equal(state[name], found[name]) for name in found)
     ]
@@ -162,13 +162,13 @@ def test_the_teacher_is_left_as_it_was(kind):
         (batches(), "loss", "kind must be 'activations' or 'gradients', but is 'loss'."),
     ],
 )
-def test_what_cannot_be_measured_is_refused(given, kind, sentence):
+def test_importance_that_cannot_be_measured_is_refused(given, kind, sentence):
     with pytest.raises(ConfigurationError) as error:
         measure_importance(bert(WIDTH, DEPTH), given, kind)
     assert str(error.value) == sentence
 
 
-def test_plain_batches_of_a_loader_serve_as_well():
+def test_plain_batches_of_a_loader_are_accepted():
     teacher = randomised(bert(WIDTH, DEPTH), 1)
     wrapped, plain = (measure_importance(teacher, [one]).inputs for one in (Batch(token_batch()), token_batch()))
     assert {*plain} == {*WRITERS}

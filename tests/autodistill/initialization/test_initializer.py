@@ -1,4 +1,4 @@
-"""Searches whose students begin inside the teacher: beside the blocks the rest trains, and nothing is done twice."""
+"""Searches whose students start inside the teacher: modules beside the blocks train, and nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def trained_parts(student, distil, stages):
 TEACHER_FED = {"train_steps": 5, "inputs": "teacher"}
 
 
-def test_blocks_have_the_same_weights_to_the_bit_with_and_without_what_trains_beside_them():
+def test_blocks_have_the_same_weights_to_the_bit_whatever_trains_beside_them():
     distil = distiller(model(), TEACHER_FED, {"train_steps": 1}, init={})
     student = model(8, 2, seed=1)
     _, alone, _, _ = trained_parts(student, distil, stages=2)
@@ -68,7 +68,7 @@ def test_blocks_have_the_same_weights_to_the_bit_with_and_without_what_trains_be
 
 
 @pytest.mark.parametrize("name", ["Llama, words", "GPT-2, words", "ViT, classes", "T5 encoder", "MobileBERT, words"])
-def test_blocks_of_other_families_are_left_alone_by_what_trains_beside_them(name):
+def test_blocks_of_other_families_do_not_depend_on_what_trains_beside_them(name):
     case = CASES[name]
     teacher, student = (seeded(lambda width=width: case.make(width, 2), width) for width in (16, 8))
     data = pictures() if name.startswith("ViT") else texts()
@@ -90,7 +90,7 @@ def test_without_regular_distillation_the_head_stays_and_the_embeddings_train():
 
 
 @pytest.mark.parametrize("frozen", [["bert.embeddings"], ["bert.embeddings", "bert.pooler", "classifier"]])
-def test_what_is_frozen_outside_the_blocks_keeps_its_first_weights(frozen):
+def test_frozen_parameters_outside_the_blocks_keep_their_first_weights(frozen):
     student = model(8, 2, seed=1)
     for path in frozen:
         student.get_submodule(path).requires_grad_(False)
@@ -164,7 +164,7 @@ def test_each_boundary_has_its_mean_however_layers_are_named(process):
 
 
 class Projected(nn.Module):
-    """Hidden states, brought to the teacher's width."""
+    """Hidden states, projected to the teacher's width."""
 
     def __init__(self, width, depth=2) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ def weights(agent):
     }
 
 
-def test_a_resumed_search_gives_the_same_students_bit_for_bit(tmp_path):
+def test_a_resumed_search_has_the_same_students_bit_for_bit(tmp_path):
     whole = search(tmp_path / "whole")
     whole.search_loop()
     search(tmp_path / "parts").search_loop(n_trials=1)
@@ -223,7 +223,7 @@ def test_a_resumed_search_gives_the_same_students_bit_for_bit(tmp_path):
     assert weights(resumed) == weights(whole)
 
 
-def test_init_may_stand_in_the_configuration_or_beside_it(tmp_path):
+def test_init_may_be_in_the_configuration_or_beside_it(tmp_path):
     path = tmp_path / "search.yaml"
     path.write_text(
         "search: {search_space: {width: [8], depth: [1]}, metrics: [parameters]}\n"
@@ -238,14 +238,14 @@ def test_init_may_stand_in_the_configuration_or_beside_it(tmp_path):
     assert AutoDistillationConfig.load(path).init == AutoDistillationConfig.load(path).starting_from("teacher").init
 
 
-def test_mistakes_in_init_are_told(tmp_path):
+def test_mistakes_in_init_are_reported(tmp_path):
     with pytest.raises(
         ConfigurationError, match=r"init\.weights: Input should be 'all' or 'embeddings', but got 'none'"
     ):
         search(tmp_path, init={"weights": "none"})
 
 
-def test_an_init_that_is_no_mapping_is_told(tmp_path):
+def test_an_init_that_is_no_mapping_is_refused(tmp_path):
     for given in (3, [], "Teacher"):
         with pytest.raises(ConfigurationError) as error:
             search(tmp_path, init=given)
@@ -259,7 +259,7 @@ def test_init_with_a_train_func_is_refused(tmp_path):
         search(tmp_path, train_func=lambda student: student).search_loop()
 
 
-def test_a_damaged_decomposition_is_computed_anew(tmp_path, caplog):
+def test_a_damaged_decomposition_is_computed_again(tmp_path, caplog):
     def begun():
         distil = Distiller(model(), distiller(model(), init={}).config, texts(), torch.device("cpu"), Storage(tmp_path))
         student = model(8, 2, 1)

@@ -1,4 +1,4 @@
-"""Least squares: against scikit-learn and NumPy, and on students that are the teacher already."""
+"""Least squares: against scikit-learn and NumPy, and on students that equal the teacher from the start."""
 
 from __future__ import annotations
 
@@ -107,15 +107,15 @@ def full_subspace(kind: str) -> TeacherSubspace:
 
 @pytest.mark.parametrize("writers", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_a_student_that_is_the_teacher_already_stays_it(kind: str, writers: bool) -> None:
+def test_a_student_that_equals_the_teacher_stays_equal(kind: str, writers: bool) -> None:
     student, subspace = models(kind, 8), full_subspace(kind)
     before = initialize_from_teacher(student, models(kind, 8), subspace)
     (batch,) = batches(1)
     with torch.no_grad():
-        wanted = batch.call(models(kind, 8)).last_hidden_state
+        expected = batch.call(models(kind, 8)).last_hidden_state
         found = batch.call(fitted(kind, student, subspace, writers=writers)).last_hidden_state
     back = found.double() @ before.matcher.weight.T + before.matcher.bias
-    torch.testing.assert_close(back.float(), wanted, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(back.float(), expected, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("writers", [False, True])
@@ -127,8 +127,8 @@ def test_a_narrow_student_comes_nearer_to_the_teacher(writers: bool) -> None:
 
     def distance(student: torch.nn.Module) -> float:
         with torch.no_grad():
-            wanted = subspace.project(batch.call(models("bert", 8)).last_hidden_state)
-            return float((batch.call(student).last_hidden_state - wanted).square().mean())
+            expected = subspace.project(batch.call(models("bert", 8)).last_hidden_state)
+            return float((batch.call(student).last_hidden_state - expected).square().mean())
 
     written = models("bert", 4)
     initialize_from_teacher(written, models("bert", 8), subspace)
@@ -158,17 +158,17 @@ def test_finished_blocks_are_not_run_again_and_nothing_changes(kind: str, monkey
 
 
 class Block(nn.Module):
-    """Adds what it computes to its input, with a norm before or behind; in place where that is wanted."""
+    """Adds its result to its input, with a norm before or after the sum; in place if requested."""
 
-    def __init__(self, width: int, *, norm: nn.Module, behind: bool, bias: bool, in_place: bool) -> None:
+    def __init__(self, width: int, *, norm: nn.Module, after: bool, bias: bool, in_place: bool) -> None:
         super().__init__()
-        self.norm, self.behind, self.in_place = norm, behind, in_place
+        self.norm, self.after, self.in_place = norm, after, in_place
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        written = self.down(torch.relu(self.up(x if self.behind else self.norm(x))))
+        written = self.down(torch.relu(self.up(x if self.after else self.norm(x))))
         total = x.add_(written) if self.in_place else x + written
-        return self.norm(total) if self.behind else total
+        return self.norm(total) if self.after else total
 
 
 class Plain(nn.Module):
@@ -179,7 +179,7 @@ class Plain(nn.Module):
         width: int,
         *,
         norm: type[nn.Module] = nn.LayerNorm,
-        behind: bool = False,
+        after: bool = False,
         bias: bool = True,
         in_place: bool = False,
         times: int = 1,
@@ -187,7 +187,7 @@ class Plain(nn.Module):
         super().__init__()
         self.rows, self.times, self.norm = nn.Linear(8, width), times, nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
-            Block(width, norm=norm(width), behind=behind, bias=bias, in_place=in_place) for _ in range(3)
+            Block(width, norm=norm(width), after=after, bias=bias, in_place=in_place) for _ in range(3)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -195,7 +195,7 @@ class Plain(nn.Module):
         for block in self.blocks:
             for _ in range(self.times):
                 x = block(x)
-        return x if self.blocks[0].behind else self.norm(x)
+        return x if self.blocks[0].after else self.norm(x)
 
 
 def plain(width: int, seed: int, **options: Any) -> Plain:
@@ -212,20 +212,20 @@ def vectors() -> list[Batch]:
 
 def written_and_fitted(*, writers: bool = True, **options: Any) -> tuple[Plain, Plain, TeacherStart, Plain]:
     """A narrow student as it was written, the same fitted, and their teacher."""
-    behind = options.get("behind", False)
+    after = options.get("after", False)
     family = Family(
         blocks="blocks",
         parts=(FeedForward(("up",), "down", "norm"),),
         embeddings=("rows",),
-        norm_position="after" if behind else "before",
+        norm_position="after" if after else "before",
         centred=options.get("norm") is not nn.RMSNorm,
-        final_norm=None if behind else "norm",
+        final_norm=None if after else "norm",
     )
     teacher, written, student = plain(16, 1, **options), plain(8, 2, **options), plain(8, 2, **options)
     run = StudentRun(teacher)
     taps = [Tap("blocks.0", INPUT), *(Tap(f"blocks.{index}") for index in range(3))]
     streams = [(list(run.features(batch, taps).values()), None) for batch in vectors()]
-    subspace = decompose(streams, centring="none", keeps_constant=not behind).subspace(8)
+    subspace = decompose(streams, centring="none", keeps_constant=not after).subspace(8)
     initialize_from_teacher(written, teacher, subspace, family=family)
     start = initialize_from_teacher(student, teacher, subspace, family=family)
     LeastSquares(start, family, student, run.features, vectors(), Both("", "")).run(writers=writers)
@@ -236,7 +236,7 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_a_student_that_works_in_place_spoils_nothing_that_is_kept() -> None:
+def test_a_student_that_works_in_place_changes_no_stored_feature() -> None:
     _, fitted_in_place, *_ = written_and_fitted(in_place=True)
     _, fitted_otherwise, *_ = written_and_fitted()
     assert same_weights(fitted_in_place, fitted_otherwise)
@@ -248,13 +248,13 @@ def test_blocks_that_run_several_times_are_left_as_written() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("behind", [False, True])
-def test_what_has_no_bias_is_fitted_without_one(behind: bool) -> None:
-    options: dict[str, Any] = {"behind": True, "norm": nn.RMSNorm} if behind else {"bias": False}
-    written, student, start, teacher = written_and_fitted(writers=not behind, **options)
+@pytest.mark.parametrize("after", [False, True])
+def test_modules_without_bias_are_fitted_without_one(after: bool) -> None:
+    options: dict[str, Any] = {"after": True, "norm": nn.RMSNorm} if after else {"bias": False}
+    written, student, start, teacher = written_and_fitted(writers=not after, **options)
     distances = []
     for model in (written, student):
         found = torch.cat([batch.call(model) for batch in vectors()]).double() @ start.matcher.weight.T
-        wanted = torch.cat([batch.call(teacher) for batch in vectors()])
-        distances.append(float((found + start.matcher.bias - wanted).square().mean()))
+        expected = torch.cat([batch.call(teacher) for batch in vectors()])
+        distances.append(float((found + start.matcher.bias - expected).square().mean()))
     assert distances[1] < 0.7 * distances[0]

@@ -26,7 +26,7 @@ from autodistill.initialization.outputs import TIED, output_matcher, outputs_of,
 from autodistill.initialization.projection import write_embeddings
 
 
-def test_tied_heads_cannot_take_in_the_gain_and_are_reported():
+def test_tied_heads_cannot_absorb_the_gain_and_are_reported():
     for make in (hugging_face("GPT2LMHeadModel", **GPT2_LIKE), MAKERS["tied Llama"]):
         _, start = identity_errors(IdentityCase(make, KEEPS_CONSTANT))
         assert start.approximations == (TIED,)

@@ -1,4 +1,4 @@
-"""How a student reads and writes the stream: each formula in a selection of channels, where it can be written out."""
+"""How a student reads and writes the stream: each formula in a selection of channels, so that it can be written out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from autodistill.initialization.stream import (
 from autodistill.models.weights import Affine
 
 
-def test_bias_of_a_norm_that_no_reader_can_take_in_is_reported():
+def test_bias_of_a_norm_that_no_reader_can_absorb_is_reported():
     case = CASES["GPT-2, words"]
     teacher, student = case.teacher(), randomised(case.make(WIDTH // 2, DEPTH), 2)
     initializer = TeacherInitializer(InitializationConfig(), teacher, [Batch(case.batch())], TeacherCache(teacher))
@@ -41,7 +41,7 @@ def random(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bias", [random(3), None], ids=["bias", "no bias"])
-def test_reader_computes_of_the_students_state_what_the_map_does_of_the_stream(bias: torch.Tensor | None) -> None:
+def test_reader_of_the_students_state_equals_the_map_of_the_stream(bias: torch.Tensor | None) -> None:
     affine, up, offset, hidden = Affine(random(3, 16), bias), random(16, 8), random(16), random(8)
     expected = affine.weight @ (offset + up @ hidden) + (0 if bias is None else bias)
     read = Reader(up, offset)(affine)
@@ -60,7 +60,7 @@ def test_gain_of_selected_channels_is_multiplied_by_the_correction() -> None:
 
 
 @pytest.mark.parametrize(("name", "mean"), [("BERT", True), ("Llama", False)])
-def test_writer_divides_by_the_scale_and_adds_the_mean_where_norms_need_it(name: str, mean: bool) -> None:
+def test_writer_divides_by_the_scale_and_adds_the_mean_if_norms_need_it(name: str, mean: bool) -> None:
     pair, affine = pairing(name, mean=mean, scale=4.0), Affine(random(16, 5), random(16))
     found = writer(pair, affine, 2)
     torch.testing.assert_close(found.weight, affine.weight[CHANNELS] / 4)
@@ -93,7 +93,7 @@ def test_gain_before_readers_is_folded_into_them() -> None:
     assert pair.student.model.layers[0].input_layernorm.weight.tolist() == pytest.approx([pair.correction] * 8)
 
 
-def test_stream_after_the_sum_is_read_as_it_is() -> None:
+def test_stream_after_the_sum_is_read_unchanged() -> None:
     pair = pairing("BERT", mean=True, scale=4.0)
     before = pair.student.bert.encoder.layer[0].output.LayerNorm.weight.clone()
     reader = read_after(pair, pair.weight("output.LayerNorm", 0), 2, [])

@@ -37,26 +37,26 @@ def test_mean_directions_power_and_explained_share_are_those_of_pca():
     np.testing.assert_allclose(decomposition.power, reference.explained_variance_ * 44 / 45, rtol=1e-9)
     for width in (1, 3, WIDTH):
         subspace = decomposition.subspace(width)
-        ours, theirs = projector(subspace.directions.numpy()), projector(reference.components_[:width].T)
-        np.testing.assert_allclose(ours, theirs, atol=1e-9)
+        actual, expected = projector(subspace.directions.numpy()), projector(reference.components_[:width].T)
+        np.testing.assert_allclose(actual, expected, atol=1e-9)
         assert subspace.explained == pytest.approx(reference.explained_variance_ratio_[:width].sum())
         assert (subspace.width, subspace.teacher_width) == (width, WIDTH)
 
 
-def test_the_scale_brings_the_projected_stream_to_unit_power():
+def test_the_scale_normalises_the_projected_stream_to_unit_power():
     (x,) = stream()
     subspace = decompose([([x], None)]).subspace(3)
     assert subspace.project(x).square().mean() == pytest.approx(1)
     assert (subspace.scale == subspace.scale[0]).all()
 
 
-def test_whitening_brings_every_direction_to_unit_power():
+def test_whitening_normalises_every_direction_to_unit_power():
     (x,) = stream()
     z = decompose([([x], None)]).subspace(3, whiten=True).project(x).flatten(0, 1)
     torch.testing.assert_close(z.T @ z / len(z), torch.eye(3, dtype=torch.float64))
 
 
-def test_lifting_what_was_projected_gives_the_stream_back_at_full_width_and_its_best_approximation_below():
+def test_lifting_restores_the_stream_at_full_width_and_approximates_it_below():
     (x,) = stream()
     decomposition = decompose([([x], None)])
     torch.testing.assert_close((full := decomposition.subspace(WIDTH)).lift(full.project(x)), x)
@@ -67,7 +67,7 @@ def test_lifting_what_was_projected_gives_the_stream_back_at_full_width_and_its_
     torch.testing.assert_close(subspace.lift(subspace.project(x)).flatten(0, 1), expected)
 
 
-def test_batches_one_by_one_give_what_they_give_at_once():
+def test_batches_one_by_one_equal_all_batches_together():
     x = stream((6, 8), boundaries=3)
     at_once = decompose([(x, None)], weighting="uniform")
     streamed = decompose([([one[i : i + 2] for one in x], None) for i in (0, 2, 4)], weighting="uniform")
@@ -130,7 +130,7 @@ def test_the_stream_may_be_in_single_precision():
 
 
 @pytest.mark.parametrize("keeps_constant", [False, True])
-def test_what_is_saved_is_what_is_loaded(tmp_path, keeps_constant):
+def test_saved_subspace_is_loaded_unchanged(tmp_path, keeps_constant):
     saved = decompose([(stream(boundaries=2), None)], centring="boundary", keeps_constant=keeps_constant)
     saved.save(tmp_path / "stream.safetensors")
     loaded = StreamDecomposition.load(tmp_path / "stream.safetensors")
@@ -173,7 +173,7 @@ def test_fewer_positions_than_channels_are_refused():
     assert str(error.value) == sentence
 
 
-def test_padding_is_no_position():
+def test_padding_is_not_counted_as_a_position():
     (x,) = stream((2, 5))
     mask = torch.tensor([[True] * 5, [False] * 5])
     with pytest.raises(ConfigurationError, match="but it has 5;"):
@@ -202,7 +202,7 @@ def test_a_width_of_no_channel_is_refused():
         ({"centring": "median"}, "centring must be one of 'mean', 'boundary', 'none', but is 'median'."),
     ],
 )
-def test_an_option_that_is_not_known_is_refused(option, sentence):
+def test_an_unknown_option_is_refused(option, sentence):
     with pytest.raises(ConfigurationError) as error:
         decompose([(stream(), None)], **option)
     assert str(error.value) == sentence
@@ -211,9 +211,9 @@ def test_an_option_that_is_not_known_is_refused(option, sentence):
 def test_a_mask_of_integers_leaves_padding_out():
     (x,) = stream()
     mask = torch.arange(9) < torch.tensor([3, 9, 5, 9, 9])[:, None]
-    found, wanted = (decompose([([x], one)]) for one in (mask.long(), mask))
-    assert torch.equal(found.means, wanted.means)
-    assert torch.equal(found.directions, wanted.directions)
+    found, expected = (decompose([([x], one)]) for one in (mask.long(), mask))
+    assert torch.equal(found.means, expected.means)
+    assert torch.equal(found.directions, expected.directions)
 
 
 @pytest.mark.parametrize("name", ["means", "directions", "scale"])
@@ -242,7 +242,7 @@ def test_moments_can_be_added_to_after_a_decomposition():
     torch.testing.assert_close(moments.decomposition().means[0], torch.cat([first, second]).mean((0, 1)))
 
 
-def test_a_mean_of_its_own_is_taken_off_at_each_boundary():
+def test_each_boundary_has_its_own_mean_subtracted():
     means = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
     subspace = TeacherSubspace(means, torch.eye(2), torch.ones(2), 1.0)
     assert subspace.mean(1).tolist() == [0.0, 2.0]
@@ -282,7 +282,7 @@ def test_a_subspace_of_parts_that_do_not_fit_is_refused(name, value):
         ({"explained": float("nan")}, "1, the share nan"),
     ],
 )
-def test_a_scale_or_a_share_that_cannot_be_is_refused(parts, values):
+def test_an_impossible_scale_or_share_is_refused(parts, values):
     assert sentence_of(lambda: subspace_of(**parts)) == (
         "the scale of a subspace must be positive, and the explained share in [0, 1], but the smallest scale is "
         f"{values}; use decompose(...).subspace(width)."
@@ -308,7 +308,7 @@ def test_batches_of_other_boundaries_or_widths_are_refused():
 
 
 @pytest.mark.parametrize("first", ["only padding", "silent"])
-def test_a_first_batch_that_tells_nothing_of_the_power_does_no_harm(first):
+def test_a_first_batch_without_power_has_no_effect(first):
     (x,) = stream()
     silent = (torch.zeros_like(x[:2]), None) if first == "silent" else (x[:2], torch.zeros(x[:2].shape[:-1]))
     found = decompose([([silent[0]], silent[1]), ([x], None)], centring="none").subspace(2)

@@ -1,4 +1,4 @@
-"""What the criteria have in common: their models are no part of them, and the teacher runs without a trace."""
+"""The common part of the criteria: their models are no part of them, and the teacher runs without a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which matcher two features get, what it computes, and which pairs are refused."""
+"""The matcher of two features, what it computes, and which pairs are refused."""
 
 from __future__ import annotations
 

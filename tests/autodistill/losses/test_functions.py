@@ -156,7 +156,7 @@ def test_keys_that_neither_attends_to_cost_nothing() -> None:
     assert bool(student.grad.isfinite().all())
 
 
-def test_mask_without_a_single_position_gives_zero() -> None:
+def test_loss_of_a_mask_without_a_position_is_zero() -> None:
     student, teacher = features((2, 3, 5))
     assert losses.mse_loss(student, teacher, torch.zeros(2, 3, dtype=torch.bool)).item() == 0
 

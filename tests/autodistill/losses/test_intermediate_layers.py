@@ -30,7 +30,7 @@ def test_mappings_may_have_every_form(form) -> None:
     assert (criterion.student_taps, criterion.teacher_taps) == ([S], [T])
 
 
-def test_every_mistake_of_the_lists_is_told_at_once() -> None:
+def test_every_mistake_of_the_lists_is_in_one_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         IntermediateLayersKnowledgeDistillationLoss([("s", "t")], ["MSE", "MAE"], [])
     assert caught.value.problems == [
@@ -113,7 +113,7 @@ def test_attention_maps_are_compared_as_probabilities_without_temperature(heads:
     torch.testing.assert_close(value, expected)
 
 
-def test_heads_that_differ_in_number_are_mixed_for_a_divergence_and_mapped_for_an_error() -> None:
+def test_unequal_heads_are_mixed_for_a_divergence_and_mapped_for_an_error() -> None:
     student, teacher = torch.randn(2, 3, 5, 5).softmax(-1), torch.randn(2, 4, 5, 5).softmax(-1)
     mixed = ready("KL", student, teacher)
     assert isinstance(mixed.feature_matchers[0], HeadMixer)

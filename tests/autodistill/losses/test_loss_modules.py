@@ -116,7 +116,7 @@ def test_mappings_learn_a_teacher_that_is_a_linear_image_of_the_student() -> Non
     assert loss(students, teachers).item() < 1e-4
 
 
-def test_one_mapping_is_shared_by_all_layers_unless_their_number_is_given() -> None:
+def test_one_mapping_is_shared_by_all_layers_unless_their_number_is_configured() -> None:
     loss = MSEHiddenStatesLoss(need_mapping=True, teacher_hidden_state_dim=6, student_hidden_state_dim=4)
     assert len(list(loss.parameters())) == 2
     student, teacher = torch.randn(3, 4), torch.randn(3, 6)
@@ -129,7 +129,7 @@ def test_mapping_without_both_widths_is_refused() -> None:
 
 
 @pytest.mark.parametrize("need_mapping", [False, True])
-def test_hidden_states_of_another_width_than_given_are_refused_naming_both(need_mapping: bool) -> None:
+def test_hidden_states_of_another_width_than_configured_are_refused(need_mapping: bool) -> None:
     loss = MSEHiddenStatesLoss(
         need_mapping=need_mapping, teacher_hidden_state_dim=8, student_hidden_state_dim=8, num_layers=1
     )
@@ -165,7 +165,7 @@ def test_unequal_numbers_of_layers_are_refused_unless_a_mapping_pairs_them(loss)
     torch.testing.assert_close(loss(student, teacher, layer_mapping=[(0, -1), (0, 0)]), expected)
 
 
-def test_layer_that_is_not_there_is_refused() -> None:
+def test_missing_layer_is_refused() -> None:
     layers = [torch.zeros(2, 3)] * 2
     with pytest.raises(ConfigurationError, match=r"\(0, 2\) does not for 2 layers of the student and 2 of the teacher"):
         paired_layers(layers, layers, [(0, 0), (0, 2)])

@@ -1,4 +1,4 @@
-"""The criterion on layers in a training loop of one's own: hooks, matchers, masks, the origin loss."""
+"""The criterion on layers in the user's own training loop: hooks, matchers, masks, the origin loss."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_loss_in_a_plain_loop_is_the_sum_over_mappings_and_the_origin_loss() -> 
     torch.testing.assert_close(loss, expected)
 
 
-def test_the_context_manager_leaves_no_hook_behind_even_after_an_error() -> None:
+def test_the_context_manager_removes_its_hooks_even_after_an_error() -> None:
     student, teacher = network(6, 1), network(9, 2)
     criterion = criterion_for(student, teacher)
     with criterion:
@@ -90,7 +90,7 @@ def test_one_student_layer_may_learn_from_several_teacher_layers() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_matchers_in_the_optimizer_learn_a_teacher_that_is_a_linear_image_of_the_student() -> None:
+def test_matchers_learn_a_teacher_that_is_a_linear_image_of_the_student() -> None:
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
     teacher = nn.Sequential(student[0], student[1], nn.Linear(6, 10)).requires_grad_(False)
@@ -138,7 +138,7 @@ def test_image_features_with_channels_last_are_declared_by_their_output_process(
         def forward(self, images):
             return images.movedim(1, -1)
 
-    images = torch.randn(2, 4, 4, 4)  # as many channels as pixels in a row: the shapes tell nothing
+    images = torch.randn(2, 4, 4, 4)  # as many channels as pixels in a row: the shapes do not show the axis
     student, teacher = nn.Sequential(nn.Conv2d(4, 4, 1)), nn.Sequential(nn.Conv2d(4, 4, 1), ChannelsLast())
     criterion = IntermediateLayersKnowledgeDistillationLoss(
         [("0", "", "1", "channels_last")], [kind], student_model=student, teacher_model=teacher, example=images
@@ -179,7 +179,7 @@ def test_without_any_weight_the_teacher_does_not_run() -> None:
     assert Counted.calls == calls
 
 
-def test_wrong_weights_and_temperature_are_told_at_once() -> None:
+def test_wrong_weights_and_temperature_are_in_one_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         IntermediateLayersKnowledgeDistillationLoss([("a", "b")] * 2, ["MSE"] * 2, [-1.0, math.nan], temperature=0)
     assert caught.value.problems == [
@@ -189,7 +189,7 @@ def test_wrong_weights_and_temperature_are_told_at_once() -> None:
     ]
 
 
-def test_what_a_loop_forgot_is_told_with_the_remedy() -> None:
+def test_a_missing_step_of_the_loop_is_refused_with_the_remedy() -> None:
     student, teacher = network(6, 1), network(9, 2)
     criterion = criterion_for(student, teacher)
     with pytest.raises(ConfigurationError, match="within `with criterion:` only; enter it first"):
@@ -201,7 +201,7 @@ def test_what_a_loop_forgot_is_told_with_the_remedy() -> None:
         criterion.teacher_model_forward(INPUTS)
         criterion(outputs)
         with pytest.raises(ConfigurationError, match=r"call teacher_model_forward\(inputs\) first"):
-            criterion(student(INPUTS))  # the teacher has seen the batch before
+            criterion(student(INPUTS))  # the teacher has run on the batch before
         criterion.teacher_model_forward(INPUTS)
         criterion(student(INPUTS))
         criterion.teacher_model_forward(INPUTS)

@@ -37,8 +37,8 @@ def samples(*shape: int, seed: int) -> torch.Tensor:
 def test_loss_is_the_mean_over_pairs_and_over_triplets(shape) -> None:
     student, teacher = samples(*shape, seed=1), samples(shape[0], 7, seed=2)
     s, t = student.flatten(1).tolist(), teacher.tolist()
-    ours, theirs = distances(s), distances(t)
-    expected_distance = sum(huber(ours[key], theirs[key]) for key in ours) / len(ours)
+    of_student, of_teacher = distances(s), distances(t)
+    expected_distance = sum(huber(of_student[key], of_teacher[key]) for key in of_student) / len(of_student)
     triplets = list(itertools.permutations(range(len(s)), 3))
     expected_angle = sum(huber(cosine(s[i], s[j], s[k]), cosine(t[i], t[j], t[k])) for i, j, k in triplets) / len(
         triplets
@@ -67,7 +67,7 @@ def test_samples_that_are_equal_leave_the_gradient_finite() -> None:
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(2, 2), (4, 5)])
-def test_too_few_samples_or_not_as_many_are_refused(student: int, teacher: int) -> None:
+def test_too_few_samples_or_unequal_numbers_are_refused(student: int, teacher: int) -> None:
     sentence = f"at least 3 samples, equally many of student and teacher, but there are {student} and {teacher}"
     with pytest.raises(ConfigurationError, match=sentence):
         RelationalLoss()(torch.zeros(student, 2), torch.zeros(teacher, 2))

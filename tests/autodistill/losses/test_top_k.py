@@ -1,4 +1,4 @@
-"""The k largest logits and the mass of the rest: the formula, and how it lies to the whole divergence."""
+"""The k largest logits and the mass of the rest: the formula, and its relation to the whole divergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How models are called with a batch: with which of its parts, and on which device."""
+"""How models are called with a batch: with which of its elements, and on which device."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_call_for_inference_is_on_the_device_of_the_model() -> None:
     assert output.device == torch.device("meta")
 
 
-def test_call_by_names_passes_what_the_model_takes_and_refuses_a_batch_without_any() -> None:
+def test_call_by_names_passes_accepted_arguments_and_refuses_a_batch_without_any() -> None:
     class Named(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x

@@ -21,7 +21,7 @@ def test_each_channel_is_convolved_alone_before_they_are_mixed() -> None:
     alone = torch.cat(
         [nn.functional.conv2d(images[:, c : c + 1], layer[0].weight[c : c + 1], padding=1) for c in range(3)], dim=1
     )
-    scale = (1 + layer[1].eps) ** -0.5  # of a batch normalisation that has seen nothing
+    scale = (1 + layer[1].eps) ** -0.5  # of a batch normalisation before its first batch
     mixed = torch.einsum("nchw,dc->ndhw", (scale * alone).relu(), layer[3].weight[:, :, 0, 0])
     torch.testing.assert_close(layer(images), (scale * mixed).relu())
 

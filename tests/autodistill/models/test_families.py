@@ -1,4 +1,4 @@
-"""The tables: they name weights that are there, all of them; and a table of the user's own is as good as ours."""
+"""The tables of families: every weight that they name exists, and a user's own table has the same effect."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_role_of_an_axis_has_a_rule_by_which_its_entries_are_chosen():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layers", [None, [2, 0, 1]])
-def test_a_table_of_the_users_own_gives_a_student_that_computes_what_its_teacher_does(example, layers):
+def test_a_student_by_the_users_own_table_computes_what_its_teacher_does(example, layers):
     teacher, student = (randomised(example.RowEncoder(WIDTH, DEPTH), seed) for seed in (1, 2))
     subspace = square_subspace(PERMUTATION)
     start = initialize_from_teacher(student, teacher, subspace, layers=layers, family=example.ENCODER)
@@ -138,11 +138,11 @@ def table(example, **options):
     ],
 )
 def test_a_family_may_lack_biases_and_a_norm_in_the_end(example, teacher, student, kind):
-    theirs, ours = randomised(Rows(**teacher), 1), randomised(Rows(**student), 2)
-    initialize_from_teacher(ours, theirs, square_subspace(kind), family=table(example, **teacher))
+    teacher_model, student_model = randomised(Rows(**teacher), 1), randomised(Rows(**student), 2)
+    initialize_from_teacher(student_model, teacher_model, square_subspace(kind), family=table(example, **teacher))
     digits = torch.randn(5, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with plain_forward(ours):
-        assert float((ours(digits) - theirs(digits)).abs().max()) < EXACT
+    with plain_forward(student_model):
+        assert float((student_model(digits) - teacher_model(digits)).abs().max()) < EXACT
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_family_may_lack_biases_and_a_norm_in_the_end(example, teacher, studen
         ({"rows_bias": False}, ("rows",), "neither norm nor bias in its embeddings"),
     ],
 )
-def test_a_mean_that_cannot_be_taken_in_is_refused_by_hand_and_not_taken_off_in_a_search(
+def test_a_mean_that_cannot_be_absorbed_is_refused_and_a_search_does_not_subtract_it(
     example, options, embeddings, reason
 ):
     teacher, student = Rows(**options), Rows(**options)

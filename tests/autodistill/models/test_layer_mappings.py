@@ -1,4 +1,4 @@
-"""Layer mappings: every accepted form of a pair of taps, every refused one, and which block meets which."""
+"""Layer mappings: every accepted form of a pair of taps, every refused one, and which blocks are paired."""
 
 from __future__ import annotations
 

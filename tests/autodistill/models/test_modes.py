@@ -1,4 +1,4 @@
-"""What distillation does to a model as a whole, and that all of it is undone."""
+"""The modes that distillation sets on a whole model, all of them restored afterwards."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_several_blocks_train_together_and_the_whole_model_by_the_empty_path() -
     with training_only(model, ["layer.2", "layer.10"]) as parameters:
         assert len(parameters) == 8
     with training_only(model, [""]) as parameters:
-        assert len(parameters) == len(list(model.parameters())) - 1  # but for the one that was frozen
+        assert len(parameters) == len(list(model.parameters())) - 1  # except the one that was frozen
         assert all(module.training for module in model.modules())
 
 
-def test_flags_are_put_back_after_an_exception() -> None:
+def test_flags_are_restored_after_an_exception() -> None:
     model = Blocks()
     before = flags(model)
     with pytest.raises(ZeroDivisionError), training_only(model, ["layer.3"]):

@@ -50,7 +50,7 @@ def test_missing_path_names_the_nearest_ones_and_the_owner() -> None:
     assert "'layer.1'" in str(caught.value)
 
 
-def test_path_unlike_any_other_names_what_there_is() -> None:
+def test_path_unlike_any_other_names_the_existing_ones() -> None:
     with pytest.raises(LayerNotFoundError, match=r"has no layer 'zzzz'; its layers begin with 'layer'\."):
         find_module(Deep(), "zzzz")
     with pytest.raises(LayerNotFoundError, match="it has no submodules"):

@@ -1,4 +1,4 @@
-"""Every kind of module gives its weights as (outputs, inputs) and takes them back."""
+"""Every kind of module returns its weights as (outputs, inputs) and accepts them in that form."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize(("path", "shape"), PATHS.items())
-def test_what_is_written_is_what_is_read(path, shape):
+def test_written_weights_are_read_back_unchanged(path, shape):
     model = Model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     given = read(model, path)

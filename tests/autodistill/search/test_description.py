@@ -47,7 +47,7 @@ def test_all_differing_fields_are_named_in_one_error(tmp_path: Path) -> None:
     assert str(caught.value).count("\n  - ") == 2
 
 
-def test_equal_settings_written_otherwise_are_the_same_search(tmp_path: Path) -> None:
+def test_equal_settings_in_another_form_are_the_same_search(tmp_path: Path) -> None:
     opened(tmp_path).close()
     flash = {"temperature": 4, "train_steps": (20, 20)}
     opened(tmp_path, distillation={"regular": None, "flash": flash}).close()

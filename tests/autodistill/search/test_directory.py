@@ -1,4 +1,4 @@
-"""The search on disk: what it records, what it refuses, and what is left of it after a kill at any instant."""
+"""The search on disk: what it records, what it refuses, and what remains of it after a kill at any instant."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_directory_of_a_later_schema_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_one_complete_trial_beside_running_ones_is_enough_to_refuse_another_search(tmp_path: Path) -> None:
+def test_one_complete_trial_is_enough_to_refuse_another_search(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin(architecture(1))
         directory.record(directory.begin(architecture(2)).complete({"accuracy": 0.5}))
@@ -208,14 +208,14 @@ def test_one_complete_trial_beside_running_ones_is_enough_to_refuse_another_sear
     assert files(tmp_path) == before
 
 
-def test_another_description_is_taken_while_there_is_no_trial(tmp_path: Path) -> None:
+def test_another_description_is_accepted_while_no_trial_exists(tmp_path: Path) -> None:
     opened(tmp_path).close()
     opened(tmp_path, seed=1, teacher="beef").close()
     recorded = json.loads((tmp_path / "search.json").read_text())
     assert (recorded["seed"], recorded["teacher"]) == (1, "beef")
 
 
-def test_another_description_discards_running_trials_where_none_is_finished(tmp_path: Path) -> None:
+def test_another_description_discards_running_trials_if_none_is_finished(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin(architecture(1))
         directory.begin(architecture(2))
@@ -249,7 +249,7 @@ def test_kill_at_any_instant_of_taking_another_description_leaves_what_opens(
             assert_consistent(directory)
 
 
-def test_wider_space_is_welcome_and_keeps_what_was_tried(tmp_path: Path) -> None:
+def test_wider_space_is_accepted_and_keeps_the_earlier_trials(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin(architecture(1))
     wider = SearchSpace({"width": [8, 16, 32, 64], "layers": IntRange(1, 80)})

@@ -1,4 +1,4 @@
-"""Where everything is in a search directory: paths that other versions read too."""
+"""The location of everything in a search directory: paths that other versions read too."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_an_added_metric_may_be_whatever_eval_func_may_return(tmp_path):
     assert agent.search_result[0].metrics == added.metrics == {"score": 0.5, "3": 2.0}
 
 
-def test_nothing_is_added_or_proposed_where_the_set_up_lacks_something(tmp_path):
+def test_nothing_is_added_or_proposed_if_the_set_up_is_incomplete(tmp_path):
     agent = search(tmp_path, train_func=None)
     for ask in (agent.model_arch_proposition, lambda: agent.add_trial({"width": 4}, {"score": 1.0})):
         with pytest.raises(ConfigurationError, match="needs teacher_model, but there is none"):

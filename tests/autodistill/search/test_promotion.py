@@ -63,7 +63,7 @@ def test_trials_are_promoted_as_the_paper_says(share):
         while True:
             trial = promotable(SearchResult(trials, [Metric("loss", False)]), float(Fraction(share)))
             if trial is not None:
-                trials[trial.number] = trial.promote().complete({"loss": 0.0})  # what comes of it decides nothing
+                trials[trial.number] = trial.promote().complete({"loss": 0.0})  # its result decides nothing
                 done.append((trial.number, "complete"))
             elif len(trials) < len(values):
                 trials.append(paused(len(trials), loss=values[len(trials)]))
@@ -73,14 +73,14 @@ def test_trials_are_promoted_as_the_paper_says(share):
         assert done == halving(values, share)
 
 
-@pytest.mark.parametrize(("share", "count", "places"), [(0.29, 100, 29), (1 / 3, 3, 1), (1 / 3, 2, 0), (0.9, 1, 0)])
-def test_as_many_are_promoted_as_the_share_allows_rounded_down(share, count, places):
+@pytest.mark.parametrize(("share", "count", "expected"), [(0.29, 100, 29), (1 / 3, 3, 1), (1 / 3, 2, 0), (0.9, 1, 0)])
+def test_as_many_are_promoted_as_the_share_allows_rounded_down(share, count, expected):
     trials = [paused(number, loss=number) for number in range(count)]
     promoted = 0
     while (trial := promotable(SearchResult(trials, [Metric("loss", False)]), share)) is not None:
         trials[trial.number] = trial.promote().complete({"loss": 0.0})
         promoted += 1
-    assert promoted == places
+    assert promoted == expected
 
 
 def test_a_promoted_trial_counts_towards_the_share_if_it_runs_or_has_failed():
@@ -202,7 +202,7 @@ def test_a_paused_trial_keeps_its_checkpoint_and_a_finished_one_does_not(promote
         assert (trial.directory / "student").exists() == (trial.state is TrialState.COMPLETE)
 
 
-def test_metrics_after_flash_distillation_are_those_of_the_flash_distilled_student(promoted, tmp_path):
+def test_flash_metrics_are_those_of_the_flash_distilled_student(promoted, tmp_path):
     flash_only = make_config()
     del flash_only["regular_distillation"]
     make_search(tmp_path / "search", flash_only).search_loop()
@@ -245,7 +245,7 @@ def test_an_earlier_search_is_learnt_from_as_it_was_after_flash_distillation(pro
     assert alien._proposals._history(alien.search_result) == []
 
 
-def test_one_is_finished_in_the_end_so_that_there_is_a_best(tmp_path):
+def test_one_trial_is_finished_in_the_end_so_that_a_best_exists(tmp_path):
     search = promoting(tmp_path / "search", config=make_config(max_trials=2))
     best = search.search_loop()
     result = search.search_result

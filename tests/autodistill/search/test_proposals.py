@@ -103,7 +103,7 @@ def test_space_without_an_architecture_worth_a_trial_is_exhausted_because_of_bou
         proposals().next(result_of(*tried), lambda architecture: True)
 
 
-def test_enqueued_architecture_that_was_tried_is_skipped_and_bounds_do_not_hold_it_back():
+def test_enqueued_architecture_is_skipped_if_tried_and_exempt_from_bounds():
     subject = proposals()
     for width in (2, 3):
         subject.enqueue({"width": width})

@@ -31,7 +31,7 @@ def test_failed_and_running_trials_are_counted_but_never_the_best() -> None:
     assert repr(result) == "<SearchResult of 3 trials: 1 complete, 1 failed>"
 
 
-def test_one_metric_the_best_is_the_best_and_of_equals_the_first() -> None:
+def test_best_of_one_metric_is_the_first_of_equals() -> None:
     trials = [trial(0, a=1.0), trial(1, a=3.0), trial(2, a=3.0)]
     assert SearchResult(trials, [Metric("a")]).best is trials[1]
     assert SearchResult(trials, [Metric("a", greater_is_better=False)]).best is trials[0]
@@ -74,7 +74,7 @@ def test_paused_and_promoted_trials_are_tried_and_not_finished() -> None:
     assert repr(result) == "<SearchResult of 4 trials: 0 complete, 1 failed, 1 paused>"
 
 
-def test_several_metrics_the_best_is_the_front_member_nearest_to_the_ideal() -> None:
+def test_best_of_several_metrics_is_the_front_member_nearest_to_the_ideal() -> None:
     trials = [
         trial(0, accuracy=0.99, latency=100.0),
         trial(1, accuracy=0.97, latency=20.0),
@@ -129,7 +129,7 @@ def test_data_frame_has_a_row_for_each_trial() -> None:
     assert frame["error"][1] == "boom"
 
 
-def test_data_frame_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_frame_without_pandas_is_refused_naming_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pip install 'autodistill-nas\[pandas\]'"):
         SearchResult([], [Metric("a")]).to_dataframe()
@@ -143,7 +143,7 @@ def write_search(path: Path, trials: list[Trial], metrics: list[Metric]) -> None
         (folder / "trial.json").write_text(json.dumps(t.to_json()))
 
 
-def test_load_gives_the_recorded_trials_with_their_folders(tmp_path: Path) -> None:
+def test_load_returns_the_recorded_trials_with_their_folders(tmp_path: Path) -> None:
     trials = [trial(0, accuracy=0.9, latency=2.0), Trial(1, {"layers": 1}).fail("boom")]
     write_search(tmp_path, trials, [Metric("accuracy", at_least=0.5), Metric("latency")])
     result = SearchResult.load(str(tmp_path))

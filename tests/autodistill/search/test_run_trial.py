@@ -52,7 +52,7 @@ def test_trial_with_a_folder_leaves_its_student_there(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_trial_in_another_process_gives_the_same_to_the_bit(tmp_path):
+def test_trial_in_another_process_has_the_same_result_to_the_bit(tmp_path):
     """The built-in training too: the spec is sent as it is, and the student is left in the trial's folder."""
     search = make_search(tmp_path / "search", make_config(metrics=["accuracy", "parameters"]))
     search.model_builder, search.eval_func = transformer, evaluate
@@ -93,12 +93,12 @@ def transformer(architecture):
         ),
     ],
 )
-def test_what_a_hook_must_not_return_fails_the_trial(hooks, error, sentence):
+def test_wrong_return_value_of_a_hook_fails_the_trial(hooks, error, sentence):
     with pytest.raises(error, match=sentence):
         run_trial(spec_of(**hooks), Trial(0, {"width": 1}))
 
 
-def test_metrics_that_nobody_returned_are_named_with_those_there_are():
+def test_missing_metrics_are_named_with_those_returned():
     metrics = (Metric("accuracy"), Metric("parameters"))
     assert missing_metrics(metrics, Outcome({"accuracy": 1.0, "parameters": 2.0})) is None
     sentence = missing_metrics(metrics, Outcome({"acuracy": 1.0, "parameters": 2.0}))

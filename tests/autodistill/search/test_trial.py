@@ -98,7 +98,7 @@ def test_folder_without_a_record_holds_no_trial_and_another_trials_record_is_ref
         read_trial(folder)
 
 
-def test_the_record_of_a_paused_trial_is_what_it_was() -> None:
+def test_the_record_of_a_paused_trial_has_its_earlier_form() -> None:
     trial = Trial(3, {}).pause({"accuracy": 0.5})
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
     promoted = trial.promote()

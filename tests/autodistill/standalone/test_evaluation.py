@@ -1,4 +1,4 @@
-"""The evaluation of a distilled student: real numbers, right to their definitions."""
+"""The evaluation of a distilled student: measured numbers that equal their definitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autodistill.standalone.evaluation import evaluate_distillation
 
 
 class Constant(nn.Module):
-    """Logits that are its inputs; weights that only take room."""
+    """Logits that are its inputs; weights that only use memory."""
 
     def __init__(self, weights: int) -> None:
         super().__init__()

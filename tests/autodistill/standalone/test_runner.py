@@ -58,8 +58,8 @@ def test_student_learns_by_the_guides_formula_as_in_a_loop_written_out() -> None
         nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
         optimizer.step()
         assert history["loss"][step] == pytest.approx(loss.item(), rel=1e-5)
-    for ours, expected in zip(student.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, expected)
+    for actual, expected in zip(student.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def three_callbacks() -> list[LossCallback]:
@@ -155,7 +155,7 @@ def test_accumulated_batches_are_recorded_as_their_mean() -> None:
     assert history["loss"] == [pytest.approx(sum(expected) / 2, rel=1e-5)]
 
 
-def test_transformers_models_give_their_own_hidden_states() -> None:
+def test_transformers_models_return_their_own_hidden_states() -> None:
     config = {"vocab_size": 20, "num_attention_heads": 2, "intermediate_size": 8, "output_hidden_states": True}
     torch.manual_seed(0)
     student = BertForSequenceClassification(BertConfig(hidden_size=8, num_hidden_layers=2, **config))

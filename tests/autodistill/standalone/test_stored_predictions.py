@@ -1,4 +1,4 @@
-"""Stored predictions: what is written is what the teacher gives, read back sample by sample."""
+"""Stored predictions: the file holds the teacher's outputs, read back sample by sample."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_loader_shuffles_samples_with_their_predictions(path) -> None:
         torch.testing.assert_close(logits, model(inputs).detach())
 
 
-def test_a_worker_process_gets_the_data_set_without_the_open_file(path) -> None:
+def test_a_worker_process_receives_the_data_set_without_the_open_file(path) -> None:
     save_predictions(teacher(), DataLoader(PAIRS, batch_size=4), path)
     dataset = DistillationDataset(PAIRS, path)
     first = dataset[1]
@@ -73,7 +73,7 @@ def test_a_worker_process_gets_the_data_set_without_the_open_file(path) -> None:
     torch.testing.assert_close(sent[1], first)
 
 
-def test_samples_of_other_forms_get_the_prediction_too(path) -> None:
+def test_samples_of_other_forms_receive_the_prediction_too(path) -> None:
     model = teacher().eval()
     save_predictions(model, [(INPUTS, LABELS)], path)
     expected = model(INPUTS[2]).detach()
@@ -88,13 +88,13 @@ def test_the_largest_logits_are_read_as_they_were_computed(path) -> None:
     batch = next(iter(DataLoader(DistillationDataset(Named(), path), batch_size=10)))
     read, expected = batch["t_logits"], top_k_logits(model(INPUTS).detach(), 2, 3.0)
     assert isinstance(read, TopKLogits)
-    for ours, reference in zip(read, expected, strict=True):
-        torch.testing.assert_close(ours, reference)
+    for actual, reference in zip(read, expected, strict=True):
+        torch.testing.assert_close(actual, reference)
     assert path.stat().st_size < 10 * 6 * 4 + 1000
 
 
 @pytest.mark.parametrize("top_k", [None, 5])
-def test_offline_distillation_gives_the_student_of_online_distillation(path, top_k) -> None:
+def test_offline_distillation_trains_the_student_of_online_distillation(path, top_k) -> None:
     """With all logits, or with all classes but one, which is the same divergence."""
     model = teacher()
     student = nn.Linear(4, 6)
@@ -153,7 +153,7 @@ def test_missing_folder_or_shuffling_loader_is_refused_before_the_teacher_runs(t
 
 
 @pytest.mark.parametrize("part", ["empty", "truncated", "junk"])
-def test_file_that_is_not_whole_is_refused(tmp_path, part: str) -> None:
+def test_incomplete_file_is_refused(tmp_path, part: str) -> None:
     path, data = tmp_path / "file", [torch.randn(4) for _ in range(3)]
     save_file({"logits": torch.zeros(3, 5)}, path)
     path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-8], "junk": b"no safetensors " * 9}[part])

@@ -1,4 +1,4 @@
-"""Students from a configuration: fields that follow, architectures that cannot be built, classes that do not fit."""
+"""Students from a configuration: derived fields, architectures that cannot be built, classes that do not fit."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ FAMILIES = {
 
 
 def can_be_built(builder, architecture):
-    """By the library's own word: its configurations check themselves where they are made anew, its models where they
-    are built or run."""
+    """Whether the library accepts it: configurations check themselves when constructed, models when built or run."""
     config = builder.config(architecture)
     fields = {name: getattr(config, name) for name in config.to_dict() if not name.startswith("_")}
     inputs = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
@@ -63,7 +62,7 @@ def can_be_built(builder, architecture):
     return True
 
 
-# ViT and Qwen2 are not among them: where heads do not divide their width, they round the heads' size.
+# ViT and Qwen2 are left out: if the heads do not divide the width, they round the size of a head.
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"vit", "qwen2"}))
 def test_the_space_keeps_exactly_the_architectures_that_the_library_can_build(family, caplog):
     model_cls, config, dimensions = FAMILIES[family]
@@ -83,14 +82,14 @@ def test_the_space_keeps_exactly_the_architectures_that_the_library_can_build(fa
         assert all(getattr(student.config, name) == value for name, value in architecture.items())
 
 
-def test_a_space_without_impossible_pairs_stays_as_it_is_and_nothing_is_said(caplog):
+def test_a_space_without_impossible_pairs_is_unchanged_and_nothing_is_logged(caplog):
     builder = TransformersBuilder(*FAMILIES["mobilebert"][:2])
     space = SearchSpace({"intra_bottleneck_size": [4, 8], "num_attention_heads": [1, 2]})
     assert builder.feasible(space) is space
     assert not caplog.records
 
 
-def test_fields_that_follow_from_others_follow():
+def test_fields_that_depend_on_others_are_derived():
     mobile = TransformersBuilder(*FAMILIES["mobilebert"][:2]).config({"intra_bottleneck_size": 6})
     assert mobile.true_hidden_size == 6
     llama = TransformersBuilder(*FAMILIES["llama"][:2]).config({"hidden_size": 24, "num_attention_heads": 4})
@@ -101,7 +100,7 @@ def test_fields_that_follow_from_others_follow():
     assert len(TransformersBuilder(*FAMILIES["qwen2"][:2]).config({"num_hidden_layers": 3}).layer_types) == 3
 
 
-def test_the_base_configuration_stays_as_it_is_and_attention_is_kept():
+def test_the_base_configuration_is_unchanged_and_attention_is_kept():
     base = BertConfig(hidden_size=8, vocab_size=20, attn_implementation="eager", **SIZES)
     before = base.to_dict()
     for model_cls in (AutoModel, BertModel):
@@ -126,7 +125,7 @@ def test_a_class_or_configuration_that_does_not_fit_is_refused(model_cls, config
         TransformersBuilder(model_cls, config)
 
 
-def test_names_that_are_no_fields_are_refused_all_at_once_with_the_nearest():
+def test_names_that_are_no_fields_are_in_one_error_with_the_nearest():
     builder = TransformersBuilder(*FAMILIES["gpt2"][:2])
     with pytest.raises(ConfigurationError) as caught:
         builder.feasible(SearchSpace({"n_emb": [8], "n_laier": [1], "num_attention_heads": [2]}))

@@ -72,7 +72,7 @@ def test_students_are_a_quarter_to_two_thirds_of_the_teacher():
     assert transformers_space("bert", bert) == transformers_space("bert")  # it is the usual model
 
 
-def test_students_of_another_family_take_the_sizes_under_their_own_names():
+def test_students_of_another_family_have_the_sizes_under_their_own_names():
     bert, distilbert = (transformers_space(family, teacher("bert")) for family in ("bert", "distilbert"))
     assert list(values(distilbert).values()) == list(values(bert).values())
     assert distilbert.names == ("n_layers", "dim", "n_heads", "hidden_dim")
@@ -95,7 +95,7 @@ def test_teacher_with_a_narrow_feed_forward_has_students_with_one():
     assert any(a["intermediate_size"] == a["hidden_size"] for a in space.enumerate())
 
 
-def test_unknown_family_is_refused_with_the_near_ones():
+def test_unknown_family_is_refused_with_the_nearest():
     with pytest.raises(SearchSpaceError, match="but got 'brt'; did you mean 'bert'"):
         transformers_space("brt")
     with pytest.raises(SearchSpaceError, match="but got 'unheard-of'"):

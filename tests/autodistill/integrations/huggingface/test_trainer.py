@@ -40,7 +40,7 @@ REGULAR_DISTILLATION = {
 
 
 @pytest.mark.parametrize("algorithm", ["BO", "Grid", "Random", "TPE"])
-def test_the_program_of_the_specification_runs_out_of_the_box(tmp_path, algorithm):
+def test_the_program_of_the_specification_runs_unchanged(tmp_path, algorithm):
     trainer = make_trainer(tmp_path, student())
     trainer.autodistillation_config = {
         "search": {"search_space": SPACE, "search_algorithm": algorithm, "max_trials": 1},
@@ -95,7 +95,7 @@ def test_the_program_of_the_specification_runs_in_advanced_mode(tmp_path):
     assert best in [trial.architecture for trial in SearchResult.load(tmp_path / "autodistillation")]
 
 
-# --- what is the trainer's --------------------------------------------------------------------------------------------
+# --- hooks of the trainer ---------------------------------------------------------------------------------------------
 
 
 def test_same_seed_trains_the_same_students_and_keeps_the_trainer(tmp_path):

@@ -36,7 +36,7 @@ CONFIG = AutoDistillationConfig.load(
 
 
 def trainer(**changes) -> SimpleNamespace:
-    """What the checks read of a trainer."""
+    """The attributes of a trainer that the checks read."""
     settings = {"is_fsdp_enabled": False, "is_deepspeed_enabled": False, "optimizer": None, "lr_scheduler": None}
     data = {"args": SimpleNamespace(world_size=1), "train_dataset": [1, 2], "eval_dataset": [3]}
     return SimpleNamespace(**settings | data | changes)

@@ -81,15 +81,16 @@ def test_loss_is_the_divergence_of_the_logits_and_the_students_own_loss(tmp_path
     trained = trainer.autodistillation_search.load_model(trial).eval()
     batch = {key: torch.stack([sample[key] for sample in Pairs()]) for key in Pairs()[0]}
     with torch.no_grad():
-        ours, theirs = trained(**batch), large(**batch)
+        student_output, teacher_output = trained(**batch), large(**batch)
     counted = batch["labels"] != -100
     student, teacher = (
-        torch.log_softmax(output.prediction_logits[counted].double() / 2, -1) for output in (ours, theirs)
+        torch.log_softmax(output.prediction_logits[counted].double() / 2, -1)
+        for output in (student_output, teacher_output)
     )
     divergence = 2.0**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()
-    expected = (divergence + ours.loss).item()
+    expected = (divergence + student_output.loss).item()
     assert trial.details["distillation"][-1]["first_loss"] == pytest.approx(expected, rel=1e-5)
-    assert trial.metrics["eval_loss"] == pytest.approx(ours.loss.item(), rel=1e-5)
+    assert trial.metrics["eval_loss"] == pytest.approx(student_output.loss.item(), rel=1e-5)
 
 
 def test_feature_matchers_are_trained_and_are_no_part_of_the_student(tmp_path):
