@@ -12,8 +12,6 @@ from advisors.errors import SpaceExhaustedError
 from search_spaces import Architecture, SearchSpace, Value
 
 Identity = tuple[Value, ...]
-
-
 """The values of an architecture in the order of the space, which identify it."""
 
 

@@ -30,7 +30,7 @@ from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFr
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
 from autodistill.search.directory import SearchDirectory
-from autodistill.search.executors import GroupExecutor, SerialExecutor, follow
+from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
 from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE, student_directory
 from autodistill.search.loop import Limits, Policy, SearchLoop
 from autodistill.search.observations import measured_elsewhere
@@ -40,7 +40,7 @@ from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial, ensure_has_student
 from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.set_up_checks import argument_problems, count_problems, limit_problems, set_up_problems, size_problems
-from autodistill.training import FunctionTraining, NoReport, Training, TrainingReport
+from autodistill.training import FunctionTraining, Training
 from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -205,12 +205,13 @@ class AutoDistillation:
         with self._processes.together():
             problems = limit_problems(n_trials, timeout, patience)
             self._check_setup(counts_trials=n_trials is None, others=problems)
+            spec = self._trial_spec()
         if not self._processes.is_main:
-            best: Architecture | None = follow(self._processes, self._trial_spec)
+            best: Architecture | None = follow(self._processes, spec)
             return best
         group = GroupExecutor(self._processes) if self._processes.count > 1 else None
         try:
-            best = self._search(group or SerialExecutor(), n_trials, timeout, patience)
+            best = self._search(spec, group or SerialExecutor(), n_trials, timeout, patience)
         except Exception as error:
             if group is not None:
                 group.stop(error)
@@ -220,7 +221,12 @@ class AutoDistillation:
         return best
 
     def _search(
-        self, executor: SerialExecutor, n_trials: int | None, timeout: float | None, patience: int | None
+        self,
+        spec: TrialSpec,
+        executor: Executor,
+        n_trials: int | None,
+        timeout: float | None,
+        patience: int | None,
     ) -> Architecture | None:
         """Run the trials, call the callbacks after each, and show the progress."""
         self._stopped = False
@@ -228,7 +234,8 @@ class AutoDistillation:
             self._open() as directory,
             contextlib.closing(make_progress(self._show_progress_bar)) as progress,
         ):
-            loop = SearchLoop(directory, self._trial_spec(progress), self._proposals, executor, self._policy, progress)
+            spec = replace(spec, report=progress)
+            loop = SearchLoop(directory, spec, self._proposals, executor, self._policy, progress)
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
             limits = Limits(trials, *(math.inf if limit is None else limit for limit in (timeout, patience)))
             for trial in loop.run(limits):
@@ -251,7 +258,7 @@ class AutoDistillation:
             finally:
                 self._directory = None
 
-    def _trial_spec(self, report: TrainingReport | None = None) -> TrialSpec:
+    def _trial_spec(self) -> TrialSpec:
         """The settings that the trials share, from the current hooks and settings."""
         search = self.config.the_search()
         return TrialSpec(
@@ -263,7 +270,6 @@ class AutoDistillation:
             processes=self._processes,
             promote=search.promote,
             saves_students=self._policy.keep != "none",
-            report=report or NoReport(),
         )
 
     @property

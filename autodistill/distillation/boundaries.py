@@ -14,7 +14,7 @@ from torch import nn
 
 from autodistill.distillation.plan import Projection, Stage
 from autodistill.losses.criterion import Features
-from autodistill.models.blocks import _row, outside_of
+from autodistill.models.blocks import outside_of, sibling_blocks
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import AUTO, INPUT, Tap
 
@@ -93,7 +93,7 @@ def project(features: Features, boundaries: Collection[Tap], projection: Project
 def _sources(targets: Sequence[Tap], teacher: nn.Module) -> list[Tap]:
     sources: list[Tap] = []
     for index, target in enumerate(targets):
-        row = _row(teacher, target.path)
+        row = sibling_blocks(teacher, target.path)
         follows = index > 0 and targets[index - 1].path in row
         sources.append(targets[index - 1] if follows else Tap(row[0], INPUT))
     return sources

@@ -11,7 +11,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.distillation.activation_store import GIB, ActivationStore
-from autodistill.distillation.replay import _copied
+from autodistill.distillation.replay import copied
 from autodistill.models.calls import Call, VerificationError, calls_of, removing, returning
 from autodistill.models.module_paths import find_module
 from autodistill.tensors import map_tensors, nbytes
@@ -133,7 +133,7 @@ class CapturedInputs:
 
     def _note_form(self, path: str, *, keep: bool) -> Callable[[nn.Module, Any, Any], None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
-            self._finished[path].append(_copied(output) if keep else poison(output))
+            self._finished[path].append(copied(output) if keep else poison(output))
 
         return note
 

@@ -19,7 +19,7 @@ from autodistill.distillation.step_loop import autocast
 from autodistill.errors import LayerNotFoundError
 from autodistill.losses.criterion import Features
 from autodistill.losses.loss_types import LOSS_TYPES
-from autodistill.models.blocks import _row
+from autodistill.models.blocks import sibling_blocks
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.modes import frozen, nothing_to_train, plain_forward
 from autodistill.models.module_paths import find_module
@@ -138,7 +138,7 @@ def _block_problems(stages: Sequence[Stage], student: nn.Module, batch: Batch) -
 def _row_problems(stages: Sequence[Stage], student: nn.Module) -> Iterator[str]:
     """A sentence for each row of which blocks are left out: they would not take part in training."""
     blocks = [block for stage in stages for block in stage.blocks]
-    rows = dict.fromkeys(tuple(_row(student, block)) for block in blocks)
+    rows = dict.fromkeys(tuple(sibling_blocks(student, block)) for block in blocks)
     for row in rows:
         named = [block for block in blocks if block in row]
         if named != list(row):

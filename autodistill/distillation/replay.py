@@ -73,10 +73,10 @@ def _blockers_by_running(student: nn.Module, blocks: Mapping[str, nn.Module], ba
     outputs: dict[nn.Module, Any] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls[module].append(Call(_copied(args), _copied(kwargs)))
+        calls[module].append(Call(copied(args), copied(kwargs)))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        outputs[module] = _copied(output)
+        outputs[module] = copied(output)
 
     handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in calls]
     handles += [block.register_forward_hook(after) for block in calls]
@@ -92,10 +92,10 @@ def _blocker_of_calls(block: nn.Module, calls: Sequence[Call], output: Any) -> s
     unknown = _unstorable(calls[0])
     if unknown is not None:
         return f"its argument {unknown} cannot be stored"
-    copied = Call(_copied(calls[0].args), _copied(calls[0].kwargs))
-    if not identical(_copied(copied(block)), output):
+    call = Call(copied(calls[0].args), copied(calls[0].kwargs))
+    if not identical(copied(call(block)), output):
         return "alone it does not return what it returns inside the student"
-    return None if copied.same_as(calls[0]) else "it changes its input in place"
+    return None if call.same_as(calls[0]) else "it changes its input in place"
 
 
 def _unstorable(call: Call) -> str | None:
@@ -112,5 +112,5 @@ def _is_storable(node: Any) -> bool:
     return isinstance(node, STORABLE) or type(node) in PLAIN or container_kind(node.__class__) is Container.NAMED_TUPLE
 
 
-def _copied(structure: Any) -> Any:
+def copied(structure: Any) -> Any:
     return map_tensors(lambda tensor: tensor.detach().clone(), structure)

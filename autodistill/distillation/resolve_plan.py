@@ -47,8 +47,6 @@ T = TypeVar("T")
 
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
-
-
 """`(outputs, targets) -> loss`, for a student that does not compute a loss itself."""
 
 

@@ -17,20 +17,14 @@ from autodistill.losses.top_k import TopKLogits, top_k_kl_divergence
 from autodistill.losses.weights_and_temperature import check_temperature
 
 HiddenStates = torch.Tensor | Sequence[torch.Tensor]
-
-
 """One layer's hidden states, or those of several layers in order."""
 
 
 FeaturePairs = list[tuple[torch.Tensor, torch.Tensor]]
-
-
 """The hidden states of student and teacher for each pair of compared layers."""
 
 
 LayerPairs = Sequence[tuple[int, int]]
-
-
 """Which layers are compared: (student's, teacher's), counted from 0; negative numbers count from the end."""
 
 

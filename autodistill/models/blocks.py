@@ -75,7 +75,7 @@ def outside_of(model: nn.Module, blocks: Sequence[str]) -> list[str]:
     return found
 
 
-def _row(model: nn.Module, path: str) -> list[str]:
+def sibling_blocks(model: nn.Module, path: str) -> list[str]:
     """The blocks in the same row as the one at `path`, in the model's order.
 
     They are the modules with parameters whose paths differ from `path` only in numbers, and which are of the same class

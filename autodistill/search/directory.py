@@ -24,6 +24,7 @@ from autodistill.metrics.metric import Metric
 from autodistill.search.description import compare_descriptions
 from autodistill.search.layout import (
     SEARCH_FILE,
+    TEACHER_CACHE,
     TRIAL_FILE,
     TRIALS,
     student_directory,
@@ -253,7 +254,7 @@ class SearchDirectory:
         claims = self.path / _CLAIMS
         if claims.is_dir() and not claims.is_symlink():
             shutil.rmtree(claims)
-        for folder in (self.path, *trial_directories(self.path)):
+        for folder in (self.path / TEACHER_CACHE, *trial_directories(self.path)):
             for staged in list(folder.glob("*" + TEMPORARY_SUFFIX)):
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
         for folder in trial_directories(self.path):

@@ -71,12 +71,12 @@ class GroupExecutor(SerialExecutor):
         self._processes.broadcast({"stopped": f"{type(error).__name__}: {error}"})
 
 
-def follow(processes: Processes, make_spec: Callable[[], TrialSpec]) -> Any:
+def follow(processes: Processes, spec: TrialSpec) -> Any:
     """Run the trials that process 0 runs, until it ends the search.
 
     Args:
         processes: all of them, of which this one is not number 0.
-        make_spec: called before each trial.
+        spec: what the trials have in common.
 
     Returns:
         The best architecture.
@@ -86,7 +86,7 @@ def follow(processes: Processes, make_spec: Callable[[], TrialSpec]) -> Any:
     """
     while "trial" in (message := processes.broadcast()):
         with contextlib.suppress(Exception):  # process 0 records what fails
-            run_trial(make_spec(), Trial.from_json(message["trial"]))
+            run_trial(spec, Trial.from_json(message["trial"]))
     if "stopped" in message:
         raise SearchStoppedError(f"all processes stop where process 0 does, and it did: {message['stopped']}")
     return message["best"]

@@ -89,7 +89,9 @@ class SearchLoop:
         self._bounds = UntrainedBounds(
             spec.metrics, spec.framework, spec.search_space, keeps_size=spec.training.keeps_size
         )
-        self._checked = any(trial.is_measured for trial in self.result)  # whether the settings were checked
+        self._checked = any(
+            trial.is_measured and not trial.added for trial in self.result
+        )  # whether the settings were checked
         self._exhausted = False  # whether the space is
         self._with_students = {
             trial.number for trial in self.result.completed
@@ -148,9 +150,8 @@ class SearchLoop:
             if trial.attempts <= self.policy.max_retries:
                 self._check(trial.architecture)
                 return self.directory.retry(trial)
-            self.directory.record(
-                trial.fail(f"it was interrupted {trial.attempts} times, and max_retries is {self.policy.max_retries}")
-            )
+            reason = f"it was interrupted {trial.attempts} times, and max_retries is {self.policy.max_retries}"
+            self._record_failure(trial, reason)
         return None
 
     def _promoted(self) -> Trial | None:
@@ -211,7 +212,12 @@ class SearchLoop:
 
     def _fail(self, trial: Trial, error: Exception) -> Trial:
         logger.warning("trial %d failed: %s: %s", trial.number, type(error).__name__, error)
-        trial = trial.fail("".join(traceback.format_exception(error)))
+        trial = self._record_failure(trial, "".join(traceback.format_exception(error)))
+        traceback.clear_frames(error.__traceback__)  # they hold the student, whose memory the next trial needs
+        return trial
+
+    def _record_failure(self, trial: Trial, error: str) -> Trial:
+        trial = trial.fail(error)
         self.directory.record(trial)
         self._remove_checkpoints(trial)
         return trial

@@ -36,6 +36,7 @@ class Proposals:
     advisor: Advisor
     history_from: Sequence[str | Path] = ()
     _queue: list[Architecture] = field(default_factory=list)
+    _earlier: list[Observation] | None = field(init=False, default=None)  # of `history_from`, once it has been read
 
     def enqueue(self, architecture: Mapping[str, Any]) -> None:
         """Enqueue an architecture to be tried before any that the advisor proposes.
@@ -94,8 +95,10 @@ class Proposals:
         metrics, after_flash = self.search.metrics, self.search.promote is not None
         own = [observation(trial, metrics, after_flash=after_flash) for trial in result]
         tried = [observed.architecture for observed in own]
-        earlier = earlier_observations(self.history_from, self.search.search_space, metrics, after_flash=after_flash)
-        return [*(observed for observed in earlier if observed.architecture not in tried), *own]
+        if self._earlier is None:
+            space = self.search.search_space
+            self._earlier = earlier_observations(self.history_from, space, metrics, after_flash=after_flash)
+        return [*(observed for observed in self._earlier if observed.architecture not in tried), *own]
 
     def importance(self, result: SearchResult) -> dict[str, dict[str, float]]:
         """For each goal of the search, the share of its variance that each dimension explains."""

@@ -66,7 +66,7 @@ def test_all_processes_run_the_trials_of_process_0_and_return_its_best():
         future = executor.submit(run_trial, spec_that_records(led), Trial(0, {"width": width}))
         assert future.result().metrics == {"score": 1.0}
     executor.end({"width": 3})
-    assert follow(Group(messages), lambda: spec_that_records(followed)) == {"width": 3}
+    assert follow(Group(messages), spec_that_records(followed)) == {"width": 3}
     assert led == followed == [2, 3]
 
 
@@ -79,7 +79,7 @@ def test_trial_that_fails_in_all_processes_does_not_end_the_search():
     ]
     assert [type(error) for error in errors] == [OSError, type(None)]
     executor.end(None)
-    assert follow(Group(messages), lambda: spec_that_records(followed, [1])) is None
+    assert follow(Group(messages), spec_that_records(followed, [1])) is None
     assert followed == [1, 2]
 
 
@@ -87,4 +87,4 @@ def test_processes_that_follow_stop_with_the_error_of_process_0():
     messages = queue.SimpleQueue()
     GroupExecutor(Group(messages)).stop(ConfigurationError("no metrics"))
     with pytest.raises(SearchStoppedError, match="process 0 does, and it did: ConfigurationError: no metrics"):
-        follow(Group(messages), lambda: spec_that_records([]))
+        follow(Group(messages), spec_that_records([]))

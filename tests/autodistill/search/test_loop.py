@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from pathlib import Path
 
+import pytest
 from small_models import Transformer
 from toy_search import make_config, make_search
 from width_search import search, widths_of
 
+from autodistill import ConfigurationError, SearchStoppedError
 from autodistill.search import result as search_result
+from autodistill.search.directory import SearchDirectory
 
 
 class Readings:
@@ -77,3 +82,46 @@ def test_patience_ends_a_search_whose_best_has_not_changed(tmp_path):
     assert widths_of(tmp_path) == [1, 2, 3, 4]  # 3 equals 2, which changes nothing
     agent.search_loop(patience=3)
     assert widths_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_student_of_a_failed_trial_is_freed_before_the_next_trial(tmp_path):
+    students, alive = [], []
+
+    def evaluate(student):
+        alive.append(sum(reference() is not None for reference in students))
+        students.append(weakref.ref(student))
+        raise ValueError("no score")
+
+    gc.collect()
+    gc.disable()  # what frees the student must be that nothing refers to it
+    try:
+        search = make_search(tmp_path / "search", train_func=lambda student: student, eval_func=evaluate)
+        with pytest.raises(SearchStoppedError):
+            search.search_loop()
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
+
+
+def test_settings_are_checked_before_the_first_trial_though_another_was_added(tmp_path):
+    config = make_config(search_space={"width": [8], "depth": [1, 2]}, max_trials=2)
+    config["flash_distillation"] = {
+        "block_names": ["layer.0"],
+        "layer_mappings_for_knowledge_transfer": [[("layers.0", "layers.0")]],
+    }
+    search = make_search(tmp_path / "search", config)
+    search.add_trial({"width": 8, "depth": 1}, {"accuracy": 0.5, "parameters": 10})
+    with pytest.raises(ConfigurationError, match=r"has no layer 'layer.0'"):
+        search.search_loop()
+    assert [trial.added for trial in search.search_result] == [True]
+
+
+def test_trial_that_was_interrupted_too_often_fails_and_leaves_no_checkpoint(tmp_path):
+    search = make_search(tmp_path / "search", make_config(max_trials=2), max_retries=0)
+    with SearchDirectory.open(tmp_path / "search", search.describe(), search.search_space) as directory:
+        trial = directory.begin({"width": 8, "depth": 1})
+        (trial.directory / "checkpoint").mkdir()
+    search.search_loop()
+    first = search.search_result[0]
+    assert first.error == "it was interrupted 1 times, and max_retries is 0"
+    assert not (first.directory / "checkpoint").exists()
