@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import weakref
@@ -240,9 +241,11 @@ class AutoDistillation:
             limits = Limits(trials, *(math.inf if limit is None else limit for limit in (timeout, patience)))
             for trial in loop.run(limits):
                 for callback in self.callbacks:
-                    callback(self, trial)
+                    callback(self, copy.deepcopy(trial))  # changes by a callback do not affect the search
                 if self._stopped:
                     break
+                if self.callbacks:  # they may have reassigned hooks
+                    loop.use(replace(self._trial_spec(), report=progress))
             progress.search_finished(directory.result)
             best = directory.result.best
             if best is None:
@@ -354,7 +357,8 @@ class AutoDistillation:
 
         A proposal whose student breaks a bound before training is skipped; it enters the advisor's history as failed.
         With the built-in distillation, the bounds on `parameters`, `flops` and `size_mb` are checked, and always those
-        of every metric marked `before_training`.
+        of every metric marked `before_training`. `search_loop` does the same without calling this method: to propose
+        architectures yourself, pass an advisor.
 
         Raises:
             SpaceExhaustedError: every architecture of the space has been tried, or breaks a bound before training.
@@ -435,7 +439,7 @@ class AutoDistillation:
     def search_result(self) -> SearchResult:
         """All trials of the search directory, in order."""
         if self._directory is not None:
-            return self._directory.result
+            return copy.deepcopy(self._directory.result)
         if not (self.search_dir / SEARCH_FILE).exists():
             return SearchResult([], self.config.the_search().metrics)
         return SearchResult.load(self.search_dir)

@@ -81,21 +81,23 @@ class SearchLoop:
         progress: Progress,
     ) -> None:
         self.directory = directory
-        self.spec = spec
         self.proposals = proposals
         self.executor = executor
         self.policy = policy
         self.progress = progress
+        self.use(spec)
+        # Whether the settings were checked against a student: a trial that was measured shows that they fit.
+        self._checked = any(trial.is_measured and not trial.added for trial in self.result)
+        self._exhausted = False  # whether the space is
+        # The numbers of the trials that may have a student on disk.
+        self._with_students = {trial.number for trial in self.result.completed}
+
+    def use(self, spec: TrialSpec) -> None:
+        """Run the next trials by this spec: hooks may have been reassigned."""
+        self.spec = spec
         self._bounds = UntrainedBounds(
             spec.metrics, spec.framework, spec.search_space, keeps_size=spec.training.keeps_size
         )
-        self._checked = any(
-            trial.is_measured and not trial.added for trial in self.result
-        )  # whether the settings were checked
-        self._exhausted = False  # whether the space is
-        self._with_students = {
-            trial.number for trial in self.result.completed
-        }  # may include trials whose student was not kept
 
     @property
     def result(self) -> SearchResult:

@@ -125,3 +125,26 @@ def test_trial_that_was_interrupted_too_often_fails_and_leaves_no_checkpoint(tmp
     first = search.search_result[0]
     assert first.error == "it was interrupted 1 times, and max_retries is 0"
     assert not (first.directory / "checkpoint").exists()
+
+
+def test_hooks_that_a_callback_reassigns_count_from_the_next_trial(tmp_path):
+    def reassign(search, trial):
+        search.eval_func = lambda student: {"accuracy": 0.125}
+
+    search = make_search(tmp_path / "search", make_config(max_trials=3), callbacks=[reassign])
+    search.search_loop()
+    first, *later = [trial.metrics["accuracy"] for trial in search.search_result]
+    assert first != 0.125
+    assert later == [0.125, 0.125]
+
+
+def test_callback_that_changes_a_trial_changes_nothing_of_the_search(tmp_path):
+    def change(search, trial):
+        trial.metrics.clear()
+        search.search_result[0].details["note"] = "mine"
+
+    changed = make_search(tmp_path / "changed", make_config(max_trials=3), callbacks=[change])
+    unchanged = make_search(tmp_path / "unchanged", make_config(max_trials=3))
+    assert changed.search_loop() == unchanged.search_loop()
+    assert [trial.metrics for trial in changed.search_result] == [trial.metrics for trial in unchanged.search_result]
+    assert "note" not in changed.search_result[0].details
