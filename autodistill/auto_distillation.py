@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +157,7 @@ class AutoDistillation:
         self.search_space: SearchSpace = search.search_space
         proposer = as_advisor(search.search_algorithm if advisor is None else advisor, self.search_space)
         self._proposals = Proposals(search, proposer, list(history_from))
+        self._bounds = UntrainedBounds()
         self.search_dir = Path(search_dir)
         self.callbacks = list(callbacks)
         self._processes = current_processes()  # first, since it selects the GPU of this process
@@ -236,7 +237,7 @@ class AutoDistillation:
             contextlib.closing(make_progress(self._show_progress_bar)) as progress,
         ):
             spec = replace(spec, report=progress)
-            loop = SearchLoop(directory, spec, self._proposals, executor, self._policy, progress)
+            loop = SearchLoop(directory, spec, self._proposals, self._bounds, executor, self._policy, progress)
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
             limits = Limits(trials, *(math.inf if limit is None else limit for limit in (timeout, patience)))
             for trial in loop.run(limits):
@@ -245,7 +246,7 @@ class AutoDistillation:
                 if self._stopped:
                     break
                 if self.callbacks:  # they may have reassigned hooks
-                    loop.use(replace(self._trial_spec(), report=progress))
+                    loop.spec = replace(self._trial_spec(), report=progress)
             progress.search_finished(directory.result)
             best = directory.result.best
             if best is None:
@@ -365,9 +366,7 @@ class AutoDistillation:
             AdvisorError: the advisor repeated an architecture of its history, or proposed one outside the space.
             ConfigurationError: the set-up is invalid.
         """
-        spec = self._trial_spec()
-        bounds = UntrainedBounds(spec.metrics, spec.framework, self.search_space, keeps_size=spec.training.keeps_size)
-        return self._proposals.next(self.search_result, bounds.keeps)
+        return self._proposals.next(self.search_result, partial(self._bounds.keeps, self._trial_spec()))
 
     def enqueue_trial(self, architecture: Mapping[str, Any]) -> None:
         """Enqueue an architecture to be tried before any that the advisor proposes.

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
@@ -64,8 +65,9 @@ class SearchLoop:
 
     Args:
         directory: held by this process.
-        spec: what the trials have in common.
+        spec: what the trials have in common; may be replaced between trials.
         proposals: the source of architectures.
+        bounds: checks those that the advisor proposes.
         executor: runs the trials.
         policy: how students and failures are handled.
         progress: receives all events.
@@ -76,28 +78,23 @@ class SearchLoop:
         directory: SearchDirectory,
         spec: TrialSpec,
         proposals: Proposals,
+        bounds: UntrainedBounds,
         executor: Executor,
         policy: Policy,
         progress: Progress,
     ) -> None:
         self.directory = directory
+        self.spec = spec
         self.proposals = proposals
+        self.bounds = bounds
         self.executor = executor
         self.policy = policy
         self.progress = progress
-        self.use(spec)
         # Whether the settings were checked against a student: a trial that was measured shows that they fit.
         self._checked = any(trial.is_measured and not trial.added for trial in self.result)
         self._exhausted = False  # whether the space is
         # The numbers of the trials that may have a student on disk.
         self._with_students = {trial.number for trial in self.result.completed}
-
-    def use(self, spec: TrialSpec) -> None:
-        """Run the next trials by this spec: hooks may have been reassigned."""
-        self.spec = spec
-        self._bounds = UntrainedBounds(
-            spec.metrics, spec.framework, spec.search_space, keeps_size=spec.training.keeps_size
-        )
 
     @property
     def result(self) -> SearchResult:
@@ -167,7 +164,7 @@ class SearchLoop:
             logger.info("the search ends: the front has not changed for %d trials (patience)", self._limits.patience)
             return None
         try:
-            architecture = self.proposals.next(self.result, self._bounds.keeps)
+            architecture = self.proposals.next(self.result, partial(self.bounds.keeps, self.spec))
         except SpaceExhaustedError as exhausted:
             logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
             self._exhausted = True

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from autodistill.errors import ConfigurationError
-from autodistill.frameworks.framework import Framework
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, violations
-from search_spaces import Architecture, SearchSpace
+from autodistill.search.run_trial import TrialSpec
+from search_spaces import Architecture
 
 UNTRAINED = tuple(name for name, metric in BUILT_IN.items() if metric.known_untrained)
 """The built-in metrics that distillation does not change."""
@@ -18,47 +17,41 @@ logger = logging.getLogger(__name__)
 
 
 class UntrainedBounds:
-    """Checks whether a student keeps its bounds, as far as that is known without training it.
+    """Checks whether the students of one search keep its bounds, as far as that is known without training them.
 
-    Args:
-        metrics: of the search; those without a bound are ignored.
-        framework: builds and measures the students.
-        space: of the architectures.
-        keeps_size: the training does not change the metrics in `UNTRAINED`. Otherwise only the bounds of metrics
-            marked `before_training` are checked.
+    Each student is built and measured once, however often its architecture is proposed.
     """
 
-    def __init__(
-        self, metrics: Sequence[Metric], framework: Framework, space: SearchSpace, *, keeps_size: bool
-    ) -> None:
-        unchanged = UNTRAINED if keeps_size else ()
-        bounded = [metric for metric in metrics if metric.violations(0.0)]
-        self._checked = [metric for metric in bounded if metric.name in unchanged or metric.before_training]
-        self._framework = framework
-        self._space = space
-        self._kept: dict[str, bool] = {}
+    def __init__(self) -> None:
+        self._kept: dict[str, bool] = {}  # by the key of the architecture
 
-    def keeps(self, architecture: Architecture) -> bool:
-        """Whether the student keeps the bounds; built once for each architecture, and only if a bound is checked.
+    def keeps(self, spec: TrialSpec, architecture: Architecture) -> bool:
+        """Whether the student keeps the bounds; it is built only if there is a bound to check.
 
-        For a student that cannot be built or run the result is True: its trial records the error.
+        Args:
+            spec: of the search. The bounds on the metrics in `UNTRAINED` are checked if the training keeps the size of
+                the student, and always those of metrics marked `before_training`.
+            architecture: of the student. If it cannot be built or run, the result is True: its trial records the error.
         """
-        if not self._checked:
+        unchanged = UNTRAINED if spec.training.keeps_size else ()
+        bounded = [metric for metric in spec.metrics if metric.violations(0.0)]
+        checked = [metric for metric in bounded if metric.name in unchanged or metric.before_training]
+        if not checked:
             return True
-        key = self._space.key(architecture)
+        key = spec.search_space.key(architecture)
         if key not in self._kept:
-            self._kept[key] = self._measure(architecture)
+            self._kept[key] = _keeps(checked, spec, architecture)
         return self._kept[key]
 
-    def _measure(self, architecture: Architecture) -> bool:
-        names = [metric.name for metric in self._checked]
-        try:
-            values = self._framework.measure(self._framework.build(architecture), names).metrics
-        except ConfigurationError:
-            raise
-        except Exception:
-            return True
-        kept = all(violation <= 0 for violation in violations(self._checked, values))
-        if not kept:
-            logger.debug("%s is skipped, since it breaks a bound before training: %s", architecture, values)
-        return kept
+
+def _keeps(checked: list[Metric], spec: TrialSpec, architecture: Architecture) -> bool:
+    try:
+        values = spec.framework.measure(spec.framework.build(architecture), [metric.name for metric in checked]).metrics
+    except ConfigurationError:
+        raise
+    except Exception:
+        return True
+    kept = all(violation <= 0 for violation in violations(checked, values))
+    if not kept:
+        logger.debug("%s is skipped, since it breaks a bound before training: %s", architecture, values)
+    return kept

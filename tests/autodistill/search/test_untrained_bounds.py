@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from autodistill import Advisor, AdvisorError, ConfigurationError, Metric, Searc
 from autodistill.batch import Batch
 from autodistill.frameworks.pytorch import PyTorchFramework
 from autodistill.metrics.latency import Timing
+from autodistill.processes import Processes
+from autodistill.search.run_trial import TrialSpec
 from autodistill.search.untrained_bounds import UntrainedBounds
 from search_spaces import SearchSpace
 
@@ -38,6 +42,28 @@ def test_an_architecture_that_breaks_a_bound_untrained_costs_no_trial(tmp_path):
     tried = {tuple(trial.architecture.values()) for trial in SearchResult.load(tmp_path / "search")}
     assert tried == {architecture for architecture, size in sizes.items() if size <= limit}
     assert len(agent.search_result.feasible) == 4
+
+
+def test_a_rejected_architecture_is_built_once_in_a_search_with_callbacks(tmp_path):
+    limit = sorted(sizes_in(tmp_path).values())[3]
+    built = []
+    agent = make_search(
+        tmp_path / "search",
+        make_config(metrics=["accuracy", Metric("parameters", at_most=limit)], max_trials=9),
+        callbacks=[lambda search, trial: None],  # after it, the hooks are read again
+    )
+    build = agent.model_builder
+
+    def counting(architecture):
+        built.append(tuple(architecture.values()))
+        return build(architecture)
+
+    agent.model_builder = counting
+    agent.search_loop()
+    tried = {tuple(trial.architecture.values()) for trial in agent.search_result}
+    rejected = [architecture for architecture in built if architecture not in tried]
+    assert len(tried) == 4
+    assert len(rejected) == len(set(rejected)) == 5
 
 
 def test_a_space_in_which_nothing_keeps_the_bounds_is_logged_as_such(tmp_path, caplog):
@@ -78,9 +104,10 @@ def test_a_train_func_may_change_the_size_so_nothing_is_checked_before(tmp_path)
 ONE = SearchSpace({"depth": [1, 2]})
 
 
-def bounds_on(metrics, build, example=None, teacher=None):
+def keeps_on(metrics, build, example=None, teacher=None):
     framework = PyTorchFramework(lambda architecture: build(), None, 0, torch.device("cpu"), teacher, example)
-    return UntrainedBounds(metrics, framework, ONE, keeps_size=True)
+    training = SimpleNamespace(keeps_size=True)
+    return partial(UntrainedBounds().keeps, TrialSpec(framework, training, ONE, tuple(metrics), 0, Processes()))
 
 
 def test_only_bounds_that_training_cannot_change_are_checked():
@@ -90,10 +117,10 @@ def test_only_bounds_that_training_cannot_change_are_checked():
         built.append(True)
         return nn.Linear(4, 1)
 
-    assert bounds_on([Metric("accuracy", at_least=2), Metric("parameters")], build).keeps({"depth": 1})
+    assert keeps_on([Metric("accuracy", at_least=2), Metric("parameters")], build)({"depth": 1})
     assert built == []
-    bounds = bounds_on([Metric("parameters", at_most=4)], build)
-    assert [bounds.keeps({"depth": 1}) for _ in range(3)] == [False] * 3
+    keeps = keeps_on([Metric("parameters", at_most=4)], build)
+    assert [keeps({"depth": 1}) for _ in range(3)] == [False] * 3
     assert len(built) == 1
 
 
@@ -123,15 +150,15 @@ def test_a_mark_counts_with_a_training_of_the_users_own_too(tmp_path):
 def test_a_bound_on_the_speedup_is_checked_with_the_teacher():
     speedup = [Metric("speedup", at_least=1e-9, before_training=True)]
     example = Batch((torch.zeros(2, 4), None))
-    assert bounds_on(speedup, lambda: nn.Linear(4, 1), example, nn.Linear(4, 1)).keeps({"depth": 1})
+    assert keeps_on(speedup, lambda: nn.Linear(4, 1), example, nn.Linear(4, 1))({"depth": 1})
     with pytest.raises(ConfigurationError, match="speedup compares the student with the teacher"):
-        bounds_on(speedup, lambda: nn.Linear(4, 1), example).keeps({"depth": 1})
+        keeps_on(speedup, lambda: nn.Linear(4, 1), example)({"depth": 1})
 
 
 def test_a_student_that_cannot_be_built_fails_in_its_trial():
     def broken():
         raise RuntimeError("no such layer")
 
-    assert bounds_on([Metric("parameters", at_most=4)], broken).keeps({"depth": 1})
+    assert keeps_on([Metric("parameters", at_most=4)], broken)({"depth": 1})
     with pytest.raises(ConfigurationError, match="flops"):
-        bounds_on([Metric("flops", at_most=4)], lambda: nn.Linear(4, 1)).keeps({"depth": 1})
+        keeps_on([Metric("flops", at_most=4)], lambda: nn.Linear(4, 1))({"depth": 1})
