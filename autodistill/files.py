@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
-"""The suffix of everything that is being written or removed; a killed process may leave such files behind."""
+"""The suffix of everything that is being written or removed; a killed process may leave such files."""
 
 
 @contextlib.contextmanager

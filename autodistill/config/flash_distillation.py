@@ -107,7 +107,7 @@ class FlashDistillationConfig(PhaseConfig):
         return pair and self.block_names is None and self.layer_mappings_for_knowledge_transfer is None
 
     def length_problems(self, blocks: int, mappings: tuple[tuple[LayerMapping, ...], ...]) -> list[str]:
-        """A sentence for each list whose length does not fit so many blocks and their mappings."""
+        """A sentence for each list whose length does not fit the number of blocks or of their mappings."""
         return [mistake.sentence for mistake in self._wrong_lengths(blocks, mappings)]
 
     def _wrong_lengths(self, blocks: int | None, mappings: Any) -> Iterator[Disagreement]:

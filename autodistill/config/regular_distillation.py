@@ -76,7 +76,7 @@ class RegularDistillationConfig(PhaseConfig):
         return self.layer_mappings_for_knowledge_transfer is None and isinstance(self.loss_types, tuple)
 
     def length_problems(self, mappings: int) -> list[str]:
-        """A sentence for each list whose length does not fit so many mappings."""
+        """A sentence for each list whose length does not fit the number of mappings."""
         return [mistake.sentence for mistake in self._wrong_lengths(mappings)]
 
     def _wrong_lengths(self, mappings: int) -> Iterator[Disagreement]:

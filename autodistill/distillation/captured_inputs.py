@@ -34,7 +34,7 @@ class CapturedInputs:
     def __init__(self, student: nn.Module, batches: Sequence[Batch], store: ActivationStore) -> None:
         self._block = ""
         self._store = store
-        self._kept = 0  # the inputs of so many batches, from the first, are in the store
+        self._kept = 0  # the number of batches, from the first, whose inputs are in the store
         self._expected: Call | None = None
         self._student = student
         self._batches = batches

@@ -31,7 +31,7 @@ def make_optimizer(settings: PhaseConfig, parameters: Iterable[nn.Parameter]) ->
 
 
 def make_schedule(settings: PhaseConfig, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """The configured learning-rate schedule over so many optimizer updates.
+    """The configured learning-rate schedule over `steps` optimizer updates.
 
     Examples:
         >>> settings = PhaseConfig(optimizer="SGD", learning_rate=1.0, warmup_ratio=0.5)
