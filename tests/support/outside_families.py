@@ -121,7 +121,7 @@ def spectrograms() -> list[dict]:
     ]
 
 
-SAMPLES, FRAMES = 35, 8
+SAMPLES, FRAMES = 38, 8
 """The length of a waveform, and that of the features which kernels 4 and 3 with strides of 2 compute from it."""
 
 
