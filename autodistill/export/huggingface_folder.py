@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autodistill.errors import ConfigurationError
 from autodistill.files import replacing
+from autodistill.frameworks.student_files import DESCRIPTION_FILE, OWN_WEIGHTS_FILE, reload_problems
 from autodistill.search.layout import PREPROCESSOR, student_directory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, ensure_has_student
@@ -24,7 +25,8 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
         out: the folder, which must be new or empty.
 
     Raises:
-        ConfigurationError: the student or its preprocessor does not exist, or the folder is not empty.
+        ConfigurationError: the student or its preprocessor does not exist, the folder is not empty, or the class of the
+            student would load another model from it than the one that was measured.
         SearchDirectoryError: the directory holds no search.
     """
     student = student_directory(search_dir, trial.number)
@@ -46,7 +48,19 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"a student is exported into a new folder, but {out} exists; name another.")
+    if not (student / "config.json").exists():
+        raise ConfigurationError(
+            "a student is exported with its configuration, which its save_pretrained writes, but that of trial "
+            f"{trial.number} has none; use best_model() or load_model."
+        )
+    problems = reload_problems(student) if (student / DESCRIPTION_FILE).exists() else []
+    if problems:
+        raise ConfigurationError(
+            "an exported student must be loaded by from_pretrained as it was measured, but that of trial "
+            f"{trial.number} is changed by it: {'; '.join(problems)}. Use best_model() or load_model, which load it "
+            "into what model_builder returns, or let model_builder make only models that their configuration describes."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
-        shutil.copytree(student, temporary)
+        shutil.copytree(student, temporary, ignore=shutil.ignore_patterns(DESCRIPTION_FILE, OWN_WEIGHTS_FILE))
         shutil.copytree(search_dir / PREPROCESSOR, temporary, dirs_exist_ok=True)

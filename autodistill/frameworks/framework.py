@@ -25,11 +25,18 @@ class Framework(Protocol):
             TrialError: `model_builder` returned something other than a model, or not a new one.
         """
 
-    def finish(self, trained: Any) -> Any:
+    def tensor_shapes(self, model: Any) -> Mapping[str, tuple[int, ...] | None]:
+        """The names and shapes of a model's tensors; None for a shape that its first input determines."""
+
+    def finish(self, trained: Any, shapes: Mapping[str, tuple[int, ...] | None] | None = None) -> Any:
         """A trained model, ready to be evaluated, measured and saved.
 
+        Args:
+            trained: what the training returned.
+            shapes: of the student that was built, into which the trained one will be loaded; None if it will not be.
+
         Raises:
-            TrialError: the training returned something other than a model.
+            TrialError: the training returned something other than a model, or a model with other tensors.
         """
 
     def evaluate(self, model: Any, seed: int) -> Mapping[str, Any]:

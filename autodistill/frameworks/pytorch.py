@@ -14,7 +14,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.errors import TrialError
-from autodistill.frameworks.student_files import load_student, save_student
+from autodistill.frameworks.student_files import Shapes, load_student, save_student, shape_problems, tensor_shapes
 from autodistill.metrics.built_in import Measurement
 from autodistill.metrics.measure import measure
 from autodistill.models.fingerprint import model_fingerprint
@@ -79,10 +79,21 @@ class PyTorchFramework:
                     f"{teachers[parameter.data_ptr()]!r}, which would be trained; use copy.deepcopy."
                 )
 
-    def finish(self, trained: Any) -> nn.Module:
+    def tensor_shapes(self, model: nn.Module) -> Shapes:
+        """The names and shapes of parameters and buffers."""
+        return tensor_shapes(model)
+
+    def finish(self, trained: Any, shapes: Shapes | None = None) -> nn.Module:
         """A trained model in eval mode."""
         if not isinstance(trained, nn.Module):
             raise TrialError(f"train_func must return the trained model, but returned {type(trained).__name__}.")
+        problems = [] if shapes is None else shape_problems(shapes, tensor_shapes(trained))
+        if problems:
+            raise TrialError(
+                "a student is saved and loaded into what model_builder returns, so train_func must return a model with "
+                f"the tensors that its argument had, but {'; '.join(problems)}; change the model in model_builder, "
+                "merge what train_func adds (merge_and_unload), or do not keep students (keep='none')."
+            )
         return trained.eval()
 
     def evaluate(self, model: nn.Module, seed: int) -> Mapping[str, Any]:

@@ -83,11 +83,13 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
     framework, processes = spec.framework, spec.processes
     seed = derive_seed(spec.seed, "training", spec.search_space.key(trial.architecture))
     flash_only = spec.ends_after_flash(trial)
+    folder = trial.directory / STUDENT if spec.saves_students and trial.directory is not None else None
     with processes.together():
         student = framework.build(trial.architecture)
+        shapes = framework.tensor_shapes(student) if folder is not None else None
         with framework.random_state(seed):
             trained = spec.training.train(student, _context(spec, trial, seed, flash_only))
-        model = framework.finish(trained.model)
+        model = framework.finish(trained.model, shapes)
     if not processes.is_main:
         return Outcome()
     metrics, errors = metric_values(framework.evaluate(model, seed), "eval_func returned")
@@ -101,8 +103,8 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
         measurement = framework.measure(model, missing)
         metrics |= measurement.metrics
         details |= measurement.details
-    if spec.saves_students and trial.directory is not None and not flash_only:
-        framework.save(model, trial.architecture, trial.directory / STUDENT)
+    if folder is not None and not flash_only:
+        framework.save(model, trial.architecture, folder)
     return Outcome(metrics, details)
 
 

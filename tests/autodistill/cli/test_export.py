@@ -52,7 +52,10 @@ def test_missing_trial_or_student_is_refused(classifier):
 @pytest.fixture
 def exportable(recorded):
     """The recorded directory with a file in the student's folder, and one in the preprocessor's."""
-    for folder, name in ((student_directory(Path(recorded), 0), "weights"), (Path(recorded) / PREPROCESSOR, "tokens")):
+    for folder, name in (
+        (student_directory(Path(recorded), 0), "config.json"),
+        (Path(recorded) / PREPROCESSOR, "tokens"),
+    ):
         (folder / name).write_text(name, encoding="utf-8")
     return recorded
 
@@ -60,7 +63,7 @@ def exportable(recorded):
 def test_best_trial_is_exported_with_its_preprocessor(exportable):
     assert run("export", exportable, "new/out") == "trial 0 (layers=2) is exported to new/out."
     assert {path.name: path.read_text(encoding="utf-8") for path in Path("new/out").iterdir()} == {
-        "weights": "weights",
+        "config.json": "config.json",
         "tokens": "tokens",
     }
     assert [path.name for path in Path("new").iterdir()] == ["out"]

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
 
 from autodistill.errors import ConfigurationError
 from autodistill.export.huggingface_folder import export_folder
+from autodistill.frameworks.student_files import save_student
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.layout import PREPROCESSOR, student_directory
 from autodistill.search.result import SearchResult
@@ -60,3 +64,23 @@ def test_nothing_is_overwritten(trials):
     with pytest.raises(ConfigurationError, match="into a new folder, but out exists"):
         export_folder(RUNS, trials[1], Path("out"))
     assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]
+
+
+def test_student_that_from_pretrained_would_change_is_refused_and_another_is_exported(trials):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    student = BertModel(BertConfig(vocab_size=10, **sizes)).eval()
+    save_student(student, {}, student_directory(RUNS, 1))
+    export_folder(RUNS, trials[1], Path("out"))
+    assert "student.json" not in {path.name for path in Path("out").iterdir()}
+    tokens = torch.tensor([[1, 2, 3]])
+    loaded = BertModel.from_pretrained("out").eval()
+    assert torch.equal(loaded(tokens).last_hidden_state, student(tokens).last_hidden_state)
+
+    student.encoder.layer[0].intermediate.intermediate_act_fn = nn.ReLU()
+    save_student(student, {}, student_directory(RUNS, 1))
+    with pytest.raises(ConfigurationError, match=r"intermediate_act_fn' becomes GELUActivation.*Use best_model\(\)"):
+        export_folder(RUNS, trials[1], Path("changed"))
+    save_student(nn.Linear(2, 2), {}, student_directory(RUNS, 1))
+    with pytest.raises(ConfigurationError, match="exported with its configuration"):
+        export_folder(RUNS, trials[1], Path("changed"))
+    assert not Path("changed").exists()

@@ -101,3 +101,17 @@ def test_framework_in_another_process_remembers_no_students() -> None:
     assert student in subject.built
     assert list(received.built) == []
     assert torch.equal(received.build({"width": 3}).weight, student.weight)
+
+
+def test_trained_model_with_other_tensors_is_refused_if_it_is_to_be_saved() -> None:
+    subject = framework()
+    student = subject.build({"width": 3})
+    shapes = subject.tensor_shapes(student)
+    for wrapped in (student, torch.compile(student, backend="eager"), nn.DataParallel(student)):
+        assert subject.finish(wrapped, shapes) is wrapped
+    other = nn.Sequential(nn.Linear(3, 1))
+    with pytest.raises(TrialError, match=r"'weight', 'bias' are missing; '0.weight', '0.bias' are unexpected; change"):
+        subject.finish(other, shapes)
+    with pytest.raises(TrialError, match=r"'weight' is \(1, 2\), not \(1, 3\); change"):
+        subject.finish(nn.Linear(2, 1), shapes)
+    assert subject.finish(other) is other

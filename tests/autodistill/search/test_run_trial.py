@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from safetensors.torch import load_file
 from torch import nn
 from toy_search import evaluate, make_config, make_search
@@ -104,3 +105,17 @@ def test_missing_metrics_are_named_with_those_returned():
     sentence = missing_metrics(metrics, Outcome({"acuracy": 1.0, "parameters": 2.0}))
     assert sentence.startswith("eval_func must return every metric that is not built in, but 'accuracy' is missing")
     assert "it returned 'acuracy', 'parameters'" in sentence
+
+
+def test_training_that_adds_tensors_fails_before_the_evaluation_unless_students_are_not_kept(tmp_path):
+    def prune(student):
+        torch.nn.utils.prune.l1_unstructured(student, "weight", 1)  # weight becomes weight_orig and weight_mask
+        return student
+
+    def never(model):
+        raise AssertionError("it was evaluated")
+
+    trial = Trial(0, {"width": 2}, directory=tmp_path)
+    with pytest.raises(TrialError, match=r"'weight' is missing; 'weight_orig', 'weight_mask' are unexpected"):
+        run_trial(spec_of(train=prune, score=never), trial)
+    assert run_trial(replace(spec_of(train=prune), saves_students=False), trial).metrics["score"] == 2
