@@ -9,7 +9,7 @@ from torch import nn
 
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.models.families import Attention, Family, FeedForward
-from autodistill.models.weights import part
+from autodistill.models.weights import left_out, part
 
 SETTINGS = (
     "model_type",
@@ -17,6 +17,10 @@ SETTINGS = (
     *("hidden_act", "activation", "activation_function", "dense_act_fn"),
     *("pooler_act", "classifier_activation", "normalization_type"),
     *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"),
+    *("hidden_activation", "norm_eps", "classifier_pooling"),  # ModernBERT
+    *("summary_type", "summary_use_proj", "summary_activation"),  # ELECTRA
+    *("relative_attention", "position_buckets", "max_relative_positions", "pos_att_type", "share_att_key"),  # DeBERTa
+    *("norm_rel_ebd", "position_biased_input", "pooler_hidden_act"),
     *("rope_parameters", "sliding_window", "relative_attention_max_distance"),
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
 )
@@ -33,6 +37,18 @@ def other_settings(pair: Pairing[Any]) -> Iterator[str]:
                 f"{name} is {of_teacher!r} in the teacher, {of_student!r} in the student: equal weights compute "
                 "different results."
             )
+    yield from _other_layer_types(pair, *configs.values())
+
+
+def _other_layer_types(pair: Pairing[Any], teacher: Any, student: Any) -> Iterator[str]:
+    of_teacher, of_student = (getattr(config, "layer_types", None) for config in (teacher, student))
+    if of_teacher and of_student:
+        for block, (kind, layer) in enumerate(zip(of_student, pair.layers, strict=False)):
+            if kind != of_teacher[layer]:
+                yield (
+                    f"block {block} of the student has {kind!r}, block {layer} of the teacher, from which it comes, "
+                    f"{of_teacher[layer]!r}: equal weights compute different results."
+                )
 
 
 def lost_weights(pair: Pairing[Family]) -> Iterator[str]:
@@ -42,7 +58,8 @@ def lost_weights(pair: Pairing[Family]) -> Iterator[str]:
 
 
 def unlike_parts(pair: Pairing[Family]) -> Iterator[str]:
-    """A sentence for each incompatibility of the blocks: gates, and tables of position biases."""
+    """A sentence for each incompatibility of the blocks: norms, gates, and tables of position biases."""
+    yield from _unlike_norms(pair)
     for unit in pair.family.parts:
         if isinstance(unit, FeedForward):
             readers = [pair.weight(spec, 0) for spec in unit.readers]
@@ -64,6 +81,20 @@ def unlike_parts(pair: Pairing[Family]) -> Iterator[str]:
                     "tables of position biases are copied row by row, so both models must have as many rows, but "
                     f"{table.student.path!r} has {shapes.student[1]} in the student, {shapes.teacher[1]} in the "
                     "teacher; build the student with the teacher's, or leave init out."
+                )
+
+
+def _unlike_norms(pair: Pairing[Family]) -> Iterator[str]:
+    for block in range(len(pair.layers)):
+        for unit in pair.family.parts:
+            norm = pair.weight(unit.norm, block)
+            without = Both(left_out(pair.student, norm.student), left_out(pair.teacher, norm.teacher))
+            if without.student != without.teacher:
+                bare, other = ("student", "teacher") if without.student else ("teacher", "student")
+                yield (
+                    "a block that reads the stream without a norm must correspond to such a block, but the "
+                    f"{bare}'s {norm.by_owner[bare].path!r} is none, and the {other}'s {norm.by_owner[other].path!r} "
+                    "is one; choose other layers."
                 )
 
 

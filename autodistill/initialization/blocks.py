@@ -23,7 +23,8 @@ def write_blocks(pair: Pairing[Family]) -> None:
             norm = pair.weight(unit.norm, index)
             specs = unit.readers if isinstance(unit, FeedForward) else (unit.query, unit.key, unit.value)
             readers = [weight for spec in specs if pair.in_both(weight := pair.weight(spec, index))]
-            reader = read_after(pair, norm, boundary, [weight.student for weight in readers])
+            norm_before = norm if pair.in_both(norm) else None
+            reader = read_after(pair, norm_before, boundary, [weight.student for weight in readers])
             maps = _Maps(readers, pair.weight(unit.output, index), reader, boundary)
             if isinstance(unit, FeedForward):
                 _write_feed_forward(pair, maps)
@@ -123,9 +124,13 @@ class _AttentionWriter:
         self.pair, self.attention, self.block, self.maps = pair, attention, block, maps
         self.sizes = pair.head_sizes
         teacher = self.sizes.teacher
-        self.query, self.key, self.value = (
-            _Heads.of(maps.reader(read(pair.teacher, weight.teacher)), teacher.channels) for weight in maps.readers
-        )
+        in_block = {spec: pair.weight(spec, block) for spec in (*attention.queries, *attention.keys, attention.value)}
+        self.weights = {spec: weight for spec, weight in in_block.items() if pair.in_both(weight)}
+        self.heads = {
+            spec: _Heads.of(maps.reader(read(pair.teacher, weight.teacher)), teacher.channels)
+            for spec, weight in self.weights.items()
+        }
+        self.value = self.heads[attention.value]
         self.output = writer(pair, read(pair.teacher, maps.output.teacher), maps.boundary)
         by_head = self.output.weight.reshape(len(self.output.weight), teacher.heads, teacher.channels)
         self.written = by_head.transpose(0, 1)  # (heads, d, channels)
@@ -145,26 +150,34 @@ class _AttentionWriter:
         """Write these heads of the teacher. Heads that it lacks stay as built, with zero output weights."""
         sizes = self.sizes.student
         channels, per_group = sizes.channels, sizes.heads // sizes.key_value_heads
-        query, key, value = (_Heads.of(read(self.pair.student, one.student), channels) for one in self.maps.readers)
+        of_student = {
+            spec: _Heads.of(read(self.pair.student, weight.student), channels) for spec, weight in self.weights.items()
+        }
+        queries, keys = (
+            [(self.heads[spec], of_student[spec]) for spec in side if spec in of_student]
+            for side in (self.attention.queries, self.attention.keys)
+        )
         output = torch.zeros(sizes.heads, len(self.output.weight), channels, dtype=torch.float64)
         for index, group in enumerate(groups):
             to_query, to_key = query_key_maps(
-                [self.query.weight[head] for head in group.heads],
-                self.key.weight[group.key_value_head],
+                [source.weight[head] for head in group.heads for source, _ in queries],
+                torch.cat([source.weight[group.key_value_head] for source, _ in keys], dim=1),
                 channels,
                 rotary=self.attention.rotary,
             )
             to_output, to_value = value_output_maps(
                 [self.written[head] for head in group.heads], self.value.weight[group.key_value_head], channels
             )
-            key.put(index, to_key, self.key, group.key_value_head, keep=False)
-            value.put(index, to_value, self.value, group.key_value_head, keep=True)
+            for source, target in keys:
+                target.put(index, to_key, source, group.key_value_head, keep=False)
+            of_student[self.attention.value].put(index, to_value, self.value, group.key_value_head, keep=True)
             to_query = to_query * (1.0 if self._head_norms else self._score_scale)
             for position, head in enumerate(group.heads, start=index * per_group):
-                query.put(position, to_query, self.query, head, keep=True)
+                for source, target in queries:
+                    target.put(position, to_query, source, head, keep=True)
                 output[position] = self.written[head] @ to_output.T
-        for weight, heads in zip(self.maps.readers, (query, key, value), strict=True):
-            self.pair.write(weight.student, heads.affine())
+        for spec, heads in of_student.items():
+            self.pair.write(self.weights[spec].student, heads.affine())
         self.pair.write(self.maps.output.student, Affine(output.transpose(0, 1).flatten(1), self.output.bias))
         self._write_head_norms()
         self._write_position_table(groups)

@@ -10,7 +10,7 @@ from torch import nn
 from autodistill.initialization.outputs import output_weight, outputs_of
 from autodistill.initialization.pairing import Pairing
 from autodistill.models.families import Attention, Family
-from autodistill.models.weights import has, part, shape
+from autodistill.models.weights import has, has_bias, left_out, part, shape
 
 
 def sharing_problems(pair: Pairing[Any]) -> Iterator[str]:
@@ -37,6 +37,18 @@ def layer_problems(pair: Pairing[Any]) -> Iterator[str]:
         )
 
 
+def refused_problems(pair: Pairing[Family]) -> Iterator[str]:
+    """A model must not have the modules that its table refuses."""
+    for path, reason in (pair.family.refused or {}).items():
+        weight = pair.weight(path)
+        for owner, base in pair.base_models.by_owner.items():
+            if any(name == path for name, _ in base.named_modules()):
+                yield (
+                    f"a student cannot start inside a teacher of this form: the {owner} has "
+                    f"{weight.by_owner[owner].path!r}, and {reason}; leave init out."
+                )
+
+
 def table_problems(pair: Pairing[Family]) -> Iterator[str]:
     """Weights that the table names must exist; one model may lack an embedding, and a block some of its readers."""
     family, blocks = pair.family, range(len(pair.layers))
@@ -47,7 +59,10 @@ def table_problems(pair: Pairing[Family]) -> Iterator[str]:
     ]
     for owner, model in pair.models.by_owner.items():
         weights = [[weight.by_owner[owner] for weight in alternatives] for alternatives in required]
-        missing = [found[0].path for found in weights if not any(has(model, weight) for weight in found)]
+        present = [
+            any(has(model, one) or (family.norms_before and left_out(model, one)) for one in found) for found in weights
+        ]
+        missing = [found[0].path for found, has_one in zip(weights, present, strict=True) if not has_one]
         if missing:
             yield (
                 f"the {owner} must have the weights that the table of its family names, but has none at "
@@ -57,9 +72,11 @@ def table_problems(pair: Pairing[Family]) -> Iterator[str]:
 
 
 def missing_embeddings(pair: Pairing[Any]) -> Iterator[str]:
-    """An embedding that the table names must be in one of the models."""
-    found = {part(spec).path: pair.has_weight(pair.weight(spec)) for spec in pair.family.embeddings}
-    nowhere = [repr(path) for path, has_it in found.items() if not has_it.teacher and not has_it.student]
+    """An embedding that the table names must be in one of the models, unless their configurations leave it out."""
+    bases, embeddings = pair.base_models.by_owner.values(), map(part, pair.family.embeddings)
+    nowhere = [
+        repr(spec.path) for spec in embeddings if not any(has(base, spec) or left_out(base, spec) for base in bases)
+    ]
     if nowhere:
         yield f"the table of a family must name embeddings, but neither model has {', '.join(nowhere)}; fix the table."
 
@@ -117,13 +134,22 @@ def mean_problems(pair: Pairing[Family]) -> Iterator[str]:
 
 
 def embedding_problems(pair: Pairing[Any]) -> Iterator[str]:
-    """Embeddings must have the widths of the subspace, and the same number of rows."""
+    """Embeddings must have the widths of the subspace (or of a space of their own), and the same number of rows."""
     looked_up = {name for name, module in pair.student.named_modules() if isinstance(module, nn.Embedding)}
-    for spec in pair.embeddings:
+    positions = getattr(pair.family, "position_rows", None)
+    rows_of_positions = [positions] if positions is not None and pair.in_both(pair.weight(positions)) else []
+    for spec in [*pair.embeddings, *rows_of_positions]:
         table = pair.weight(spec)
         shapes = pair.shapes(table)
         (width, rows), (teacher_width, teacher_rows) = shapes.student, shapes.teacher
-        if width != pair.subspace.width or teacher_width != pair.subspace.teacher_width:
+        if pair.has_own_embeddings:
+            if width != teacher_width:
+                yield (
+                    "embeddings that a map leads to the stream are copied, so both models must have the same, but "
+                    f"{part(spec).path!r} is {teacher_width} wide in the teacher, {width} in the student; build the "
+                    "student with the teacher's width of embeddings, or leave init out."
+                )
+        elif width != pair.subspace.width or teacher_width != pair.subspace.teacher_width:
             yield (
                 f"the subspace must lead from the teacher's width to the student's, but it leads from "
                 f"{pair.subspace.teacher_width} to {pair.subspace.width}, and {part(spec).path!r} is {teacher_width} "
@@ -139,6 +165,25 @@ def embedding_problems(pair: Pairing[Any]) -> Iterator[str]:
                 f"{teacher_rows}; "
                 "build the student with the teacher's vocabulary (or size of images and patches), or leave init out."
             )
+
+
+def embedding_map_problems(pair: Pairing[Family]) -> Iterator[str]:
+    """A student without a map from its embeddings to its stream cannot have what the teacher's computes."""
+    if pair.family.embedding_map is None:
+        return
+    leads = pair.weight(pair.family.embedding_map)
+    found = pair.has_weight(leads)
+    if found.teacher and not found.student:
+        yield (
+            "the student must have a map from its embeddings to its stream, since the teacher has one "
+            f"({leads.teacher.path!r}) after the norm of its embeddings, but it has none, because both are of the same "
+            "width; choose another width of the stream (hidden_size), or leave init out."
+        )
+    if found.student and not pair.family.norms_before and not has_bias(pair.student, leads.student):
+        yield (
+            f"a map from the embeddings to the stream must have a bias, which absorbs the mean, but "
+            f"{leads.student.path!r} has none; leave init out."
+        )
 
 
 def output_problems(pair: Pairing[Family]) -> Iterator[str]:

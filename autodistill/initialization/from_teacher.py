@@ -28,7 +28,7 @@ from autodistill.initialization.projection import Projection
 from autodistill.initialization.start_method import StartMethod
 from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.models.families import ChannelFamily, Family, WeightTable, require_family
-from autodistill.models.weights import Affine, has, shape
+from autodistill.models.weights import Affine
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,9 @@ def start_blocker(student: nn.Module, teacher: nn.Module) -> str | None:
     try:
         _, student_base, table = require_family(student, None, "student")
         _, teacher_base, _ = require_family(teacher, None, "teacher")
-        spec = next(spec for spec in table.embeddings if has(student_base, spec) and has(teacher_base, spec))
-        width, teacher_width = shape(student_base, spec)[0], shape(teacher_base, spec)[0]
+        width, teacher_width = table.width(student_base), table.width(teacher_base)
+        if width is None or teacher_width is None:
+            return "it lacks the embeddings that the table of its family names."
         if width > teacher_width:
             return f"the student is wider ({width}) than the teacher ({teacher_width}); leave init out."
         subspace = TeacherSubspace(

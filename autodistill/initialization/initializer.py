@@ -100,13 +100,13 @@ class TeacherInitializer:
             ConfigurationError: the student is of another family, or wider than the teacher.
         """
         _, base, family = require_family(student, self._settings.family, "student")
-        widths = [shape(base, spec)[0] for spec in family.embeddings if has(base, spec)]
-        if not widths:
+        width = family.width(base)
+        if width is None:
             raise ConfigurationError(
                 "the table of a family must name embeddings, which set a student's width, but the student has none of "
                 f"those that this table names ({', '.join(map(str, family.embeddings))}); fix the table."
             )
-        return self._decomposition(tuple(also)).subspace(widths[0])
+        return self._decomposition(tuple(also)).subspace(width)
 
     def projection(self, student: nn.Module, also: Iterable[Tap] = ()) -> Callable[[torch.Tensor, Tap], torch.Tensor]:
         """The function that projects a hidden state of the teacher, recorded at a tap, to the student's subspace.

@@ -30,7 +30,7 @@ from autodistill.models.families import Family
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import AUTO, INPUT, Tap, TapRecorder
-from autodistill.models.weights import Affine, has_bias, join, part, read, write, write_norm
+from autodistill.models.weights import Affine, has, has_bias, join, part, read, write, write_norm
 from autodistill.tensors import map_tensors
 
 Features = Callable[[Batch, Sequence[Tap]], Mapping[Tap, torch.Tensor]]
@@ -167,7 +167,9 @@ class LeastSquares:
         """
         run, paths = StudentRun(self.student), self.base_paths
         norm = self.family.embedding_norm
-        if norm is not None and not self.family.norms_before:
+        embedding_map = self.family.embedding_map
+        own_space = embedding_map is not None and has(self.student, join(paths.student, part(embedding_map).path))
+        if norm is not None and not self.family.norms_before and not own_space:
             self._fit_norm_after_sum(run, Both(join(paths.student, norm), join(paths.teacher, norm)), 0)
         blocks = [
             Both(

@@ -90,6 +90,8 @@ def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: d
     affine = read(pair.teacher, last.teacher)
     if output.hidden is None:
         affine = reader(affine)
+    elif output.hidden.spans_stream and pair.has_own_embeddings:
+        pass  # the hidden layer has the channels of the teacher's
     elif output.hidden.spans_stream:
         affine = Affine(affine.weight @ pair.subspace.down, affine.bias)
     else:
@@ -98,21 +100,24 @@ def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: d
 
 
 def _write_hidden(pair: Pairing[Family], hidden: Hidden, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
-    """Select the strongest neurons; or project them, where a table of embeddings reads them."""
+    """Select the strongest neurons; where a table of embeddings reads them, project them as it is projected."""
     layer = output_weight(pair, hidden.reader)
     if layer.student.path in kept:
         return
     affine = reader(read(pair.teacher, layer.teacher))
-    if not hidden.spans_stream:
+    norm = output_weight(pair, hidden.norm) if hidden.norm is not None else None
+    if not hidden.spans_stream or pair.has_own_embeddings:
         chosen = strongest(affine.weight.norm(dim=1), shape(pair.student, layer.student)[0])
         kept[layer.student.path] = chosen
         bias = affine.bias[chosen] if affine.bias is not None else None
         pair.write(layer.student, Affine(affine.weight[chosen], bias))
+        if norm is not None:
+            gain, shift = norm_of(pair.teacher, norm.teacher.path)
+            pair.write_norm(norm.student, gain[chosen], shift[chosen])
         return
     directions = pair.subspace.directions
     bias = affine.bias @ directions if affine.bias is not None else None
     pair.write(layer.student, Affine(directions.T @ affine.weight, bias))
-    if hidden.norm is not None:
-        norm = output_weight(pair, hidden.norm)
+    if norm is not None:
         gain, shift = norm_of(pair.teacher, norm.teacher.path)
         pair.write_norm(norm.student, rotated_gain(pair, gain) * stream_scale(pair), shift @ pair.subspace.up)

@@ -82,9 +82,7 @@ class Pairing(Generic[FamilyT]):
                 "a student that starts inside its teacher must be of its family, but the student is a "
                 f"{type(student_base).__name__} and the teacher a {type(teacher_base).__name__}; leave init out."
             )
-        mapped = (
-            layers if layers is not None else automatic_mapping(table.depth(student_base), table.depth(teacher_base))
-        )
+        mapped = layers if layers is not None else _alike(table.kinds(student_base), table.kinds(teacher_base))
         paths = Both(student_path, teacher_path)
         return Pairing[Any](student, teacher, paths, table, subspace, tuple(mapped), importance)
 
@@ -117,6 +115,12 @@ class Pairing(Generic[FamilyT]):
         return [spec for spec in self.family.embeddings if self.in_both(self.weight(spec))]
 
     @property
+    def has_own_embeddings(self) -> bool:
+        """Whether a map leads from the student's embeddings to its stream: they are the teacher's, not projected."""
+        chosen = getattr(self.family, "embedding_map", None)
+        return chosen is not None and has(self.student, self.weight(chosen).student)
+
+    @property
     def correction(self) -> float:
         """c = √(r D / d): the student's d channels keep the share r of the power of a vector of D channels."""
         return float((self.subspace.explained * self.subspace.teacher_width / self.subspace.width) ** 0.5)
@@ -139,8 +143,9 @@ class Pairing(Generic[FamilyT]):
 
     def _within(self, base: str, spec: Weight, block: int | None) -> Part:
         chosen = part(spec)
-        owner = base if block is None else join(base, f"{self.family.blocks}.{block}")
-        return Part(join(owner, chosen.path), chosen.index, chosen.of)
+        path = chosen.path.removeprefix("{base}.")
+        owner = base if block is None or path != chosen.path else join(base, f"{self.family.blocks}.{block}")
+        return Part(join(owner, path), chosen.index, chosen.of)
 
     def has_weight(self, weight: Both[Part]) -> Both[bool]:
         """Whether each of the two models has this weight."""
@@ -163,3 +168,18 @@ class Pairing(Generic[FamilyT]):
         """Write a norm of the student."""
         write_norm(self.student, norm.path, gain, bias)
         self.written.update(parameters(self.student, norm))
+
+
+def _alike(student: Sequence[object], teacher: Sequence[object]) -> list[int]:
+    """The teacher's block for each block of the student: evenly spread, or the nearest of the same kind, if any.
+
+    Args:
+        student: the kinds of its blocks.
+        teacher: likewise.
+    """
+    return [
+        min(
+            (index for index, known in enumerate(teacher) if known == kind), key=lambda i: abs(i - layer), default=layer
+        )
+        for kind, layer in zip(student, automatic_mapping(len(student), len(teacher)), strict=True)
+    ]

@@ -40,9 +40,11 @@ def stream_scale(pair: Pairing[Family]) -> torch.Tensor:
     return pair.subspace.scale.square().mean().sqrt()
 
 
-def rotated_gain(pair: Pairing[Family], gain: torch.Tensor) -> torch.Tensor:
-    """diag(Pᵀ G P) c, (d,): the gain of a student's norm where no reader can absorb it."""
-    return pair.correction * (pair.subspace.directions.square() * gain[:, None]).sum(0)
+def rotated_gain(pair: Pairing[Family], gain: torch.Tensor, correction: float | None = None) -> torch.Tensor:
+    """diag(Pᵀ G P) c, (d,): the gain of a student's norm where no reader can absorb it; by default c of the stream."""
+    return (pair.correction if correction is None else correction) * (
+        pair.subspace.directions.square() * gain[:, None]
+    ).sum(0)
 
 
 def down(pair: Pairing[Family]) -> torch.Tensor:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.models.weights import Part, has, has_bias, join, part, takes_in_constants
+from autodistill.models.weights import Part, has, has_bias, join, left_out, part, shape, takes_in_constants
 from search_spaces import SearchSpace
 
 Weight = str | Part
@@ -49,7 +49,10 @@ class Attention:
         rotary: queries and keys are rotated by rotary position embeddings: channels come in pairs of one frequency.
         scaled: scores are divided by the square root of a head's channels.
         position_table: a table (buckets, heads) of relative position biases; blocks without one use that of the first
-            block.
+            block. A path that begins with {base}. leads from the base model to one table for all blocks.
+        position_query: reads the rows of `Family.position_rows`, on the side of the queries; blocks without one read
+            them with `query`.
+        position_key: likewise, on the side of the keys.
     """
 
     query: Weight
@@ -61,6 +64,18 @@ class Attention:
     rotary: bool = False
     scaled: bool = True
     position_table: str | None = None
+    position_query: Weight | None = None
+    position_key: Weight | None = None
+
+    @property
+    def queries(self) -> tuple[Weight, ...]:
+        """What computes one side of the scores: from the stream, then from the rows of positions."""
+        return (self.query,) if self.position_query is None else (self.query, self.position_query)
+
+    @property
+    def keys(self) -> tuple[Weight, ...]:
+        """What computes the other side."""
+        return (self.key,) if self.position_key is None else (self.key, self.position_key)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,8 @@ class Hidden:
     Args:
         reader: the map.
         norm: of the hidden layer, if any.
-        spans_stream: it is read by a table of embeddings, so its channels are those of the stream.
+        spans_stream: it is read by a table of embeddings, so its channels are those of the embeddings: of the stream,
+            unless `Family.embedding_map` leads to it.
     """
 
     reader: Weight
@@ -141,6 +157,14 @@ class WeightTable(ABC):
         """The number of blocks of a base model."""
         return len(list(base.get_submodule(self.blocks).children()))
 
+    def width(self, base: nn.Module) -> int | None:
+        """The number of channels of a base model's stream; None if it has none of the embeddings."""
+        return next((shape(base, spec)[0] for spec in self.embeddings if has(base, spec)), None)
+
+    def kinds(self, base: nn.Module) -> list[object]:
+        """What distinguishes the blocks of a base model: weights of a block suit one of the same kind only."""
+        return [None] * self.depth(base)
+
     @property
     def text(self) -> str:
         """The text by which tables are compared, equal in all processes and versions, since searches record it."""
@@ -174,6 +198,10 @@ class WeightTable(ABC):
         """The paths of the maps in the blocks that read heads or neurons and write to the stream."""
 
 
+_ADDED = ("position_query", "position_key", "embedding_map", "position_rows", "position_norm", "refused")
+"""Fields that tables of earlier versions did not have."""
+
+
 @dataclass(frozen=True)
 class Family(WeightTable):
     """Where the weights are of models whose stream is read through norms, or normalised after every sum.
@@ -190,6 +218,12 @@ class Family(WeightTable):
         outputs: what comes after it; those that a model lacks are left out.
         heads: the head sizes of a base model.
         heads_agree: head i corresponds to head i in all blocks (they share a table of position biases).
+        embedding_map: leads from the embeddings, which then have a space of their own, to the stream. It follows the
+            norm after the embeddings. A model whose embeddings are as wide as its stream lacks it.
+        position_rows: a table of vectors for relative positions, as wide as the stream, which the queries and keys of
+            all blocks read (DeBERTa). It has no mean to subtract, so none is subtracted from the stream.
+        position_norm: after that table.
+        refused: by the path of a module in the base model, the reason why a model that has it cannot be written.
 
     Raises:
         ConfigurationError: an unknown norm position, or a string instead of a tuple.
@@ -209,6 +243,10 @@ class Family(WeightTable):
     outputs: tuple[Output, ...] = ()
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
+    embedding_map: Weight | None = None
+    position_rows: Weight | None = None
+    position_norm: str | None = None
+    refused: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -224,11 +262,26 @@ class Family(WeightTable):
 
     @property
     def text(self) -> str:
-        return repr(self).removesuffix(")") + ", axes=None)"  # as recorded when both kinds were one class
+        text = repr(self)
+        for name in _ADDED:  # as recorded by versions without these fields
+            text = text.replace(f", {name}=None", "")
+        return text.removesuffix(")") + ", axes=None)"  # as recorded when both kinds were one class
 
     @property
     def selects_channels(self) -> bool:
         return False
+
+    def width(self, base: nn.Module) -> int | None:
+        chosen = self.embedding_map
+        return shape(base, chosen)[0] if chosen is not None and has(base, chosen) else super().width(base)
+
+    def kinds(self, base: nn.Module) -> list[object]:
+        depth = self.depth(base)
+        types = getattr(getattr(base, "config", None), "layer_types", None) or ()
+        norms = [
+            [left_out(base, join(f"{self.blocks}.{block}", unit.norm)) for unit in self.parts] for block in range(depth)
+        ]
+        return list(zip(map(tuple, norms), types if len(types) == depth else [None] * depth, strict=True))
 
     @property
     def norms_before(self) -> bool:
@@ -248,6 +301,8 @@ class Family(WeightTable):
             return "norms before what reads the stream"
         if self.final_norm is not None:
             return "a norm after its last block"
+        if self.position_rows is not None:
+            return "a table of positions that its queries and keys read"
         weights = [part(spec) for specs in self.required_weights() for spec in specs]
         blocks = [f"{self.blocks}.{index}" for index in range(self.depth(base))]
         maps = [Part(join(block, spec.path), spec.index, spec.of) for block in blocks for spec in weights]
@@ -335,6 +390,7 @@ class ConfigFields:
         width: of the width of the stream.
         heads: of the number of attention heads.
         feed_forward: of the width of the feed-forward layers.
+        key_value_heads: of the number of key-value heads, if there may be fewer of them.
         attention_width: `config -> field`: the width that the heads divide.
         derived: by the name of a field, `config -> value`: it follows from other fields.
         constraints: what else must hold, as expressions with names of fields in braces.
@@ -344,6 +400,7 @@ class ConfigFields:
     width: str = "hidden_size"
     heads: str = "num_attention_heads"
     feed_forward: str = "intermediate_size"
+    key_value_heads: str | None = None
     attention_width: Callable[[Any], str] = field(default=lambda config: "hidden_size", repr=False)
     derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, repr=False)
     constraints: tuple[str, ...] = ()
@@ -552,8 +609,94 @@ def _mobilebert_attention_width(config: Any) -> str:
     return "intra_bottleneck_size" if config.use_bottleneck else "hidden_size"
 
 
+_ELECTRA = replace(
+    _BERT,
+    outputs=(
+        Output("generator_lm_head", Hidden("generator_predictions.dense", "generator_predictions.LayerNorm", True)),
+        Output("discriminator_predictions.dense_prediction", Hidden("discriminator_predictions.dense")),
+        Output("classifier.out_proj", Hidden("classifier.dense")),
+        Output("classifier", Hidden("sequence_summary.summary")),
+        Output("classifier"),
+        Output("qa_outputs"),
+    ),
+    embedding_map="embeddings_project",
+)
+
+
+_MPNET = replace(
+    _BERT,
+    parts=(
+        Attention(
+            "attention.attn.q",
+            "attention.attn.k",
+            "attention.attn.v",
+            "attention.attn.o",
+            "attention.LayerNorm",
+            position_table="{base}.encoder.relative_attention_bias",
+        ),
+        *_BERT.parts[1:],
+    ),
+    embeddings=_TEXT,
+    heads_agree=True,
+)
+
+
+_DEBERTA_V2 = replace(
+    _BERT,
+    parts=(
+        Attention(
+            "attention.self.query_proj",
+            "attention.self.key_proj",
+            "attention.self.value_proj",
+            "attention.output.dense",
+            "attention.output.LayerNorm",
+            position_query="attention.self.pos_query_proj",
+            position_key="attention.self.pos_key_proj",
+        ),
+        *_BERT.parts[1:],
+    ),
+    outputs=(
+        Output("cls.predictions.decoder", Hidden(_MLM + "dense", _MLM + "LayerNorm", True)),
+        Output("classifier", Hidden("pooler.dense")),
+        Output("classifier"),
+        Output("qa_outputs"),
+    ),
+    position_rows="encoder.rel_embeddings",
+    position_norm="encoder.LayerNorm",
+    refused={
+        "encoder.conv": "its activation acts on single channels of the stream, which no rotation commutes with",
+        "embeddings.embed_proj": "it has embeddings of another width than its stream, with a norm after their map",
+    },
+)
+
+
+_MODERNBERT = Family(
+    blocks="layers",
+    parts=(
+        Attention(
+            Part("attn.Wqkv", 0, 3),
+            Part("attn.Wqkv", 1, 3),
+            Part("attn.Wqkv", 2, 3),
+            "attn.Wo",
+            "attn_norm",
+            rotary=True,
+        ),
+        FeedForward((Part("mlp.Wi", 0, 2), Part("mlp.Wi", 1, 2)), "mlp.Wo", "mlp_norm"),
+    ),
+    embeddings=("embeddings.tok_embeddings",),
+    norm_position="before",
+    embedding_norm="embeddings.norm",
+    final_norm="final_norm",
+    outputs=(
+        Output("decoder", Hidden("head.dense", "head.norm", True)),
+        Output("classifier", Hidden("head.dense", "head.norm")),
+    ),
+)
+
+
 _BASE = ModelSizes(12, 768, 12, 3072)
 _LLAMA_1B = ModelSizes(16, 2048, 32, 8192)
+_GROUPED = ConfigFields(key_value_heads="num_key_value_heads")
 
 FAMILIES: Mapping[str, ModelFamily] = {
     "bert": ModelFamily(_BERT, usual_sizes=_BASE),
@@ -582,11 +725,17 @@ FAMILIES: Mapping[str, ModelFamily] = {
     ),
     "gpt2": ModelFamily(_GPT2, ConfigFields("n_layer", "n_embd", "n_head", "n_inner"), ModelSizes(12, 768, 12, None)),
     "vit": ModelFamily(_VIT, usual_sizes=_BASE),
-    "llama": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
-    "mistral": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
-    "qwen2": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
-    "qwen3": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
+    "llama": ModelFamily(_LLAMA, _GROUPED, _LLAMA_1B),
+    "mistral": ModelFamily(_LLAMA, _GROUPED, _LLAMA_1B),
+    "qwen2": ModelFamily(_LLAMA, _GROUPED, _LLAMA_1B),
+    "qwen3": ModelFamily(_LLAMA, _GROUPED, _LLAMA_1B),
     "t5": ModelFamily(_T5),
+    "electra": ModelFamily(_ELECTRA, usual_sizes=_BASE),
+    "mpnet": ModelFamily(_MPNET, usual_sizes=_BASE),
+    "deberta-v2": ModelFamily(
+        _DEBERTA_V2, ConfigFields(derived={"pooler_hidden_size": lambda config: config.hidden_size}), _BASE
+    ),
+    "modernbert": ModelFamily(_MODERNBERT, usual_sizes=ModelSizes(22, 768, 12, 1152)),
 }
 """By `config.model_type`."""
 

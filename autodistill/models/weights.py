@@ -72,6 +72,16 @@ def has(model: nn.Module, spec: str | Part) -> bool:
         return False
 
 
+def left_out(model: nn.Module, spec: str | Part) -> bool:
+    """Whether a model has nothing at a path that its class knows: None, or an identity."""
+    owner, _, name = part(spec).path.rpartition(".")
+    try:
+        parent = model.get_submodule(owner)
+    except AttributeError:
+        return False
+    return hasattr(parent, name) and isinstance(getattr(parent, name), nn.Identity | None)
+
+
 def has_bias(model: nn.Module, spec: str | Part) -> bool:
     """Whether a map or a norm has a bias."""
     return len(parameters(model, spec)) > 1

@@ -55,12 +55,14 @@ class IdentityCase:
         directions: the most general P that is exact.
         batch: returns the arguments of the models.
         error: the maximal difference of outputs.
+        layers: another order of the teacher's blocks, with which it is exact too.
     """
 
     make: Callable[[int, int], nn.Module]
     directions: str
     batch: Callable[[], dict[str, Any]] = field(default=token_batch)
     error: float = EXACT
+    layers: tuple[int, ...] = (2, 0, 2)
 
     def teacher(self) -> nn.Module:
         return randomised(self.make(WIDTH, DEPTH), 1)
@@ -194,6 +196,25 @@ MOBILEBERT_LIKE = BERT_LIKE | {
     "num_feedforward_networks": 3,
 }
 
+MODERNBERT_LIKE = {
+    "vocab_size": VOCABULARY,
+    "num_attention_heads": quarter,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+    "local_attention": 4,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"), 0),
+}
+DEBERTA_V3_LIKE = BERT_LIKE | {
+    "relative_attention": True,
+    "position_buckets": 4,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+DEBERTA_V2_LIKE = BERT_LIKE | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 2}
+
 CASES = {
     **{
         f"MobileBERT, {name}": IdentityCase(hugging_face(model, **MOBILEBERT_LIKE), SELECTION, sentence_pair_batch)
@@ -252,5 +273,57 @@ CASES = {
             error=SINGLE,
         )
         for name, model in {"T5 encoder": "T5EncoderModel", "T5 encoder, tokens": "T5ForTokenClassification"}.items()
+    },
+    **{
+        f"ELECTRA, {name}": IdentityCase(hugging_face(model, **BERT_LIKE | settings), PERMUTATION, sentence_pair_batch)
+        for name, (model, settings) in {
+            "words": ("ElectraForMaskedLM", {"embedding_size": 12}),
+            "words, embeddings of the stream's width": ("ElectraForMaskedLM", {"embedding_size": lambda width: width}),
+            "replaced tokens": ("ElectraForPreTraining", {"embedding_size": 12}),
+            "classes": ("ElectraForSequenceClassification", {"embedding_size": lambda width: width, "num_labels": 3}),
+            "tokens": ("ElectraForTokenClassification", {"embedding_size": 12}),
+            "spans": ("ElectraForQuestionAnswering", {"embedding_size": 12}),
+            "base": ("ElectraModel", {"embedding_size": 12}),
+        }.items()
+    },
+    **{
+        f"MPNet, {name}": IdentityCase(hugging_face(model, **BERT_LIKE), PERMUTATION)
+        for name, model in {
+            "words": "MPNetForMaskedLM",
+            "classes": "MPNetForSequenceClassification",
+            "tokens": "MPNetForTokenClassification",
+            "spans": "MPNetForQuestionAnswering",
+            "pooled": "MPNetModel",
+        }.items()
+    },
+    **{
+        f"DeBERTa, {name}": IdentityCase(hugging_face(model, **settings), SELECTION)
+        for name, (model, settings) in {
+            "words": ("DebertaV2ForMaskedLM", DEBERTA_V3_LIKE),
+            "classes": ("DebertaV2ForSequenceClassification", DEBERTA_V3_LIKE | {"num_labels": 3}),
+            "words, own maps of positions": ("DebertaV2ForMaskedLM", DEBERTA_V2_LIKE),
+            "tokens, queries of positions": (
+                "DebertaV2ForTokenClassification",
+                DEBERTA_V2_LIKE | {"pos_att_type": ["p2c"]},
+            ),
+            "spans, no relative positions": ("DebertaV2ForQuestionAnswering", BERT_LIKE),
+            "base": ("DebertaV2Model", DEBERTA_V3_LIKE),
+        }.items()
+    },
+    **{
+        f"ModernBERT, {name}": IdentityCase(
+            hugging_face(model, **MODERNBERT_LIKE | settings), SELECTION, error=SINGLE, layers=(0, 2, 1)
+        )
+        for name, (model, settings) in {
+            "words": ("ModernBertForMaskedLM", {}),
+            "words, untied": ("ModernBertForMaskedLM", {"tie_word_embeddings": False, "decoder_bias": False}),
+            "classes": ("ModernBertForSequenceClassification", {"classifier_pooling": "mean", "num_labels": 3}),
+            "tokens, biases": (
+                "ModernBertForTokenClassification",
+                dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True),
+            ),
+            "spans": ("ModernBertForQuestionAnswering", {}),
+            "base": ("ModernBertModel", {}),
+        }.items()
     },
 }

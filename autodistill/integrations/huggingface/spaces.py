@@ -89,8 +89,9 @@ def _dimensions(family: ModelFamily, sizes: ModelSizes, teacher: Mapping[str, An
         heads: _divisors(sizes.heads),
         feed_forward: _shares(feed_forward_width, _unit(feed_forward_width)),
     }
-    if family.weights.rotary:
-        dimensions["num_key_value_heads"] = _divisors(teacher.get("num_key_value_heads") or sizes.heads // 4 or 1)
+    groups = family.fields.key_value_heads
+    if groups is not None:
+        dimensions[groups] = _divisors(teacher.get(groups) or sizes.heads // 4 or 1)
     return {name: sorted({*values}) for name, values in dimensions.items()}
 
 
@@ -101,7 +102,8 @@ def _constraints(family: ModelFamily, sizes: ModelSizes) -> list[str]:
     constraints = [f"{width} % {heads} == 0", f"{low} * {width} <= {feed_forward} <= {high} * {width}"]
     if family.weights.rotary:
         constraints[0] = f"{width} % (2 * {heads}) == 0"
-        constraints.append(f"{heads} % num_key_value_heads == 0")
+    if family.fields.key_value_heads is not None:
+        constraints.append(f"{heads} % {family.fields.key_value_heads} == 0")
     return constraints
 
 
