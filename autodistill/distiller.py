@@ -16,7 +16,7 @@ from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.activation_store import Budget
-from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher
+from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher, run_order
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.flash_set import FlashSet
@@ -26,7 +26,7 @@ from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.initialization.initializer import TeacherInitializer
-from autodistill.models.blocks import outside_of, repeated_blocks
+from autodistill.models.blocks import block_rows, outside_of
 from autodistill.models.taps import AUTO, Tap, process_name
 from autodistill.processes import ALONE, Processes
 from autodistill.tensors import content_hash
@@ -262,6 +262,10 @@ class Distiller:
     def _every_teacher_block(self) -> list[Tap]:
         """With the automatic mapping, students of other depths request other blocks of the teacher."""
         flash = self.config.flash_distillation
-        if flash is None or flash.layer_mappings_for_knowledge_transfer is not None:
+        if flash is None or flash.layer_mappings_for_knowledge_transfer is not None or self.storage.directory is None:
             return []
-        return [Tap(block, AUTO) for block in repeated_blocks(self.teacher)]
+        rows = block_rows(self.teacher)
+        blocks = [block for row in rows for block in row]
+        if len(rows) > 1:  # a tower may not run
+            blocks = run_order(self.teacher, blocks, self._first_batches[0])
+        return [Tap(block, AUTO) for block in blocks]

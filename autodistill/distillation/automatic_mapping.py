@@ -1,14 +1,16 @@
 """The layer mappings by default: hidden states; in transformers' models also attention and embeddings.
 
-Student block i of n is paired with teacher block `ceil((i + 1) * m / n) - 1` of m, and their hidden states are compared
-by normalised squared error. If both models compute attention probabilities with equally many heads, those of a pair of
-blocks are compared by Kullback-Leibler divergence. The embeddings are trained with the first block, and the input of
-that block is compared with the input of the teacher's first block, unless the configuration names the blocks, which
-then are all that is trained.
+Every row of the student's blocks (an encoder's, a decoder's, a second tower's) is paired with the corresponding row of
+the teacher's. Block i of n in a row is paired with block `ceil((i + 1) * m / n) - 1` of the m in the teacher's row, and
+their hidden states are compared by normalised squared error. If both models compute attention probabilities with
+equally many heads, those of a pair of blocks are compared by Kullback-Leibler divergence. The embeddings of a row are
+trained with its first block, and the input of that block is compared with the input of the first block in the teacher's
+row, unless the configuration names the blocks, which then are all that is trained.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +20,16 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
+from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import are_probabilities
-from autodistill.models.blocks import repeated_blocks
+from autodistill.models.blocks import block_rows
+from autodistill.models.calls import removing
 from autodistill.models.layer_mappings import LayerMapping, automatic_mapping
 from autodistill.models.modes import frozen, plain_forward
-from autodistill.models.module_paths import is_inside
+from autodistill.models.module_paths import find_module, is_inside
 from autodistill.models.taps import AUTO, INPUT, Tap
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,14 @@ class Anatomy:
     """What one forward pass of a model reveals.
 
     Attributes:
-        embeddings: the modules with parameters that run before the first block; empty if not all of them are
-            embeddings, as when a whole encoder runs before the blocks of a decoder.
+        embeddings: for the first block of each row, the modules with parameters that run before it; empty if not all of
+            them are embeddings, as when a whole encoder runs before the blocks of a decoder. In a model with several
+            rows, those of a later row are inside its own tower, and share no parameter with what is outside.
         attention: for each block that computes attention probabilities (N, heads, L, L), the tap that has them.
         heads: for each of these blocks, the number of heads.
     """
 
-    embeddings: tuple[str, ...]
+    embeddings: Mapping[str, tuple[str, ...]]
     attention: Mapping[str, Tap]
     heads: Mapping[str, int]
 
@@ -74,29 +81,160 @@ def automatic_stages(
         teacher: whose blocks are mapped.
         batch: any batch.
         teacher_anatomy: see `anatomy_of_teacher`; without it, only hidden states are mapped.
+
+    Raises:
+        ConfigurationError: the rows of the student's blocks cannot be paired with the teacher's.
     """
-    targets = repeated_blocks(teacher)
-    partners = [targets[index] for index in automatic_mapping(len(blocks), len(targets))]
+    pairs = _row_pairs(blocks, student, teacher)
+    partners: dict[tuple[str, ...], str] = {}
+    first: dict[tuple[str, ...], str] = {}  # for the first block of a row of the student, that of the teacher
+    for row, targets in pairs:
+        first[row[0]] = targets[0]
+        chosen = automatic_mapping(len(row), len(targets))
+        partners |= {paths: targets[index] for paths, index in zip(row, chosen, strict=True)}
     hidden = [
-        AutomaticStage(paths, (LayerMapping(Tap(paths[-1], AUTO), Tap(partner, AUTO)),))
-        for paths, partner in zip(blocks, partners, strict=True)
+        AutomaticStage(paths, (LayerMapping(Tap(paths[-1], AUTO), Tap(partners[paths], AUTO)),)) for paths in blocks
     ]
     if teacher_anatomy is None or batch is None or not _is_transformer(student):
         return tuple(hidden)
-    student_anatomy = anatomy(student, [paths[-1] for paths in blocks], batch)
+    student_anatomy = anatomy(student, [[paths[-1] for paths in row] for row, _ in pairs], batch)
     joined = config.block_names is None and config.inputs == "student"
     stages = []
-    for index, stage in enumerate(hidden):
-        block, partner, extra = stage.blocks[-1], partners[index], []
+    for stage in hidden:
+        block, partner, extra = stage.blocks[-1], partners[stage.blocks], []
         if block in student_anatomy.attention and student_anatomy.heads[block] == teacher_anatomy.heads.get(partner):
             extra.append((LayerMapping(student_anatomy.attention[block], teacher_anatomy.attention[partner]), "KL"))
-        trained = stage.blocks
-        if index == 0 and joined and student_anatomy.embeddings and teacher_anatomy.embeddings:
-            trained = (*student_anatomy.embeddings, *trained)
-            extra.append((LayerMapping(Tap(block, INPUT), Tap(targets[0], INPUT)), "NMSE"))
+        trained, target = stage.blocks, first.get(stage.blocks, "")
+        embeddings = student_anatomy.embeddings.get(block, ())
+        if joined and target and embeddings and teacher_anatomy.embeddings.get(target):
+            trained = (*embeddings, *trained)
+            extra.append((LayerMapping(Tap(block, INPUT), Tap(target, INPUT)), "NMSE"))
         mappings = (*(mapping for mapping, _ in extra), *stage.mappings)
         stages.append(AutomaticStage(trained, mappings, (*(kind for _, kind in extra), "NMSE")))
     return tuple(stages)
+
+
+def student_blocks(student: nn.Module, batch: Batch | None = None) -> list[str]:
+    """The blocks of every row of a student, in the order in which they run.
+
+    Args:
+        student: runs on `batch` if it has several rows; a row of which nothing runs is left out.
+        batch: any batch; without it, the order is the model's.
+    """
+    rows = block_rows(student)
+    blocks = [block for row in rows for block in row]
+    if len(rows) == 1 or batch is None:
+        return blocks
+    order = run_order(student, blocks, batch)
+    unused = [row for row in rows if not any(block in order for block in row)]
+    for row in unused:
+        logger.info("the student's blocks %s to %s never run: they are not distilled", row[0], row[-1])
+    never = [block for row in rows if row not in unused for block in row if block not in order]
+    return [*order, *never]
+
+
+@torch.no_grad()
+def run_order(model: nn.Module, paths: Sequence[str], batch: Batch) -> list[str]:
+    """Those of these modules that run in one forward pass, in the order of their first calls.
+
+    Examples:
+        >>> model = nn.Sequential(nn.ReLU(), nn.Tanh())
+        >>> run_order(model, ["1", "0"], Batch((torch.zeros(1, 2), None)))
+        ['0', '1']
+    """
+    order: dict[str, None] = {}
+
+    def record(path: str) -> Any:
+        return find_module(model, path).register_forward_pre_hook(lambda *_: order.setdefault(path))
+
+    with removing(*(record(path) for path in paths)), frozen(model), plain_forward(model):
+        batch.call(model)
+    return list(order)
+
+
+def pair_rows(student: Sequence[str], teacher: Sequence[str]) -> list[int]:
+    """For each row of the student's blocks the position of the teacher's row that corresponds to it.
+
+    One row each corresponds. Otherwise rows correspond by their paths: equal ones, or those that contain the names by
+    which the rows of a model differ ("encoder", "decoder"); rows without such names correspond by their order, if there
+    are equally many.
+
+    Args:
+        student: the path that contains the blocks of each row.
+        teacher: the same for the teacher.
+
+    Raises:
+        ConfigurationError: rows cannot be paired with certainty.
+
+    Examples:
+        >>> pair_rows(["encoder.block", "decoder.block"], ["model.encoder.layers", "model.decoder.layers"])
+        [0, 1]
+        >>> pair_rows(["encoder.block"], ["model.decoder.layers", "model.encoder.layers"])
+        [1]
+    """
+    if len(student) == len(teacher) == 1:
+        return [0]
+    if set(student) <= set(teacher):
+        return [teacher.index(path) for path in student]
+    names, targets = _distinguishing(student), _distinguishing(teacher)
+    found = [
+        [
+            index
+            for index, target in enumerate(teacher)
+            if name | targets[index]
+            and targets[index] <= set(path.split("."))
+            and (len(student) == 1 or name <= set(target.split(".")))
+        ]
+        for path, name in zip(student, names, strict=True)
+    ]
+    chosen = [matches[0] for matches in found if len(matches) == 1]
+    if len(set(chosen)) == len(student):
+        return chosen
+    if len(student) == len(teacher) and not any(name & target for name in names for target in targets):
+        return list(range(len(student)))
+    raise ConfigurationError(
+        "automatic mapping pairs each row of the student's blocks with one of the teacher's, but the student has "
+        f"{', '.join(map(repr, student))} and the teacher {', '.join(map(repr, teacher))}; "
+        "pass block_names and layer_mappings_for_knowledge_transfer."
+    )
+
+
+def _distinguishing(paths: Sequence[str]) -> list[set[str]]:
+    """The names in each path that not all of them contain."""
+    names = [set(path.split(".")) for path in paths]
+    return [name - set.intersection(*names) for name in names]
+
+
+def _row_pairs(
+    blocks: Sequence[tuple[str, ...]], student: nn.Module, teacher: nn.Module
+) -> list[tuple[list[tuple[str, ...]], list[str]]]:
+    """The student's blocks by rows, each with the row of the teacher that corresponds to it."""
+    targets = block_rows(teacher)
+    names = {path: name for row, name in _named_rows(student).items() for path in row}
+    rows: dict[str, list[tuple[str, ...]]] = {}
+    for paths in blocks:
+        rows.setdefault(names.get(paths[-1], paths[-1].rpartition(".")[0]), []).append(paths)
+    if len(targets) == 1 and len(set(names.values())) <= 1:
+        return [(list(blocks), targets[0])] if blocks else []
+    of_teacher = list(_named_rows(teacher).values())
+    chosen = pair_rows(list(rows), of_teacher)
+    for index, name in enumerate(of_teacher):
+        if index not in chosen:
+            logger.info("the teacher's blocks in %r have no counterpart in the student: they are not mapped", name)
+    return [(row, targets[index]) for row, index in zip(rows.values(), chosen, strict=True)]
+
+
+def _named_rows(model: nn.Module) -> dict[tuple[str, ...], str]:
+    """A path for each row of a model's blocks: what contains them, with their class if it contains several rows."""
+    try:
+        rows = block_rows(model)
+    except ConfigurationError:
+        return {}
+    containers = [row[0].rpartition(".")[0] for row in rows]
+    return {
+        tuple(row): path if containers.count(path) == 1 else f"{path}.{type(find_module(model, row[0])).__name__}"
+        for row, path in zip(rows, containers, strict=True)
+    }
 
 
 def anatomy_of_teacher(config: FlashDistillationConfig, teacher: nn.Module, batch: Batch) -> Anatomy | None:
@@ -111,7 +249,7 @@ def anatomy_of_teacher(config: FlashDistillationConfig, teacher: nn.Module, batc
     configured = config.layer_mappings_for_knowledge_transfer is not None or configured_losses
     if configured or config.automatic_mapping != "all" or not _is_transformer(teacher):
         return None
-    return anatomy(teacher, repeated_blocks(teacher), batch)
+    return anatomy(teacher, block_rows(teacher), batch)
 
 
 def _is_transformer(model: nn.Module) -> bool:
@@ -119,28 +257,36 @@ def _is_transformer(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def anatomy(model: nn.Module, blocks: Sequence[str], batch: Batch) -> Anatomy:
-    """What one forward pass of a model reveals; `blocks` are in order.
+def anatomy(model: nn.Module, rows: Sequence[Sequence[str]], batch: Batch) -> Anatomy:
+    """What one forward pass of a model reveals.
+
+    Args:
+        model: runs on `batch`.
+        rows: its blocks, in order, row by row.
+        batch: any batch.
 
     Examples:
         >>> from transformers import BertConfig, BertModel
         >>> sizes = dict(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4, vocab_size=9)
         >>> model = BertModel(BertConfig(**sizes, attn_implementation="eager"))
-        >>> found = anatomy(model, ["encoder.layer.0"], Batch({"input_ids": torch.ones(1, 3, dtype=torch.long)}))
+        >>> found = anatomy(model, [["encoder.layer.0"]], Batch({"input_ids": torch.ones(1, 3, dtype=torch.long)}))
         >>> found.embeddings, [str(tap) for tap in found.attention.values()]
-        (('embeddings',), ["'encoder.layer.0.attention.self'[1]"])
+        ({'encoder.layer.0': ('embeddings',)}, ["'encoder.layer.0.attention.self'[1]"])
     """
-    before: list[str] = []
+    blocks = [block for row in rows for block in row]
+    before: dict[str, list[str]] = {row[0]: [] for row in rows}
     attention: dict[str, Tap] = {}
     heads: dict[str, int] = {}
-    started = False
+    started: dict[str, None] = {}
 
     def enter(path: str) -> Any:
         def record(module: nn.Module, arguments: Any) -> None:
-            nonlocal started
-            started = started or any(is_inside(path, block) for block in blocks)
-            if not started and any(True for _ in module.parameters(recurse=False)):
-                before.append(path)
+            started.update({row[0]: None for row in rows if any(is_inside(path, block) for block in row)})
+            outside = not any(is_inside(path, block) for block in blocks)
+            if outside and any(True for _ in module.parameters(recurse=False)):
+                for row in rows:
+                    if row[0] not in started:
+                        before[row[0]].append(path)
 
         return record
 
@@ -158,13 +304,38 @@ def anatomy(model: nn.Module, blocks: Sequence[str], batch: Batch) -> Anatomy:
     hooks = []
     for path, module in model.named_modules():
         hooks += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave(path))]
-    try:
-        with frozen(model), plain_forward(model):
-            batch.call(model)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Anatomy(_embeddings(model, before, blocks), attention, heads)
+    with removing(*hooks), frozen(model), plain_forward(model):
+        batch.call(model)
+    order = list(dict.fromkeys([*started, *before]))  # the rows in the order in which they run
+    own = {
+        first: _of_its_own(model, first, before[first], order) if index else before[first]
+        for index, first in enumerate(order)
+    }
+    if len(rows) > 1:  # what holds several rows, such as the model itself, is no embedding of one of them
+        own[order[0]] = [path for path in own[order[0]] if sum(is_inside(first, path) for first in order) < 2]
+    return Anatomy({first: _embeddings(model, paths, blocks) for first, paths in own.items()}, attention, heads)
+
+
+def _of_its_own(model: nn.Module, first: str, before: Iterable[str], firsts: Sequence[str]) -> list[str]:
+    """Those of the modules before a row's first block that are inside its tower and share no parameter with others.
+
+    Its tower is the largest module that holds this row of blocks and no other.
+    """
+    tower = first
+    while "." in tower and not any(is_inside(other, tower.rpartition(".")[0]) for other in firsts if other != first):
+        tower = tower.rpartition(".")[0]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    outside = {
+        id(parameter)
+        for path, module in modules.items()
+        if not is_inside(path, tower)
+        for parameter in module.parameters(recurse=False)
+    }
+    return [
+        path
+        for path in before
+        if is_inside(path, tower) and not any(id(p) in outside for p in modules[path].parameters(recurse=False))
+    ]
 
 
 def _embeddings(model: nn.Module, before: Iterable[str], blocks: Sequence[str]) -> tuple[str, ...]:

@@ -40,17 +40,16 @@ def teacher_fed_stages(stages: Sequence[Stage], teacher: nn.Module) -> tuple[Sta
 def outside_stage(blocks: Sequence[Stage], regular: Stage | None, student: nn.Module) -> Stage:
     """The stage that trains what is outside teacher-fed blocks: the embeddings, and the head if there are logits.
 
-    The embeddings learn to return what the first block is fed; the head, fed the teacher's last hidden state, the
-    teacher's logits.
+    The embeddings learn to return what the first block of each row is fed; the head, fed the teacher's last hidden
+    state, the teacher's logits.
 
     Args:
         blocks: the stages of the blocks.
         regular: the stage of regular distillation, from whose losses of logits the head learns.
         student: has parameters outside the blocks.
     """
-    first = blocks[0].input
-    assert first is not None
-    pairs = [(first, "NMSE", 1.0)]
+    inputs = [stage.input for stage in blocks if stage.input is not None]
+    pairs = [(pair, "NMSE", 1.0) for pair in inputs if pair.teacher.process == INPUT]
     if regular is not None:
         losses = zip(regular.mappings, regular.loss_types, regular.loss_weights, strict=True)
         pairs += [

@@ -13,10 +13,9 @@ from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.phase import PhaseConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
-from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages
+from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages, student_blocks
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion
-from autodistill.models.blocks import repeated_blocks
 from autodistill.models.layer_mappings import LayerMapping, parse_mapping
 from autodistill.models.taps import AUTO, Tap
 
@@ -132,7 +131,7 @@ def flash_stages(
     """
     if config.on_predictions:
         return (_prediction_stage("flash distillation of predictions", config, _entry(config.train_steps, 0)),)
-    blocks = _blocks(config, student)
+    blocks = _blocks(config, student, batch)
     given = config.layer_mappings_for_knowledge_transfer
     losses: tuple[tuple[str, ...] | None, ...] = (None,) * len(blocks)
     if given is None:
@@ -249,10 +248,10 @@ def _entry(value: Any, index: int) -> Any:
     return value[index] if isinstance(value, tuple) else value
 
 
-def _blocks(config: FlashDistillationConfig, student: nn.Module) -> list[tuple[str, ...]]:
+def _blocks(config: FlashDistillationConfig, student: nn.Module, batch: Batch | None) -> list[tuple[str, ...]]:
     names: Sequence[Any]
     if config.block_names is None:
-        names = repeated_blocks(student)
+        names = student_blocks(student, batch)
     elif callable(config.block_names):
         names = config.block_names(student)
     else:

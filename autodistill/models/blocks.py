@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.models.module_paths import find_module
+from autodistill.models.module_paths import find_module, is_inside
+
+SMALLEST_ROW = 1 / 20
+"""The smallest size of a further row of blocks, in parameters of the largest row."""
+
+
+def block_rows(model: nn.Module) -> list[list[str]]:
+    """The paths of the model's blocks, row by row in the model's order: of an encoder, of a decoder, of a second tower.
+
+    The row with the most parameters is that of `repeated_blocks`. The others neither hold a block of it nor are inside
+    one, have at least a twentieth of its parameters, and consist of modules with several weight matrices each: lists of
+    single convolutions or of output layers are not rows of blocks.
+
+    Raises:
+        ConfigurationError: the model has no repeated blocks.
+
+    Examples:
+        >>> block_rows(nn.Transformer(8, 2, num_encoder_layers=2, num_decoder_layers=1, dim_feedforward=8))
+        [['encoder.layers.0', 'encoder.layers.1'], ['decoder.layers.0']]
+    """
+    rows = [repeated_blocks(model)]
+    smallest = SMALLEST_ROW * _size(model, rows[0])
+    for paths in sorted(_siblings(model), key=lambda paths: -_size(model, paths)):
+        apart = not any(is_inside(a, b) or is_inside(b, a) for row in rows for a in row for b in paths)
+        if apart and _size(model, paths) >= smallest and all(_has_several_matrices(model, path) for path in paths):
+            rows.append(paths)
+    order = {path: index for index, (path, _) in enumerate(model.named_modules())}
+    return sorted(rows, key=lambda row: order[row[0]])
 
 
 def repeated_blocks(model: nn.Module) -> list[str]:
     """The paths of the model's repeated blocks: the sibling modules of one class that hold the most parameters.
 
     Blocks are the children of one `ModuleList` (one child is enough: a model of depth 1) or of one `Sequential` (at
-    least two; consecutive ones, if there are any).
+    least two; consecutive ones, if there are any). Containers without a forward of their own are not blocks, since they
+    are never called.
 
     Raises:
         ConfigurationError: the model has no such container.
@@ -32,10 +60,20 @@ def repeated_blocks(model: nn.Module) -> list[str]:
             "automatic mapping needs a ModuleList or Sequential of similar blocks, "
             f"but {type(model).__name__} has none; pass block_names and layer_mappings_for_knowledge_transfer."
         )
-    return max(
-        candidates,
-        key=lambda paths: sum(p.numel() for path in paths for p in find_module(model, path).parameters()),
-    )
+    return max(candidates, key=lambda paths: _size(model, paths))
+
+
+def _size(model: nn.Module, paths: Iterable[str]) -> int:
+    """The number of parameters in these modules."""
+    return sum(p.numel() for path in paths for p in find_module(model, path).parameters())
+
+
+def _has_several_matrices(model: nn.Module, path: str) -> bool:
+    return sum(p.dim() > 1 for p in find_module(model, path).parameters()) > 1
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
 
 
 def _siblings(model: nn.Module) -> Iterator[list[str]]:
@@ -45,7 +83,7 @@ def _siblings(model: nn.Module) -> Iterator[list[str]]:
         children = [
             (type(child), f"{path}.{name}" if path else name)
             for name, child in module.named_children()
-            if any(True for _ in child.parameters())
+            if any(True for _ in child.parameters()) and _can_be_called(child)
         ]
         by_class: dict[type, list[str]] = {}
         for kind, name in children:
