@@ -153,15 +153,40 @@ def label_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index
 
     Args:
         logits: (..., C), classes last.
-        labels: (...), class numbers.
-        ignore_index: the label of positions that do not count.
+        labels: (...), class numbers; or (..., C), real numbers that are class probabilities, as label smoothing and
+            mixup make them (all positions count), or integers that are one-hot.
+        ignore_index: the class number of positions that do not count.
+
+    Raises:
+        ConfigurationError: labels are neither, or a row of integers is not one-hot.
 
     Examples:
         >>> round(label_cross_entropy(torch.zeros(1, 3, 2), torch.tensor([[1, 0, -100]])).item(), 4)
         0.6931
+        >>> round(label_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.9, 0.1]])).item(), 4)
+        0.6931
     """
+    if labels.shape == logits.shape:
+        return F.cross_entropy(logits.flatten(0, -2), _class_probabilities(labels).to(logits.dtype).flatten(0, -2))
+    if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+        raise ConfigurationError(
+            f"labels are class numbers {tuple(logits.shape[:-1])} or class probabilities {tuple(logits.shape)}, one "
+            f"for each position or class of the logits, but are {tuple(labels.shape)} of {labels.dtype}."
+        )
     total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="sum")
     return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+def _class_probabilities(labels: torch.Tensor) -> torch.Tensor:
+    """Real numbers as they are; integers only if exactly one class of each row is 1 and all others are 0."""
+    if not labels.is_floating_point():
+        is_class = labels == 1
+        if not bool((is_class | (labels == 0)).all()) or not bool((is_class.sum(-1) == 1).all()):
+            raise ConfigurationError(
+                f"integer labels of the logits' shape {tuple(labels.shape)} are one-hot, a single 1 in each row, but "
+                "some rows are not; pass class numbers, or class probabilities as real numbers."
+            )
+    return labels
 
 
 def label_mse_loss(predictions: torch.Tensor, labels: torch.Tensor, ignore_index: int = IGNORED_LABEL) -> torch.Tensor:
@@ -201,12 +226,12 @@ def distillation_loss(
     Args:
         student_logits: (N, C), or (N, L, V) with the classes last.
         teacher_logits: the same shape.
-        labels: (N,) or (N, L), class numbers.
+        labels: (N,) or (N, L), class numbers; or class probabilities or one-hot rows of the logits' shape.
         temperature: T, positive.
         alpha: α in [0, 1], the teacher's share.
 
     Raises:
-        ConfigurationError: the temperature or α is out of its range, or the logits differ in shape.
+        ConfigurationError: the temperature or α is out of its range, the logits differ in shape, or labels do not fit.
 
     Examples:
         >>> logits, labels = torch.zeros(1, 2), torch.tensor([1])

@@ -122,8 +122,8 @@ class KnowledgeDistillationLoss(Criterion):
 
         Args:
             student_outputs: logits (..., C), or predictions of any shape for 'MSE'.
-            targets: class numbers (...), or for 'MSE' real numbers of the predictions' shape, except for a last axis
-                of 1.
+            targets: class numbers (...) or class probabilities (..., C); for 'MSE' real numbers of the predictions'
+                shape, except for a last axis of 1.
         """
         on_labels = LOSS_TYPES[self.loss_types[0]].on_labels
         assert on_labels is not None  # checked when the criterion was made

@@ -54,24 +54,21 @@ class KLDivLoss(nn.Module):
         self.temperature = check_temperature(temperature)
 
     def forward(
-        self,
-        student_logits: torch.Tensor,
-        teacher_logits: torch.Tensor | TopKLogits,
-        mask: torch.Tensor | None = None,
+        self, s_logits: torch.Tensor, t_logits: torch.Tensor | TopKLogits, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The loss, a scalar.
 
         Args:
-            student_logits: (..., C).
-            teacher_logits: the same shape, or the largest ones as stored in a file.
+            s_logits: the student's, (..., C).
+            t_logits: the teacher's, of the same shape, or the largest ones as stored in a file.
             mask: (N,) or (N, L), True where a position counts; see `losses.counted_labels`.
         """
-        student_logits = losses.in_full(student_logits)
-        mask = _checked_mask(mask, [student_logits.shape[:-1]])
-        if isinstance(teacher_logits, TopKLogits):
-            return top_k_kl_divergence(student_logits, teacher_logits, mask, self.temperature)
-        losses.check_logits(student_logits, teacher_logits)
-        return losses.kl_divergence(student_logits, losses.in_full(teacher_logits), mask, self.temperature)
+        s_logits = losses.in_full(s_logits)
+        mask = _checked_mask(mask, [s_logits.shape[:-1]])
+        if isinstance(t_logits, TopKLogits):
+            return top_k_kl_divergence(s_logits, t_logits, mask, self.temperature)
+        losses.check_logits(s_logits, t_logits)
+        return losses.kl_divergence(s_logits, losses.in_full(t_logits), mask, self.temperature)
 
 
 class _HiddenStatesLoss(nn.Module, ABC):

@@ -10,13 +10,14 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
-from autodistill.losses.functions import label_cross_entropy
+from autodistill.losses.functions import are_probabilities, label_cross_entropy
 
 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
     """The student's own loss: `output.loss` if the model returns one, else `loss_func(outputs, targets)`.
 
-    For PyTorch's cross-entropy, logits of sequences (N, L, classes) are brought to the layout that it expects.
+    For PyTorch's cross-entropy, logits of sequences (N, L, classes) are brought to the layout that it expects, and
+    integer one-hot targets to class probabilities.
 
     Raises:
         ConfigurationError: the model returns no loss and the batch has no targets.
@@ -36,6 +37,14 @@ def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch
 
 
 def _has_classes_last(predictions: Any, targets: Any) -> bool:
-    """Whether these are logits (N, L, classes) with labels (N, L), where PyTorch's default takes axis 1 as classes."""
-    tensors = isinstance(predictions, torch.Tensor) and isinstance(targets, torch.Tensor)
-    return tensors and predictions.dim() > 2 and targets.shape == predictions.shape[:-1]
+    """Whether `label_cross_entropy` reads these targets, where PyTorch's default takes axis 1 as classes or fails.
+
+    Logits (N, L, classes) have labels (N, L), or rows of the same shape that sum to one; integer rows are one-hot.
+    """
+    if not isinstance(predictions, torch.Tensor) or not isinstance(targets, torch.Tensor):
+        return False
+    if targets.shape == predictions.shape:
+        return (predictions.dim() == 2 and not targets.is_floating_point()) or (
+            predictions.dim() == 3 and are_probabilities(targets.float())
+        )
+    return predictions.dim() > 2 and targets.shape == predictions.shape[:-1]

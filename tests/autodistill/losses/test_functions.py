@@ -303,3 +303,40 @@ def test_class_that_the_teacher_excludes_adds_nothing(student_excludes_it: bool)
     torch.testing.assert_close(losses.kl_divergence(student, teacher), expected)
     cross_entropy = -(teacher[:, :2].softmax(-1) * kept.log()).sum()
     torch.testing.assert_close(losses.soft_cross_entropy(student, teacher), cross_entropy)
+
+
+def class_probabilities(shape: tuple[int, ...], classes: int) -> torch.Tensor:
+    """Rows as label smoothing and mixup make them, in float64."""
+    generator = torch.Generator().manual_seed(3)
+    first, second = torch.randint(0, classes, (2, *shape), generator=generator).unbind()
+    mixed = 0.7 * F.one_hot(first, classes).double() + 0.3 * F.one_hot(second, classes).double()
+    return 0.9 * mixed + 0.1 / classes
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3)], ids=str)
+def test_label_loss_of_class_probabilities_is_their_mean_cross_entropy(shape: tuple[int, ...]) -> None:
+    logits, labels = features((*shape, 5))[0].double(), class_probabilities(shape, 5)
+    rows = zip(logits.reshape(-1, 5).tolist(), labels.reshape(-1, 5).tolist(), strict=True)
+    terms = [-sum(p * math.log(q) for p, q in zip(label, softmax(np.array(row)), strict=True)) for row, label in rows]
+    assert losses.label_cross_entropy(logits, labels).item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_one_hot_labels_of_every_type_equal_class_numbers(dtype: torch.dtype) -> None:
+    student, teacher = features((6, 5))
+    labels = torch.tensor([0, 4, 2, 2, 1, 3])
+    rows = F.one_hot(labels, 5).to(dtype)
+    torch.testing.assert_close(losses.label_cross_entropy(student, rows), losses.label_cross_entropy(student, labels))
+    combined = losses.distillation_loss(student, teacher, rows, temperature=2.0, alpha=0.3)
+    torch.testing.assert_close(combined, losses.distillation_loss(student, teacher, labels, 2.0, 0.3))
+
+
+def test_integer_labels_with_several_classes_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"one-hot, a single 1 in each row, but some rows are not; pass class"):
+        losses.label_cross_entropy(torch.zeros(2, 3), torch.tensor([[1, 1, 0], [1, 0, 0]]))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3), torch.zeros(2, 4), torch.zeros(4, dtype=torch.int64)], ids=str)
+def test_labels_of_another_shape_or_type_are_refused(labels: torch.Tensor) -> None:
+    with pytest.raises(ConfigurationError, match=r"class numbers \(3,\) or class probabilities \(3, 4\)"):
+        losses.label_cross_entropy(torch.zeros(3, 4), labels)

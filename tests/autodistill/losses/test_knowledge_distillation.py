@@ -192,3 +192,15 @@ def test_regression_of_one_number_a_sample_is_compared_sample_by_sample() -> Non
     assert criterion(student, targets).item() == pytest.approx((1 + 4 + 9) / 3)
     with pytest.raises(ConfigurationError, match=r"of the same shape, but got \(3, 2\) and \(3,\)"):
         criterion(torch.zeros(3, 2), targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_one_hot_targets_have_the_loss_of_their_class_numbers(dtype: torch.dtype) -> None:
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    inputs, labels = torch.randn(6, 4), torch.arange(6) % 3
+    criterion = KnowledgeDistillationLoss(2.0, ["CE", "KL"], [0.4, 0.6], student, teacher)
+    criterion.teacher_model_forward(inputs)
+    p, q = (teacher(inputs) / 2).softmax(-1), (student(inputs) / 2).softmax(-1)
+    hard = -student(inputs).log_softmax(-1)[torch.arange(6), labels].mean()
+    expected = 0.4 * hard + 0.6 * 4 * (p * (p / q).log()).sum(-1).mean()
+    torch.testing.assert_close(criterion(student(inputs), F.one_hot(labels, 3).to(dtype)), expected)

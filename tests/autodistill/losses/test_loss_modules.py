@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -42,6 +43,18 @@ def test_divergence_of_sequences_is_the_mean_over_positions_that_count() -> None
     assert loss(student, teacher, mask).item() == pytest.approx(sum(terms) / 3, rel=1e-10)
     flat = loss(student.reshape(6, 5), teacher.reshape(6, 5))
     torch.testing.assert_close(loss(student, teacher), flat)
+
+
+def test_all_modules_name_the_students_and_the_teachers_arguments_alike() -> None:
+    student, teacher = pair(4, 5)
+    expected = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(KLDivLoss()(s_logits=student, t_logits=teacher), expected)
+    for module, arguments in (
+        (KLDivLoss, "logits"),
+        (MSEHiddenStatesLoss, "hidden_states"),
+        (AttentionLoss, "hidden_states"),
+    ):
+        assert list(inspect.signature(module.forward).parameters)[1:4] == [f"s_{arguments}", f"t_{arguments}", "mask"]
 
 
 def test_divergence_takes_the_largest_logits_of_a_stored_file() -> None:

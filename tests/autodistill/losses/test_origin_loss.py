@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -46,3 +48,20 @@ def test_default_loss_of_sequences_leaves_ignored_labels_out() -> None:
     formula = [torch.logsumexp(logits[at], 0) - logits[at][labels[at]] for at in counted]
     found = origin_loss(logits, Batch((torch.zeros(2, 4), labels)), nn.functional.cross_entropy)
     torch.testing.assert_close(found, torch.stack(formula).mean())
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 4, 5), (2, 4, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_default_loss_of_one_hot_targets_is_that_of_class_numbers(shape, dtype) -> None:
+    logits = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    classes = torch.arange(math.prod(shape[:-1])).reshape(shape[:-1]) % 3
+    targets = nn.functional.one_hot(classes, shape[-1]).to(dtype)
+    formula = [torch.logsumexp(logits[at], 0) - logits[at][classes[at]] for at in np.ndindex(shape[:-1])]
+    found = origin_loss(logits, Batch((torch.zeros(2), targets)), nn.functional.cross_entropy)
+    torch.testing.assert_close(found, torch.stack(formula).mean())
+
+
+def test_default_loss_of_images_keeps_pytorchs_layout() -> None:
+    logits, targets = torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5).softmax(1)
+    found = origin_loss(logits, Batch((torch.zeros(2), targets)), nn.functional.cross_entropy)
+    torch.testing.assert_close(found, -(targets * logits.log_softmax(1)).sum(1).mean())
