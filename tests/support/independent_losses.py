@@ -39,14 +39,14 @@ class Predictions:
 
     Attributes:
         mask: which positions count.
-        own_loss: `(logits, batch) -> loss` of the student's labels; None without labels.
+        own_loss: `(output, batch) -> loss` of the student's labels; None without labels.
         key: of the predictions in the model's output.
         kind: the loss between the predictions.
         layout: of their axes.
     """
 
     mask: Mask
-    own_loss: Callable[[torch.Tensor, Any], torch.Tensor] | None
+    own_loss: Callable[[Mapping[str, torch.Tensor], Any], torch.Tensor] | None
     key: str = "logits"
     kind: Literal["KL", "NMSE"] = "KL"
     layout: Layout = "NLC"
@@ -131,11 +131,11 @@ def regular_loss(
 ) -> float:
     """The first loss of the whole student; `seed` is that of its dropout."""
     with torch.no_grad():
-        target = logits(call(teacher.eval(), batch), predictions)
+        target = tensors(call(teacher.eval(), batch))
         torch.manual_seed(seed)
-        found = logits(call(student.train(), batch), predictions)
+        found = tensors(call(student.train(), batch))
     student.eval()
-    pair = channels_last(found, predictions.layout), channels_last(target, predictions.layout)
+    pair = [channels_last(output[predictions.key], predictions.layout) for output in (found, target)]
     mask = predictions.mask(batch)
     loss = divergence(*pair, mask, temperature) if predictions.kind == "KL" else relative_error(*pair, mask)
     if predictions.own_loss is not None:
@@ -143,5 +143,8 @@ def regular_loss(
     return loss.item()
 
 
-def logits(output: Any, predictions: Predictions) -> torch.Tensor:
-    return (output if isinstance(output, torch.Tensor) else output[predictions.key]).double()
+def tensors(output: Any) -> dict[str, torch.Tensor]:
+    """The floating tensors of a model's output by name, in float64; a single one is its logits."""
+    if isinstance(output, torch.Tensor):
+        output = {"logits": output}
+    return {key: value.double() for key, value in output.items() if isinstance(value, torch.Tensor)}

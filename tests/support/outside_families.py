@@ -158,6 +158,27 @@ def pixel_classes() -> list[tuple]:
     return pairs
 
 
+def segments() -> list[dict]:
+    """Images with a class for each pixel; 255 is none."""
+    generator = torch.Generator().manual_seed(7)
+    batches = images(32)
+    for batch in batches:
+        batch["labels"] = torch.randint(0, CLASSES, (len(batch["labels"]), 32, 32), generator=generator)
+        batch["labels"][:, :4] = 255
+    return batches
+
+
+def series() -> list[dict]:
+    generator = torch.Generator().manual_seed(8)
+    return [
+        {
+            "past_values": torch.randn(n, 16, 2, generator=generator),
+            "future_values": torch.randn(n, 4, 2, generator=generator),
+        }
+        for n in SIZES
+    ]
+
+
 # --- which positions count --------------------------------------------------------------------------------------------
 
 
@@ -191,28 +212,46 @@ def audible(batch: dict) -> torch.Tensor:
     return torch.arange(FRAMES) < frames(batch["attention_mask"].sum(-1))[:, None]
 
 
-# --- the models' own losses -------------------------------------------------------------------------------------------
+def padded_source(batch: dict) -> torch.Tensor:
+    """Longformer's: it pads texts to a multiple of its window."""
+    return F.pad(source(batch), (0, -batch["attention_mask"].shape[1] % 4))
 
 
-def cross_entropy(logits: torch.Tensor, batch: dict) -> torch.Tensor:
-    return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten(), ignore_index=-100)
+# --- the models' own losses, by the names of their outputs -------------------------------------------------------------
+
+Output = Mapping[str, torch.Tensor]
 
 
-def shifted_cross_entropy(logits: torch.Tensor, batch: dict) -> torch.Tensor:
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100)
+def cross_entropy(output: Output, batch: dict) -> torch.Tensor:
+    return F.cross_entropy(output["logits"].flatten(0, -2), batch["labels"].flatten())
 
 
-def connectionist_loss(logits: torch.Tensor, batch: dict) -> torch.Tensor:
+def shifted_cross_entropy(output: Output, batch: dict) -> torch.Tensor:
+    return F.cross_entropy(output["logits"][:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def connectionist_loss(output: Output, batch: dict) -> torch.Tensor:
     """The sum of the samples' losses."""
+    logits, labels = output["logits"], batch["labels"]
     lengths = frames(batch["attention_mask"].sum(-1))
-    targets = torch.full((len(logits),), batch["labels"].shape[1])
-    return F.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), batch["labels"], lengths, targets, blank=0, reduction="sum"
-    )
+    targets = torch.full((len(logits),), labels.shape[1])
+    return F.ctc_loss(logits.log_softmax(-1).transpose(0, 1), labels, lengths, targets, reduction="sum")
 
 
-def pixel_cross_entropy(logits: torch.Tensor, batch: tuple) -> torch.Tensor:
-    return F.cross_entropy(logits, batch[1], ignore_index=-100)
+def pixel_cross_entropy(output: Output, batch: tuple) -> torch.Tensor:
+    return F.cross_entropy(output["logits"], batch[1])
+
+
+def words_of_both_streams(output: Output, batch: dict) -> torch.Tensor:
+    """ProphetNet's: each of its two streams predicts the labels."""
+    words = torch.cat([output["logits"], output["logits_ngram"]]).flatten(0, -2)
+    return F.cross_entropy(words, torch.cat([batch["labels"]] * 2).flatten())
+
+
+def resized_cross_entropy(output: Output, batch: dict) -> torch.Tensor:
+    """SegFormer's: at the resolution of the labels."""
+    logits = F.interpolate(output["logits"], size=batch["labels"].shape[1:], mode="bilinear", align_corners=False)
+    return F.cross_entropy(logits, batch["labels"], ignore_index=255)
 
 
 MASKED_WORDS = Predictions(labelled, cross_entropy)
@@ -580,7 +619,7 @@ FAMILIES = {
     "CLIP": OutsideFamily(
         clip,
         captions,
-        [Row("text_model.encoder.layers.{}", source), Row("vision_model.encoder.layers.{}", all_count)],
+        [Row("vision_model.encoder.layers.{}", all_count), Row("text_model.encoder.layers.{}", source)],
         Predictions(all_count, None, key="logits_per_image", kind="NMSE"),
         start=NO_TABLE,
     ),
@@ -654,6 +693,98 @@ FAMILIES = {
             Row("up.{}", all_count, partners=(0, 1), layout="NCHW"),
         ],
         Predictions(lambda batch: batch[1] != -100, pixel_cross_entropy, layout="NCHW"),
+        start=NO_TABLE,
+    ),
+    "Longformer": OutsideFamily(
+        built("LongformerForMaskedLM", **BERT, attention_window=4),
+        lambda: masked_words(length=7),
+        [Row("longformer.encoder.layer.{}", padded_source)],
+        MASKED_WORDS,
+        {"hidden_act": ["gelu", "relu"]},
+        start=NO_TABLE,
+    ),
+    "BLOOM": OutsideFamily(
+        built(
+            "BloomForCausalLM",
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            n_layer=depth,
+            n_head=quarter,
+            pad_token_id=0,
+            hidden_dropout=0.1,
+            attention_dropout=0.1,
+            initializer_range=0.2,
+        ),
+        lambda: next_words(left=True),
+        [Row("transformer.h.{}", source)],
+        NEXT_WORDS,
+        {"n_layer": [1, 2]},
+        start=NO_TABLE,
+    ),
+    "ProphetNet": OutsideFamily(
+        built(
+            "ProphetNetForConditionalGeneration",
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            num_encoder_layers=depth,
+            num_decoder_layers=depth,
+            num_encoder_attention_heads=quarter,
+            num_decoder_attention_heads=quarter,
+            encoder_ffn_dim=twice,
+            decoder_ffn_dim=twice,
+            max_position_embeddings=16,
+            num_buckets=8,
+            init_std=0.2,
+        ),
+        translations,
+        [Row("prophetnet.encoder.layers.{}", source), Row("prophetnet.decoder.layers.{}", all_count)],
+        Predictions(target, words_of_both_streams),
+        {"num_decoder_layers": [1, 2]},
+        start=NO_TABLE,
+    ),
+    "SegFormer": OutsideFamily(
+        built(
+            "SegformerForSemanticSegmentation",
+            num_encoder_blocks=2,
+            depths=lambda width, depth: [depth, depth],
+            sr_ratios=[2, 1],
+            hidden_sizes=lambda width: [width, 2 * width],
+            patch_sizes=[7, 3],
+            strides=[4, 2],
+            num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2],
+            decoder_hidden_size=width,
+            hidden_dropout_prob=0.1,
+            attention_probs_dropout_prob=0.1,
+            num_labels=CLASSES,
+            initializer_range=0.2,
+        ),
+        segments,
+        [Row("segformer.encoder.block.0.{}", all_count), Row("segformer.encoder.block.1.{}", all_count)],
+        Predictions(all_count, resized_cross_entropy, layout="NCHW"),
+        {"decoder_hidden_size": [8, 16]},
+        start=NO_TABLE,
+    ),
+    "PatchTST": OutsideFamily(
+        built(
+            "PatchTSTForPrediction",
+            num_input_channels=2,
+            context_length=16,
+            patch_length=4,
+            patch_stride=4,
+            d_model=width,
+            num_hidden_layers=depth,
+            num_attention_heads=quarter,
+            ffn_dim=twice,
+            prediction_length=4,
+            attention_dropout=0.1,
+            ff_dropout=0.1,
+            init_std=0.2,
+        ),
+        series,
+        [Row("model.encoder.layers.{}", all_count)],
+        Predictions(all_count, None, key="prediction_outputs", kind="NMSE"),
+        {"num_hidden_layers": [1, 2]},
         start=NO_TABLE,
     ),
 }

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from independent_losses import call, flash_loss, logits, regular_loss
+from independent_losses import call, flash_loss, regular_loss, tensors
 from naive_distillation import distil_both_ways, largest_difference, make_distiller
 from outside_families import FAMILIES
 
@@ -30,6 +30,10 @@ families = pytest.mark.parametrize("name", FAMILIES)
 def distiller_for(family, **settings):
     config = {"search": {"search_space": {"width": [1]}, "metrics": ["loss"]}, **settings}
     return Distiller(family.teacher(), AutoDistillationConfig.load(config), family.batches(), torch.device("cpu"))
+
+
+def predictions_of(family, model, batch):
+    return tensors(call(model, batch))[family.predictions.key]
 
 
 def paths_of(family):
@@ -57,9 +61,10 @@ def test_first_losses_of_flash_equal_an_independent_computation(name):
     records = distiller.train(student, TrainingContext(seed=SEED)).stages
     places = [(row, number) for row in family.rows for number in range(len(row.partners))]
     assert [record.stage for record in records] == paths_of(family)
+    initial = family.student()
     expected = [
         flash_loss(
-            family.student(),
+            initial,
             family.teacher(),
             family.batches()[0],
             row,
@@ -95,7 +100,7 @@ def test_saved_student_is_loaded_into_a_new_one_with_equal_predictions(name, tmp
     save_student(student, {"depth": 2}, tmp_path / "student")
     loaded = load_student(family.make(8, family.depths[0]), tmp_path / "student")
     with torch.no_grad():
-        expected, found = (logits(call(model, batch), family.predictions) for model in (student, loaded))
+        expected, found = (predictions_of(family, model, batch) for model in (student, loaded))
     assert torch.equal(found, expected)
 
 
@@ -119,7 +124,7 @@ def test_search_with_defaults_returns_the_student_that_it_measured(name, tmp_pat
 
     def evaluate(student):
         with torch.no_grad():
-            pair = [logits(call(model.eval(), batch), family.predictions) for model in (student, teacher)]
+            pair = [predictions_of(family, model.eval(), batch) for model in (student, teacher)]
         return {"distance": (pair[0] - pair[1]).square().mean().item()}
 
     search = AutoDistillation(
