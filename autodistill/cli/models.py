@@ -112,7 +112,7 @@ class TaskModels:
         if not self._embeds:
             return cast(nn.Module, student)
         teacher: Any = self.teacher
-        projection = nn.Linear(student.config.hidden_size, teacher.width)
+        projection = nn.Linear(student.config.hidden_size, teacher.width, dtype=student.dtype)
         return SentenceEncoder(student, pooling=teacher.pooling, projection=projection, normalize=teacher.normalize)
 
     def ensure_inside_teacher(self, space: SearchSpace) -> None:

@@ -95,8 +95,13 @@ class TeacherFedDistillation:
         return records
 
     def _features(self, number: int) -> Features:
-        """The teacher's features of batch number k, at the blocks' boundaries in the student's width."""
-        return project(self._flash_set.features(number, self._taps), self._boundaries, self._projection)
+        """The teacher's features of batch number k, at the blocks' boundaries in the student's width and precision."""
+        features = self._flash_set.features(number, self._taps)
+        if self._stages[0].settings.mixed_precision == "no":  # otherwise autocast converts them
+            fed = find_module(self._student, self._fed[0].blocks[0])
+            kind = next(parameter.dtype for parameter in fed.parameters() if parameter.is_floating_point())
+            features = {tap: value.to(kind) if tap in self._boundaries else value for tap, value in features.items()}
+        return project(features, self._boundaries, self._projection)
 
     def _arguments(self) -> BlockArguments:
         precision = self._stages[0].settings.mixed_precision

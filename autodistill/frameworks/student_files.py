@@ -34,7 +34,7 @@ OWN_WEIGHTS_FILE = "student.safetensors"
 """The tensors that `save_pretrained` did not write, or wrote under other names."""
 
 DESCRIPTION_FILE = "student.json"
-"""What `save_pretrained` does not record: the class of the student, its modules, and the files that hold its tensors."""
+"""What `save_pretrained` does not record: the class of the student, its modules, and the files of its tensors."""
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """The shape of each tensor of a model by its name; None for one whose shape its first input determines."""

@@ -31,6 +31,9 @@ class TransformersBuilder:
     fields are derived: MobileBERT's `true_hidden_size`, Llama's `head_dim`, the number of key-value heads if it equals
     the number of heads, and the types of layers if their number changes.
 
+    Students have float32 weights if those of the configuration are bfloat16 or float16: small updates of such weights
+    are lost in rounding. A dimension `dtype` sets another precision.
+
     Args:
         model_cls: an auto class (`AutoModelForPreTraining`) or a model class (`BertForMaskedLM`).
         base_config: the configuration of a student; it is not changed.
@@ -65,7 +68,7 @@ class TransformersBuilder:
         config = self.config(architecture)
         make = self.model_cls.from_config if self._is_auto else self.model_cls
         student: nn.Module = make(config)
-        return student
+        return student if config.dtype is None else student.to(_precision(config.dtype))
 
     @property
     def _is_auto(self) -> bool:
@@ -105,6 +108,8 @@ class TransformersBuilder:
         if problems:
             raise ConfigurationError(problems)
         base, config = self.base_config, copy.deepcopy(self.base_config)
+        if config.dtype is not None and _precision(config.dtype) in (torch.bfloat16, torch.float16):
+            config.dtype = torch.float32
         for key, value in architecture.items():
             setattr(config, key, value)
         searched = {self._field(key) for key in architecture}
@@ -209,6 +214,11 @@ class TransformersBuilder:
             "config": {key: value for key, value in config.items() if key not in described},
             "attention": getattr(self.base_config, "_attn_implementation", None),
         }
+
+
+def _precision(dtype: str | torch.dtype) -> torch.dtype:
+    found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return found
 
 
 def _varied(space: SearchSpace) -> Iterator[Architecture]:

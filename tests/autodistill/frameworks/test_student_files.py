@@ -267,7 +267,7 @@ def test_weights_that_the_model_ties_and_the_student_did_not_are_refused(tmp_pat
     student = Tied()
     student.second.weight = nn.Parameter(torch.zeros(4, 4))
     save_student(student, {}, tmp_path / "student")
-    with pytest.raises(ConfigurationError, match="'first.weight', 'second.weight' are one tensor in the model"):
+    with pytest.raises(ConfigurationError, match=r"'first\.weight', 'second\.weight' are one tensor in the model"):
         load_student(Tied(), tmp_path / "student")
 
 
