@@ -82,6 +82,9 @@ def _tied(pair: Pairing[Family], outputs: list[Output]) -> bool:
 def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: dict[str, torch.Tensor]) -> None:
     if output.hidden is not None:
         _write_hidden(pair, output.hidden, reader, kept)
+    if output.bias is not None:
+        bias = output_weight(pair, output.bias)
+        pair.write(bias.student, read(pair.teacher, bias.teacher))
     if output.last is None:
         return
     last = output_weight(pair, output.last)

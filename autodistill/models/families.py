@@ -116,10 +116,12 @@ class Output:
     Args:
         last: the map to logits; None where the hidden layer is itself the output.
         hidden: the layer before it, if any.
+        bias: a vector that is added to the outputs, where no map has it.
     """
 
     last: Weight | None
     hidden: Hidden | None = None
+    bias: str | None = None
 
 
 def config_heads(model: nn.Module) -> HeadSizes:
@@ -198,7 +200,7 @@ class WeightTable(ABC):
         """The paths of the maps in the blocks that read heads or neurons and write to the stream."""
 
 
-_ADDED = ("position_query", "position_key", "embedding_map", "position_rows", "position_norm", "refused")
+_ADDED = ("bias", "position_query", "position_key", "embedding_map", "position_rows", "position_norm", "refused")
 """Fields that tables of earlier versions did not have."""
 
 
@@ -657,6 +659,11 @@ _DEBERTA_V2 = replace(
     ),
     outputs=(
         Output("cls.predictions.decoder", Hidden(_MLM + "dense", _MLM + "LayerNorm", True)),
+        Output(
+            None,
+            Hidden("lm_predictions.lm_head.dense", "lm_predictions.lm_head.LayerNorm", True),
+            "lm_predictions.lm_head.bias",
+        ),
         Output("classifier", Hidden("pooler.dense")),
         Output("classifier"),
         Output("qa_outputs"),

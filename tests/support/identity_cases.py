@@ -302,6 +302,7 @@ CASES = {
             "words": ("DebertaV2ForMaskedLM", DEBERTA_V3_LIKE),
             "classes": ("DebertaV2ForSequenceClassification", DEBERTA_V3_LIKE | {"num_labels": 3}),
             "words, own maps of positions": ("DebertaV2ForMaskedLM", DEBERTA_V2_LIKE),
+            "words, embeddings as decoder": ("DebertaV2ForMaskedLM", DEBERTA_V3_LIKE | {"legacy": False}),
             "tokens, queries of positions": (
                 "DebertaV2ForTokenClassification",
                 DEBERTA_V2_LIKE | {"pos_att_type": ["p2c"]},

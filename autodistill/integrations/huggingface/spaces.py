@@ -60,7 +60,11 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
     if teacher is not None:
         sizes = _sizes(_known(str(teacher.get("model_type")), FAMILIES_WITH_SIZES, "fit teachers of"), teacher)
     assert sizes is not None  # every family without a space has usual sizes
-    return _used(SearchSpace(_dimensions(students, sizes, teacher or {}), _constraints(students, sizes)))
+    dimensions, constraints = _dimensions(students, sizes, teacher or {}), _constraints(students, sizes)
+    embeddings = (teacher or {}).get("embedding_size", sizes.width)
+    if embeddings != sizes.width:  # students would lack the map from their embeddings to their stream
+        constraints.append(f"{students.fields.width} != {embeddings}")
+    return _used(SearchSpace(dimensions, constraints))
 
 
 def _known(family: str, known: Sequence[str], relation: str) -> ModelFamily:

@@ -6,10 +6,12 @@ import pytest
 from families import BERT_LIKE, LLAMA_LIKE, VOCABULARY, hugging_face
 from identity_cases import (
     CASES,
+    DEBERTA_V3_LIKE,
     DEPTH,
     GPT2_LIKE,
     KEEPS_CONSTANT,
     MOBILEBERT_LIKE,
+    MODERNBERT_LIKE,
     ORTHOGONAL,
     PERMUTATION,
     SELECTION,
@@ -177,3 +179,55 @@ def test_blocks_that_do_not_correspond_are_refused(settings, sentence):
     with pytest.raises(ConfigurationError) as error:
         initialize_from_teacher(t5()(WIDTH, DEPTH), t5(**settings)(WIDTH, DEPTH), square_subspace(ORTHOGONAL))
     assert error.value.problems == [sentence]
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def modernbert(*types):
+    return hugging_face("ModernBertModel", **MODERNBERT_LIKE, layer_types=[*types])
+
+
+def test_layers_that_attend_otherwise_are_reported():
+    teacher, student = (
+        randomised(modernbert(FULL, *kinds)(WIDTH, DEPTH), seed)
+        for seed, kinds in ((1, (SLIDING, SLIDING)), (2, (SLIDING, FULL)))
+    )
+    start = initialize_from_teacher(student, teacher, square_subspace(SELECTION))
+    assert list(start.approximations) == [
+        "block 2 of the student has 'full_attention', block 2 of the teacher, from which it comes, "
+        "'sliding_attention': equal weights compute different results."
+    ]
+    assert errors(teacher, student, start, token_batch()).outputs > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("layers", "bare", "other"),
+    [((1, 0, 2), "student's 'layers.0.attn_norm'", "teacher's 'layers.1.attn_norm'"), ((0, 0, 2), "teacher's", "stud")],
+)
+def test_a_block_without_a_norm_corresponds_to_such_a_block_only(layers, bare, other):
+    models = [CASES["ModernBERT, base"].make(WIDTH, DEPTH) for _ in range(2)]
+    with pytest.raises(ConfigurationError) as error:
+        initialize_from_teacher(*models, square_subspace(SELECTION), layers=layers)
+    sentence = error.value.problems[0]
+    assert sentence.startswith("a block that reads the stream without a norm must correspond to such a block, but the ")
+    assert bare in sentence
+    assert other in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "reported"),
+    [
+        ({"pos_att_type": ["c2p"]}, "pos_att_type is ['p2c', 'c2p'] in the teacher, ['c2p'] in the student"),
+        ({"relative_attention": False}, "relative_attention is True in the teacher, False in the student"),
+        ({"norm_rel_ebd": "none"}, "norm_rel_ebd is 'layer_norm' in the teacher, 'none' in the student"),
+    ],
+)
+def test_other_relative_positions_are_reported(settings, reported):
+    teacher, student = (
+        randomised(hugging_face("DebertaV2Model", **DEBERTA_V3_LIKE | changes)(WIDTH, DEPTH), seed)
+        for seed, changes in ((1, {}), (2, settings))
+    )
+    start = initialize_from_teacher(student, teacher, square_subspace(SELECTION))
+    assert any(sentence.startswith(reported) for sentence in start.approximations)
+    assert errors(teacher, student, start, token_batch()).outputs > 1e-4

@@ -10,10 +10,12 @@ import torch
 from families import BERT_LIKE, LLAMA_LIKE, VOCABULARY, hugging_face
 from identity_cases import (
     CASES,
+    DEBERTA_V3_LIKE,
     DEPTH,
     KEEPS_CONSTANT,
     ORTHOGONAL,
     PERMUTATION,
+    SELECTION,
     VIT_LIKE,
     WIDTH,
     square_subspace,
@@ -63,6 +65,65 @@ def test_another_vocabulary_is_refused():
         "embeddings are copied row by row, so both models must have as many rows (of a text's positions, a student may "
         "have fewer), but of 'embeddings.word_embeddings' the student has 50, the teacher 40; build the student with "
         "the teacher's vocabulary (or size of images and patches), or leave init out."
+    ]
+
+
+def electra(embedding_size):
+    return hugging_face("ElectraModel", **BERT_LIKE, embedding_size=embedding_size)
+
+
+def test_embeddings_with_a_map_to_the_stream_must_be_the_teachers():
+    (sentence,) = refusal(electra(8)(WIDTH, DEPTH), electra(12)(WIDTH, DEPTH))[:1]
+    assert sentence == (
+        "embeddings that a map leads to the stream are copied, so both models must have the same, but "
+        "'embeddings.word_embeddings' is 12 wide in the teacher, 8 in the student; build the student with the "
+        "teacher's width of embeddings, or leave init out."
+    )
+
+
+def test_a_student_whose_stream_is_as_wide_as_its_embeddings_cannot_have_the_map_of_its_teacher():
+    assert refusal(electra(WIDTH)(WIDTH, DEPTH), electra(12)(WIDTH, DEPTH))[-1] == (
+        "the student must have a map from its embeddings to its stream, since the teacher has one "
+        "('embeddings_project') after the norm of its embeddings, but it has none, because both are of the same width; "
+        "choose another width of the stream (hidden_size), or leave init out."
+    )
+
+
+def test_a_map_from_the_embeddings_must_absorb_the_mean():
+    teacher, student = electra(12)(WIDTH, DEPTH), electra(12)(WIDTH, DEPTH)
+    student.embeddings_project.bias = None
+    (sentence,) = refusal(student, teacher)
+    assert "must have a bias, which absorbs the mean, but 'embeddings_project' has none" in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"conv_kernel_size": 3}, "encoder.conv', and its activation acts on single channels of the stream"),
+        ({"embedding_size": 12}, "embeddings.embed_proj', and it has embeddings of another width than its stream"),
+    ],
+)
+def test_forms_of_a_family_that_its_table_refuses(settings, reason):
+    models = [hugging_face("DebertaV2Model", **DEBERTA_V3_LIKE | settings)(WIDTH, DEPTH) for _ in range(2)]
+    sentences = refusal(*models, square_subspace(SELECTION))
+    assert [sentence.split()[11:13] for sentence in sentences] == [["teacher", "has"], ["student", "has"]]
+    assert all(reason in sentence for sentence in sentences)
+
+
+def test_another_number_of_relative_positions_is_refused():
+    student, teacher = (
+        hugging_face("DebertaV2Model", **DEBERTA_V3_LIKE | {"position_buckets": buckets})(WIDTH, DEPTH)
+        for buckets in (3, 4)
+    )
+    (sentence,) = refusal(student, teacher, square_subspace(SELECTION))
+    assert "but of 'encoder.rel_embeddings' the student has 6, the teacher 8" in sentence
+
+
+def test_a_mean_is_refused_where_queries_read_a_table_of_positions():
+    models = [hugging_face("DebertaV2Model", **DEBERTA_V3_LIKE)(WIDTH, DEPTH) for _ in range(2)]
+    assert refusal(*models, square_subspace(PERMUTATION)) == [
+        "a family with a table of positions that its queries and keys read needs a subspace of mean zero, but this one "
+        'has a mean; use decompose(..., centring="none").'
     ]
 
 

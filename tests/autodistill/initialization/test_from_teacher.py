@@ -6,10 +6,13 @@ import copy
 
 import pytest
 import torch
-from families import LLAMA_LIKE, VOCABULARY, hugging_face
+from families import BERT_LIKE, LLAMA_LIKE, VOCABULARY, hugging_face
 from identity_cases import (
     CASES,
+    DEBERTA_V2_LIKE,
+    DEBERTA_V3_LIKE,
     DEPTH,
+    EXACT,
     KEEPS_CONSTANT,
     ORTHOGONAL,
     PERMUTATION,
@@ -21,6 +24,7 @@ from identity_cases import (
     errors,
     identity_errors,
     randomised,
+    sentence_pair_batch,
     square_subspace,
     token_batch,
 )
@@ -132,6 +136,69 @@ def test_parts_that_the_teacher_does_not_use_can_be_left_out():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("settings", [DEBERTA_V3_LIKE, DEBERTA_V2_LIKE], ids=["shared maps", "own maps"])
+def test_narrower_heads_compute_the_same_scores_of_contents_and_positions(settings):
+    """The teacher's two heads use four of their eight channels, the student's four heads have four."""
+    teacher = randomised(hugging_face("DebertaV2ForMaskedLM", **settings | {"num_attention_heads": 2})(WIDTH, DEPTH), 1)
+    student = randomised(hugging_face("DebertaV2ForMaskedLM", **settings)(WIDTH, DEPTH), 2)
+    for block in teacher.deberta.encoder.layer:
+        for name in ("query_proj", "pos_query_proj", "value_proj"):
+            for parameter in getattr(block.attention.self, name, nn.Module()).parameters():
+                heads = parameter.view(2, 8, -1)
+                heads[:, 4:] = heads[:, :4] * 0.5
+    start = initialize_from_teacher(student, teacher, square_subspace(SELECTION))
+    found = errors(teacher, student, start, token_batch())
+    assert max(found.outputs, found.matched) < 1e-6  # the singular values of the unused channels are not quite zero
+
+
+def test_a_student_with_other_heads_begins_nearer_to_its_teacher_than_a_random_one():
+    """One head of eight channels, of the teacher's four of four."""
+    teacher, student, batches = narrow_pair("MPNet, classes", num_attention_heads=1)
+    random = copy.deepcopy(student)
+    start = begin(teacher, student, batches)
+    begun, built = (distance(teacher, model, start, batches[0]) for model in (student, random))
+    assert begun < 0.7 * built
+
+
+def test_heads_that_share_a_table_of_position_biases_are_the_same_in_all_blocks():
+    teacher, student, batches = narrow_pair("MPNet, classes")
+    begin(teacher, student, batches)
+    of_teacher, of_student = (model.mpnet.encoder.relative_attention_bias.weight for model in (teacher, student))
+    chosen = [int((of_teacher - column[:, None]).abs().sum(0).argmin()) for column in of_student.T]
+    assert torch.equal(of_student, of_teacher[:, chosen])
+    assert chosen == sorted({*chosen})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("embedding_size", [WIDTH, 12], ids=["of the teacher's width", "of their own width"])
+def test_embeddings_with_a_map_to_the_stream_are_the_teachers_projected(embedding_size):
+    make = hugging_face("ElectraForMaskedLM", **BERT_LIKE, embedding_size=embedding_size)
+    teacher, student = randomised(make(WIDTH, DEPTH), 1), randomised(make(WIDTH // 2, 2), 2)
+    found = square_subspace(PERMUTATION, scale=2.0)
+    subspace = TeacherSubspace(found.means, found.directions[:, : WIDTH // 2], found.scale[: WIDTH // 2], 0.5)
+    initialize_from_teacher(student, teacher, subspace)
+    streams = [
+        model.electra(**sentence_pair_batch(), output_hidden_states=True).hidden_states[0]
+        for model in (teacher, student)
+    ]
+    torch.testing.assert_close(streams[1], subspace.project(streams[0]), atol=EXACT, rtol=EXACT)
+    hidden = torch.randn(5, embedding_size, dtype=torch.float64)
+    torch.testing.assert_close(student.generator_lm_head(hidden), teacher.generator_lm_head(hidden))
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.7])
+def test_modernbert_is_exact_with_any_rotation_that_keeps_the_constant_if_its_embeddings_have_one_gain(gain):
+    case = CASES["ModernBERT, spans"]
+    teacher, student = case.teacher(), randomised(case.make(WIDTH, DEPTH), 2)
+    nn.init.constant_(teacher.model.embeddings.norm.weight, gain)
+    nn.init.constant_(teacher.head.norm.weight, 1.0)
+    start = initialize_from_teacher(student, teacher, square_subspace(KEEPS_CONSTANT))
+    assert start.approximations == ()
+    found = errors(teacher, student, start, case.batch())
+    assert max(found.outputs, found.matched) < SINGLE
+
+
+@torch.no_grad()
 def test_narrower_rotary_heads_keep_the_pairs_of_the_nearest_frequencies():
     teacher = randomised(llama(head_dim=8)(WIDTH, DEPTH), 1)
     for layer in teacher.model.layers:
@@ -183,11 +250,14 @@ def test_a_narrow_student_is_exact_if_the_teachers_stream_is_in_its_subspace(nam
     assert start.approximations == ()
 
 
-def narrow_pair(name):
-    """A teacher, a student of half its width and fewer blocks, and the flash set."""
+def narrow_pair(name, **settings):
+    """A teacher, a student of half its width and fewer blocks, and the flash set; `settings` are the student's."""
     case = CASES[name]
     spectrum = torch.logspace(0, -3, WIDTH - 1, dtype=torch.float64)
-    teacher, student = concentrated(case.teacher(), spectrum), randomised(case.make(WIDTH // 2, 2), 2)
+    student = case.make(WIDTH // 2, 2)
+    if settings:
+        student = type(student)(type(student.config)(**student.config.to_diff_dict() | settings))
+    teacher, student = concentrated(case.teacher(), spectrum), randomised(student, 2)
     return teacher, student, [Batch(case.batch())]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from identity_cases import CASES
 from pairings import DEPTH, EXPLAINED, WIDTH, pairing
 
-from autodistill.initialization.pairing import Both
+from autodistill.initialization.pairing import Both, Pairing
+from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.models.weights import Affine, Part
 
 
@@ -23,6 +25,21 @@ def test_blocks_are_spread_evenly_with_the_boundary_before_each() -> None:
     pair = pairing("BERT")
     assert pair.layers == (1, 3)
     assert [pair.boundary(block) for block in range(3)] == [0, 2, 4]
+
+
+def test_blocks_correspond_to_the_nearest_of_their_kind() -> None:
+    """ModernBERT's first block has no norm before its attention; every third block attends to the whole text."""
+    make = CASES["ModernBERT, base"].make
+    subspace = TeacherSubspace(torch.zeros(1, WIDTH), torch.eye(WIDTH), torch.ones(WIDTH), 1.0)
+    layers = Pairing.of(make(WIDTH, 11), make(WIDTH, 22), subspace).layers
+    assert layers == (0, 2, 5, 6, 8, 11, 12, 14, 17, 18, 20)
+    assert all((block % 3 == 0) == (layer % 3 == 0) for block, layer in enumerate(layers))
+    assert Pairing.of(make(WIDTH, 2), make(WIDTH, 1), subspace).layers == (0, 0)  # there is no block of its kind
+
+
+def test_path_from_the_base_model_is_the_same_in_every_block() -> None:
+    pair = pairing("BERT")
+    assert pair.weight("{base}.pooler.dense", 1) == pair.weight("pooler.dense")
 
 
 def test_weight_of_a_block_is_that_of_its_teacher_block() -> None:

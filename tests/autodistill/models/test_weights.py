@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autodistill.errors import LayerNotFoundError
-from autodistill.models.weights import Affine, Part, has, norm_of, parameters, read, write, write_norm
+from autodistill.models.weights import Affine, Part, has, left_out, norm_of, parameters, read, write, write_norm
 
 
 class Model(nn.Module):
@@ -123,3 +123,15 @@ def test_a_path_without_a_weight_is_named(path):
     with pytest.raises(LayerNotFoundError) as error:
         read(Model(), path)
     assert str(error.value) == f"the model must have a weight at {path!r}, but has none; fix the table of its family."
+
+
+def test_a_module_that_is_none_or_an_identity_is_left_out():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+    model.table = None
+    assert [left_out(model, path) for path in ("1", "table", "0", "missing", "missing.table")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

@@ -14,6 +14,7 @@ TINY = {
     "gpt2": {"n_layer": 4, "n_embd": 32, "n_head": 4, "n_inner": None},
 }
 TINY["vit"] = TINY["bert"]
+TINY.update(dict.fromkeys(("electra", "mpnet", "deberta-v2", "modernbert"), TINY["bert"]))
 TINY["llama"] = TINY["bert"] | {"num_key_value_heads": 2}
 SMALL = {  # what keeps models of the tests small
     "bert": {"vocab_size": 20, "max_position_embeddings": 8},
@@ -22,6 +23,8 @@ SMALL = {  # what keeps models of the tests small
     "llama": {"vocab_size": 20},
     "vit": {"image_size": 8, "patch_size": 4},
 }
+SMALL.update(dict.fromkeys(("electra", "mpnet", "deberta-v2"), SMALL["bert"]))
+SMALL["modernbert"] = {"vocab_size": 20, "pad_token_id": 0}
 
 
 def teacher(family, **changes):
@@ -93,6 +96,13 @@ def test_no_value_is_listed_that_no_architecture_has():
 def test_teacher_with_a_narrow_feed_forward_has_students_with_one():
     space = transformers_space("bert", teacher("bert", intermediate_size=32))
     assert any(a["intermediate_size"] == a["hidden_size"] for a in space.enumerate())
+
+
+def test_students_of_a_teacher_with_narrow_embeddings_are_not_as_wide_as_those():
+    """They would lack the map from the embeddings to the stream, and could not start inside their teacher."""
+    small = teacher("electra", num_hidden_layers=12, hidden_size=256, num_attention_heads=4, intermediate_size=1024)
+    assert 128 in values(transformers_space("electra", small))["hidden_size"]
+    assert 128 not in values(transformers_space("electra", small | {"embedding_size": 128}))["hidden_size"]
 
 
 def test_unknown_family_is_refused_with_the_nearest():
