@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -12,12 +13,15 @@ from transformers import AutoConfig
 
 from autodistill.cli.tasks import TASKS, Task
 from autodistill.errors import ConfigurationError
-from autodistill.integrations.huggingface.spaces import transformers_space
+from autodistill.integrations.huggingface.spaces import FAMILIES_WITH_SIZES, FAMILIES_WITH_SPACE, transformers_space
 from autodistill.models.families import FAMILIES
 from search_spaces import SearchSpace
 
 NO_TEACHER = "path/to/teacher"
 NO_DATA = "path/to/data"
+
+_SIZE_FIELDS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "hidden_size", "d_model", "dim", "n_embd")
+"""The usual names of the number of blocks and of the width, in configurations of any family."""
 
 _EMBEDDINGS = """\
     layer_mappings_for_knowledge_transfer: [[""]]  # the embeddings of whole texts
@@ -54,6 +58,8 @@ def configuration_text(
     config = None if teacher is None else _read_config(teacher)
     own_family = chosen.family if config is None else config["model_type"]
     family = student or own_family
+    if config is not None:
+        _require_space(task, str(teacher), config, family)
     return Template((files("autodistill.cli") / "template.yaml").read_text(encoding="utf-8")).substitute(
         file=file,
         task=task,
@@ -83,6 +89,26 @@ def _read_config(teacher: str) -> dict[str, Any]:
             f"{str(error).splitlines()[0]}"
         ) from error
     return config
+
+
+def _require_space(task: str, teacher: str, config: Mapping[str, Any], family: str) -> None:
+    """Check that the sizes of the teacher, and the space of the students, are known."""
+    kind = str(config.get("model_type"))
+    unknown = family not in FAMILIES_WITH_SPACE
+    if not unknown and (kind in FAMILIES_WITH_SIZES or FAMILIES[family].space is not None):
+        return
+    fields = [name for name in _SIZE_FIELDS if isinstance(config.get(name), int)]
+    example = (
+        ", ".join(f"{name}: [{max(1, config[name] // 2)}, {config[name]}]" for name in fields) or "field: [values]"
+    )
+    known, what = (FAMILIES_WITH_SPACE, "students") if unknown else (FAMILIES_WITH_SIZES, "teachers")
+    raise ConfigurationError(
+        f"--teacher: ready-made spaces exist for {what} of the families {', '.join(known)}, but "
+        f"{teacher!r} is of {kind!r}{f', its students of {family!r}' if family != kind else ''}; run `autodistill init "
+        f"{task}` without --teacher and --student, and set in the file: teacher: {teacher}; under search_space the "
+        f"sizes, by the names of fields of config.json, for example {{{example}}}; no constraints of other fields; and "
+        "no init (students start with random weights)."
+    )
 
 
 def _columns(task: Task) -> str:

@@ -22,6 +22,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.initialization.agreement import other_settings
 from autodistill.initialization.channel_selection import ChannelSelection
 from autodistill.initialization.checks import sharing_problems
+from autodistill.initialization.coverage import coverage_problems
 from autodistill.initialization.importance import Importance
 from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.projection import Projection
@@ -128,7 +129,8 @@ def require_fitting(pair: Pairing[Any]) -> None:
         ConfigurationError: it cannot; all mistakes in one error.
     """
     method = start_method(pair.family)
-    problems = [*sharing_problems(pair), *method.subspace_problems(pair), *method.problems(pair)]
+    problems = [*coverage_problems(pair), *sharing_problems(pair), *method.subspace_problems(pair)]
+    problems += method.problems(pair)
     if problems:
         raise ConfigurationError(problems)
 
@@ -152,7 +154,7 @@ def start_blocker(student: nn.Module, teacher: nn.Module) -> str | None:
             torch.zeros(1, teacher_width), torch.eye(teacher_width)[:, :width], torch.ones(width), explained=1.0
         )
         pair = Pairing.of(student, teacher, subspace)
-        problems = start_method(pair.family).problems(pair)
+        problems = [*coverage_problems(pair), *start_method(pair.family).problems(pair)]
     except ConfigurationError as error:
         problems = error.problems
     return " ".join(problems) or None

@@ -7,8 +7,8 @@ import torch
 from autodistill.initialization.heads import strongest
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.stream import Reader, read_after, rotated_gain, stream_scale, write_norm_after_sum
-from autodistill.models.families import Family, Hidden, Output, Weight
-from autodistill.models.weights import Affine, Part, join, norm_of, parameters, part, read, shape
+from autodistill.models.families import Family, Hidden, Output, Weight, output_path
+from autodistill.models.weights import Affine, Part, norm_of, parameters, part, read, shape
 
 TIED = (
     "the student's output table is its embedding table, which cannot absorb the gain of the last norm; set "
@@ -53,14 +53,9 @@ def _final_reader(pair: Pairing[Family], outputs: list[Output]) -> Reader:
 
 def output_weight(pair: Pairing[Family], spec: Weight) -> Both[Part]:
     """Outputs are next to the base model, or inside it if their path begins with {base}."""
-    chosen = part(spec)
-    inside = chosen.path.startswith("{base}.")
-
-    def within(base: str) -> Part:
-        owner = base if inside else base.rpartition(".")[0]
-        return Part(join(owner, chosen.path.removeprefix("{base}.")), chosen.index, chosen.of)
-
-    return Both(within(pair.base_paths.student), within(pair.base_paths.teacher))
+    chosen, paths = part(spec), pair.base_paths
+    of_student, of_teacher = (output_path(spec, base) for base in (paths.student, paths.teacher))
+    return Both(Part(of_student, chosen.index, chosen.of), Part(of_teacher, chosen.index, chosen.of))
 
 
 def outputs_of(pair: Pairing[Family]) -> list[Output]:

@@ -124,6 +124,18 @@ class Output:
     bias: str | None = None
 
 
+def output_path(spec: Weight, base: str) -> str:
+    """The path of an output: next to the base model, or inside it if it begins with {base}.
+
+    Examples:
+        >>> output_path("classifier", "model.bert"), output_path("{base}.pooler.dense", "model.bert")
+        ('model.classifier', 'model.bert.pooler.dense')
+    """
+    path = part(spec).path
+    owner = base if path.startswith("{base}.") else base.rpartition(".")[0]
+    return join(owner, path.removeprefix("{base}."))
+
+
 def config_heads(model: nn.Module) -> HeadSizes:
     """The head sizes in a transformers configuration.
 
@@ -198,6 +210,19 @@ class WeightTable(ABC):
     @abstractmethod
     def writers(self, base: nn.Module) -> list[str]:
         """The paths of the maps in the blocks that read heads or neurons and write to the stream."""
+
+    @property
+    @abstractmethod
+    def in_blocks(self) -> list[str]:
+        """The paths, in a block, of the weights that the table names."""
+
+    @abstractmethod
+    def outside_blocks(self, base: str) -> list[str]:
+        """The paths of the weights outside of blocks that the table names, of which a model may lack some.
+
+        Args:
+            base: the path of the base model.
+        """
 
 
 _ADDED = ("bias", "position_query", "position_key", "embedding_map", "position_rows", "position_norm", "refused")
@@ -319,6 +344,22 @@ class Family(WeightTable):
         blocks = [f"{self.blocks}.{index}" for index in range(self.depth(base))]
         return [join(block, part(unit.output).path) for block in blocks for unit in self.parts]
 
+    @property
+    def in_blocks(self) -> list[str]:
+        optional: list[Weight | None] = []
+        for unit in self.parts:
+            optional += [*unit.head_norms, unit.position_table] if isinstance(unit, Attention) else []
+        required = [spec for specs in self.required_weights() for spec in specs]
+        return [part(spec).path for spec in (*required, *optional) if spec is not None]
+
+    def outside_blocks(self, base: str) -> list[str]:
+        inside = (*self.embeddings, self.embedding_norm, self.final_norm)
+        outputs: list[Weight | None] = []
+        for output in self.outputs:
+            outputs += [output.last, *((output.hidden.reader, output.hidden.norm) if output.hidden else ())]
+        paths = [join(base, part(spec).path) for spec in inside if spec is not None]
+        return [*paths, *(output_path(spec, base) for spec in outputs if spec is not None)]
+
     def required_weights(self) -> list[tuple[Weight, ...]]:
         """The weights that every block must have; of each tuple one is enough."""
         found: list[tuple[Weight, ...]] = []
@@ -368,6 +409,13 @@ class ChannelFamily(WeightTable):
 
     def writers(self, base: nn.Module) -> list[str]:
         return []
+
+    @property
+    def in_blocks(self) -> list[str]:
+        return [*self.axes]
+
+    def outside_blocks(self, base: str) -> list[str]:
+        return [join(owner, path) for path in self.axes for owner in (base, base.rpartition(".")[0])]
 
 
 @dataclass(frozen=True)

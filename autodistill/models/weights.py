@@ -181,7 +181,7 @@ def _parameters(model: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter
         transposed = isinstance(found, nn.Embedding | Conv1D)
     else:
         weight, bias, transposed = getattr(parent, name + "_weight", None), getattr(parent, name + "_bias", None), False
-    if not isinstance(weight, nn.Parameter):
+    if not isinstance(weight, torch.Tensor):  # a parametrized weight is a tensor
         raise _not_found(path)
     return weight, bias if isinstance(bias, nn.Parameter) else None, transposed
 

@@ -321,7 +321,8 @@ def test_a_table_with_misspelt_paths_is_refused(change, paths):
         + "; fix the table."
         for owner, layers in (("teacher", [DEPTH - 1]), ("student", [0]))
     ]
-    assert refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family) == expected
+    problems = refusal(bert(8, 1), bert(WIDTH, DEPTH), narrow_subspace(), family=family)
+    assert [problem for problem in problems if problem.endswith("fix the table.")] == expected
 
 
 def narrow_subspace():
