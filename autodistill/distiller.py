@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.initialization.initializer import TeacherInitializer
+from autodistill.models.attention import eager_attention
 from autodistill.models.blocks import block_rows, outside_of
 from autodistill.models.taps import AUTO, Tap, process_name
 from autodistill.processes import ALONE, Processes
@@ -88,6 +89,7 @@ class Distiller:
     regular_engine: Callable[[RegularTask], Engine] = RegularDistillation
 
     keeps_size = True
+    _announced_eager: bool = field(default=False, init=False, repr=False)
 
     def check(self, student: nn.Module) -> None:
         """Resolve the settings against a student, before anything is trained.
@@ -125,9 +127,21 @@ class Distiller:
             ConfigurationError: the settings do not fit this student; all mistakes in one error.
             NonFiniteError: the loss became NaN or infinite.
         """
-        records: list[StageRecord] = []
         with self.processes.together():
             plan = self.resolve(student)
+        if plan.eager and not self._announced_eager:
+            self._announced_eager = True
+            names = " and ".join("the teacher" if model is self.teacher else "students" for model in plan.eager)
+            logger.info(
+                "attention probabilities are mapped: %s use eager attention while students are distilled", names
+            )
+        with eager_attention(*plan.eager):
+            return Trained(student, tuple(self._run(plan, student, context)))
+
+    def _run(self, plan: Plan, student: nn.Module, context: TrainingContext) -> list[StageRecord]:
+        """Run the phases of a plan."""
+        records: list[StageRecord] = []
+        with self.processes.together():
             self.initialize(student, plan)
             if plan.flash:
                 records += self._flash_engine(student, plan, context.checkpoint_directory).run(context)
@@ -140,7 +154,7 @@ class Distiller:
                 student, plan.regular, criterion, self.stream, self.cache, self.device, steps, self.processes
             )
             records += self.regular_engine(task).run(context)
-        return Trained(student, tuple(records))
+        return records
 
     def describe(self) -> dict[str, Any]:
         """The settings, and a hash of the flash set by which a resumed search detects other batches."""

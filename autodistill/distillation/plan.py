@@ -81,6 +81,8 @@ class Plan:
         flash_criteria: one for each stage of flash distillation.
         regular_criterion: that of regular distillation.
         projection: brings the teacher's hidden states to the student's width, for teacher-fed blocks.
+        eager: the models whose attention probabilities are mapped, and which compute them only by eager attention: they
+            use it while this plan runs.
     """
 
     flash: tuple[Stage, ...] = ()
@@ -88,6 +90,7 @@ class Plan:
     flash_criteria: tuple[Criterion, ...] = ()
     regular_criterion: Criterion | None = None
     projection: Projection | None = None
+    eager: tuple[nn.Module, ...] = ()
 
     @property
     def stages(self) -> list[Stage]:

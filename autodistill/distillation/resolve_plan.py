@@ -36,6 +36,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+from autodistill.models.attention import eager_attention, needs_eager_attention
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
@@ -120,8 +121,28 @@ def resolve(
     Raises:
         ConfigurationError: the settings do not fit this student; all mistakes in one error.
     """
+    layers = _layers(phases, student, flash_set, anatomy)
+    eager = _computed_by_eager_attention(layers, student, flash_set)
+    with eager_attention(*eager):
+        plan = _resolved(phases, student, flash_set, layers, subspaces, loss_func)
+    return replace(plan, eager=eager)
+
+
+Layers = tuple[tuple[Stage, ...], tuple[LayerMapping, ...]]
+"""The stages of flash distillation, and the mappings of regular distillation."""
+
+
+def _resolved(
+    phases: Phases,
+    student: nn.Module,
+    flash_set: FlashSet,
+    layers: Layers,
+    subspaces: TeacherSubspaces | None,
+    loss_func: LossFunction,
+) -> Plan:
+    """The plan of these layers, in models that compute them."""
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
-    flash, mappings = _layers(phases, student, flash_set, anatomy)
+    flash, mappings = layers
     problems: list[str] = []
 
     # Stages: what each trains, and with which losses.
@@ -210,9 +231,7 @@ def criteria_for(
     return criteria
 
 
-def _layers(
-    phases: Phases, student: nn.Module, flash_set: FlashSet, anatomy: Anatomy | None
-) -> tuple[tuple[Stage, ...], tuple[LayerMapping, ...]]:
+def _layers(phases: Phases, student: nn.Module, flash_set: FlashSet, anatomy: Anatomy | None) -> Layers:
     """The stages of flash distillation and the mappings of regular distillation, whose layers all exist.
 
     Raises:
@@ -233,6 +252,19 @@ def _layers(
         _run(student, batch, ())  # a student that cannot run raises its own error, which is not about settings
         raise ConfigurationError(problems)
     return flash, mappings
+
+
+def _computed_by_eager_attention(layers: Layers, student: nn.Module, flash_set: FlashSet) -> tuple[nn.Module, ...]:
+    """Those of the two models that compute mapped attention probabilities only by eager attention."""
+    flash, mappings = layers
+    pairs = [*(pair for stage in flash for pair in stage.mappings), *mappings]
+    batch, cache = flash_set.batch(0), flash_set.cache
+    models = []
+    if needs_eager_attention(student.eval(), [pair.student for pair in pairs], batch):
+        models.append(student)
+    if cache.needs_eager_attention(batch, [pair.teacher for pair in pairs]):
+        models.append(cache.teacher)
+    return tuple(models)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.distillation.step_loop import autocast
+from autodistill.models.attention import attention_configurations, implementations, needs_eager_attention
 from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint
 from autodistill.models.modes import plain_forward
@@ -87,7 +88,10 @@ class TeacherCache:
         self._directory = directory
         self._disk_left = disk_gb * GIB - (_size(directory) if directory is not None else 0)
         self._memory_left = memory_gb * GIB
-        self._memory: dict[tuple[str, Tap], torch.Tensor] = {}
+        self._memory: dict[tuple[str, Tap, str], torch.Tensor] = {}
+        self._configurations = attention_configurations(teacher)
+        self._attention = implementations(self._configurations)
+        self._lacks_attention: dict[tuple[Tap, ...], bool] = {}
         self._run_once: set[str] = set()
         self._ahead = tuple(ahead) if directory is not None else ()
 
@@ -106,10 +110,22 @@ class TeacherCache:
             computed = self._forward(batch, missing)
             for tap in missing:
                 if tap in requested:
-                    self._remember((batch.hash, tap), computed[tap])
+                    self._remember((batch.hash, tap, self._attention_now()), computed[tap])
                 self._write(batch, tap, computed[tap])
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: self._unpacked(found[tap]) for tap in taps}
+
+    def needs_eager_attention(self, batch: Batch, taps: Iterable[Tap]) -> bool:
+        """Whether the teacher computes one of the taps only by eager attention; it runs once for each set of taps."""
+        parts = tuple(tap for tap in taps if tap.selects_a_part)
+        if parts not in self._lacks_attention:
+            self._lacks_attention[parts] = needs_eager_attention(self.teacher, parts, batch.to(self._device))
+        return self._lacks_attention[parts]
+
+    def _attention_now(self) -> str:
+        """The attention implementation if it was switched since the cache was created, else an empty string."""
+        now = implementations(self._configurations)
+        return "" if now == self._attention else repr(now)
 
     def _packed(self, feature: torch.Tensor) -> torch.Tensor:
         round_off = not self._exact and feature.dtype == torch.float32
@@ -132,7 +148,7 @@ class TeacherCache:
         return {tap: self._packed(feature) for tap, feature in features.items()}
 
     def _recall(self, batch: Batch, tap: Tap) -> torch.Tensor | None:
-        key = (batch.hash, tap)
+        key = (batch.hash, tap, self._attention_now())
         if key in self._memory:
             return self._memory[key]
         path = self._path(batch, tap)
@@ -149,7 +165,7 @@ class TeacherCache:
 
     def _holds(self, batch: Batch, tap: Tap) -> bool:
         path = self._path(batch, tap)
-        return (batch.hash, tap) in self._memory or (path is not None and path.exists())
+        return (batch.hash, tap, self._attention_now()) in self._memory or (path is not None and path.exists())
 
     def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
         path = self._path(batch, tap)
@@ -158,7 +174,7 @@ class TeacherCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._disk_left -= write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
 
-    def _remember(self, key: tuple[str, Tap], feature: torch.Tensor) -> None:
+    def _remember(self, key: tuple[str, Tap, str], feature: torch.Tensor) -> None:
         size = nbytes(feature)
         if size <= self._memory_left:
             self._memory[key] = feature
@@ -167,7 +183,9 @@ class TeacherCache:
     def _path(self, batch: Batch, tap: Tap) -> Path | None:
         if self._directory is None or callable(tap.process):
             return None
-        key = content_hash((self.fingerprint, batch.hash, tap.path, tap.process))
+        switched = self._attention_now()
+        parts = (self.fingerprint, batch.hash, tap.path, tap.process, *([switched] if switched else []))
+        key = content_hash(parts)
         return self._directory / f"{key}.safetensors"
 
 

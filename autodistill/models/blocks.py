@@ -26,7 +26,7 @@ def block_rows(model: nn.Module) -> list[list[str]]:
         ConfigurationError: the model has no repeated blocks.
 
     Examples:
-        >>> block_rows(nn.Transformer(8, 2, num_encoder_layers=2, num_decoder_layers=1, dim_feedforward=8))
+        >>> block_rows(nn.Transformer(8, 2, 2, 1, 8, batch_first=True))
         [['encoder.layers.0', 'encoder.layers.1'], ['decoder.layers.0']]
     """
     rows = [repeated_blocks(model)]

@@ -55,6 +55,17 @@ class Tap:
         process = self.process if isinstance(self.process, str) else process_name(self.process)
         return f"{name}[{process}]"
 
+    @property
+    def selects_a_part(self) -> bool:
+        """Whether the tap is one part of an output, selected by an index or a key."""
+        return isinstance(self.process, str) and self.process not in ("", AUTO, INPUT, CHANNELS_LAST)
+
+    def is_absent(self, output: Any) -> bool:
+        """Whether the tap selects a part of a module's output that is None: one that the model did not compute."""
+        with contextlib.suppress(ConfigurationError):
+            return self._part(output) is None
+        return False
+
     def extract(self, output: Any) -> torch.Tensor:
         """The tensor that this tap names, from the output of its module or, for `"input"`, its first argument.
 
@@ -109,6 +120,21 @@ def main_part(output: Any) -> Any:
     if isinstance(output, Mapping):
         return output["logits"] if "logits" in output else next((v for k, v in output.items() if k != "loss"), None)
     return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def any_absent(model: nn.Module, taps: Iterable[Tap], forward: Callable[[], Any]) -> bool:
+    """Whether one of the taps selects a part that is None in a forward of the model."""
+    absent: list[Tap] = []
+    with contextlib.ExitStack() as hooks:
+        for tap in taps:
+
+            def note(module: nn.Module, args: Any, output: Any, tap: Tap = tap) -> None:
+                if tap.is_absent(output):
+                    absent.append(tap)
+
+            hooks.callback(find_module(model, tap.path).register_forward_hook(note).remove)
+        forward()
+    return bool(absent)
 
 
 def process_name(process: Callable[..., Any]) -> str:

@@ -12,7 +12,7 @@ from naive_distillation import distil, distil_both_ways, largest_difference, mak
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.distiller import Distiller
-from autodistill.errors import ConfigurationError
+from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.training import TrainingContext
 
 CPU = torch.device("cpu")
@@ -120,15 +120,41 @@ def test_attention_maps_and_hidden_states_of_a_bert_are_distilled_into_a_mobileb
     assert [record.mode for record in records] == ["replay", "replay"]
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher", "layer"), [("sdpa", "eager", "mobilebert"), ("eager", "sdpa", "bert")], ids=str
-)
-def test_attention_maps_that_are_not_computed_are_refused_naming_the_setting(student, teacher, layer):
+@pytest.mark.parametrize(("attention", "of_teacher"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "sdpa")])
+def test_attention_maps_of_models_loaded_by_default_are_distilled_by_eager_attention(attention, of_teacher, caplog):
+    student, distiller = specified_distiller(attention, of_teacher)
+    by_eager, reference = specified_distiller("eager", "eager")
+    during = []
+    student.register_forward_hook(lambda *_: during.append(student.config._attn_implementation))
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        for _ in range(2):  # students
+            distiller.train(student, TrainingContext(seed=7))
+            reference.train(by_eager, TrainingContext(seed=7))
+    assert largest_difference(student, by_eager) == 0
+    assert "eager" in during
+    assert student.config._attn_implementation == attention
+    assert distiller.teacher.config._attn_implementation == of_teacher
+    who = {"sdpa eager": "students", "eager sdpa": "the teacher", "sdpa sdpa": "students and the teacher"}
+    sentence = f"attention probabilities are mapped: {who[f'{attention} {of_teacher}']} use eager attention in "
+    assert [message for message in caplog.messages if "eager" in message] == [sentence + "distillation"]
+
+
+def test_attention_implementations_are_restored_after_an_error():
+    student, distiller = specified_distiller("sdpa", "sdpa")
+    with torch.no_grad():
+        student.mobilebert.encoder.layer[0].output.dense.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError):
+        distiller.train(student, TrainingContext(seed=7))
+    assert (student.config._attn_implementation, distiller.teacher.config._attn_implementation) == ("sdpa", "sdpa")
+
+
+def test_a_model_that_ignores_the_switch_is_refused_naming_the_setting(monkeypatch):
+    student, distiller = specified_distiller("sdpa", "eager")
+    monkeypatch.setattr(student, "set_attn_implementation", lambda name: None)
     sentence = (
-        rf"^'{layer}.encoder.layer.\d.attention.self'\[1\] is None: the model does not compute it. Attention "
+        r"^'mobilebert.encoder.layer.\d.attention.self'\[1\] is None: the model does not compute it. Attention "
         'probabilities are computed only by the plain attention: load the model with attn_implementation="eager".$'
     )
-    student, distiller = specified_distiller(student, teacher)
     with pytest.raises(ConfigurationError, match=sentence):
         distiller.resolve(student)
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertModel
 
 from autodistill.batch import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.models.attention import eager_attention
 from autodistill.models.taps import Tap
 from autodistill.tensors import identical
 
@@ -227,3 +229,18 @@ def test_teacher_receives_no_gradients_and_keeps_its_own_flags() -> None:
     teacher = Teacher()
     TeacherCache(teacher).features(batch(), TAPS)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_features_of_another_attention_implementation_are_computed_again(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    teacher = BertModel(BertConfig(**sizes, vocab_size=9, attn_implementation="sdpa"))
+    tokens, taps = Batch({"input_ids": torch.tensor([[1, 2, 3]])}), [Tap("encoder.layer.0")]
+    attention = Tap("encoder.layer.0.attention.self", "1")
+    for directory, forwards in ((None, 2), (tmp_path, 2), (tmp_path, 0)):
+        cache = TeacherCache(teacher, directory)
+        for _ in range(2):
+            cache.features(tokens, taps)
+            with eager_attention(teacher):
+                cache.features(tokens, taps)
+        assert cache.forwards == forwards
+        assert cache.needs_eager_attention(tokens, [attention])
