@@ -7,8 +7,9 @@ import copy
 import itertools
 import json
 import logging
+import math
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,29 @@ class TransformersBuilder:
         }
 
 
+def _stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
+    """The names of a backbone's stages, the stem first, and those that it returns, if their number changes."""
+    names = getattr(base, "stage_names", None)
+    if names is None:
+        return
+    before, now = (
+        len(fields.depths) if hasattr(fields, "depths") else fields.num_hidden_layers for fields in (base, config)
+    )
+    if before == now or len(names) != before + 1:
+        return
+    stages = [*names[:1], *(f"stage{number}" for number in range(1, now + 1))]
+    # The last stage stays the last; the others keep their share of the depth.
+    chosen = sorted({math.ceil(index % len(names) * now / before) for index in base.out_indices})
+    yield "stage_names", stages
+    yield "_out_features", [stages[index] for index in chosen]
+    yield "_out_indices", chosen
+
+
+def _is_read_only(config: Any, field: str) -> bool:
+    attribute = getattr(type(config), field, None)
+    return isinstance(attribute, property) and attribute.fset is None
+
+
 def _precision(dtype: str | torch.dtype) -> torch.dtype:
     found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     return found
@@ -241,12 +265,25 @@ def _has_own_head_size(config: Any) -> bool:
     return size is not None and size != config.hidden_size // config.num_attention_heads
 
 
+_COMPUTED: Mapping[str, Callable[[Any], int]] = {
+    "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
+    "d_head": lambda config: config.hidden_size // config.num_attention_heads,
+    "intermediate_size": lambda config: int(config.expand * config.hidden_size),
+    "time_step_rank": lambda config: math.ceil(config.hidden_size / 16),
+    "mamba_d_head": lambda config: config.mamba_expand * config.hidden_size // config.mamba_n_heads,
+}
+"""Fields that configurations compute from others when they are constructed; each follows if the base's has its value."""
+
+
 def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     """The dependent fields, with their values, in the configurations of any family."""
-    if getattr(base, "head_dim", None) is not None and not _has_own_head_size(base):
-        yield "head_dim", config.hidden_size // config.num_attention_heads
+    for field, compute in _COMPUTED.items():
+        with contextlib.suppress(AttributeError):  # a family without the field, or without what it is computed from
+            if getattr(base, field) == compute(base):
+                yield field, compute(config)
+    yield from _stages(base, config)
     if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:
         yield "num_key_value_heads", config.num_attention_heads
-    types = getattr(base, "layer_types", None)
+    types = None if _is_read_only(base, "layer_types") else getattr(base, "layer_types", None)
     if types and len(types) == base.num_hidden_layers:
         yield "layer_types", list(itertools.islice(itertools.cycle(types), config.num_hidden_layers))

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -153,3 +154,57 @@ def test_students_may_start_inside_a_teacher_of_their_family_that_is_as_wide(tea
     builder = TransformersBuilder(BertForMaskedLM, bert(8).config)
     found = builder.start_blocker(teacher, SearchSpace(space))
     assert found is None if reason is None else reason in found
+
+
+IMAGES = {"image_size": 8, "patch_size": 4, "hidden_size": 8, **SIZES}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "architecture"),
+    [
+        ("dinov2", IMAGES, {"num_hidden_layers": 3}),
+        ("dinov2", {**IMAGES, "num_hidden_layers": 4, "out_indices": [2, 4]}, {"num_hidden_layers": 2}),
+        ("beit", IMAGES, {"num_hidden_layers": 2}),
+        ("mamba", {"hidden_size": 8, "state_size": 2, **TOKENS, "num_hidden_layers": 1}, {"num_hidden_layers": 2}),
+        ("mamba", {"hidden_size": 32, "state_size": 2, **TOKENS, "num_hidden_layers": 1}, {"hidden_size": 64}),
+        ("xlnet", {"d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8, "vocab_size": 9}, {"d_model": 12}),
+        ("xlnet", {"d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8, "vocab_size": 9}, {"n_head": 4}),
+    ],
+)
+def test_student_of_another_size_has_the_configuration_that_the_library_reads_and_loads(
+    name, settings, architecture, tmp_path
+):
+    base = CONFIG_MAPPING[name](**settings)
+    student = TransformersBuilder(AutoModel, base)(architecture)
+    given = {**settings, **architecture}
+    given.pop("out_indices", None)
+    expected = {field: value for field, value in CONFIG_MAPPING[name](**given).to_dict().items() if field in MADE}
+    assert {field: value for field, value in student.config.to_dict().items() if field in expected} == expected
+    student.save_pretrained(tmp_path)
+    loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in student.state_dict().items())
+
+
+MADE = ("stage_names", "d_head", "intermediate_size", "time_step_rank")
+
+
+def test_stages_that_a_backbone_returns_keep_their_share_of_the_depth():
+    base = CONFIG_MAPPING["dinov2"](**{**IMAGES, "num_hidden_layers": 4}, out_indices=[2, 4])
+    builder = TransformersBuilder(AutoModel, base)
+    config = builder.config({"num_hidden_layers": 8})
+    assert (config.out_indices, config.out_features) == ([4, 8], ["stage4", "stage8"])
+    config = builder.config({"num_hidden_layers": 1})
+    assert (config.out_indices, config.out_features) == ([1], ["stage1"])
+    assert builder.config({"hidden_size": 4}).out_indices == [2, 4]
+
+
+@pytest.mark.parametrize("model_cls", [AutoModel, BertModel])
+@pytest.mark.parametrize("precision", ["bfloat16", torch.float16])
+def test_students_of_half_precision_configurations_are_float32_unless_dtype_is_searched(model_cls, precision):
+    base = BertConfig(hidden_size=8, vocab_size=20, dtype=precision, **SIZES)
+    builder = TransformersBuilder(model_cls, base)
+    assert {tensor.dtype for tensor in builder({}).parameters()} == {torch.float32}
+    assert builder({}).config.dtype in (torch.float32, "float32")
+    assert {tensor.dtype for tensor in builder({"dtype": "bfloat16"}).parameters()} == {torch.bfloat16}
+    assert base.dtype == BertConfig(dtype=precision).dtype
