@@ -17,6 +17,7 @@ from autodistill.initialization.checks import (
     layer_problems,
     mean_problems,
     output_problems,
+    setting_problems,
     table_problems,
 )
 from autodistill.initialization.importance import Kind
@@ -50,7 +51,11 @@ class Projection(StartMethod[Family]):
         yield from mean_problems(pair)
 
     def problems(self, pair: Pairing[Family]) -> list[str]:
-        blocks = [*layer_problems(pair)] or [*table_problems(pair)] or [*head_problems(pair), *unlike_parts(pair)]
+        blocks = (
+            [*layer_problems(pair), *setting_problems(pair)]
+            or [*table_problems(pair)]
+            or [*head_problems(pair), *unlike_parts(pair)]
+        )
         return [*blocks, *embedding_problems(pair), *output_problems(pair)]
 
     def lost_weights(self, pair: Pairing[Family]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -215,6 +215,7 @@ class Family(WeightTable):
         outputs: what comes after it; those that a model lacks are left out.
         heads: the head sizes of a base model.
         heads_agree: head i corresponds to head i in all blocks (they share a table of position biases).
+        settings: what the configuration of a model must have for the table to hold.
 
     Raises:
         ConfigurationError: an unknown norm position, or a string instead of a tuple.
@@ -234,6 +235,7 @@ class Family(WeightTable):
     outputs: tuple[Output, ...] = ()
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -512,6 +514,42 @@ _GPT2 = Family(
 )
 
 
+_OPT = Family(
+    blocks="decoder.layers",
+    parts=(
+        Attention(
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "self_attn_layer_norm"
+        ),
+        FeedForward(("fc1",), "fc2", "final_layer_norm"),
+    ),
+    embeddings=("decoder.embed_tokens", "decoder.embed_positions"),
+    norm_position="before",
+    final_norm="decoder.final_layer_norm",
+    outputs=(Output("lm_head"), Output("score"), Output("qa_outputs")),
+    settings={"do_layer_norm_before": True, "_remove_final_layer_norm": False},
+)
+
+
+_PHI3 = replace(
+    _LLAMA,
+    parts=(
+        Attention(
+            Part("self_attn.qkv_proj", 0, 3),  # of one size each: as many key-value heads as heads
+            Part("self_attn.qkv_proj", 1, 3),
+            Part("self_attn.qkv_proj", 2, 3),
+            "self_attn.o_proj",
+            "input_layernorm",
+            rotary=True,
+        ),
+        FeedForward(
+            (Part("mlp.gate_up_proj", 0, 2), Part("mlp.gate_up_proj", 1, 2)),
+            "mlp.down_proj",
+            "post_attention_layernorm",
+        ),
+    ),
+)
+
+
 _VIT = Family(
     blocks="layers",
     parts=(
@@ -635,6 +673,12 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "qwen2": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
     "qwen3": ModelFamily(_LLAMA, usual_sizes=_LLAMA_1B),
     "t5": ModelFamily(_T5),
+    "opt": ModelFamily(
+        _OPT,
+        ConfigFields(feed_forward="ffn_dim", derived={"word_embed_proj_dim": lambda config: config.hidden_size}),
+        ModelSizes(12, 768, 12, 3072),
+    ),
+    "phi3": ModelFamily(_PHI3),
 }
 """By `config.model_type`."""
 

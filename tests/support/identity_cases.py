@@ -194,6 +194,16 @@ MOBILEBERT_LIKE = BERT_LIKE | {
     "num_feedforward_networks": 3,
 }
 
+OPT_LIKE = {
+    "vocab_size": VOCABULARY,
+    "ffn_dim": 24,
+    "num_attention_heads": quarter,
+    "max_position_embeddings": 16,
+    "word_embed_proj_dim": lambda width: width,
+    "pad_token_id": 0,
+}
+PHI3_LIKE = BERT_LIKE | {"num_key_value_heads": quarter}
+
 CASES = {
     **{
         f"MobileBERT, {name}": IdentityCase(hugging_face(model, **MOBILEBERT_LIKE), SELECTION, sentence_pair_batch)
@@ -253,4 +263,20 @@ CASES = {
         )
         for name, model in {"T5 encoder": "T5EncoderModel", "T5 encoder, tokens": "T5ForTokenClassification"}.items()
     },
+    "OPT, words": IdentityCase(hugging_face("OPTForCausalLM", **OPT_LIKE, **UNTIED), KEEPS_CONSTANT),
+    "OPT, classes": IdentityCase(
+        hugging_face("OPTForSequenceClassification", **OPT_LIKE, use_cache=False, num_labels=3), KEEPS_CONSTANT
+    ),
+    "OPT, spans": IdentityCase(hugging_face("OPTForQuestionAnswering", **OPT_LIKE, use_cache=False), KEEPS_CONSTANT),
+    "Phi-3, words": IdentityCase(hugging_face("Phi3ForCausalLM", **PHI3_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
+    "Phi-3, partly rotary": IdentityCase(
+        hugging_face(
+            "Phi3ForCausalLM",
+            **PHI3_LIKE,
+            **UNTIED,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        ),
+        ORTHOGONAL,
+        error=SINGLE,
+    ),
 }
