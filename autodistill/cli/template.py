@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from autodistill.cli.tasks import TASKS, Task
 from autodistill.errors import ConfigurationError
-from autodistill.integrations.huggingface.spaces import FAMILIES_WITH_SIZES, FAMILIES_WITH_SPACE, transformers_space
+from autodistill.integrations.huggingface.spaces import FAMILIES_WITH_SIZES, transformers_space
 from autodistill.models.families import FAMILIES
 from search_spaces import SearchSpace
 
@@ -92,22 +92,19 @@ def _read_config(teacher: str) -> dict[str, Any]:
 
 
 def _require_space(task: str, teacher: str, config: Mapping[str, Any], family: str) -> None:
-    """Check that the sizes of the teacher, and the space of the students, are known."""
+    """Check that a space is known for the teacher's sizes; a misspelt family of students is reported elsewhere."""
     kind = str(config.get("model_type"))
-    unknown = family not in FAMILIES_WITH_SPACE
-    if not unknown and (kind in FAMILIES_WITH_SIZES or FAMILIES[family].space is not None):
+    students = FAMILIES.get(family)
+    if kind in FAMILIES_WITH_SIZES or (students.space is not None if students is not None else family != kind):
         return
     fields = [name for name in _SIZE_FIELDS if isinstance(config.get(name), int)]
-    example = (
-        ", ".join(f"{name}: [{max(1, config[name] // 2)}, {config[name]}]" for name in fields) or "field: [values]"
-    )
-    known, what = (FAMILIES_WITH_SPACE, "students") if unknown else (FAMILIES_WITH_SIZES, "teachers")
+    example = ", ".join(f"{name}: [{max(1, config[name] // 2)}, {config[name]}]" for name in fields)
     raise ConfigurationError(
-        f"--teacher: ready-made spaces exist for {what} of the families {', '.join(known)}, but "
-        f"{teacher!r} is of {kind!r}{f', its students of {family!r}' if family != kind else ''}; run `autodistill init "
-        f"{task}` without --teacher and --student, and set in the file: teacher: {teacher}; under search_space the "
-        f"sizes, by the names of fields of config.json, for example {{{example}}}; no constraints of other fields; and "
-        "no init (students start with random weights)."
+        f"--teacher: ready-made spaces fit teachers of the families {', '.join(FAMILIES_WITH_SIZES)}, but {teacher!r} "
+        f"is of {kind!r}; run `autodistill init {task}` without --teacher, then edit the file: set teacher to "
+        f"{teacher!r}; under search_space list the sizes of students by the names that config.json has for them"
+        + (f" ({example})" if example else "")
+        + "; remove the constraints on other names, and init (students start with random weights)."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -71,6 +71,19 @@ def table_problems(pair: Pairing[Family]) -> Iterator[str]:
     yield from missing_embeddings(pair)
 
 
+def setting_problems(pair: Pairing[Family]) -> Iterator[str]:
+    """The table must hold for the configurations of both models."""
+    for owner, base in pair.base_models.by_owner.items():
+        config = getattr(base, "config", None)
+        for name, required in pair.family.settings.items():
+            found = getattr(config, name, required)
+            if found != required:
+                yield (
+                    f"the table of the weights of a {type(base).__name__} holds if {name} is {required!r}, but the "
+                    f"{owner} has {found!r}; use another model, or leave init out."
+                )
+
+
 def missing_embeddings(pair: Pairing[Any]) -> Iterator[str]:
     """An embedding that the table names must be in one of the models, unless their configurations leave it out."""
     bases, embeddings = pair.base_models.by_owner.values(), map(part, pair.family.embeddings)
@@ -86,6 +99,7 @@ def head_problems(pair: Pairing[Family]) -> Iterator[str]:
     attentions = [unit for unit in pair.family.parts if isinstance(unit, Attention)]
     if not attentions:
         return
+    yield from _partly_rotary(pair, attentions)
     for owner, sizes in pair.head_sizes.by_owner.items():
         if sizes.heads % sizes.key_value_heads:
             yield (
@@ -103,6 +117,20 @@ def head_problems(pair: Pairing[Family]) -> Iterator[str]:
                     f"{rows} channels for {sizes.heads} heads of {sizes.channels}; choose a number of heads that "
                     "divides the width, or fix `heads` in the table of its family."
                 )
+
+
+def _partly_rotary(pair: Pairing[Family], attentions: Sequence[Attention]) -> Iterator[str]:
+    """Heads of which only a share of the channels rotates must be of one size in both models."""
+    sizes = pair.head_sizes
+    rotates = any(attention.rotary for attention in attentions) and sizes.student.channels != sizes.teacher.channels
+    for owner, base in pair.base_models.by_owner.items() if rotates else ():
+        share = (getattr(getattr(base, "config", None), "rope_parameters", None) or {}).get("partial_rotary_factor", 1)
+        if share != 1:
+            yield (
+                f"heads that rotate a share of their channels (partial_rotary_factor={share}, in the {owner}) must be "
+                f"of one size in both models, but the student's have {sizes.student.channels} channels, the teacher's "
+                f"{sizes.teacher.channels}; choose heads of equal sizes, or leave init out."
+            )
 
 
 def boundary_problems(pair: Pairing[Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from autodistill.initialization.checks import (
     mean_problems,
     output_problems,
     refused_problems,
+    setting_problems,
     table_problems,
 )
 from autodistill.initialization.importance import Kind
@@ -52,7 +53,11 @@ class Projection(StartMethod[Family]):
         yield from mean_problems(pair)
 
     def problems(self, pair: Pairing[Family]) -> list[str]:
-        blocks = [*layer_problems(pair)] or [*table_problems(pair)] or [*head_problems(pair), *unlike_parts(pair)]
+        blocks = (
+            [*layer_problems(pair), *setting_problems(pair)]
+            or [*table_problems(pair)]
+            or [*head_problems(pair), *unlike_parts(pair)]
+        )
         tables = [*embedding_problems(pair), *embedding_map_problems(pair)]
         return [*refused_problems(pair)] or [*blocks, *tables, *output_problems(pair)]
 

@@ -251,6 +251,7 @@ class Family(WeightTable):
             all blocks read (DeBERTa). It has no mean to subtract, so none is subtracted from the stream.
         position_norm: after that table.
         refused: by the path of a module in the base model, the reason why a model that has it cannot be written.
+        settings: what the configuration of a model must have for the table to hold.
 
     Raises:
         ConfigurationError: an unknown norm position, or a string instead of a tuple.
@@ -274,6 +275,7 @@ class Family(WeightTable):
     position_rows: Weight | None = None
     position_norm: str | None = None
     refused: Mapping[str, str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -571,6 +573,42 @@ _GPT2 = Family(
 )
 
 
+_OPT = Family(
+    blocks="decoder.layers",
+    parts=(
+        Attention(
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "self_attn_layer_norm"
+        ),
+        FeedForward(("fc1",), "fc2", "final_layer_norm"),
+    ),
+    embeddings=("decoder.embed_tokens", "decoder.embed_positions"),
+    norm_position="before",
+    final_norm="decoder.final_layer_norm",
+    outputs=(Output("lm_head"), Output("score"), Output("qa_outputs")),
+    settings={"do_layer_norm_before": True, "_remove_final_layer_norm": False},
+)
+
+
+_PHI3 = replace(
+    _LLAMA,
+    parts=(
+        Attention(
+            Part("self_attn.qkv_proj", 0, 3),  # of one size each: as many key-value heads as heads
+            Part("self_attn.qkv_proj", 1, 3),
+            Part("self_attn.qkv_proj", 2, 3),
+            "self_attn.o_proj",
+            "input_layernorm",
+            rotary=True,
+        ),
+        FeedForward(
+            (Part("mlp.gate_up_proj", 0, 2), Part("mlp.gate_up_proj", 1, 2)),
+            "mlp.down_proj",
+            "post_attention_layernorm",
+        ),
+    ),
+)
+
+
 _VIT = Family(
     blocks="layers",
     parts=(
@@ -791,6 +829,12 @@ FAMILIES: Mapping[str, ModelFamily] = {
         _DEBERTA_V2, ConfigFields(derived={"pooler_hidden_size": lambda config: config.hidden_size}), _BASE
     ),
     "modernbert": ModelFamily(_MODERNBERT, usual_sizes=ModelSizes(22, 768, 12, 1152)),
+    "opt": ModelFamily(
+        _OPT,
+        ConfigFields(feed_forward="ffn_dim", derived={"word_embed_proj_dim": lambda config: config.hidden_size}),
+        ModelSizes(12, 768, 12, 3072),
+    ),
+    "phi3": ModelFamily(_PHI3),
 }
 """By `config.model_type`."""
 

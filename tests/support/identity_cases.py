@@ -214,6 +214,15 @@ DEBERTA_V3_LIKE = BERT_LIKE | {
     "type_vocab_size": 0,
 }
 DEBERTA_V2_LIKE = BERT_LIKE | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 2}
+OPT_LIKE = {
+    "vocab_size": VOCABULARY,
+    "ffn_dim": 24,
+    "num_attention_heads": quarter,
+    "max_position_embeddings": 16,
+    "word_embed_proj_dim": lambda width: width,
+    "pad_token_id": 0,
+}
+PHI3_LIKE = BERT_LIKE | {"num_key_value_heads": quarter}
 
 CASES = {
     **{
@@ -327,4 +336,20 @@ CASES = {
             "base": ("ModernBertModel", {}),
         }.items()
     },
+    "OPT, words": IdentityCase(hugging_face("OPTForCausalLM", **OPT_LIKE, **UNTIED), KEEPS_CONSTANT),
+    "OPT, classes": IdentityCase(
+        hugging_face("OPTForSequenceClassification", **OPT_LIKE, use_cache=False, num_labels=3), KEEPS_CONSTANT
+    ),
+    "OPT, spans": IdentityCase(hugging_face("OPTForQuestionAnswering", **OPT_LIKE, use_cache=False), KEEPS_CONSTANT),
+    "Phi-3, words": IdentityCase(hugging_face("Phi3ForCausalLM", **PHI3_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
+    "Phi-3, partly rotary": IdentityCase(
+        hugging_face(
+            "Phi3ForCausalLM",
+            **PHI3_LIKE,
+            **UNTIED,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        ),
+        ORTHOGONAL,
+        error=SINGLE,
+    ),
 }

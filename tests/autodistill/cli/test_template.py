@@ -72,3 +72,29 @@ def test_family_without_a_space_is_refused():
     folder = save_teacher(Path("teacher"), "BertForMaskedLM", **BERT)
     with pytest.raises(SearchSpaceError, match="but got 'albrt'"):
         read("masked-lm", teacher=str(folder), student="albrt")
+
+
+def test_a_teacher_of_an_unknown_family_is_refused_with_what_to_do_instead():
+    folder = Path("albert")
+    transformers.AlbertConfig(hidden_size=16, num_hidden_layers=4).save_pretrained(folder)
+    for student in (None, "bert"):
+        with pytest.raises(ConfigurationError) as error:
+            read("masked-lm", teacher=str(folder), student=student)
+        (sentence,) = error.value.problems
+        assert "but 'albert' is of 'albert'; run `autodistill init masked-lm` without --teacher" in sentence
+        assert "(num_hidden_layers: [2, 4], hidden_size: [8, 16])" in sentence
+    assert read("masked-lm", teacher=str(folder), student="mobilebert").student == "mobilebert"
+
+
+def test_the_file_edited_as_the_refusal_asks_is_a_configuration_of_that_teacher():
+    content = yaml.safe_load(configuration_text("masked-lm", file=FILE))
+    search = content["auto_distillation"]["search"]
+    search["search_space"] = {"num_hidden_layers": [2, 4], "hidden_size": [8, 16]}
+    search.pop("constraints", None)
+    content["auto_distillation"].pop("init")
+    config = CommandConfig.load(content | {"teacher": "albert"})
+    builder = TransformersBuilder(
+        transformers.AutoModelForMaskedLM,
+        transformers.AlbertConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2),
+    )
+    assert builder.feasible(config.auto_distillation.search.search_space).size == 4

@@ -13,8 +13,10 @@ from identity_cases import (
     DEBERTA_V3_LIKE,
     DEPTH,
     KEEPS_CONSTANT,
+    OPT_LIKE,
     ORTHOGONAL,
     PERMUTATION,
+    PHI3_LIKE,
     SELECTION,
     VIT_LIKE,
     WIDTH,
@@ -392,3 +394,43 @@ def test_a_student_that_shares_weights_with_its_teacher_is_refused():
         "a student that is written from its teacher must share no parameter with it, but "
         "'embeddings.word_embeddings.weight' is the teacher's own; give the student copies (copy.deepcopy)."
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"do_layer_norm_before": False},
+            "the table of the weights of a OPTModel holds if do_layer_norm_before is True, but the teacher has False; "
+            "use another model, or leave init out.",
+        ),
+        ({"word_embed_proj_dim": 8}, "'decoder.embed_tokens' is 8 wide in the teacher, 16 in the student."),
+    ],
+)
+def test_an_opt_model_of_another_kind_is_refused(settings, sentence):
+    teacher = hugging_face("OPTForCausalLM", **OPT_LIKE | settings)(WIDTH, DEPTH)
+    student = hugging_face("OPTForCausalLM", **OPT_LIKE)(WIDTH, DEPTH)
+    problems = refusal(student, teacher, square_subspace(KEEPS_CONSTANT))
+    assert any(sentence in problem for problem in problems)
+
+
+def test_partly_rotary_heads_of_another_size_are_refused():
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    settings = PHI3_LIKE | {"rope_parameters": rotary}
+    teacher = hugging_face("Phi3ForCausalLM", **settings)(WIDTH, DEPTH)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    student = hugging_face("Phi3ForCausalLM", **settings | heads)(WIDTH, DEPTH)
+    sentences = refusal(student, teacher, square_subspace(ORTHOGONAL))
+    assert sentences == [
+        f"heads that rotate a share of their channels (partial_rotary_factor=0.5, in the {owner}) must be of one size "
+        "in both models, but the student's have 8 channels, the teacher's 4; choose heads of equal sizes, or leave "
+        "init out."
+        for owner in ("teacher", "student")
+    ]
+
+
+def test_fused_maps_with_fewer_key_value_heads_are_refused():
+    teacher, student = (
+        hugging_face("Phi3ForCausalLM", **PHI3_LIKE | {"num_key_value_heads": 2})(WIDTH, DEPTH) for _ in range(2)
+    )
+    assert "queries must be divided evenly into heads" in refusal(student, teacher, square_subspace(ORTHOGONAL))[0]
