@@ -132,9 +132,7 @@ class Distiller:
         if plan.eager and not self._announced_eager:
             self._announced_eager = True
             names = " and ".join("the teacher" if model is self.teacher else "students" for model in plan.eager)
-            logger.info(
-                "attention probabilities are mapped: %s use eager attention while students are distilled", names
-            )
+            logger.info("attention probabilities are mapped: %s use eager attention in distillation", names)
         with eager_attention(*plan.eager):
             return Trained(student, tuple(self._run(plan, student, context)))
 

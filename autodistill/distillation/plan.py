@@ -16,7 +16,7 @@ from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages, student_blocks
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion
-from autodistill.models.layer_mappings import LayerMapping, parse_mapping
+from autodistill.models.layer_mappings import LayerMapping, in_models, parse_mapping
 from autodistill.models.taps import AUTO, Tap
 
 PREDICTIONS = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
@@ -147,6 +147,8 @@ def flash_stages(
     else:
         mappings = given
     problems = list(config.length_problems(len(blocks), mappings))
+    if given is not None:
+        mappings = tuple(in_models(block, student, teacher) for block in mappings)
     if problems:
         raise ConfigurationError(problems)
     return tuple(
@@ -188,7 +190,7 @@ def regular_mappings(
         problems = list(config.length_problems(len(mappings)))
         if problems:
             raise ConfigurationError(problems)
-    return mappings
+    return in_models(mappings, student, teacher)
 
 
 def regular_stage(

@@ -18,7 +18,7 @@ from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, LossFunction, type_problems
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
-from autodistill.models.layer_mappings import parse_mapping
+from autodistill.models.layer_mappings import in_models, parse_mapping
 from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import OutputProcess, TapRecorder
@@ -79,6 +79,8 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
     ) -> None:
         super().__init__(student_model, teacher_model, temperature)
         self.layer_mappings = tuple(parse_mapping(mapping) for mapping in layer_mappings)
+        if student_model is not None and teacher_model is not None:
+            self.layer_mappings = in_models(self.layer_mappings, student_model, teacher_model)
         self.loss_types = tuple(loss_types)
         self.loss_weights = tuple(loss_weights) if loss_weights is not None else (1.0,) * len(self.layer_mappings)
         self.add_origin_loss = add_origin_loss

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from autodistill.errors import ConfigurationError
+from autodistill.models.module_paths import has_module
 from autodistill.models.taps import OutputProcess, Tap
 
 
@@ -23,8 +27,9 @@ class LayerMapping:
 def parse_mapping(spec: Any) -> LayerMapping:
     """Normalise one layer mapping.
 
-    Accepted: `('s', 't')`, `('s', '1', 't', '1')`, `[('s', '1'), ('t', '1')]`, and `('s',)` or `[('s',)]` where
-    student and teacher use the same name; an output process may also be a callable.
+    Accepted: `('s', 't')`, `('s', '1', 't', '1')`, `[('s', '1'), ('t', '1')]`, and, where student and teacher use the
+    same name, `('s',)`, `[('s',)]` or, with the same output process, `[('s', '1')]`; an output process may also be a
+    number or a callable. `('s', '1')` may be a teacher's layer or an output process: see `in_models`.
 
     Raises:
         ConfigurationError: `spec` has none of these forms.
@@ -42,8 +47,14 @@ def parse_mapping(spec: Any) -> LayerMapping:
             return spec
         case [str(path)] | [[str(path)]]:
             return LayerMapping(Tap(path), Tap(path))
+        case [[str(path), process]]:
+            tap = Tap(path, _checked(process, spec))
+            return LayerMapping(tap, tap)
         case [str(student), str(teacher)]:
             return LayerMapping(Tap(student), Tap(teacher))
+        case [str(path), process] if isinstance(process, int) or callable(process):
+            tap = Tap(path, _checked(process, spec))
+            return LayerMapping(tap, tap)
         case [[str(student), *student_process], [str(teacher), *teacher_process]] if (
             len(student_process) <= 1 and len(teacher_process) <= 1
         ):
@@ -59,6 +70,43 @@ def parse_mapping(spec: Any) -> LayerMapping:
         "a layer mapping is ('student layer', 'teacher layer'), each layer optionally followed by its output process, "
         f"but got {spec!r}."
     )
+
+
+def in_models(mappings: Iterable[LayerMapping], student: nn.Module, teacher: nn.Module) -> tuple[LayerMapping, ...]:
+    """The mappings, in which a pair of two names is read as these models require.
+
+    `('s', '1')` pairs the student's layer `s` with the teacher's layer `1` if the teacher has a layer of that name.
+    Otherwise `'1'` is the output process of layer `s` in both models, if both have that layer.
+
+    Raises:
+        ConfigurationError: a number is neither; all mistakes in one error.
+
+    Examples:
+        >>> model = nn.ModuleDict({"s": nn.Identity(), "t": nn.Identity()})
+        >>> read = in_models([parse_mapping(("s", "t")), parse_mapping(("s", "1"))], model, model)
+        >>> [str(mapping) for mapping in read]
+        ["student 's' -> teacher 't'", "student 's'[1] -> teacher 's'[1]"]
+    """
+    problems: list[str] = []
+    read = []
+    for mapping in mappings:
+        path, name = mapping.student.path, mapping.teacher.path
+        if mapping != LayerMapping(Tap(path), Tap(name)) or "." in name or has_module(teacher, name):
+            read.append(mapping)
+        elif has_module(student, path) and has_module(teacher, path) and path:
+            read.append(LayerMapping(Tap(path, name), Tap(path, name)))
+        else:
+            read.append(mapping)  # one of the layers does not exist, which is reported with the closest names
+            if name.isdigit():
+                problems.append(
+                    f"('{path}', '{name}') pairs a layer of the student with one of the teacher, or is one layer of "
+                    f"both with its output process; but the teacher has no layer '{name}', and "
+                    f"{'the teacher' if has_module(student, path) else 'the student'} no layer '{path}'; "
+                    "write ('student layer', 'output process', 'teacher layer', 'output process')."
+                )
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(read)
 
 
 def _checked(process: Any, spec: Any) -> OutputProcess:

@@ -28,6 +28,16 @@ def find_module(model: nn.Module, path: str, owner: str = "model") -> nn.Module:
     raise LayerNotFoundError(f"the {owner} ({type(model).__name__}) has no layer {path!r}; {hint}")
 
 
+def has_module(model: nn.Module, path: str) -> bool:
+    """Whether the model has a submodule at `path`.
+
+    Examples:
+        >>> has_module(nn.Sequential(nn.ReLU()), "0"), has_module(nn.Sequential(nn.ReLU()), "1")
+        (True, False)
+    """
+    return any(name == path for name, _ in model.named_modules(remove_duplicate=False))
+
+
 def is_inside(path: str, block: str) -> bool:
     """Whether `path` is `block` or inside it.
 

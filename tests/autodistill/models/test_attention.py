@@ -47,9 +47,16 @@ def test_every_configuration_is_eager_within_the_context_alone(make) -> None:
         model.config.text_config._attn_implementation = "eager"  # one tower was loaded differently
     before = implementations(configurations)
     assert "sdpa" in before
-    with pytest.raises(KeyError), eager_attention(model):
-        assert set(implementations(configurations)) == {"eager"}
-        raise KeyError
+    within = []
+
+    def fail() -> None:
+        with eager_attention(model):
+            within.extend(implementations(configurations))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert set(within) == {"eager"}
     assert implementations(configurations) == before
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from torch import nn
 
+from autodistill.config import AutoDistillationConfig
+from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
-from autodistill.models.layer_mappings import LayerMapping, automatic_mapping, parse_mapping
+from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.models.layer_mappings import LayerMapping, automatic_mapping, in_models, parse_mapping
 from autodistill.models.taps import Tap
 
 
@@ -30,6 +35,10 @@ def first(output):
         ([("s",), ("t",)], Tap("s"), Tap("t")),
         ([("s",)], Tap("s"), Tap("s")),
         (("s",), Tap("s"), Tap("s")),
+        ([("s", "1")], Tap("s", "1"), Tap("s", "1")),
+        ([["s", 1]], Tap("s", "1"), Tap("s", "1")),
+        (("s", 1), Tap("s", "1"), Tap("s", "1")),
+        (("s", first), Tap("s", first), Tap("s", first)),
         (LayerMapping(Tap("s"), Tap("t", "0")), Tap("s"), Tap("t", "0")),
     ],
 )
@@ -43,7 +52,6 @@ def test_every_accepted_form_is_normalised(spec, student: Tap, teacher: Tap) -> 
         "s",
         (),
         (1, 2),
-        ("s", 1),
         ("s", "t", "u"),
         ("s", "1", "t", "1", "x"),
         [("s", "1", "x"), ("t",)],
@@ -52,7 +60,6 @@ def test_every_accepted_form_is_normalised(spec, student: Tap, teacher: Tap) -> 
         3,
         {"s": "t"},
         [("s", "1"), "t"],
-        [("s", "1")],
         [("s",), ("t",), ("u",)],
     ],
 )
@@ -76,3 +83,79 @@ def test_automatic_mapping_follows_the_formula_and_ends_on_the_last_block(studen
     assert mapping == sorted(mapping)
     assert mapping[-1] == teachers - 1
     assert mapping[0] >= 0
+
+
+def named(*names: str) -> nn.Module:
+    model = nn.Module()
+    for name in names:
+        model.add_module(name, nn.Identity())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("spec", "layers", "expected"),
+    [
+        (("layer", "1"), ("layer", "1"), (Tap("layer"), Tap("1"))),
+        (("layer", "1"), ("layer",), (Tap("layer", "1"), Tap("layer", "1"))),
+        (("layer", "logits"), ("layer",), (Tap("layer", "logits"), Tap("layer", "logits"))),
+        (("layer", "other.block"), ("layer",), (Tap("layer"), Tap("other.block"))),
+        (("layer", "typo"), ("block",), (Tap("layer"), Tap("typo"))),
+        (("layer", "1", "layer", ""), ("layer",), (Tap("layer", "1"), Tap("layer"))),
+    ],
+)
+def test_two_names_are_read_by_the_layers_that_the_teacher_has(spec, layers, expected) -> None:
+    assert in_models([parse_mapping(spec)], named("layer"), named(*layers)) == (LayerMapping(*expected),)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "lacks"), [("layer", "block", "teacher"), ("block", "layer", "student")]
+)
+def test_number_that_is_neither_a_layer_nor_a_process_of_one_is_refused(student, teacher, lacks) -> None:
+    sentence = (
+        "('layer', '1') pairs a layer of the student with one of the teacher, or is one layer of both with its output "
+        f"process; but the teacher has no layer '1', and the {lacks} no layer 'layer'; "
+        "write ('student layer', 'output process', 'teacher layer', 'output process')."
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        in_models([parse_mapping(("layer", "1"))], named(student), named(teacher))
+    assert caught.value.problems == [sentence]
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls = Both()
+
+    def forward(self, inputs):
+        return self.cls(inputs)[0]
+
+
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        return self.linear(inputs), inputs
+
+
+@pytest.mark.parametrize("mappings", [[("cls", "0")], [[("cls", "0")]], [["cls", 0]]], ids=str)
+def test_one_tap_is_mapped_in_both_models_by_the_distiller_and_by_the_criterion(mappings) -> None:
+    student, teacher = Pair(), Pair()
+    regular = {"layer_mappings_for_knowledge_transfer": mappings, "loss_types": ["MSE"], "train_steps": 1}
+    search = {"search_space": {"width": [1]}, "metrics": ["loss"]}
+    config = AutoDistillationConfig.load({"search": search, "regular_distillation": regular})
+    data = [(torch.ones(2, 3), None)]
+    plan = Distiller(teacher, config, data, torch.device("cpu")).resolve(student)
+    expected = LayerMapping(Tap("cls", "0"), Tap("cls", "0"))
+    assert plan.regular.mappings == (expected,)
+    record = plan.regular_criterion
+    criterion = IntermediateLayersKnowledgeDistillationLoss(
+        mappings, ["MSE"], student_model=student, teacher_model=teacher, example=torch.ones(2, 3)
+    )
+    assert criterion.layer_mappings == record.layer_mappings == (expected,)
+    with criterion:
+        criterion.teacher_model_forward(torch.ones(2, 3))
+        loss = criterion(student(torch.ones(2, 3)))
+    errors = student(torch.ones(2, 3)).double() - teacher(torch.ones(2, 3)).double()
+    assert loss.item() == pytest.approx(errors.square().mean().item(), rel=1e-5)
