@@ -67,6 +67,18 @@ class Batch:
             return self.content.get("labels", self.content.get("label"))
         return self.content[1] if isinstance(self.content, tuple | list) and len(self.content) == 2 else None
 
+    def targets_of(self, logits: torch.Tensor, shift: bool) -> torch.Tensor | None:
+        """The label that each position of the logits (..., C) predicts; None if the labels are not one tensor.
+
+        Args:
+            logits: with positions (N, L), labels may be those of the next position.
+            shift: they are.
+        """
+        labels = self.targets
+        if not isinstance(labels, torch.Tensor):
+            return None
+        return next_labels(labels) if shift and logits.dim() == 3 and labels.dim() == 2 else labels
+
     @property
     def device(self) -> torch.device:
         """The device of its tensors."""

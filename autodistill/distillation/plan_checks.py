@@ -64,6 +64,21 @@ def frozen_problems(stages: Sequence[Stage], student: nn.Module) -> list[str]:
     ]
 
 
+def label_problems(stages: Sequence[Stage], batch: Batch) -> list[str]:
+    """A sentence if a loss type needs labels that the data do not have.
+
+    Args:
+        stages: their loss types.
+        batch: any batch.
+    """
+    kinds = dict.fromkeys(kind for stage in stages for kind in stage.loss_types if LOSS_TYPES[kind].needs_labels)
+    labels = batch.targets
+    if isinstance(labels, torch.Tensor) and not labels.is_floating_point():
+        return []
+    received = "the batch has none" if labels is None else f"the batch's are {describe(labels)}"
+    return [f"{kind} needs labels that are class numbers, but {received}; use KL without them." for kind in kinds]
+
+
 def prediction_problems(
     stage: Stage, student: nn.Module, teacher: nn.Module, features: Features, targets: Features
 ) -> Iterator[str]:

@@ -26,8 +26,10 @@ from autodistill.distillation.plan import (
     regular_stage,
 )
 from autodistill.distillation.plan_checks import (
+    REMEDY,
     feeding_problems,
     frozen_problems,
+    label_problems,
     path_problems,
     prediction_problems,
     shape_problems,
@@ -159,6 +161,7 @@ def _resolved(
         regular = regular_stage(phases.regular, mappings, batch, output)
         problems += frozen_problems([regular], student)
     plan = Plan(flash, regular)
+    problems += label_problems(plan.stages, batch)
     if phases.init is not None and plan.is_teacher_fed:
         plan = replace(plan, flash=(*flash, *_outside(plan, student)))
 
@@ -227,6 +230,11 @@ def criteria_for(
                 criterion.init_feature_matcher(features, stage_targets)
             except ConfigurationError as error:
                 problems += error.problems
+        if is_fed and any(True for _ in criterion.parameters()):
+            problems.append(
+                f"inputs='teacher' has no feature matchers, but the loss types of {stage.name!r}, "
+                f"{', '.join(stage.loss_types)}, have parameters to train; {REMEDY}."
+            )
     _raise(problems)
     return criteria
 

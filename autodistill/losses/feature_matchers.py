@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -48,6 +50,59 @@ class HeadMixer(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return torch.einsum("ts,nsij->ntij", self.scores.softmax(dim=-1), maps)
+
+
+class VariationalMatcher(ChannelMatcher):
+    """A linear map to the mean of a normal distribution of the teacher's feature, with a trained variance per channel.
+
+    The variance is softplus(α) + 1e-5. Ahn et al. 2019, https://arxiv.org/abs/1904.05835, section 3.1; it is 5 at
+    first, as in the code that they published.
+
+    Examples:
+        >>> matcher = VariationalMatcher(4, 6, axis=-1)
+        >>> matcher(torch.zeros(8, 4)).shape, [round(value, 4) for value in matcher.variance.tolist()]
+        (torch.Size([8, 6]), [5.0, 5.0, 5.0, 5.0, 5.0, 5.0])
+    """
+
+    MINIMUM, FIRST = 1e-5, 5.0
+
+    def __init__(self, student_channels: int, teacher_channels: int, axis: int) -> None:
+        super().__init__(student_channels, teacher_channels, axis)
+        self.alpha = nn.Parameter(torch.full((teacher_channels,), math.log(math.expm1(self.FIRST - self.MINIMUM))))
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """(C,), of each channel of the teacher."""
+        return nn.functional.softplus(self.alpha) + self.MINIMUM
+
+
+def variational_matcher_for(
+    mapping: LayerMapping, student: torch.Tensor, teacher: torch.Tensor, *, probabilities: bool
+) -> nn.Module:
+    """The matcher of a variational loss, which is a linear map along the channels even if the shapes agree.
+
+    Raises:
+        ConfigurationError: as for `matcher_for`.
+    """
+    matcher = matcher_for(mapping, student, teacher, probabilities=probabilities)
+    axis = matcher.axis if isinstance(matcher, ChannelMatcher) else 1 if student.dim() == 4 else -1
+    return VariationalMatcher(student.shape[axis], teacher.shape[axis], axis)
+
+
+def no_matcher(
+    mapping: LayerMapping, student: torch.Tensor, teacher: torch.Tensor, *, probabilities: bool
+) -> nn.Module:
+    """An identity, for losses that compare the relations of samples; only their number must agree.
+
+    Raises:
+        ConfigurationError: the numbers of samples differ.
+    """
+    if len(student) != len(teacher):
+        raise ConfigurationError(
+            f"relations are compared between the same samples, but for {mapping}: the student's feature is "
+            f"{tuple(student.shape)}, the teacher's {tuple(teacher.shape)}."
+        )
+    return nn.Identity()
 
 
 def matcher_for(

@@ -101,6 +101,31 @@ def cosine_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
     return masked_mean(1 - F.cosine_similarity(student, teacher, dim=-1), mask)
 
 
+def variational_loss(
+    mean: torch.Tensor,
+    teacher: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    variance: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """VID: `log σ_c + (t - μ)² / (2 σ_c²)`, averaged over channels c and positions; it may be negative.
+
+    The negative logarithm of the normal density of the teacher's feature given the student's, without its constant:
+    it bounds their mutual information from below. Ahn et al. 2019, https://arxiv.org/abs/1904.05835, equation 5.
+
+    Args:
+        mean: μ (..., C), which a trained map computes from the student's feature.
+        teacher: t, the same shape.
+        mask: (N, L), True where a position counts.
+        variance: σ² (C,), trained; 1 if not given.
+
+    Examples:
+        >>> variational_loss(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]])).item()  # half the mean squared error
+        2.5
+    """
+    variance = torch.ones((), device=mean.device, dtype=mean.dtype) if variance is None else in_full(variance)
+    return masked_mean(((teacher - mean).square() / variance + variance.log()).mean(-1) / 2, mask)
+
+
 def kl_divergence(
     student_logits: torch.Tensor,
     teacher_logits: torch.Tensor,

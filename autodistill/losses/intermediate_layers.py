@@ -13,7 +13,7 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features, TrainingStep, features_of
-from autodistill.losses.feature_matchers import ChannelMatcher, matcher_for
+from autodistill.losses.feature_matchers import ChannelMatcher
 from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, LossFunction, type_problems
 from autodistill.losses.origin_loss import origin_loss
@@ -143,7 +143,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         for index, mapping in enumerate(self.layer_mappings):
             feature = in_full(student[mapping.student])
             try:
-                matcher = matcher_for(
+                matcher = LOSS_TYPES[self.loss_types[index]].matcher(
                     mapping, feature, teacher[mapping.teacher], probabilities=self._compares_probabilities(index)
                 )
                 matchers.append(matcher.to(feature.device, feature.dtype))
@@ -278,7 +278,8 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             if batch is not None and student.dim() == 2:  # one prediction per sample
                 mask, labels = None, counted_labels(batch.targets, student)
             mask = both_masks(mask, labels)
-        return loss_type.between(student, teacher, mask, temperature)
+        targets = batch.targets_of(student, label_shift) if batch is not None and loss_type.needs_labels else None
+        return loss_type.between(student, teacher, mask, temperature, targets, self.feature_matchers[index])
 
     def _channel_axis(self, index: int, feature: torch.Tensor) -> int:
         """The channel axis: 1 of image features (N, C, H, W), else the last; a matcher's own axis takes precedence."""

@@ -99,6 +99,7 @@ class KnowledgeDistillationLoss(Criterion):
         mask: torch.Tensor | None = None,
         *,
         temperature: float | None = None,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The teacher's term without its weight, of two sets of logits (..., C); includes T².
 
@@ -107,6 +108,7 @@ class KnowledgeDistillationLoss(Criterion):
             teacher_outputs: the same shape.
             mask: (N,) or (N, L), True where a position counts.
             temperature: of this loss; the criterion's own if not given.
+            labels: (...), the class number of each position, for loss types that need it.
         """
         if student_outputs.shape != teacher_outputs.shape:
             raise ConfigurationError(
@@ -115,7 +117,7 @@ class KnowledgeDistillationLoss(Criterion):
             )
         temperature = check_temperature(self.temperature if temperature is None else temperature)
         student, teacher = in_full(student_outputs), in_full(teacher_outputs)
-        return LOSS_TYPES[self.loss_types[1]].between(student, teacher, mask, temperature)
+        return LOSS_TYPES[self.loss_types[1]].between(student, teacher, mask, temperature, labels)
 
     def student_targets_loss_cal(self, student_outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The labels' term without its weight.
@@ -148,7 +150,7 @@ class KnowledgeDistillationLoss(Criterion):
             targets = next_labels(targets, self.ignore_index)
         own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
         mask = counted_labels(targets, logits, self.ignore_index)
-        return self._sum(own, logits, main_part(self.teacher_outputs), mask)
+        return self._sum(own, logits, main_part(self.teacher_outputs), mask, labels=targets)
 
     def loss_cal_sloss(
         self,
@@ -158,6 +160,7 @@ class KnowledgeDistillationLoss(Criterion):
         mask: Any = None,
         *,
         temperature: float | None = None,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss if the student's own is already known, as for a model that computes it; a scalar.
 
@@ -167,8 +170,10 @@ class KnowledgeDistillationLoss(Criterion):
             student_loss: replaces the labels' term; may be None if that has no weight.
             mask: (N,) or (N, L), True where a position of the teacher's term counts.
             temperature: of the teacher's term; the criterion's own if not given.
+            labels: (...), the class number of each position, for loss types of the teacher's term that need it.
         """
-        return self._sum(student_loss, main_part(student_outputs), main_part(teacher_outputs), mask, temperature)
+        logits = main_part(student_outputs)
+        return self._sum(student_loss, logits, main_part(teacher_outputs), mask, temperature, labels)
 
     def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
         """`loss_cal`."""
@@ -178,16 +183,25 @@ class KnowledgeDistillationLoss(Criterion):
         batch, output = step.batch, step.output
         mask = both_masks(batch.padding_mask, batch.label_mask(step.label_shift))
         own = origin_loss(output, batch, self.student_targets_loss_cal) if self.loss_weights[0] > 0 else None
-        return self.loss_cal_sloss(output, next(iter(teacher.values()), None), own, mask, temperature=step.temperature)
+        labels = batch.targets_of(main_part(output), step.label_shift)
+        return self.loss_cal_sloss(
+            output, next(iter(teacher.values()), None), own, mask, temperature=step.temperature, labels=labels
+        )
 
     def _sum(
-        self, own: Any, student: torch.Tensor, teacher: Any, mask: Any, temperature: float | None = None
+        self,
+        own: Any,
+        student: torch.Tensor,
+        teacher: Any,
+        mask: Any,
+        temperature: float | None = None,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         total = torch.zeros((), device=student.device)
         if self.loss_weights[0] > 0:
             total = total + self.loss_weights[0] * own
         if self.loss_weights[1] > 0:
             total = total + self.loss_weights[1] * self.teacher_student_loss_cal(
-                student, teacher, mask, temperature=temperature
+                student, teacher, mask, temperature=temperature, labels=labels
             )
         return total

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
+from autodistill.errors import ConfigurationError
+from autodistill.losses.feature_matchers import VariationalMatcher, matcher_for, no_matcher, variational_matcher_for
 from autodistill.losses.functions import (
     are_probabilities,
     cosine_loss,
@@ -23,6 +26,18 @@ from autodistill.losses.functions import (
     probability_cross_entropy,
     probability_kl_divergence,
     soft_cross_entropy,
+    variational_loss,
+)
+from autodistill.losses.logits import (
+    correlation_distance,
+    decoupled_kl_divergence,
+    probability_correlation_distance,
+    standardized_kl_divergence,
+)
+from autodistill.losses.relational import (
+    correlation_congruence_loss,
+    probabilistic_transfer_loss,
+    similarity_preserving_loss,
 )
 
 LossFunction = Callable[..., torch.Tensor]
@@ -33,14 +48,17 @@ class LossType:
     """What a loss type computes between a student and a teacher, and where it may be used.
 
     Attributes:
-        on_features: `(student, teacher, mask) -> loss` of two features of one shape, channels or classes last; with the
-            temperature as a fourth argument if it compares logits.
+        on_features: `(student, teacher, mask, ...) -> loss` of two features of one shape, channels or classes last,
+            with the keyword arguments in `needs`, and with the temperature if it compares logits.
         on_probabilities: `(student, teacher, mask) -> loss`, which replaces it if the rows of both features already are
             probabilities, such as attention maps.
         on_labels: `(predictions, labels, ignore_index) -> loss`, the labels' term of `KnowledgeDistillationLoss`; None
             if the type cannot be that term.
-        compares_logits: `on_features` takes a softmax: the temperature applies, and ignored labels do not count.
+        compares_logits: `on_features` takes a softmax: the temperature applies, and ignored labels do not count. If
+            there is no `on_probabilities`, features that already are probabilities are refused.
         on_predictions: the type may be the teacher's term of `KnowledgeDistillationLoss`.
+        needs_labels: `on_features` takes `labels`, the class number of each position.
+        matcher: makes the feature matcher of a mapping; its `variance`, if it has one, is an argument of the loss.
     """
 
     on_features: LossFunction
@@ -48,9 +66,14 @@ class LossType:
     on_labels: LossFunction | None = None
     compares_logits: bool = False
     on_predictions: bool = False
+    needs_labels: bool = False
+    matcher: Callable[..., nn.Module] = matcher_for
 
     def function_for(self, student: torch.Tensor, teacher: torch.Tensor) -> LossFunction:
         """`on_probabilities` if the type has it and both features are probabilities, else `on_features`.
+
+        Raises:
+            ConfigurationError: the type compares logits only, but both features are probabilities.
 
         Examples:
             >>> maps = torch.full((1, 2, 4, 4), 0.25)
@@ -59,12 +82,23 @@ class LossType:
             >>> LOSS_TYPES["KL"].function_for(maps, maps - 1).__name__
             'kl_divergence'
         """
-        if self.on_probabilities is not None and are_probabilities(student) and are_probabilities(teacher):
-            return self.on_probabilities
-        return self.on_features
+        if not (self.compares_logits and are_probabilities(student) and are_probabilities(teacher)):
+            return self.on_features
+        if self.on_probabilities is None:
+            raise ConfigurationError(
+                f"{self.on_features.__name__} compares logits, but both features are probabilities "
+                f"{tuple(student.shape)}; use KL, CE or DIST, or map the logits."
+            )
+        return self.on_probabilities
 
     def between(
-        self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        mask: torch.Tensor | None,
+        temperature: float,
+        labels: torch.Tensor | None = None,
+        matcher: nn.Module | None = None,
     ) -> torch.Tensor:
         """The loss between two features or two logits, a scalar; the temperature matters between logits only.
 
@@ -73,13 +107,19 @@ class LossType:
             teacher: the same shape.
             mask: (N,) or (N, L), True where a position counts.
             temperature: T.
+            labels: (...), the class number of each position, for types that need it.
+            matcher: the feature matcher that the student's feature has passed, for types that read its parameters.
 
         Examples:
             >>> LOSS_TYPES["MSE"].between(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]), None, temperature=2.0).item()
             5.0
         """
-        arguments = (temperature,) if self.compares_logits else ()
-        return self.on_features(student, teacher, mask, *arguments)
+        arguments: dict[str, Any] = {"temperature": temperature} if self.compares_logits else {}
+        if self.needs_labels:
+            arguments["labels"] = labels
+        if isinstance(matcher, VariationalMatcher):
+            arguments["variance"] = matcher.variance
+        return self.on_features(student, teacher, mask, **arguments)
 
 
 LOSS_TYPES = {
@@ -91,9 +131,17 @@ LOSS_TYPES = {
         soft_cross_entropy, probability_cross_entropy, label_cross_entropy, compares_logits=True, on_predictions=True
     ),
     "cosine": LossType(cosine_loss),
+    "SP": LossType(similarity_preserving_loss, matcher=no_matcher),
+    "PKT": LossType(probabilistic_transfer_loss, matcher=no_matcher),
+    "CCKD": LossType(correlation_congruence_loss, matcher=no_matcher),
+    "VID": LossType(variational_loss, matcher=variational_matcher_for),
+    "DIST": LossType(correlation_distance, probability_correlation_distance, compares_logits=True, on_predictions=True),
+    "LSKD": LossType(standardized_kl_divergence, compares_logits=True, on_predictions=True),
+    "DKD": LossType(decoupled_kl_divergence, compares_logits=True, on_predictions=True, needs_labels=True),
 }
 """Squared error, the same normalised by the teacher's power, absolute error, Kullback-Leibler divergence, soft
-cross-entropy, cosine distance."""
+cross-entropy, cosine distance; relations of samples: similarity-preserving, probabilistic transfer, correlation
+congruence; variational information distillation; between logits: correlation, standardised and decoupled divergence."""
 
 if TYPE_CHECKING:
     LossName = str
@@ -107,7 +155,7 @@ def type_problems(loss_types: Sequence[str]) -> list[str]:
 
     Examples:
         >>> type_problems(["KL", "MAE"])
-        ["a loss type is one of MSE, NMSE, L1, KL, CE, cosine, but got 'MAE'."]
+        ["a loss type is one of MSE, NMSE, L1, KL, CE, cosine, SP, PKT, CCKD, VID, DIST, LSKD, DKD, but got 'MAE'."]
     """
     return [
         f"a loss type is one of {', '.join(LOSS_TYPES)}, but got {name!r}."

@@ -129,3 +129,22 @@ def test_the_description_is_of_the_phases_the_loss_function_and_the_flash_set() 
     assert described["distillation"]["flash_distillation"]["train_steps"] == 3
     assert described["distillation"]["loss_func"] == "torch.nn.functional.cross_entropy"
     assert described["environment"].keys() == {"flash_set"}
+
+
+@pytest.mark.parametrize("kind", ["SP", "PKT", "CCKD", "VID"])
+def test_both_phases_train_with_every_loss_between_features(kind: str) -> None:
+    mapped = {"layer_mappings_for_knowledge_transfer": [("layers.1", "layers.3")], "loss_types": kind}
+    sections = {
+        "flash_distillation": {"train_steps": 31, "learning_rate": 1e-2, "loss_types": kind},
+        "regular_distillation": mapped | {"train_steps": 31, "learning_rate": 1e-2},
+    }
+    trained = make_distiller(**sections).train(student(), TrainingContext(seed=0))
+    assert [record.mode for record in trained.stages] == ["replay", "replay", None]
+    assert all(record.last_loss < record.first_loss for record in trained.stages)
+
+
+@pytest.mark.parametrize("kind", ["DIST", "LSKD", "DKD", ["CE", "DIST"], ["CE", "LSKD"], ["CE", "DKD"]], ids=str)
+def test_regular_distillation_trains_with_every_loss_between_logits(kind) -> None:
+    sections = {"regular_distillation": {"train_steps": 31, "learning_rate": 1e-2, "loss_types": kind}}
+    (record,) = make_distiller(**sections).train(student(), TrainingContext(seed=0)).stages
+    assert record.last_loss < record.first_loss

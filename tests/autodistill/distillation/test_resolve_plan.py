@@ -68,3 +68,22 @@ def test_a_process_other_than_the_first_takes_part_in_regular_distillation_alone
     assert (following.flash, following.init) == (None, None)
     assert following.regular == leading.regular
     assert following.seed == leading.seed
+
+
+def test_loss_type_that_needs_labels_is_refused_before_training_if_there_are_none() -> None:
+    wrong = phases(regular_distillation={"loss_types": "DKD", "add_origin_loss": False})
+    student, teacher = Transformer(8, 2), Transformer(16, 4)
+    unlabelled = FlashSet([Batch(torch.randn(4, 5, 8))], TeacherCache(teacher))
+    message = "DKD needs labels that are class numbers, but the batch has none; use KL without them."
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(wrong, student, unlabelled)
+    assert caught.value.problems == [message]
+    assert resolve(wrong, student, flash_set(teacher)).regular.loss_types == ("DKD",)
+
+
+def test_loss_type_with_parameters_is_refused_for_teacher_fed_blocks() -> None:
+    sections = {"train_steps": 2, "inputs": "teacher", "loss_types": "VID"}
+    with pytest.raises(ConfigurationError, match=r"no feature matchers, but the loss types of 'layers.0', VID, have"):
+        resolve(phases(flash_distillation=sections), Transformer(8, 2), flash_set(Transformer(8, 2)))
+    sections["loss_types"] = "SP"
+    assert len(resolve(phases(flash_distillation=sections), Transformer(8, 2), flash_set(Transformer(8, 2))).flash) == 2

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.losses.feature_matchers import ChannelMatcher, HeadMixer, matcher_for
+from autodistill.losses.feature_matchers import (
+    ChannelMatcher,
+    HeadMixer,
+    VariationalMatcher,
+    matcher_for,
+    no_matcher,
+    variational_matcher_for,
+)
 from autodistill.models.layer_mappings import parse_mapping
 
 MAPPING = parse_mapping(("s", "t"))
@@ -105,3 +112,23 @@ def test_features_that_do_not_correspond_are_refused_with_both_shapes(
     assert f"student 's' -> teacher 't': the student's feature is {student}, the teacher's {teacher}" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((8, 4), (8, 4)), ((8, 5, 4), (8, 5, 6)), ((8, 4, 3, 3), (8, 6, 3, 3))], ids=str
+)
+def test_variational_matcher_maps_channels_even_of_equal_shapes(student, teacher) -> None:
+    matcher = variational_matcher_for(MAPPING, torch.zeros(student), torch.zeros(teacher), probabilities=False)
+    assert isinstance(matcher, VariationalMatcher)
+    assert matcher(torch.zeros(student)).shape == teacher
+    channels = teacher[1] if len(teacher) == 4 else teacher[-1]
+    torch.testing.assert_close(matcher.variance, torch.full((channels,), 5.0))
+    torch.testing.assert_close(matcher.variance, matcher.alpha.exp().log1p() + 1e-5)
+    assert all(parameter.requires_grad for parameter in (matcher.alpha, matcher.linear.weight))
+
+
+def test_relations_need_no_matcher_but_the_same_samples() -> None:
+    features = torch.zeros(8, 4), torch.zeros(8, 3, 6)
+    assert list(no_matcher(MAPPING, *features, probabilities=False).parameters()) == []
+    with pytest.raises(ConfigurationError, match=r"the same samples, but for .*: the student's feature is \(7, 4\)"):
+        no_matcher(MAPPING, features[0][:7], features[1], probabilities=False)

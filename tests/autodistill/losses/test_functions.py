@@ -340,3 +340,14 @@ def test_integer_labels_with_several_classes_are_refused() -> None:
 def test_labels_of_another_shape_or_type_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(ConfigurationError, match=r"class numbers \(3,\) or class probabilities \(3, 4\)"):
         losses.label_cross_entropy(torch.zeros(3, 4), labels)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_variational_loss_is_the_normal_densitys_negative_logarithm(masked: bool) -> None:
+    mean, teacher = (each.double() for each in features((4, 3, 5)))
+    variance = torch.tensor([0.2, 1.0, 5.0, 2.0, 0.7], dtype=torch.float64)
+    mask = torch.tensor([[True, False, True]] * 4) if masked else None
+    rows = slice(None) if mask is None else mask
+    density = torch.distributions.Normal(mean, variance.sqrt()).log_prob(teacher)[rows]
+    expected = -density.mean() - math.log(2 * math.pi) / 2
+    torch.testing.assert_close(losses.variational_loss(mean, teacher, mask, variance), expected)

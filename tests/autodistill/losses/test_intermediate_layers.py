@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,13 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
 from autodistill.losses.feature_matchers import ChannelMatcher, HeadMixer
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.losses.logits import correlation_distance, decoupled_kl_divergence, standardized_kl_divergence
 from autodistill.losses.loss_types import LOSS_TYPES
+from autodistill.losses.relational import (
+    correlation_congruence_loss,
+    probabilistic_transfer_loss,
+    similarity_preserving_loss,
+)
 from autodistill.models.taps import Tap
 
 S, T = Tap("s"), Tap("t")
@@ -36,7 +44,7 @@ def test_every_mistake_of_the_lists_is_in_one_error() -> None:
     assert caught.value.problems == [
         "loss_types must have one entry for each mapping, but has 2 for 1 mappings.",
         "loss_weights must have one entry for each mapping, but has 0 for 1 mappings.",
-        "a loss type is one of MSE, NMSE, L1, KL, CE, cosine, but got 'MAE'.",
+        "a loss type is one of MSE, NMSE, L1, KL, CE, cosine, SP, PKT, CCKD, VID, DIST, LSKD, DKD, but got 'MAE'.",
     ]
 
 
@@ -47,10 +55,17 @@ FUNCTIONS = {
     "KL": losses.kl_divergence,
     "CE": losses.soft_cross_entropy,
     "cosine": losses.cosine_loss,
+    "DIST": correlation_distance,
+    "LSKD": standardized_kl_divergence,
+}
+RELATIONS = {
+    "SP": similarity_preserving_loss,
+    "PKT": probabilistic_transfer_loss,
+    "CCKD": correlation_congruence_loss,
 }
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", FUNCTIONS)
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)], ids=str)
 def test_loss_of_a_mapping_is_its_function_times_its_weight(loss_type: str, shape: tuple[int, ...]) -> None:
     student, teacher = torch.randn(2, *shape).unbind()
@@ -59,7 +74,7 @@ def test_loss_of_a_mapping_is_its_function_times_its_weight(loss_type: str, shap
     torch.testing.assert_close(criterion.loss_cal({S: student}, {T: teacher}), expected)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", FUNCTIONS)
 def test_channels_of_images_are_their_second_axis(loss_type: str) -> None:
     student, teacher = torch.randn(2, 3, 7, 4, 5).unbind()
     rows = [feature.permute(0, 2, 3, 1).reshape(-1, 7) for feature in (student, teacher)]
@@ -67,7 +82,7 @@ def test_channels_of_images_are_their_second_axis(loss_type: str) -> None:
     torch.testing.assert_close(criterion.loss_cal({S: student}, {T: teacher}), FUNCTIONS[loss_type](*rows))
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", FUNCTIONS)
 def test_channels_of_a_matched_feature_are_where_its_matcher_ran(loss_type: str) -> None:
     student, teacher = torch.randn(3, 4, 5, 6), torch.randn(3, 4, 5, 7)
     criterion = ready(loss_type, student, teacher)
@@ -175,4 +190,63 @@ def test_sample_without_a_label_is_left_out_of_the_divergence_of_logits() -> Non
         value = criterion(student(inputs), labels)
     kept = inputs[labels != -100]
     expected = F.kl_div(student(kept).log_softmax(-1), teacher(kept).softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(value, expected)
+
+
+def test_every_loss_type_is_covered() -> None:
+    assert {*FUNCTIONS, *RELATIONS, "VID", "DKD"} == set(LOSS_TYPES)
+
+
+@pytest.mark.parametrize("loss_type", RELATIONS)
+def test_relations_of_samples_need_no_matcher_and_leave_padding_out(loss_type: str) -> None:
+    student, teacher = torch.randn(3, 4, 5), torch.randn(3, 4, 7)
+    batch = Batch({"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]])})
+    criterion = ready(loss_type, student, teacher, weight=2.0)
+    assert list(criterion.parameters()) == []
+    expected = 2 * RELATIONS[loss_type](student, teacher, batch.padding_mask)
+    torch.testing.assert_close(criterion.loss_cal({S: student}, {T: teacher}, batch), expected)
+    images = torch.randn(3, 4, 5, 6), torch.randn(3, 2, 3, 2)
+    value = ready(loss_type, *images).loss_cal({S: images[0]}, {T: images[1]})
+    torch.testing.assert_close(value, RELATIONS[loss_type](*images))
+
+
+@pytest.mark.parametrize("shapes", [((6, 5), (6, 5)), ((3, 4, 5), (3, 4, 7)), ((3, 5, 2, 2), (3, 6, 2, 2))], ids=str)
+def test_variational_loss_trains_a_mean_and_a_variance_for_each_channel(shapes) -> None:
+    student, teacher = (torch.randn(shape) for shape in shapes)
+    criterion = ready("VID", student, teacher)
+    loss = criterion.loss_cal({S: student}, {T: teacher})
+    mean, variance = criterion.feature_matchers[0](student), criterion.feature_matchers[0].variance
+    if student.dim() == 4:
+        variance = variance[:, None, None]
+    density = torch.distributions.Normal(mean, variance.sqrt()).log_prob(teacher)
+    torch.testing.assert_close(loss, -(density + math.log(2 * math.pi) / 2).mean())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in criterion.parameters())
+    assert [name.rpartition(".")[2] for name, _ in criterion.named_parameters()] == ["alpha", "weight", "bias"]
+
+
+def test_variational_loss_learns_how_well_each_channel_is_known() -> None:
+    torch.manual_seed(0)
+    student = torch.randn(512, 4)
+    noise = torch.tensor([0.1, 1.0])
+    teacher = student @ torch.randn(4, 2) + noise * torch.randn(512, 2)
+    criterion = ready("VID", student, teacher)
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        criterion.loss_cal({S: student}, {T: teacher}).backward()
+        optimizer.step()
+    torch.testing.assert_close(criterion.feature_matchers[0].variance, noise.square(), rtol=0.15, atol=0.002)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_decoupled_divergence_of_a_mapping_reads_the_batchs_labels(shift: bool) -> None:
+    student, teacher = torch.randn(2, 2, 4, 5).unbind()
+    labels = torch.tensor([[0, 1, -100, 3], [4, 2, 1, 0]])
+    batch = Batch({"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), "labels": labels})
+    following = torch.tensor([[1, -100, 3, -100], [2, 1, 0, -100]])
+    expected = decoupled_kl_divergence(student, teacher, batch.padding_mask, 2.0, following if shift else labels)
+    value = ready("DKD", student, teacher).loss_cal(
+        {S: student}, {T: teacher}, batch, temperature=2.0, label_shift=shift
+    )
     torch.testing.assert_close(value, expected)

@@ -14,6 +14,8 @@ from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import TrainingStep
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+from autodistill.losses.logits import decoupled_kl_divergence
+from autodistill.models.taps import Tap
 
 
 class CountedTeacher(nn.Module):
@@ -165,7 +167,7 @@ def test_all_mistakes_are_in_one_error() -> None:
         "a temperature must be positive and finite, but got nan.",
         "loss_weights must have two entries, the labels' and the teacher's, but has 3.",
         "the loss between student and labels is one of CE, MSE, but got 'KL'.",
-        "the loss between student and teacher is one of CE, KL, MSE, but got 'cosine'.",
+        "the loss between student and teacher is one of CE, DIST, DKD, KL, LSKD, MSE, but got 'cosine'.",
         "a loss weight must be finite and not negative, but got -1.0.",
     ]
 
@@ -204,3 +206,32 @@ def test_one_hot_targets_have_the_loss_of_their_class_numbers(dtype: torch.dtype
     hard = -student(inputs).log_softmax(-1)[torch.arange(6), labels].mean()
     expected = 0.4 * hard + 0.6 * 4 * (p * (p / q).log()).sum(-1).mean()
     torch.testing.assert_close(criterion(student(inputs), F.one_hot(labels, 3).to(dtype)), expected)
+
+
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_decoupled_divergence_reads_the_labels_that_count(ignored: int) -> None:
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    inputs, labels = torch.randn(6, 4), torch.tensor([0, ignored, 2, 1, 0, ignored])
+    criterion = KnowledgeDistillationLoss(2.0, ["CE", "DKD"], [0.4, 0.6], student, teacher, ignore_index=ignored)
+    criterion.teacher_model_forward(inputs)
+    kept = labels != ignored
+    logits, targets = student(inputs)[kept], labels[kept]
+    soft = decoupled_kl_divergence(logits, teacher(inputs)[kept], None, 2.0, targets)
+    expected = 0.4 * F.cross_entropy(logits, targets) + 0.6 * soft
+    torch.testing.assert_close(criterion(student(inputs), labels), expected)
+    if ignored == -100:
+        output = student(inputs)
+        features = {Tap(""): teacher(inputs).detach()}
+        torch.testing.assert_close(
+            criterion.step_loss({}, features, TrainingStep(Batch((inputs, labels)), 2.0, False, output)), expected
+        )
+
+
+def test_decoupled_divergence_of_a_language_model_reads_the_next_labels() -> None:
+    logits, teacher = torch.randn(2, 2, 4, 5).unbind()
+    labels = torch.tensor([[0, 1, 2, 3], [4, -100, 1, 0]])
+    criterion = KnowledgeDistillationLoss(1.0, ["CE", "DKD"], [0.0, 1.0])
+    step = TrainingStep(Batch((torch.zeros(2, 4), labels)), 1.0, True, logits)
+    following = torch.tensor([[1, 2, 3, -100], [-100, 1, 0, -100]])
+    expected = decoupled_kl_divergence(logits, teacher, labels=following)
+    torch.testing.assert_close(criterion.step_loss({}, {Tap(""): teacher}, step), expected)

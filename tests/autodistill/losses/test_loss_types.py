@@ -10,6 +10,7 @@ import torch
 from autodistill.config import json_schema
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.errors import ConfigurationError
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 from autodistill.losses.loss_types import LOSS_TYPES, LossName, LossType, pair_type_problems, type_problems
@@ -35,24 +36,36 @@ def enums(schema: Any) -> list[list[Any]]:
     return own + [enum for part in parts for enum in enums(part)]
 
 
-def test_types_that_compare_logits_are_those_with_a_form_for_probabilities() -> None:
+def test_types_that_compare_logits_are_those_that_may_be_the_teachers_loss() -> None:
     with_logits = [name for name, kind in LOSS_TYPES.items() if kind.compares_logits]
-    assert with_logits == [name for name, kind in LOSS_TYPES.items() if kind.on_probabilities is not None]
-    assert with_logits == ["KL", "CE"]
+    assert with_logits == ["KL", "CE", "DIST", "LSKD", "DKD"]
+    assert [name for name, kind in LOSS_TYPES.items() if kind.on_predictions] == ["MSE", *with_logits]
+    assert [name for name, kind in LOSS_TYPES.items() if kind.on_probabilities is not None] == ["KL", "CE", "DIST"]
+
+
+@pytest.mark.parametrize("name", ["LSKD", "DKD"])
+def test_type_without_a_form_for_probabilities_refuses_them(name: str) -> None:
+    maps = torch.full((1, 2, 4, 4), 0.25)
+    with pytest.raises(
+        ConfigurationError, match=r"compares logits, but both features are probabilities .*; use KL, CE"
+    ):
+        LOSS_TYPES[name].function_for(maps, maps)
+    assert LOSS_TYPES[name].function_for(maps, maps - 1) is LOSS_TYPES[name].on_features
 
 
 def test_the_labels_loss_and_the_teachers_are_known_by_their_position() -> None:
     assert pair_type_problems(["CE", "KL"]) == []
     assert pair_type_problems(["KL", "cosine"]) == [
         "the loss between student and labels is one of CE, MSE, but got 'KL'.",
-        "the loss between student and teacher is one of CE, KL, MSE, but got 'cosine'.",
+        "the loss between student and teacher is one of CE, DIST, DKD, KL, LSKD, MSE, but got 'cosine'.",
     ]
 
 
 @pytest.mark.parametrize("name", LOSS_TYPES)
 def test_temperature_matters_between_logits_only(name: str) -> None:
     student, teacher = torch.randn(2, 6, 5).unbind()
-    cold, hot = (LOSS_TYPES[name].between(student, teacher, None, temperature) for temperature in (1.0, 3.0))
+    labels = torch.arange(6) % 5
+    cold, hot = (LOSS_TYPES[name].between(student, teacher, None, temperature, labels) for temperature in (1.0, 3.0))
     assert (cold != hot) == LOSS_TYPES[name].compares_logits
 
 
