@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from advisors.base import Advisor, Observation
-from advisors.errors import AdvisorError
-from advisors.optuna_study import distributions
-from search_spaces import Architecture
+from advisors.errors import AdvisorError, SpaceExhaustedError
+from advisors.optuna_study import as_architecture, as_parameters, distributions
+from advisors.unseen_architectures import identity, observed_in, random_unseen
+from search_spaces import Architecture, Choice, Domain, SearchSpace, SearchSpaceError
 
 _PROPOSAL = "autodistill:proposal"  # stored with a trial, for trials that ask before its objective has suggested it all
+
+_ATTEMPTS = 10  # proposals that are changed to the fixed values, before one is drawn among those that have them
 
 _PROPOSING = threading.RLock()
 """Held from reading the trials to storing the proposal; global, so that a sampler can be copied and pickled."""
@@ -28,15 +31,18 @@ _PROPOSING = threading.RLock()
 class AdvisorSampler(BaseSampler):
     """Lets an advisor choose the parameters of an Optuna study.
 
-    The objective function must suggest the dimensions of the advisor's space, each with its values there. The study's
+    The objective function must suggest every dimension of the advisor's space, with its values there; a list is
+    suggested as JSON text, such as `"[2, 2]"`. Inside a `PartialFixedSampler`, and for enqueued trials that fix some
+    parameters, only architectures with the fixed values are proposed, none of them twice. The study's
     trials are the advisor's history: complete ones with their values and constraints, running and enqueued ones, and
     all others as failed. A complete trial also counts as failed if a value is not finite, or if it lacks a constraint
     that another trial has. Trials that lack a parameter of the space, or have values outside it, are left out. Threads
     of one process (`n_jobs`) propose in turns, so that each knows the proposals of the others. The same seed and trials
     give the same proposals.
 
-    Raises `AdvisorError` for anything but an advisor and a seed of at least 0, and for a parameter outside the space;
-    `SpaceExhaustedError` when every architecture has been tried.
+    Raises `AdvisorError` for anything but an advisor and a seed of at least 0, for a parameter that is not in the space
+    or has other values there, and after a complete trial that lacks a dimension; `SpaceExhaustedError` when every
+    architecture (with the fixed values) has been tried.
 
     >>> from advisors.bayesian import BayesianAdvisor
     >>> from search_spaces import SearchSpace
@@ -67,23 +73,91 @@ class AdvisorSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The advisor's proposal, from all other trials of the study and a seed derived from this trial's number."""
+        """Stores the advisor's proposal, from all other trials and a seed derived from this trial's number.
+
+        Nothing is returned, so that Optuna asks `sample_independent` for each parameter, with its distribution.
+        """
+        fixed = self._fixed(study, trial)
         seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
         with _PROPOSING:
             others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-            proposal = dict(self._advisor.suggest(self._history(study, others), seed=seed))
+            proposal = as_parameters(self._propose(self._history(study, others), fixed, seed))
             study._storage.set_trial_system_attr(trial._trial_id, _PROPOSAL, proposal)
-        return {name: proposal[name] for name in search_space}
+        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Raises `AdvisorError`: no parameter is sampled on its own."""
-        known = ", ".join(f"{name}: {distribution}" for name, distribution in self._distributions.items())
-        raise AdvisorError(
-            "an objective function may only suggest the dimensions of the advisor's space, as they are there, but it "
-            f"asked for {param_name}: {param_distribution}; they are {known}"
-        )
+        """The parameter's value in the proposal; raises `AdvisorError` for one that is not in the space like this."""
+        self._ensure_in_space({param_name: param_distribution})
+        return study._storage.get_trial_system_attrs(trial._trial_id)[_PROPOSAL][param_name]
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Raises `AdvisorError` for a complete trial that the advisor could not learn from."""
+        if state is not TrialState.COMPLETE:
+            return
+        self._ensure_in_space(trial.distributions)
+        missing = [name for name in self._distributions if name not in trial.params]
+        if missing:
+            raise AdvisorError(
+                "an objective function must suggest every dimension of the advisor's space, but trial "
+                f"{trial.number} did not suggest {', '.join(missing)}; suggest it, or leave it out of the space"
+            )
+
+    def _ensure_in_space(self, suggested: Mapping[str, BaseDistribution]) -> None:
+        for name, distribution in suggested.items():
+            if self._distributions.get(name) != distribution:
+                known = ", ".join(f"{name}: {distribution}" for name, distribution in self._distributions.items())
+                raise AdvisorError(
+                    "an objective function may only suggest the dimensions of the advisor's space, as they are there, "
+                    f"but it asked for {name}: {distribution}; they are {known}"
+                )
+
+    def _fixed(self, study: optuna.Study, trial: FrozenTrial) -> Architecture:
+        """The values that the trial will have whatever is proposed: of an enqueued trial, or a fixing sampler."""
+        fixed: dict[str, Any] = {}
+        sampler = study.sampler
+        while isinstance(sampler, PartialFixedSampler):
+            fixed = {**sampler._fixed_params, **fixed}
+            sampler = sampler._base_sampler
+        unknown = [name for name in fixed if name not in self._distributions]
+        if unknown:
+            raise AdvisorError(
+                f"fixed parameters must be dimensions of the advisor's space, but {', '.join(map(repr, unknown))} are "
+                f"not; they are {', '.join(self._distributions)}"
+            )
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        fixed |= {name: value for name, value in enqueued.items() if name in self._distributions}
+        dimensions = self._advisor.space.dimensions
+        try:
+            values = as_architecture(self._advisor.space, fixed)
+            return {name: dimensions[name].canonical(value) for name, value in values.items()}
+        except SearchSpaceError as error:
+            raise AdvisorError(f"fixed parameters must be in the advisor's space, but got {fixed}: {error}") from error
+
+    def _propose(self, history: Sequence[Observation], fixed: Architecture, seed: int) -> Architecture:
+        """The advisor's proposal; with fixed values, the first that is new once it has them, or a random one."""
+        if not fixed:
+            return dict(self._advisor.suggest(history, seed=seed))
+        if len(fixed) == len(self._distributions):
+            return fixed
+        whole = self._advisor.space
+        dimensions: dict[str, Domain] = {**whole.dimensions, **{name: Choice([value]) for name, value in fixed.items()}}
+        space = SearchSpace(dimensions, whole.constraints)
+        observed = observed_in(space, [observation for observation in history if observation.architecture in space])
+        considered = list(history)
+        for _ in range(_ATTEMPTS):
+            try:
+                proposal = self._advisor.suggest(considered, seed=seed)
+            except SpaceExhaustedError:
+                break
+            changed = {**proposal, **fixed}
+            if changed in space and identity(space.validate(changed)) not in observed:
+                return space.validate(changed)
+            considered.append(Observation(proposal, "failed"))
+        return random_unseen(space, observed, np.random.default_rng(seed))
 
     def _history(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Observation]:
         names = sorted({name for trial in trials if trial.state is TrialState.COMPLETE for name in trial.constraints})
@@ -108,8 +182,10 @@ class AdvisorSampler(BaseSampler):
     def _architecture(self, trial: FrozenTrial) -> Architecture | None:
         """The architecture of a trial, or the one it will have once its objective has suggested every parameter."""
         parameters = trial.params
-        if not trial.state.is_finished():
+        if trial.state is not TrialState.COMPLETE:
             attributes = trial.system_attrs
             parameters = attributes.get(_PROPOSAL, {}) | attributes.get("fixed_params", {}) | parameters
-        known = {name: parameters[name] for name in self._distributions if name in parameters}
+        known = as_architecture(
+            self._advisor.space, {name: parameters[name] for name in self._distributions if name in parameters}
+        )
         return self._advisor.space.validate(known) if known in self._advisor.space else None

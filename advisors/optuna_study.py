@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,7 +15,8 @@ from optuna.trial import TrialState, create_trial
 
 from advisors.base import Observation
 from advisors.objectives import read_history
-from search_spaces import Choice, Domain, FloatRange, IntRange, SearchSpace
+from search_spaces import Choice, Domain, FloatRange, IntRange, SearchSpace, Value
+from search_spaces.domains import as_json
 
 _READERS = (TPESampler, GPSampler, RandomSampler, BruteForceSampler)
 """The samplers that read only the trials' parameters and values."""
@@ -29,6 +32,33 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     {'layers': CategoricalDistribution(choices=(2, 4))}
     """
     return {name: _distribution(domain) for name, domain in space.dimensions.items()}
+
+
+def as_parameters(architecture: Mapping[str, Value]) -> dict[str, Any]:
+    """An architecture as Optuna stores it: lists, which Optuna does not have, as JSON text.
+
+    >>> as_parameters({"depths": (2, 2), "act": "gelu"})
+    {'depths': '[2, 2]', 'act': 'gelu'}
+    """
+    return {name: _parameter(value) for name, value in architecture.items()}
+
+
+def as_architecture(space: SearchSpace, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Optuna's parameters as an architecture; names and values that are not in the space stay as they are.
+
+    >>> as_architecture(SearchSpace({"depths": [[2, 2], [1, 1]]}), {"depths": "[2, 2]"})
+    {'depths': (2, 2)}
+    """
+    lists: dict[str, dict[Any, Value]] = {
+        name: {_parameter(option): option for option in domain.options if isinstance(option, tuple)}
+        for name, domain in space.dimensions.items()
+        if isinstance(domain, Choice)
+    }
+    return {name: lists.get(name, {}).get(value, value) for name, value in parameters.items()}
+
+
+def _parameter(value: Value) -> Any:
+    return json.dumps(as_json(value)) if isinstance(value, tuple) else value
 
 
 def rebuilt_study(space: SearchSpace, history: Sequence[Observation], sampler: BaseSampler) -> optuna.Study:
@@ -64,7 +94,7 @@ def _add(study: optuna.Study, space: SearchSpace, observation: Observation) -> N
         create_trial(
             state=TrialState.COMPLETE if observation.is_complete else TrialState.RUNNING,
             values=_values(observation) or None,
-            params=dict(space.validate(observation.architecture)),
+            params=as_parameters(space.validate(observation.architecture)),
             distributions=distributions(space),
             constraints={_constraint(i): value for i, value in enumerate(observation.violations)},
         )
@@ -72,7 +102,7 @@ def _add(study: optuna.Study, space: SearchSpace, observation: Observation) -> N
 
 
 def _replay(study: optuna.Study, space: SearchSpace, observation: Observation) -> None:
-    study.enqueue_trial(dict(space.validate(observation.architecture)))
+    study.enqueue_trial(as_parameters(space.validate(observation.architecture)))
     trial = study.ask()
     _ = trial.relative_params  # the sampler is called and stores its state; its proposal is not used
     for name, domain in space.dimensions.items():
@@ -105,7 +135,7 @@ def _constraint(index: int) -> str:
 def _distribution(domain: Domain) -> BaseDistribution:
     match domain:
         case Choice():
-            return CategoricalDistribution(tuple(domain.values()))
+            return CategoricalDistribution(tuple(map(_parameter, domain.values())))
         case IntRange():
             return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
         case FloatRange():

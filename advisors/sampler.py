@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler, TPESampler
 
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError
-from advisors.optuna_study import distributions, quiet_optuna, rebuilt_study
+from advisors.optuna_study import as_architecture, distributions, quiet_optuna, rebuilt_study
 from advisors.unseen_architectures import (
     Observed,
     ensure_any_left,
@@ -72,7 +72,7 @@ class SamplerAdvisor(Advisor):
     def _ask(self, study: optuna.Study, observed: Observed, rng: np.random.Generator) -> Architecture:
         last: Architecture | None = None
         for _ in range(_MAX_ASKS):
-            proposal = study.ask(distributions(self.space)).params
+            proposal = as_architecture(self.space, study.ask(distributions(self.space)).params)
             if proposal not in self.space:
                 continue
             last = self.space.validate(proposal)

@@ -11,8 +11,23 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A Python scalar for a NumPy one; anything else unchanged."""
+    """A Python scalar for a NumPy one, a tuple for a list or an array, at every depth; anything else unchanged."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(plain(item) for item in value) if not isinstance(value, np.ndarray) or value.ndim else value
     return value.item() if isinstance(value, np.generic) else value
+
+
+def is_value(value: object) -> bool:
+    """Whether `value` is a JSON scalar, or a tuple of such values at any depth."""
+    if isinstance(value, tuple):
+        return all(map(is_value, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def is_number(value: object) -> bool:
@@ -61,9 +76,11 @@ def option_problems(options: tuple[Any, ...]) -> list[str]:
         return ["a choice needs at least one option, but the list is empty"]
     problems = []
     for i, option in enumerate(options):
-        if option is not None and not isinstance(option, (bool, int, float, str)):
-            problems.append(f"an option must be a number, a string, a boolean or None, but got {option!r}")
-        elif isinstance(option, float) and not math.isfinite(option):
+        if not is_value(option):
+            problems.append(
+                f"an option must be a number, a string, a boolean, None, or a list of these, but got {option!r}"
+            )
+        elif not _is_finite(option):
             problems.append(f"an option must be finite, but got {option!r}")
         elif option in options[:i]:
             twin = options[options.index(option)]
@@ -76,6 +93,8 @@ def int_range_problems(low: Any, high: Any, step: Any, log: bool) -> list[str]:
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in (low, high, step)):
         return [f"`low`, `high` and `step` must be integers, {received}; use FloatRange for real numbers"]
     problems = []
+    if not -(1 << 63) <= low <= 1 << 63 or not -(1 << 63) <= high <= 1 << 63:
+        problems.append(f"`low` and `high` must be from -2**63 to 2**63, {received}; list the values instead")
     if low > high:
         problems.append(f"`low <= high` must hold, {received}")
     if step < 1:

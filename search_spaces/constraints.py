@@ -27,9 +27,11 @@ ConstraintSpec = str | Callable[[Architecture], bool]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
+    "len": len,
     "max": max,
     "min": min,
     "round": round,
+    "sum": sum,
 }
 
 
@@ -81,7 +83,7 @@ class Expression(Constraint):
     """A constraint written as text. Raises `SearchSpaceError` when the text is not a valid expression."""
 
     def __init__(self, text: str, dimensions: Sequence[str]) -> None:
-        body = _parse(text)
+        body = _parse(text, dimensions)
         super().__init__(text, _dimensions_read(text, body, dimensions))
         self._body = body
         self._evaluator = simpleeval.EvalWithCompoundTypes(operators=_OPERATORS, functions=dict(FUNCTIONS))
@@ -140,9 +142,21 @@ def enumerate_feasible(dimensions: Mapping[str, Domain], constraints: Sequence[C
     return extend(0)
 
 
-def _parse(text: str) -> ast.Expr:
+class _DottedNames(ast.NodeTransformer):
+    """Reads `vision_config.hidden_size` as one name if it is a dimension."""
+
+    def __init__(self, dimensions: Sequence[str]) -> None:
+        self._dimensions = dimensions
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        """The name of a dimension, or the attribute as it is."""
+        name = ast.unparse(node)
+        return ast.copy_location(ast.Name(name, ast.Load()), node) if name in self._dimensions else node
+
+
+def _parse(text: str, dimensions: Sequence[str]) -> ast.Expr:
     try:
-        statements = ast.parse(text.strip()).body
+        statements = _DottedNames(dimensions).visit(ast.parse(text.strip())).body
     except (SyntaxError, ValueError) as error:
         raise SearchSpaceError(f"constraint {text!r} is not an expression: {error}") from error
     if len(statements) != 1 or not isinstance(statements[0], ast.Expr):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -16,16 +17,23 @@ from search_spaces.checks import (
     float_range_problems,
     int_range_problems,
     is_number,
+    is_value,
     nearest,
     option_problems,
     plain,
 )
 from search_spaces.errors import SearchSpaceError
 
-Value = bool | int | float | str | None
-"""One value of an architecture: a JSON scalar."""
+Value = bool | int | float | str | tuple["Value", ...] | None
+"""One value of an architecture: a JSON scalar, or a tuple of values (a list in JSON)."""
 
 Vector = npt.NDArray[np.float64]
+
+_EXACT = 1 << 44
+"""Integers up to here survive the rounding of one number in [0, 1], on either scale."""
+
+_CORRECTION = 1 << 60
+"""The unit of a correction: corrections, of at most 2¹⁸ positions, stay below 10⁻¹² and do not disturb distances."""
 
 _MANY = 16  # in an integer range with more values than this, neighbours are some steps away, not all values
 
@@ -95,15 +103,18 @@ class Domain(ABC):
 
 @dataclass(frozen=True)
 class Choice(Domain):
-    """One of a list of options: numbers (ordinal), or strings, booleans and `None` (categorical).
+    """One of a list of options: numbers (ordinal), or strings, booleans, lists and `None` (categorical).
 
-    Encoded one-hot. Raises `SearchSpaceError` for an empty list, an option that is not a JSON scalar, or options
-    that are equal (also `1`, `1.0` and `True`, which are equal in Python).
+    A list, such as the depths of a model's stages, becomes a tuple. Encoded one-hot. Raises `SearchSpaceError` for an
+    empty list of options, an option that is neither a JSON scalar nor a list of them, or options that are equal (also
+    `1`, `1.0` and `True`, which are equal in Python).
 
     >>> Choice(["gelu", "relu"]).encode("relu")
     array([0., 1.])
     >>> Choice([128, 256]).is_ordinal, Choice(["gelu", "relu"]).is_ordinal
     (True, False)
+    >>> Choice([[2, 2], [1, 1, 1]]).canonical([2, 2])
+    (2, 2)
     """
 
     options: Sequence[Value]
@@ -118,8 +129,8 @@ class Choice(Domain):
         object.__setattr__(self, "options", options)
 
     @cached_property
-    def _positions(self) -> dict[tuple[bool, Value], int]:
-        return {(isinstance(option, bool), option): i for i, option in enumerate(self.options)}
+    def _positions(self) -> dict[Hashable, int]:
+        return {_typed(option): i for i, option in enumerate(self.options)}
 
     @property
     def size(self) -> int:
@@ -138,9 +149,7 @@ class Choice(Domain):
 
     def canonical(self, value: object) -> Value:
         bare = plain(value)
-        position = None
-        if bare is None or isinstance(bare, (bool, int, float, str)):
-            position = self._positions.get((isinstance(bare, bool), bare))
+        position = self._positions.get(_typed(bare)) if is_value(bare) else None
         if position is None:
             raise SearchSpaceError(f"{value!r} is not one of the options; {nearest(bare, self.options)}")
         return self.options[position]
@@ -149,20 +158,20 @@ class Choice(Domain):
         return self.options[int(rng.integers(len(self.options)))]
 
     def encode_all(self, values: Sequence[Value]) -> Vector:
-        hot = [self._positions[isinstance(value, bool), value] for value in values]
+        hot = [self._positions[_typed(value)] for value in values]
         return np.eye(self.width)[np.asarray(hot, dtype=np.intp)]
 
     def decode(self, vector: npt.ArrayLike) -> Value:
         return self.options[int(np.argmax(np.asarray(vector)))]
 
     def neighbours(self, value: Value) -> list[Value]:
-        position = self._positions[isinstance(value, bool), value]
+        position = self._positions[_typed(value)]
         if self.is_ordinal:
             return _by_distance(self.options, position)
         return [option for i, option in enumerate(self.options) if i != position]
 
     def to_json(self) -> dict[str, Any]:
-        return {"type": "choice", "options": list(self.options)}
+        return {"type": "choice", "options": [as_json(option) for option in self.options]}
 
 
 class _Range(Domain):
@@ -199,9 +208,10 @@ class _Range(Domain):
 class IntRange(_Range):
     """The integers low, low + step, …, high; both ends are included.
 
-    Encoded as one number in [0, 1], on a logarithmic scale with `log`. Raises `SearchSpaceError` when an
-    argument is not an integer, `low > high`, `step` does not divide `high - low`, or `log` is combined with
-    `low < 1` or a step.
+    Encoded as one number in [0, 1], on a logarithmic scale with `log`. If a bound exceeds 2⁴⁴, which one float cannot
+    represent on every scale, a second, tiny number holds the rounding error of the first, so that `decode` is exact.
+    Raises `SearchSpaceError` when an argument is not an integer, a bound is outside ±2⁶³, `low > high`, `step` does
+    not divide `high - low`, or `log` is combined with `low < 1` or a step.
 
     >>> list(IntRange(2, 12, step=5).values())
     [2, 7, 12]
@@ -223,31 +233,69 @@ class IntRange(_Range):
     def size(self) -> int:
         return (self.high - self.low) // self.step + 1
 
+    @property
+    def width(self) -> int:
+        return 1 if self._is_small else 2
+
+    @property
+    def _is_small(self) -> bool:
+        return max(abs(self.low), abs(self.high)) <= _EXACT
+
+    def encode_all(self, values: Sequence[Value]) -> Vector:
+        if self._is_small:
+            return super().encode_all(values)
+        offsets = [int(value) - self.low for value in values]  # type: ignore[arg-type]
+        units = [self._unit(offset) for offset in offsets]
+        corrections = [offset // self.step - self._position(unit) for offset, unit in zip(offsets, units, strict=True)]
+        return np.column_stack([np.asarray(units), np.asarray(corrections, dtype=np.float64) / _CORRECTION])
+
+    def _unit(self, offset: int) -> float:
+        """The share of the range that an offset from `low` is; exact integers, rounded once."""
+        span = self.high - self.low
+        if span == 0:
+            return 0.0
+        return math.log1p(offset / self.low) / math.log1p(span / self.low) if self.log else offset / span
+
+    def _position(self, unit: float) -> int:
+        """The position among the values that is nearest to a share of the range."""
+        if self.log:
+            position = round(self.low * math.expm1(unit * math.log1p((self.high - self.low) / self.low)))
+        else:
+            position = round(Fraction(unit) * (self.size - 1))
+        return min(max(position, 0), self.size - 1)
+
     def values(self) -> range:
         return range(self.low, self.high + 1, self.step)
 
     def canonical(self, value: object) -> int:
         bare = plain(value)
-        integer = int(bare) if is_number(bare) and math.isfinite(bare) and bare == int(bare) else None
+        whole = isinstance(bare, int) or (isinstance(bare, float) and bare.is_integer())
+        integer = int(bare) if whole and not isinstance(bare, bool) else None
         if integer is None or integer not in self.values():
-            near = self._nearest_values(float(bare)) if is_number(bare) else []
+            near = self._nearest_values(bare) if is_number(bare) else []
             hint = f"; nearest: {', '.join(map(str, near))}" if near else ""
             steps = f" in steps of {self.step}" if self.step > 1 else ""
             raise SearchSpaceError(f"{value!r} is not an integer from {self.low} to {self.high}{steps}{hint}")
         return integer
 
     def _nearest_values(self, number: float) -> list[int]:
-        if math.isnan(number):
+        if number != number:  # NaN
             return []
-        position = (min(max(number, self.low), self.high) - self.low) / self.step
+        position = Fraction(min(max(number, self.low), self.high) - self.low) / self.step
         return [self.values()[i] for i in sorted({math.floor(position), math.ceil(position)})]
 
     def sample(self, rng: np.random.Generator) -> int:
         if self.log:
-            return self.decode([rng.random()])
-        return self.values()[int(rng.integers(self.size))]
+            return self.decode([rng.random(), 0.0][: self.width])
+        fits = self.size <= 1 << 63  # what NumPy draws
+        position = int(rng.integers(self.size)) if fits else int.from_bytes(rng.bytes(24)) % self.size
+        return self.values()[position]
 
     def decode(self, vector: npt.ArrayLike) -> int:
+        if not self._is_small:
+            unit, correction = np.asarray(vector, dtype=np.float64)
+            position = self._position(float(np.clip(unit, 0.0, 1.0))) + round(float(correction) * _CORRECTION)
+            return self.values()[min(max(position, 0), self.size - 1)]
         number = self._from_unit(vector)
         return self.values()[min(max(round((number - self.low) / self.step), 0), self.size - 1)]
 
@@ -335,6 +383,22 @@ def domain_from_json(description: Mapping[str, Any]) -> Domain:
         return kinds[kind](**arguments)
     except TypeError as error:
         raise SearchSpaceError(f"{dict(description)!r} does not describe a domain: {error}") from error
+
+
+def as_json(value: Value) -> Any:
+    """A value as JSON has it: tuples as lists.
+
+    >>> as_json(((2, 2), "gelu"))
+    [[2, 2], 'gelu']
+    """
+    return [as_json(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _typed(value: Value) -> Hashable:
+    """A key that distinguishes `True` from `1`, at every depth."""
+    if isinstance(value, tuple):
+        return tuple(_typed(item) for item in value)
+    return isinstance(value, bool), value
 
 
 def _by_distance(values: Sequence[Value], position: int) -> list[Value]:

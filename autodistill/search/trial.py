@@ -13,6 +13,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.files import read_json
 from autodistill.search.layout import TRIAL_FILE, trial_name
 from search_spaces import Architecture
+from search_spaces.checks import plain
 
 
 class TrialState(StrEnum):
@@ -130,7 +131,7 @@ class Trial:
             details = _typed(record, "details", dict)
             return cls(
                 number=_typed(record, "number", int),
-                architecture=_typed(record, "architecture", dict),
+                architecture={name: plain(value) for name, value in _typed(record, "architecture", dict).items()},
                 state=TrialState(record["state"]),
                 metrics=_numbers(record, "metrics"),
                 after_flash=_numbers(record, "after_flash"),

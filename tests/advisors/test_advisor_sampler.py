@@ -10,7 +10,15 @@ from collections.abc import Iterator, Sequence
 import optuna
 import pytest
 
-from advisors import Advisor, AdvisorError, AdvisorSampler, BayesianAdvisor, Observation, RandomAdvisor
+from advisors import (
+    Advisor,
+    AdvisorError,
+    AdvisorSampler,
+    BayesianAdvisor,
+    Observation,
+    RandomAdvisor,
+    SpaceExhaustedError,
+)
 from search_spaces import Architecture, Choice, FloatRange, IntRange, SearchSpace
 
 SPACE = SearchSpace({"width": Choice([64, 96, 128]), "layers": IntRange(2, 6, step=2), "act": ["gelu", "relu"]})
@@ -174,3 +182,45 @@ def test_anything_but_an_advisor_and_a_seed_is_refused() -> None:
     for seed in (-1, None, 0.5, True):
         with pytest.raises(AdvisorError, match=f"seed must be a whole number from 0 on, but got {seed}"):
             AdvisorSampler(RandomAdvisor(SPACE), seed=seed)  # type: ignore[arg-type]
+
+
+def test_a_dimension_that_is_not_suggested_is_reported_after_the_first_trial() -> None:
+    study = optuna.create_study(sampler=AdvisorSampler(BayesianAdvisor(SPACE)))
+    with pytest.raises(AdvisorError, match=r"must suggest every dimension.*, but trial 0 did not suggest layers, act;"):
+        study.optimize(lambda trial: trial.suggest_categorical("width", [64, 96, 128]), n_trials=3)
+
+
+@pytest.mark.parametrize(("low", "high", "step"), [(2, 60, 2), (2, 4, 2), (2, 6, 1), (6, 6, 1)])
+def test_another_range_is_refused_with_both(low: int, high: int, step: int) -> None:
+    study = optuna.create_study(sampler=AdvisorSampler(RandomAdvisor(SearchSpace({"layers": IntRange(2, 6, step=2)}))))
+    with pytest.raises(AdvisorError, match=rf"high={high}.*they are layers: IntDistribution\(high=6, .*low=2, step=2"):
+        study.optimize(lambda trial: trial.suggest_int("layers", low, high, step=step), n_trials=1)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("advisor", [RandomAdvisor(SPACE), BayesianAdvisor(SPACE, initial=3)])
+def test_fixed_parameters_are_never_proposed_twice(advisor: Advisor) -> None:
+    study = optuna.create_study(sampler=AdvisorSampler(advisor))
+    study.optimize(objective, n_trials=2)
+    before = sum(trial.params["act"] == "relu" for trial in study.trials)
+    study.sampler = optuna.samplers.PartialFixedSampler({"act": "relu"}, study.sampler)
+    study.optimize(objective, n_trials=9 - before)
+    assert sum(trial.params["act"] == "relu" for trial in study.trials) == 9
+    assert len(set(proposed(study))) == len(study.trials)
+    with pytest.raises(SpaceExhaustedError, match="all 9 architectures"):
+        study.optimize(objective, n_trials=1)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_fixed_parameter_outside_the_space_is_refused() -> None:
+    for fixed, rule in ({"depth": 3}, "'depth' are not; they are width, layers, act"), ({"layers": 3}, "3 is not an"):
+        sampler = optuna.samplers.PartialFixedSampler(fixed, AdvisorSampler(RandomAdvisor(SPACE)))
+        with pytest.raises(AdvisorError, match=f"fixed parameters must be.*{rule}"):
+            optuna.create_study(sampler=sampler).optimize(objective, n_trials=1)
+
+
+def test_lists_are_suggested_as_text() -> None:
+    space = SearchSpace({"depths": [[2, 2], [1, 1, 1]]})
+    study = optuna.create_study(sampler=AdvisorSampler(BayesianAdvisor(space)))
+    study.optimize(lambda trial: len(trial.suggest_categorical("depths", ["[2, 2]", "[1, 1, 1]"])), n_trials=2)
+    assert {trial.params["depths"] for trial in study.trials} == {"[2, 2]", "[1, 1, 1]"}

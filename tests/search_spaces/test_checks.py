@@ -65,7 +65,7 @@ def test_nearest_options_are_two_numbers_or_similar_words_or_all(
 
 def test_all_problems_of_options_are_found_and_good_options_have_none() -> None:
     assert option_problems((1, 2.5, "x", None, False)) == []
-    problems = option_problems((1, 1.0, math.nan, (2,)))
+    problems = option_problems((1, 1.0, math.nan, {2}))
     assert [problem.split(",")[0] for problem in problems] == [
         "options must differ",
         "an option must be finite",

@@ -46,7 +46,7 @@ def test_a_function_receives_the_whole_architecture_and_cannot_change_it() -> No
     [
         ("b > 1", "constraint 'b > 1' names an unknown dimension 'b'; known: 'a', 'on', 'act'"),
         ("act2 == 'gelu'", "constraint \"act2 == 'gelu'\" names an unknown dimension 'act2'; did you mean 'act'?"),
-        ("pow(a, 2) > 1", "constraint 'pow(a, 2) > 1' calls 'pow'; known: 'abs', 'max', 'min', 'round'"),
+        ("pow(a, 2) > 1", "constraint 'pow(a, 2) > 1' calls 'pow'; known: 'abs', 'len', 'max', 'min', 'round', 'sum'"),
         ("a = 1", "constraint 'a = 1' must be one expression; compare with `==`, join parts with `and`"),
         ("a > 1; on", "constraint 'a > 1; on' must be one expression; compare with `==`, join parts with `and`"),
         ("", "constraint '' must be one expression; compare with `==`, join parts with `and`"),

@@ -155,10 +155,10 @@ def test_a_huge_integer_range_is_not_listed() -> None:
         (lambda: Choice("gelu"), ["options must be a list, but got 'gelu'; write ['gelu']"]),
         (lambda: Choice(3), ["options must be a list, but got 3; write [3]"]),
         (
-            lambda: Choice([1, True, [2], math.inf]),
+            lambda: Choice([1, True, {2}, math.inf]),
             [
                 "options must differ, but 1 and True are equal; remove one",
-                "an option must be a number, a string, a boolean or None, but got [2]",
+                "an option must be a number, a string, a boolean, None, or a list of these, but got {2}",
                 "an option must be finite, but got inf",
             ],
         ),
@@ -213,3 +213,54 @@ def test_a_description_with_unknown_arguments_is_refused() -> None:
 def test_listing_a_float_range_is_an_error() -> None:
     with pytest.raises(SearchSpaceError, match="infinitely many values"):
         FloatRange(0, 1).values()
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(1, 2**63), (1, 2**47), (3, 2**53 + 1), (2**60, 2**60 + 10), (2**62, 2**63)])
+def test_long_integer_ranges_are_encoded_exactly(low: int, high: int, log: bool) -> None:
+    domain = IntRange(low, high, log=log)
+    drawn = np.random.default_rng(0).random(200)
+    values = {low + round(share * (high - low)) for share in drawn} | {low, low + 1, high - 1, high}
+    values |= {min(high, low + 2**power) for power in range(64)}
+    encoded = domain.encode_all(sorted(values))
+    assert [domain.decode(row) for row in encoded] == sorted(values)
+    assert (np.diff(encoded[:, 0]) >= 0).all()
+    assert encoded[:, 0].min() == 0
+    assert encoded[:, 0].max() == 1
+    assert np.abs(encoded[:, 1:]).max(initial=0) < 1e-9
+
+
+def test_long_integer_ranges_have_steps_samples_and_nearest_values() -> None:
+    domain = IntRange(-(2**63), 2**63, step=2**40)
+    value = -(2**63) + 12_345_678 * 2**40
+    assert domain.decode(domain.encode(value)) == value
+    assert all(domain.sample(np.random.default_rng(seed)) in domain.values() for seed in range(20))
+    full = IntRange(-(2**63), 2**63)
+    assert all(full.canonical(full.sample(np.random.default_rng(seed))) in full.values() for seed in range(20))
+    with pytest.raises(SearchSpaceError, match=f"nearest: {value}, {value + 2**40}$"):
+        domain.canonical(value + 1)
+
+
+def test_integer_bounds_beyond_64_bits_are_refused() -> None:
+    with pytest.raises(SearchSpaceError, match=r"must be from -2\*\*63 to 2\*\*63"):
+        IntRange(0, 2**63 + 1)
+    with pytest.raises(SearchSpaceError, match="is not an integer from 0 to 9"):
+        IntRange(0, 9).canonical(10**400)
+
+
+def test_a_choice_of_lists_is_one_of_tuples() -> None:
+    domain = Choice([[2, 2], [1, 1, 1], np.array([3, 4])])
+    assert domain.options == ((2, 2), (1, 1, 1), (3, 4))
+    assert domain.canonical([1, 1.0, np.int64(1)]) == (1, 1, 1)
+    assert not domain.is_ordinal
+    assert domain.to_json() == {"type": "choice", "options": [[2, 2], [1, 1, 1], [3, 4]]}
+    assert domain_from_json(json.loads(json.dumps(domain.to_json()))) == domain
+    assert [domain.decode(domain.encode(value)) for value in domain.values()] == list(domain.options)
+    with pytest.raises(SearchSpaceError, match=r"\[2, 3\] is not one of the options; known: \(2, 2\), "):
+        domain.canonical([2, 3])
+    with pytest.raises(SearchSpaceError, match="an option must be finite"):
+        Choice([[1.0, math.inf]])
+    with pytest.raises(SearchSpaceError, match="or a list of these"):
+        Choice([[1, {}]])
+    with pytest.raises(SearchSpaceError, match="options must differ"):
+        Choice([[1, 2], [1, 2]])

@@ -256,3 +256,25 @@ def test_constraints_given_as_one_string_are_refused_with_the_list_to_write() ->
 
 def test_a_feasible_space_is_accepted() -> None:
     transformer_space().ensure_feasible()
+
+
+def test_lists_and_nested_names_are_dimensions_with_constraints() -> None:
+    space = SearchSpace(
+        {"depths": [[2, 2], [1, 1, 1]], "hidden_sizes": [[8, 16], [8, 16, 32]], "vision_config.hidden_size": [8, 12]},
+        constraints=["len(depths) == len(hidden_sizes)", "vision_config.hidden_size % hidden_sizes[0] == 0"],
+    )
+    assert list(space.enumerate()) == [
+        {"depths": (2, 2), "hidden_sizes": (8, 16), "vision_config.hidden_size": 8},
+        {"depths": (1, 1, 1), "hidden_sizes": (8, 16, 32), "vision_config.hidden_size": 8},
+    ]
+    first = next(space.enumerate())
+    read = json.loads(json.dumps(first))
+    assert space.validate(read) == first
+    assert space.key(read) == space.key(first)
+    assert SearchSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+    assert space.decode(space.encode([first])[0]) == first
+
+
+def test_an_attribute_that_is_no_dimension_is_refused() -> None:
+    with pytest.raises(SearchSpaceError, match="uses Attribute"):
+        SearchSpace({"width": [1, 2]}, constraints=["width.real == 1"])
