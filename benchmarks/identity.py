@@ -6,7 +6,8 @@ Every weight, gain and bias of the teachers is random. For each family the table
 student computes the same function as its teacher, and an arbitrary rotation P. Families whose norms stand after the
 residual sum (BERT) have gains that commute only with permutations. LayerNorms before the readers (GPT-2, ViT) need
 P·1 = 1, and any other P raises an error; RMSNorms (Llama, Qwen, T5) allow every rotation, but compute in float32 in any
-precision of the model. Students of MobileBERT are always selections of channels. Differences are relative where the
+precision of the model. Students of MobileBERT are always selections of channels; DeBERTa and ModernBERT are exact for
+permutations of a stream without mean. Differences are relative where the
 values of the teacher exceed one.
 """
 

@@ -78,6 +78,14 @@ def test_a_tables_text_is_what_earlier_versions_recorded():
     )
 
 
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_fields_that_earlier_versions_did_not_have_are_in_the_text_only_if_they_are_set(name):
+    table = FAMILIES[name].weights
+    assert ", axes=None)" in table.text
+    assert not any(f"{field}=" in table.text for field in ("bias", "position_query", "embedding_map", "refused"))
+    assert "embedding_map='up'" in replace(table, embedding_map="up").text
+
+
 def test_every_role_of_an_axis_has_a_rule_by_which_its_entries_are_chosen():
     tables = [family.weights for family in FAMILIES.values() if isinstance(family.weights, ChannelFamily)]
     assert tables
