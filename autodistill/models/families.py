@@ -143,11 +143,13 @@ class WeightTable(ABC):
         blocks: the path of the list of blocks.
         embeddings: tables and maps that write to the stream before the first block.
         heads: the head sizes of a base model.
+        gain_offset: what norms add to their weight.
     """
 
     blocks: str
     embeddings: tuple[Weight, ...]
     heads: Callable[[nn.Module], HeadSizes]
+    gain_offset: float = 0.0
 
     def depth(self, base: nn.Module) -> int:
         """The number of blocks of a base model."""
@@ -216,6 +218,8 @@ class Family(WeightTable):
         heads: the head sizes of a base model.
         heads_agree: head i corresponds to head i in all blocks (they share a table of position biases).
         settings: what the configuration of a model must have for the table to hold.
+        gain_offset: what norms add to their weight: 1 in Gemma, whose gain is 1 + weight.
+        scaled_embeddings: embeddings are multiplied by the square root of the model's width.
 
     Raises:
         ConfigurationError: an unknown norm position, or a string instead of a tuple.
@@ -236,6 +240,8 @@ class Family(WeightTable):
     heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
     heads_agree: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    gain_offset: float = field(default=0.0, repr=False)
+    scaled_embeddings: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -251,7 +257,9 @@ class Family(WeightTable):
 
     @property
     def text(self) -> str:
-        return repr(self).removesuffix(")") + ", axes=None)"  # as recorded when both kinds were one class
+        added = {name: getattr(self, name) for name in ("settings", "gain_offset", "scaled_embeddings")}
+        later = "".join(f", {name}={value!r}" for name, value in added.items() if value)
+        return repr(self).removesuffix(")") + f", axes=None{later})"  # as recorded when both kinds were one class
 
     @property
     def selects_channels(self) -> bool:
@@ -550,6 +558,9 @@ _PHI3 = replace(
 )
 
 
+_GEMMA = replace(_LLAMA, gain_offset=1.0, scaled_embeddings=True)
+
+
 _VIT = Family(
     blocks="layers",
     parts=(
@@ -679,6 +690,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
         ModelSizes(12, 768, 12, 3072),
     ),
     "phi3": ModelFamily(_PHI3),
+    "gemma": ModelFamily(_GEMMA),
 }
 """By `config.model_type`."""
 
