@@ -100,6 +100,8 @@ class Batch:
     def without_padding(self, feature: torch.Tensor) -> torch.Tensor:
         """The positions of a feature (N, L, C) that are not padding, as rows: (positions, C)."""
         mask = self.padding_mask
+        if mask is not None and feature.dim() == 2 and len(feature) == mask.numel():  # (N·L, C), inside OPT's blocks
+            mask = mask.flatten()
         if mask is not None and mask.shape == feature.shape[:-1]:
             return feature[mask.to(feature.device)]
         return feature.flatten(0, -2)

@@ -11,7 +11,7 @@ from autodistill.initialization.heads import HeadGroup, choose_heads, query_key_
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.stream import Reader, read_after, write_norm_after_sum, writer
 from autodistill.models.families import Attention, Family, FeedForward
-from autodistill.models.weights import Affine, Part, norm_of, read, shape
+from autodistill.models.weights import Affine, Part, read, shape
 
 
 def write_blocks(pair: Pairing[Family]) -> None:
@@ -196,13 +196,13 @@ class _AttentionWriter:
     def _write_head_norms(self) -> None:
         sizes = self.sizes
         for position, norm in enumerate(self._head_norms):
-            of_teacher = norm_of(self.pair.teacher, norm.teacher.path)
-            of_student = norm_of(self.pair.student, norm.student.path)
+            norms = self.pair.norms(norm)
             to, _ = query_key_maps([], torch.zeros(sizes.teacher.channels, 1), sizes.student.channels, rotary=True)
             factor = self._score_scale if position == 0 else 1.0
             filled = to.sum(1) > 0
             fitted = (
-                torch.where(filled, factor * (to @ new), old) for new, old in zip(of_teacher, of_student, strict=True)
+                torch.where(filled, factor * (to @ new), old)
+                for new, old in zip(norms.teacher, norms.student, strict=True)
             )
             self.pair.write_norm(norm.student, *fitted)
 

@@ -223,8 +223,8 @@ class LeastSquares:
         (total,) = self._rows(run.features, Tap(norm.student, INPUT))
         inputs = self._normalised(total, find_module(self.student, norm.student))
         targets = self.start.subspace.project(expected, boundary)
-        fitted = fit_channels(inputs, targets, bias=has_bias(self.student, norm.student))
-        write_norm(self.student, norm.student, *fitted)
+        gain, bias = fit_channels(inputs, targets, bias=has_bias(self.student, norm.student))
+        write_norm(self.student, norm.student, gain - self.family.gain_offset, bias)
 
     def _normalised(self, rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """The rows normalised, without the gain and bias of the norm."""

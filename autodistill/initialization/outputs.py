@@ -8,7 +8,7 @@ from autodistill.initialization.heads import strongest
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.stream import Reader, read_after, rotated_gain, stream_scale, write_norm_after_sum
 from autodistill.models.families import Family, Hidden, Output, Weight, output_path
-from autodistill.models.weights import Affine, Part, norm_of, parameters, part, read, shape
+from autodistill.models.weights import Affine, Part, parameters, part, read, shape
 
 TIED = (
     "the student's output table is its embedding table, which cannot absorb the gain of the last norm; set "
@@ -30,8 +30,8 @@ def output_matcher(pair: Pairing[Family]) -> Affine:
     if not pair.family.norms_before or pair.family.final_norm is None:
         return Affine(pair.subspace.up, pair.subspace.mean(pair.boundary(len(pair.layers))))
     norm = pair.weight(pair.family.final_norm)
-    gain, bias = norm_of(pair.teacher, norm.teacher.path)
-    student_gain, student_bias = norm_of(pair.student, norm.student.path)
+    norms = pair.norms(norm)
+    (gain, bias), (student_gain, student_bias) = norms.teacher, norms.student
     weight = gain[:, None] * pair.subspace.directions * (pair.correction / student_gain)
     return Affine(weight, bias - weight @ student_bias)
 
@@ -40,8 +40,9 @@ def _final_reader(pair: Pairing[Family], outputs: list[Output]) -> Reader:
     boundary = pair.boundary(len(pair.layers))
     norm = pair.weight(pair.family.final_norm) if pair.family.final_norm is not None else None
     if norm is not None and pair.family.norms_before and _tied(pair, outputs):
-        gain, bias = norm_of(pair.teacher, norm.teacher.path)
-        pair.write_norm(norm.student, rotated_gain(pair, gain) * stream_scale(pair), bias @ pair.subspace.up)
+        gain, bias = pair.norms(norm).teacher
+        scale = stream_scale(pair) / pair.embedding_factor
+        pair.write_norm(norm.student, rotated_gain(pair, gain) * scale, bias @ pair.subspace.up)
         pair.approximations.append(TIED)
         return Reader(pair.subspace.down, torch.zeros_like(bias))
     if norm is not None and not pair.family.norms_before:
@@ -110,12 +111,12 @@ def _write_hidden(pair: Pairing[Family], hidden: Hidden, reader: Reader, kept: d
         bias = affine.bias[chosen] if affine.bias is not None else None
         pair.write(layer.student, Affine(affine.weight[chosen], bias))
         if norm is not None:
-            gain, shift = norm_of(pair.teacher, norm.teacher.path)
+            gain, shift = pair.norms(norm).teacher
             pair.write_norm(norm.student, gain[chosen], shift[chosen])
         return
     directions = pair.subspace.directions
     bias = affine.bias @ directions if affine.bias is not None else None
     pair.write(layer.student, Affine(directions.T @ affine.weight, bias))
     if norm is not None:
-        gain, shift = norm_of(pair.teacher, norm.teacher.path)
+        gain, shift = pair.norms(norm).teacher
         pair.write_norm(norm.student, rotated_gain(pair, gain) * stream_scale(pair), shift @ pair.subspace.up)

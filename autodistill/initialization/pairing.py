@@ -14,7 +14,7 @@ from autodistill.initialization.importance import Importance
 from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.models.families import HeadSizes, Weight, WeightTable, require_family
 from autodistill.models.layer_mappings import automatic_mapping
-from autodistill.models.weights import Affine, Part, has, join, parameters, part, shape, write, write_norm
+from autodistill.models.weights import Affine, Part, has, join, norm_of, parameters, part, shape, write, write_norm
 
 T = TypeVar("T")
 FamilyT = TypeVar("FamilyT", bound=WeightTable)
@@ -164,9 +164,24 @@ class Pairing(Generic[FamilyT]):
         write(self.student, spec, affine)
         self.written.update(parameters(self.student, spec))
 
+    def norms(self, norm: Both[Part]) -> Both[tuple[torch.Tensor, torch.Tensor]]:
+        """The gain and the bias of a norm in both models, (channels,) each."""
+        offset = self.family.gain_offset
+        of_student, of_teacher = norm_of(self.student, norm.student.path), norm_of(self.teacher, norm.teacher.path)
+        return Both((of_student[0] + offset, of_student[1]), (of_teacher[0] + offset, of_teacher[1]))
+
+    @property
+    def embedding_factor(self) -> float:
+        """The factor by which the student's embeddings exceed the projection of the teacher's.
+
+        It is not 1 if both models multiply embeddings by the square root of their own width.
+        """
+        scaled = getattr(self.family, "scaled_embeddings", False)
+        return float((self.subspace.teacher_width / self.subspace.width) ** 0.5) if scaled else 1.0
+
     def write_norm(self, norm: Part, gain: torch.Tensor, bias: torch.Tensor) -> None:
         """Write a norm of the student."""
-        write_norm(self.student, norm.path, gain, bias)
+        write_norm(self.student, norm.path, gain - self.family.gain_offset, bias)
         self.written.update(parameters(self.student, norm))
 
 

@@ -92,7 +92,8 @@ def write_embeddings(pair: Pairing[Family]) -> None:
         biased = has_bias(pair.student, table.student)
         weight = affine.weight[:, :rows] - (0 if biased else off[:, None])
         bias = (affine.bias if affine.bias is not None else 0) - off if biased else None
-        pair.write(table.student, Affine(factor.T @ weight, bias @ factor if bias is not None else None))
+        to = factor * pair.embedding_factor
+        pair.write(table.student, Affine(to.T @ weight, bias @ to if bias is not None else None))
         rest = rest - off
     if norm is not None:
         write_norm_after_sum(pair, pair.weight(norm), 0)

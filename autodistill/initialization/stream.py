@@ -14,7 +14,7 @@ import torch
 
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.models.families import Family
-from autodistill.models.weights import Affine, Part, has_bias, norm_of
+from autodistill.models.weights import Affine, Part, has_bias
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_after(pair: Pairing[Family], norm: Both[Part] | None, boundary: int, re
     """
     if not pair.family.norms_before or norm is None:
         return Reader(pair.subspace.up, pair.subspace.mean(boundary))
-    gain, bias = norm_of(pair.teacher, norm.teacher.path)
+    gain, bias = pair.norms(norm).teacher
     up = gain[:, None] * pair.subspace.directions
     kept = torch.zeros(pair.subspace.width, dtype=torch.float64)
     if not all(has_bias(pair.student, reader) for reader in readers):
@@ -93,6 +93,6 @@ def read_after(pair: Pairing[Family], norm: Both[Part] | None, boundary: int, re
 
 def write_norm_after_sum(pair: Pairing[Family], norm: Both[Part], boundary: int) -> None:
     """Write a norm that stands after the residual sum."""
-    gain, bias = norm_of(pair.teacher, norm.teacher.path)
+    gain, bias = pair.norms(norm).teacher
     shift = (bias - pair.subspace.mean(boundary)) @ pair.subspace.down
     pair.write_norm(norm.student, rotated_gain(pair, gain) / stream_scale(pair), shift)

@@ -161,11 +161,13 @@ class WeightTable(ABC):
         blocks: the path of the list of blocks.
         embeddings: tables and maps that write to the stream before the first block.
         heads: the head sizes of a base model.
+        gain_offset: what norms add to their weight.
     """
 
     blocks: str
     embeddings: tuple[Weight, ...]
     heads: Callable[[nn.Module], HeadSizes]
+    gain_offset: float = 0.0
 
     def depth(self, base: nn.Module) -> int:
         """The number of blocks of a base model."""
@@ -252,6 +254,8 @@ class Family(WeightTable):
         position_norm: after that table.
         refused: by the path of a module in the base model, the reason why a model that has it cannot be written.
         settings: what the configuration of a model must have for the table to hold.
+        gain_offset: what norms add to their weight: 1 in Gemma, whose gain is 1 + weight.
+        scaled_embeddings: embeddings are multiplied by the square root of the model's width.
 
     Raises:
         ConfigurationError: an unknown norm position, or a string instead of a tuple.
@@ -276,6 +280,8 @@ class Family(WeightTable):
     position_norm: str | None = None
     refused: Mapping[str, str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    gain_offset: float = field(default=0.0, repr=False)
+    scaled_embeddings: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -294,7 +300,9 @@ class Family(WeightTable):
         text = repr(self)
         for name in _ADDED:  # as recorded by versions without these fields
             text = text.replace(f", {name}=None", "")
-        return text.removesuffix(")") + ", axes=None)"  # as recorded when both kinds were one class
+        added = {name: getattr(self, name) for name in ("settings", "gain_offset", "scaled_embeddings")}
+        later = "".join(f", {name}={value!r}" for name, value in added.items() if value)
+        return text.removesuffix(")") + f", axes=None{later})"  # as recorded when both kinds were one class
 
     @property
     def selects_channels(self) -> bool:
@@ -609,6 +617,9 @@ _PHI3 = replace(
 )
 
 
+_GEMMA = replace(_LLAMA, gain_offset=1.0, scaled_embeddings=True)
+
+
 _VIT = Family(
     blocks="layers",
     parts=(
@@ -835,6 +846,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
         ModelSizes(12, 768, 12, 3072),
     ),
     "phi3": ModelFamily(_PHI3),
+    "gemma": ModelFamily(_GEMMA),
 }
 """By `config.model_type`."""
 

@@ -222,7 +222,7 @@ OPT_LIKE = {
     "word_embed_proj_dim": lambda width: width,
     "pad_token_id": 0,
 }
-PHI3_LIKE = BERT_LIKE | {"num_key_value_heads": quarter}
+PHI3_LIKE = BERT_LIKE | {"num_key_value_heads": quarter, "rms_norm_eps": 1e-6}
 
 CASES = {
     **{
@@ -341,6 +341,12 @@ CASES = {
         hugging_face("OPTForSequenceClassification", **OPT_LIKE, use_cache=False, num_labels=3), KEEPS_CONSTANT
     ),
     "OPT, spans": IdentityCase(hugging_face("OPTForQuestionAnswering", **OPT_LIKE, use_cache=False), KEEPS_CONSTANT),
+    "Gemma, words": IdentityCase(
+        hugging_face("GemmaForCausalLM", **LLAMA_LIKE | {"intermediate_size": 24}, **UNTIED), ORTHOGONAL, error=SINGLE
+    ),
+    "Gemma, classes": IdentityCase(
+        hugging_face("GemmaForSequenceClassification", **LLAMA_LIKE, **UNTIED, num_labels=3), ORTHOGONAL, error=SINGLE
+    ),
     "Phi-3, words": IdentityCase(hugging_face("Phi3ForCausalLM", **PHI3_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
     "Phi-3, partly rotary": IdentityCase(
         hugging_face(

@@ -492,7 +492,7 @@ FAMILIES = {
             Row("funnel.decoder.layers.{}", source),
         ],
         MASKED_WORDS,
-        {"d_inner": [8, 16]},
+        {"block_sizes": [[1, 2], [2, 2]]},
         start=NO_TABLE,
     ),
     "Gemma": OutsideFamily(
@@ -621,6 +621,7 @@ FAMILIES = {
         captions,
         [Row("vision_model.encoder.layers.{}", all_count), Row("text_model.encoder.layers.{}", source)],
         Predictions(all_count, None, key="logits_per_image", kind="NMSE"),
+        {"vision_config.num_hidden_layers": [1, 2]},
         start=NO_TABLE,
     ),
     "Swin": OutsideFamily(
@@ -641,7 +642,7 @@ FAMILIES = {
         lambda: images(32),
         [Row("swin.encoder.layers.{}", all_count, partners=(0, 1))],
         IMAGE_CLASSES,
-        {"mlp_ratio": [2.0, 3.0]},
+        {"depths": [[1, 2], [2, 2]]},
         start=NO_TABLE,
     ),
     "ConvNeXt V2": OutsideFamily(
@@ -660,7 +661,7 @@ FAMILIES = {
         images,
         [Row("convnextv2.encoder.stages.{}", all_count, partners=(0, 1), layout="NCHW")],
         IMAGE_CLASSES,
-        {"hidden_act": ["gelu", "relu"]},
+        {"depths": [[1, 2], [2, 2]]},
         start=NO_TABLE,
     ),
     "DINOv2": OutsideFamily(
