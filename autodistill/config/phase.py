@@ -24,16 +24,34 @@ PER_MAPPING = ("loss_types", "loss_weights")
 """The settings that may have one entry for each mapping."""
 
 
-SCHEDULERS = (
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-)
-"""The schedules of `transformers.get_scheduler` that need no further arguments."""
+SCHEDULERS: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "polynomial": ("lr_end", "power"),
+    "constant": (),
+    "constant_with_warmup": (),
+    "inverse_sqrt": ("timescale",),
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate", "num_cycles"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate", "num_cycles", "warmup_lr_rate"),
+    "warmup_stable_decay": (
+        "num_decay_steps",
+        "num_stable_steps",
+        "warmup_type",
+        "decay_type",
+        "min_lr_ratio",
+        "num_cycles",
+    ),
+}
+"""The schedules of `transformers.get_scheduler` that depend on the step alone, and the arguments that each accepts."""
+
+
+REQUIRED_ARGUMENTS = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+"""The arguments of which a schedule needs exactly one."""
 
 
 MappingFunction = Callable[[nn.Module, nn.Module], Sequence[Any]]
@@ -108,7 +126,10 @@ class PhaseConfig(Section):
         learning_rate: the peak of the schedule.
         weight_decay: of the optimizer.
         optimizer_arguments: further keyword arguments for it.
+        decay_biases_and_norms: False excludes parameters with fewer than two axes, such as biases and the gains of
+            normalisations, from the weight decay.
         scheduler: one of `SCHEDULERS`, by its name in `transformers.get_scheduler`.
+        scheduler_arguments: further keyword arguments for it, such as `min_lr` for 'cosine_with_min_lr'.
         warmup_ratio: the share of the steps over which the learning rate rises.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
         gradient_accumulation_steps: batches for each optimizer update.
@@ -123,7 +144,10 @@ class PhaseConfig(Section):
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     optimizer_arguments: dict[str, Any] = Field(default_factory=dict)
+    # The next two are left out of the record at their default: directories of earlier versions do not contain them.
+    decay_biases_and_norms: bool = Field(default=True, exclude_if=bool)
     scheduler: str = "linear"
+    scheduler_arguments: dict[str, int | float | str] = Field(default_factory=dict, exclude_if=lambda value: not value)
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     gradient_accumulation_steps: Count = 1
@@ -140,13 +164,27 @@ class PhaseConfig(Section):
     @field_validator("scheduler")
     @classmethod
     def _known_scheduler(cls, name: str) -> str:
-        return _one_of(name, SCHEDULERS, f"scheduler is one of {', '.join(SCHEDULERS)}")
+        return _one_of(name, list(SCHEDULERS), f"scheduler is one of {', '.join(SCHEDULERS)}")
 
     def _disagreements(self) -> Iterator[Disagreement]:
         parameters = inspect.signature(getattr(torch.optim, self.optimizer)).parameters
         known = [name for name in parameters if name not in ("params", "lr", "weight_decay")]
-        for name in self.optimizer_arguments:
+        yield from self._unknown_arguments("optimizer", known)
+        yield from self._unknown_arguments("scheduler", SCHEDULERS[self.scheduler])
+        required = REQUIRED_ARGUMENTS.get(self.scheduler, ())
+        received = [name for name in required if name in self.scheduler_arguments]
+        if required and len(received) != 1:
+            sentence = (
+                f"{self.scheduler} needs {' or '.join(required)} in scheduler_arguments, but got "
+                f"{' and '.join(received) or 'neither' if len(required) > 1 else 'none'}."
+            )
+            yield Disagreement("scheduler_arguments", sentence, ("scheduler",))
+
+    def _unknown_arguments(self, setting: str, known: Sequence[str]) -> Iterator[Disagreement]:
+        """A mistake for each argument that the configured optimizer or scheduler does not take."""
+        arguments = f"{setting}_arguments"
+        for name in getattr(self, arguments):
             try:
-                _one_of(name, known, f"optimizer_arguments are further arguments of {self.optimizer}")
+                _one_of(name, known, f"{arguments} are further arguments of {getattr(self, setting)}")
             except ValueError as error:
-                yield Disagreement("optimizer_arguments", str(error), ("optimizer",))
+                yield Disagreement(arguments, str(error), (setting,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from autodistill.config.phase import PhaseConfig
 
 
 def make_optimizer(settings: PhaseConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The configured optimizer of these parameters.
+    """The configured optimizer of these parameters, in one group, or in two if biases and norms do not decay.
 
     Examples:
         >>> optimizer = make_optimizer(PhaseConfig(optimizer="SGD", learning_rate=0.5), nn.Linear(2, 1).parameters())
@@ -22,12 +23,21 @@ def make_optimizer(settings: PhaseConfig, parameters: Iterable[nn.Parameter]) ->
     """
     optimizer_class = getattr(torch.optim, settings.optimizer)
     optimizer: torch.optim.Optimizer = optimizer_class(
-        parameters,
+        parameters if settings.decay_biases_and_norms else _groups(parameters),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         **settings.optimizer_arguments,
     )
     return optimizer
+
+
+def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Matrices, which decay, and parameters of fewer than two axes, which do not; without an empty group."""
+    parameters = list(parameters)
+    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
+    others = [parameter for parameter in parameters if parameter.dim() < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def make_schedule(settings: PhaseConfig, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
@@ -44,5 +54,6 @@ def make_schedule(settings: PhaseConfig, optimizer: torch.optim.Optimizer, steps
         optimizer,
         num_warmup_steps=round(settings.warmup_ratio * steps),
         num_training_steps=steps,
+        scheduler_specific_kwargs=settings.scheduler_arguments,
     )
     return schedule

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
 import torch
 from pydantic import ValidationError
 from transformers import get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from autodistill.config.flash_distillation import FlashDistillationConfig
-from autodistill.config.phase import SCHEDULERS
+from autodistill.config.phase import REQUIRED_ARGUMENTS, SCHEDULERS
 from autodistill.config.regular_distillation import RegularDistillationConfig
 
 
@@ -40,11 +42,48 @@ def test_near_miss_of_an_optimizer_or_scheduler_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_that_is_accepted_runs(name: str) -> None:
-    assert RegularDistillationConfig(scheduler=name).scheduler == name
+    arguments = {argument: 0.1 for argument in REQUIRED_ARGUMENTS.get(name, ())[:1]}
+    settings = RegularDistillationConfig(scheduler=name, scheduler_arguments=arguments)
+    assert settings.scheduler == name
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=3)
+    schedule = get_scheduler(name, optimizer, 1, 3, settings.scheduler_arguments)
     optimizer.step()
     schedule.step()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_arguments_of_a_scheduler_are_those_of_transformers(name: str) -> None:
+    parameters = set(inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[name]).parameters)
+    assert set(SCHEDULERS[name]) == parameters - {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    assert set(REQUIRED_ARGUMENTS.get(name, ())) <= set(SCHEDULERS[name])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "arguments", "sentence"),
+    [
+        ("cosine", {"num_cycle": 2}, "further arguments of cosine, but got 'num_cycle'; did you mean 'num_cycles'?"),
+        ("linear", {"min_lr": 0.1}, "scheduler_arguments are further arguments of linear, but got 'min_lr'."),
+        ("cosine_with_min_lr", {}, "needs min_lr or min_lr_rate in scheduler_arguments, but got neither."),
+        ("cosine_with_min_lr", {"min_lr": 0.1, "min_lr_rate": 0.1}, "but got min_lr and min_lr_rate."),
+        ("warmup_stable_decay", {}, "needs num_decay_steps in scheduler_arguments, but got none."),
+    ],
+    ids=str,
+)
+def test_arguments_that_the_scheduler_cannot_use_are_refused(scheduler, arguments, sentence) -> None:
+    settings = {"scheduler": scheduler, "scheduler_arguments": arguments}
+    assert sentence in sentences(lambda: FlashDistillationConfig(**settings))
+
+
+def test_new_settings_are_recorded_only_if_configured() -> None:
+    new = {"decay_biases_and_norms", "scheduler_arguments"}
+    assert not new & set(RegularDistillationConfig().model_dump(mode="json"))  # as in directories of earlier versions
+    arguments = {"min_lr": 0.5}
+    settings = RegularDistillationConfig(
+        decay_biases_and_norms=False, scheduler="cosine_with_min_lr", scheduler_arguments=arguments
+    )
+    dumped = settings.model_dump(mode="json")
+    assert (dumped["decay_biases_and_norms"], dumped["scheduler_arguments"]) == (False, arguments)
+    assert RegularDistillationConfig(**dumped) == settings
 
 
 @pytest.mark.parametrize("argument", ["moment", "lr", "params", "weight_decay"])

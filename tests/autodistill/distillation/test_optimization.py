@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -39,3 +41,40 @@ def test_the_optimizer_has_its_class_decay_and_further_arguments():
     optimizer = make_optimizer(settings, nn.Linear(2, 1).parameters())
     assert type(optimizer) is torch.optim.SGD
     assert (optimizer.defaults["weight_decay"], optimizer.defaults["momentum"]) == (0.25, 0.5)
+
+
+def test_cosine_ends_at_its_minimal_rate():
+    settings = PhaseConfig(
+        optimizer="SGD",
+        learning_rate=2.0,
+        warmup_ratio=0,
+        scheduler="cosine_with_min_lr",
+        scheduler_arguments={"min_lr": 0.5},
+    )
+    expected = [0.5 + 1.5 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert rates(settings, 8) == pytest.approx(expected)
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+
+
+def test_by_default_every_parameter_decays_in_one_group():
+    parameters = list(model().parameters())
+    (group,) = make_optimizer(PhaseConfig(weight_decay=0.1), parameters).param_groups
+    assert (group["params"], group["weight_decay"]) == (parameters, 0.1)
+
+
+def test_biases_and_norms_do_not_decay_if_so_configured():
+    settings = PhaseConfig(optimizer="SGD", learning_rate=0.5, weight_decay=0.1, decay_biases_and_norms=False)
+    network = model()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = make_optimizer(settings, network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        decay = 0.1 * before[name] if name in ("0.weight", "2.weight") else 0
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * (1 + decay))
+    (only,) = make_optimizer(settings, [network[1].weight]).param_groups  # without an empty group
+    assert only["weight_decay"] == 0
