@@ -64,6 +64,17 @@ def frozen_problems(stages: Sequence[Stage], student: nn.Module) -> list[str]:
     ]
 
 
+def precision_problems(student: nn.Module) -> list[str]:
+    """A sentence if trained weights are float16: the steps of Adam divide by an epsilon that is zero in float16."""
+    names = [name for name, p in student.named_parameters() if p.requires_grad and p.dtype == torch.float16]
+    if not names:
+        return []
+    return [
+        f"trained weights must be float32 (or bfloat16), but those of the student are float16, such as {names[0]!r}; "
+        "build it in float32, and set mixed_precision='fp16' to compute in float16."
+    ]
+
+
 def prediction_problems(
     stage: Stage, student: nn.Module, teacher: nn.Module, features: Features, targets: Features
 ) -> Iterator[str]:

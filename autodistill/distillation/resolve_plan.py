@@ -29,6 +29,7 @@ from autodistill.distillation.plan_checks import (
     feeding_problems,
     frozen_problems,
     path_problems,
+    precision_problems,
     prediction_problems,
     shape_problems,
 )
@@ -36,6 +37,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+from autodistill.models.calls import unknown_arguments
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
@@ -121,6 +123,13 @@ def resolve(
         ConfigurationError: the settings do not fit this student; all mistakes in one error.
     """
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
+    _raise(
+        [
+            *unknown_arguments(student, batch, "student"),
+            *unknown_arguments(teacher, batch, "teacher"),
+            *precision_problems(student),
+        ]
+    )
     flash, mappings = _layers(phases, student, flash_set, anatomy)
     problems: list[str] = []
 
