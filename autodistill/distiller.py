@@ -25,6 +25,7 @@ from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
+from autodistill.environment import resolve_device
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.models.attention import eager_attention
 from autodistill.models.blocks import block_rows, outside_of
@@ -61,7 +62,7 @@ class Distiller:
         teacher: on `device`.
         config: the settings of the two phases.
         train_dataloader: read again for every student.
-        device: where training happens.
+        device: where training happens, or its name; "auto" is a GPU if there is one.
         storage: how much may be kept in memory and on disk.
         loss_func: `(outputs, targets) -> loss`, for students that do not compute a loss themselves.
         processes: process 0 distils block by block, then all of them distil the whole student together.
@@ -82,7 +83,7 @@ class Distiller:
     teacher: nn.Module
     config: AutoDistillationConfig
     train_dataloader: Iterable[Any]
-    device: torch.device
+    device: torch.device | str
     storage: Storage = Storage()
     loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
     processes: Processes = ALONE
@@ -90,6 +91,9 @@ class Distiller:
 
     keeps_size = True
     _announced_eager: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._device = resolve_device(self.device)
 
     def check(self, student: nn.Module) -> None:
         """Resolve the settings against a student, before anything is trained.
@@ -149,7 +153,7 @@ class Distiller:
         if plan.regular is not None and criterion is not None and not context.flash_only:
             steps = self.config.checkpoint_steps
             task = RegularTask(
-                student, plan.regular, criterion, self.stream, self.cache, self.device, steps, self.processes
+                student, plan.regular, criterion, self.stream, self.cache, self._device, steps, self.processes
             )
             records += self.regular_engine(task).run(context)
         return records
@@ -249,7 +253,7 @@ class Distiller:
     def _first_batches(self) -> list[Batch]:
         """The batches on which flash distillation trains, and those that a start inside the teacher uses."""
         initializer_batches = self._phases.init.batches if self._phases.init is not None else 1
-        return [batch.to(self.device) for batch in self.stream.flash_set(max(initializer_batches, self._flash_steps))]
+        return [batch.to(self._device) for batch in self.stream.flash_set(max(initializer_batches, self._flash_steps))]
 
     @cached_property
     def cache(self) -> TeacherCache:

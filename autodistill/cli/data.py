@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,11 @@ def load_data(config: DataConfig, columns: Sequence[str], optional: Sequence[str
         raise ConfigurationError(list(dict.fromkeys(problems)))
     if not isinstance(config.validation, str):
         tables = _split(tables["train"], config.validation, config.train)
-    train, test = (_as_texts(_named(tables[part], config, columns, optional)) for part in ("train", "test"))
+    named = (_named(tables[part], config, columns, optional) for part in ("train", "test"))
+    train, test = (_as_stored(_as_texts(table)) for table in named)
+    unreadable = [problem for table in (train, test) for problem in _unreadable(table)]
+    if unreadable:
+        raise ConfigurationError(unreadable[:5])
     return train, test
 
 
@@ -161,6 +166,46 @@ def _unfit(source: str, table: Dataset) -> list[str]:
 
 def _is_image(feature: Any) -> bool:
     return type(feature).__name__ == "Image"
+
+
+def _as_stored(table: Dataset) -> Dataset:
+    """Images as they are stored, to be decoded by `read_image`."""
+    if "image" in table.features:
+        table = table.cast_column("image", _library().Image(decode=False))
+    return table
+
+
+def _unreadable(table: Dataset) -> Iterator[str]:
+    """A sentence for each file that does not begin as an image; the rest of the files is read with the batches."""
+    for stored in table["image"] if "image" in table.features else ():
+        if stored["bytes"] is None:
+            try:
+                read_image(stored, decode=False)
+            except ConfigurationError as error:
+                yield from error.problems
+
+
+def read_image(stored: Mapping[str, Any], *, decode: bool = True) -> Any:
+    """An image in RGB.
+
+    Args:
+        stored: the content of its file as `bytes`, or its `path`.
+        decode: False reads only the beginning of the file, and returns None.
+
+    Raises:
+        ConfigurationError: the file is no image, or damaged.
+    """
+    from PIL import Image
+
+    source = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
+    try:
+        with Image.open(source) as image:
+            return image.convert("RGB") if decode else None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigurationError(
+            f"the images of the data must be readable, but {stored['path'] or 'one without a file name'} is not: "
+            f"{error}; remove or replace it."
+        ) from error
 
 
 def _as_texts(table: Dataset) -> Dataset:

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from autodistill.batch import IGNORED_LABEL, Batch
+from autodistill.cli.data import read_image
 from autodistill.models.devices import device_of
 from autodistill.models.masks import predicts_next_token
 
@@ -71,7 +72,7 @@ def encode_words(encoder: Encoder, rows: Rows) -> Features:
 
 def encode_images(encoder: Encoder, rows: Rows) -> Features:
     """Encode images, each with a label."""
-    images = [image.convert("RGB") for image in rows["image"]]
+    images = [read_image(image) for image in rows["image"]]
     pixels = encoder.preprocessor(images, return_tensors="pt")["pixel_values"]
     return {"pixel_values": list(pixels), "labels": [encoder.labels[label] for label in rows["label"]]}
 

@@ -64,6 +64,34 @@ def call_by_names(model: nn.Module, batch: Batch) -> Any:
     return Batch(arguments).call(model)
 
 
+def unknown_arguments(model: nn.Module, batch: Batch, owner: str) -> list[str]:
+    """A sentence if a mapping has keys that are no arguments of the model's forward.
+
+    Args:
+        model: any model; all keys are arguments of a forward with `**kwargs`.
+        batch: any batch; a pair has no keys.
+        owner: the name of the model in the sentence.
+
+    Examples:
+        >>> batch = Batch({"input": torch.ones(2), "index": torch.ones(2)})
+        >>> print(unknown_arguments(nn.ReLU(), batch, "student")[0].split("; ")[0][60:])
+        ent and teacher, but the student's ReLU.forward takes input, and the batch also holds 'index'
+    """
+    if not isinstance(batch.content, Mapping):
+        return []
+    parameters = inspect.signature(model.forward).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    unknown = [key for key in batch.content if key not in parameters]
+    if not unknown:
+        return []
+    return [
+        f"a batch's keys are arguments of the forward of student and teacher, but the {owner}'s "
+        f"{type(model).__name__}.forward takes {', '.join(parameters)}, and the batch also holds "
+        f"{', '.join(map(repr, unknown))}; leave it out in the data (collate_fn), or add it to the forward."
+    ]
+
+
 def inference_call(model: nn.Module, batch: Batch) -> Callable[[], Any]:
     """The call of a model for its predictions alone: on the model's device, without the labels of the batch.
 

@@ -235,7 +235,10 @@ class SearchLoop:
         kept = {"all": self.result.completed, "pareto": self.result.pareto_front, "none": []}[self.policy.keep]
         numbers = {other.number for other in kept}
         for number in (self._with_students | {trial.number}) - numbers:
-            remove(self.directory.student_directory(number))
+            try:
+                remove(self.directory.student_directory(number))
+            except OSError as error:
+                logger.warning("the student of trial %d is not kept, but could not be removed: %s", number, error)
         self._with_students = numbers
         return trial
 

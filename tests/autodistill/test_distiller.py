@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from small_models import Transformer
+from transformers import BertConfig, BertForSequenceClassification
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.checkpoints import Checkpoints
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
+from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.training import StageRecord, Training, TrainingContext
 
 
@@ -148,3 +150,94 @@ def test_regular_distillation_trains_with_every_loss_between_logits(kind) -> Non
     sections = {"regular_distillation": {"train_steps": 31, "learning_rate": 1e-2, "loss_types": kind}}
     (record,) = make_distiller(**sections).train(student(), TrainingContext(seed=0)).stages
     assert record.last_loss < record.first_loss
+def test_device_may_be_named() -> None:
+    distiller = make_distiller(**BOTH)
+    expected, named = student(), student()
+    distiller.train(expected, TrainingContext(seed=0))
+    by_name = Distiller(distiller.teacher, distiller.config, distiller.train_dataloader, "cpu")
+    by_name.train(named, TrainingContext(seed=0))
+    assert_identical(named, expected)
+    with pytest.raises(ConfigurationError, match="device must be 'auto' or one that PyTorch can use, but 'gpu'"):
+        Distiller(distiller.teacher, distiller.config, distiller.train_dataloader, "gpu")
+
+
+def adam_by_hand(weight, gradient, rate, epsilon):
+    """The first step of Adam, whose moments cancel their bias corrections."""
+    return weight - rate * gradient / (gradient.abs() + epsilon)
+
+
+def test_adam_divides_by_zero_in_float16_and_such_students_are_refused() -> None:
+    assert torch.tensor(1e-8, dtype=torch.float16) == 0
+    zero = torch.zeros(1, dtype=torch.float16)
+    assert adam_by_hand(zero, zero, 1e-3, torch.tensor(1e-8, dtype=torch.float16)).isnan()
+    with pytest.raises(ConfigurationError, match=r"trained weights must be float32.*mixed_precision='fp16'"):
+        make_distiller(**BOTH).check(student().half())
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sections", [BOTH, FED | {"init": "teacher"}])
+def test_float32_student_of_a_half_precision_teacher_is_trained_as_if_its_weights_were_float32(half, sections) -> None:
+    """The teacher's weights are the same numbers in both; only its activations are rounded."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    options = {"vocab_size": 30, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    teacher = seeded(lambda: BertForSequenceClassification(BertConfig(**sizes, **options))).to(half)
+    generator = torch.Generator().manual_seed(0)
+    data = [
+        {"input_ids": torch.randint(1, 30, (8, 6), generator=generator), "labels": torch.tensor([0, 1] * 4)}
+        for _ in range(3)
+    ]
+    students = []
+    for precise in (teacher, copy.deepcopy(teacher).float()):
+        config = AutoDistillationConfig.load({"search": {"search_space": {"x": [1]}, "metrics": ["l"]}} | sections)
+        made = TransformersBuilder(BertForSequenceClassification, precise.config)
+        students.append(seeded(lambda made=made: made({"num_hidden_layers": 1})))
+        distiller = Distiller(precise, config, data, torch.device("cpu"))
+        distiller.check(students[-1])
+        distiller.train(students[-1], TrainingContext(seed=0))
+    for left, right in zip(*(student.parameters() for student in students), strict=True):
+        assert left.dtype == torch.float32
+        torch.testing.assert_close(left, right, rtol=0, atol=0.02)
+
+
+def test_small_steps_change_every_weight_in_float32_and_few_in_bfloat16() -> None:
+    def changed(dtype: str) -> float:
+        model = TransformersBuilder(BertForSequenceClassification, BertConfig(dtype=torch.bfloat16, **SMALL_BERT))(
+            {} if dtype == "" else {"dtype": dtype}
+        )
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+        tokens = torch.arange(30).repeat(2, 1)
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(tokens, token_type_ids=tokens % 2, labels=torch.tensor([0, 1])).loss.backward()
+            optimizer.step()
+        pairs = list(zip(model.parameters(), before, strict=True))
+        return sum(int((now != old).sum()) for now, old in pairs) / sum(old.numel() for _, old in pairs)
+
+    torch.manual_seed(0)
+    assert changed("") > 0.95
+    assert changed("bfloat16") < 0.4
+
+
+SMALL_BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 30,
+    "max_position_embeddings": 30,
+}
+
+
+def test_key_that_forward_lacks_is_a_mistake_of_the_set_up() -> None:
+    distiller = make_distiller(**BOTH)
+    data = [{"tokens": inputs, "index": torch.arange(4)} for inputs, _ in distiller.train_dataloader]
+    other = Distiller(distiller.teacher, distiller.config, data, "cpu")
+    with pytest.raises(ConfigurationError) as caught:
+        other.check(student())
+    assert len(caught.value.problems) == 2
+    for owner in ("student", "teacher"):
+        assert (
+            f"the {owner}'s Transformer.forward takes tokens, and the batch also holds 'index'; leave it out in the "
+            "data (collate_fn), or add it to the forward."
+        ) in str(caught.value)

@@ -272,7 +272,7 @@ _COMPUTED: Mapping[str, Callable[[Any], int]] = {
     "time_step_rank": lambda config: math.ceil(config.hidden_size / 16),
     "mamba_d_head": lambda config: config.mamba_expand * config.hidden_size // config.mamba_n_heads,
 }
-"""Fields that configurations compute from others when they are constructed; each follows if the base's has its value."""
+"""Fields that configurations compute when they are constructed; each follows if the base's has the computed value."""
 
 
 def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:

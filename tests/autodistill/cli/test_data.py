@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from saved_teachers import write_images, write_lines
 
-from autodistill.cli.data import label_numbers, load_data
+from autodistill.cli.data import label_numbers, load_data, read_image
 from autodistill.config.command_line import DataConfig
 from autodistill.errors import ConfigurationError
 
@@ -54,7 +54,30 @@ def test_lines_of_a_text_file_are_texts():
 def test_folders_of_images_are_labels():
     train, _ = load(("image", "label"), train=str(write_images(Path("images"))), validation=0.5)
     assert train.features["label"].names == ["bad", "good"]
-    assert train[0]["image"].size == (8, 8)
+    assert read_image(train[0]["image"]).size == (8, 8)
+
+
+def test_broken_image_files_are_named_before_anything_runs():
+    folder = write_images(Path("images"))
+    (folder / "bad" / "0.png").write_bytes(b"no image")
+    (folder / "good" / "1.png").write_bytes(b"")
+    with pytest.raises(ConfigurationError) as error:
+        load(("image", "label"), train=str(folder))
+    assert len(error.value.problems) == 2
+    assert "bad/0.png is not: cannot identify image file" in str(error.value)
+    assert "good/1.png is not: " in str(error.value)
+
+
+def test_image_that_ends_too_early_is_named_when_it_is_decoded():
+    file = write_images(Path("images")) / "bad" / "0.png"
+    file.write_bytes(file.read_bytes()[:45])
+    train, validation = load(("image", "label"), train="images", validation=0.5)
+    stored = [row for table in (train, validation) for row in table["image"]]
+    with pytest.raises(ConfigurationError, match=r"bad/0\.png is not: .*; remove or replace it"):
+        [read_image(image) for image in stored]
+    content = {"path": None, "bytes": file.read_bytes()}
+    with pytest.raises(ConfigurationError, match="one without a file name is not"):
+        read_image(content)
 
 
 def test_share_that_is_held_out_is_the_same_every_time():

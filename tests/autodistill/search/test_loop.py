@@ -8,11 +8,13 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from small_models import Transformer
 from toy_search import make_config, make_search
 from width_search import search, widths_of
 
-from autodistill import ConfigurationError, SearchStoppedError
+from autodistill import AutoDistillation, ConfigurationError, SearchStoppedError
+from autodistill.search import loop
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
 
@@ -148,3 +150,47 @@ def test_callback_that_changes_a_trial_changes_nothing_of_the_search(tmp_path):
     assert changed.search_loop() == unchanged.search_loop()
     assert [trial.metrics for trial in changed.search_result] == [trial.metrics for trial in unchanged.search_result]
     assert "note" not in changed.search_result[0].details
+
+
+class Unsaved(torch.nn.Linear):
+    """Saving the student of one architecture fails."""
+
+    def save_pretrained(self, folder):
+        if self.in_features == 4:
+            raise RuntimeError("it cannot be saved")
+        (folder / "weights.bin").touch()
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        raise NotImplementedError
+
+
+def test_failure_while_a_student_is_saved_fails_its_trial_only(tmp_path):
+    agent = AutoDistillation(
+        lambda architecture: Unsaved(architecture["width"], 1),
+        {"search": {"search_space": {"width": [2, 4, 8]}, "metrics": ["parameters"], "search_algorithm": "Grid"}},
+        train_func=lambda student: student,
+        search_dir=tmp_path,
+        show_progress_bar=False,
+        keep="all",
+    )
+    agent.search_loop(n_trials=3)
+    by_width = {trial.architecture["width"]: trial for trial in agent.search_result}
+    assert {width: trial.state.value for width, trial in by_width.items()} == {
+        2: "complete",
+        4: "failed",
+        8: "complete",
+    }
+    assert "it cannot be saved" in by_width[4].error
+    assert [path.name for path in by_width[4].directory.iterdir()] == ["trial.json"]
+
+
+def test_student_that_cannot_be_removed_does_not_end_the_search(tmp_path, monkeypatch, caplog):
+    def refuse(path):
+        raise PermissionError("not permitted")
+
+    monkeypatch.setattr(loop, "remove", refuse)
+    agent = search(tmp_path, keep="none")
+    agent.search_loop()
+    assert "the student of trial 0 is not kept, but could not be removed: not permitted" in caplog.text
+    assert len(agent.search_result.completed) > 1

@@ -9,9 +9,11 @@ import torch
 from small_trainers import (
     SMALL,
     bert,
+    make_trainer,
     problems,
 )
 
+from autodistill import ConfigurationError
 from autodistill.config import AutoDistillationConfig
 from autodistill.integrations.huggingface.trainer_checks import trainer_problems
 
@@ -82,3 +84,26 @@ def test_metric_of_the_trainer_needs_its_data_unless_a_function_evaluates() -> N
 def test_metric_of_several_data_sets_must_bear_the_name_of_one() -> None:
     (problem,) = trainer_problems(trainer(eval_dataset={"near": [1], "far": [2]}), CONFIG, None, None)
     assert "as 'eval_near_loss', 'eval_far_loss' do, but got 'eval_loss'" in problem
+
+
+class WithoutLabels(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"input_ids": torch.tensor([1, 2, 3])}
+
+
+def test_metrics_of_data_without_labels_are_refused_before_the_first_trial(tmp_path):
+    trainer = make_trainer(tmp_path, bert(), data=WithoutLabels())
+    trainer.autodistillation_config = SMALL
+    with pytest.raises(ConfigurationError) as caught:
+        trainer.autodistillation(bert(16, 2))
+    assert (
+        "the trainer's evaluation computes 'eval_loss' from labels ('labels', 'next_sentence_label'), but batches of "
+        "eval_dataset hold 'input_ids'; add labels to it"
+    ) in str(caught.value)
+    assert not (tmp_path / "autodistillation").exists()
+    trainer.autodistillation_config = SMALL | {"search": SMALL["search"] | {"metrics": ["parameters"]}}
+    trainer.autodistillation(bert(16, 2), n_trials=1)
+    assert len(trainer.autodistillation_search.search_result.completed) == 1
