@@ -12,9 +12,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
     LlamaConfig,
@@ -88,6 +90,13 @@ def test_a_space_without_impossible_pairs_is_unchanged_and_nothing_is_logged(cap
     space = SearchSpace({"intra_bottleneck_size": [4, 8], "num_attention_heads": [1, 2]})
     assert builder.feasible(space) is space
     assert not caplog.records
+
+
+def test_the_pooler_of_deberta_has_the_width_of_the_student():
+    config = DebertaV2Config(hidden_size=16, vocab_size=20, **SIZES)
+    student = TransformersBuilder(AutoModelForSequenceClassification, config)({"hidden_size": 8})
+    assert student.pooler.dense.weight.shape == (8, 8)
+    assert student(torch.ones(1, 3, dtype=torch.long)).logits.shape == (1, 2)
 
 
 def test_fields_that_depend_on_others_are_derived():
