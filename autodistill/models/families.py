@@ -358,12 +358,14 @@ class Family(WeightTable):
     def in_blocks(self) -> list[str]:
         optional: list[Weight | None] = []
         for unit in self.parts:
-            optional += [*unit.head_norms, unit.position_table] if isinstance(unit, Attention) else []
+            if isinstance(unit, Attention):
+                optional += [*unit.head_norms, unit.position_table, unit.position_query, unit.position_key]
         required = [spec for specs in self.required_weights() for spec in specs]
         return [part(spec).path for spec in (*required, *optional) if spec is not None]
 
     def outside_blocks(self, base: str) -> list[str]:
-        inside = (*self.embeddings, self.embedding_norm, self.final_norm)
+        norms = (self.embedding_norm, self.final_norm, self.position_norm)
+        inside = (*self.embeddings, self.embedding_map, self.position_rows, *norms)
         outputs: list[Weight | None] = []
         for output in self.outputs:
             outputs += [output.last, *((output.hidden.reader, output.hidden.norm) if output.hidden else ())]
