@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -103,7 +104,7 @@ class CapturedInputs:
             output = map_tensors(torch.Tensor.detach, self.call(index)(module))
             forms.append(poison(output))
             outputs = {finished: forms[index] for finished, forms in earlier.items()}
-            with returning(outputs | {module: output}):
+            with returning(outputs | {module: output}), _standing_in():
                 call = calls_of(self._student, [following], self._batches[index])[0]
             if not self._store.put(index, (call.args, call.kwargs)):
                 self._kept = index
@@ -136,6 +137,22 @@ class CapturedInputs:
             self._finished[path].append(copied(output) if keep else poison(output))
 
         return note
+
+
+@contextlib.contextmanager
+def _standing_in() -> Iterator[None]:
+    """Within the context, an error of the student fails the verification, since what stands in for finished blocks may
+    be its cause: it cannot be changed in place, and is NaN. An error with another cause is raised by full forwards.
+
+    Raises:
+        VerificationError: the student raised an error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, VerificationError):
+        raise
+    except Exception as error:
+        raise VerificationError(f"the outputs of finished blocks cannot stand in for them: {error}") from error
 
 
 def poison(structure: Any) -> Any:

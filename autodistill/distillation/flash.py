@@ -22,7 +22,7 @@ from autodistill.distillation.step_loop import StepLoop, autocast
 from autodistill.losses.criterion import Criterion, Features, TrainingStep
 from autodistill.models.calls import VerificationError
 from autodistill.models.masks import predicts_next_token
-from autodistill.models.modes import compiled, frozen, plain_forward, training_only
+from autodistill.models.modes import compiled, frozen, is_compiled, plain_forward, training_only
 from autodistill.models.module_paths import find_module, last_of_their_siblings
 from autodistill.models.taps import TapRecorder
 from autodistill.seeds import derive_seed
@@ -74,6 +74,8 @@ class FlashDistillation:
             context: a block in its checkpoints is loaded instead.
         """
         self._captured_for = None
+        if is_compiled(self._student):
+            logger.info("the student was compiled: it runs uncompiled in flash distillation")
         try:
             with plain_forward(self._student):
                 self._blockers = self._find_blockers()

@@ -80,7 +80,7 @@ class RegularDistillation:
         loop = StepLoop(stage.name, stage.settings, stage.steps, seed, task.device, report.step, task.processes)
         recorder = TapRecorder(task.student, stage.student_taps, owner="student")
         with (
-            plain_forward(task.student),
+            plain_forward(task.student, keep_compiled=not any(tap.path for tap in stage.student_taps)),
             training_only(task.student, stage.blocks) as parameters,
             recorder,
             compiled(task.student, "", stage.student_taps, stage.settings.compile),

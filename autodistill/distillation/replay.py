@@ -11,6 +11,7 @@ reports where it does not; what cannot be known in advance is verified bit for b
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from autodistill.batch import Batch
 from autodistill.distillation.plan import Stage
 from autodistill.models.calls import Call, removing
 from autodistill.models.module_paths import find_module, is_inside
-from autodistill.tensors import Container, container_kind, identical, map_tensors, nodes
+from autodistill.tensors import Container, container_kind, elements, identical, map_tensors, nodes
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ def _blocker_of_calls(block: nn.Module, calls: Sequence[Call], output: Any) -> s
     unknown = _unstorable(calls[0])
     if unknown is not None:
         return f"its argument {unknown} cannot be stored"
+    other = next((node for node in nodes(output) if dataclasses.is_dataclass(node) and elements(node) is None), None)
+    if other is not None:
+        return f"it returns a {type(other).__name__}, which cannot be stored"
     call = Call(copied(calls[0].args), copied(calls[0].kwargs))
     if not identical(copied(call(block)), output):
         return "alone it does not return what it returns inside the student"

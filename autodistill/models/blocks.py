@@ -73,7 +73,7 @@ def _has_several_matrices(model: nn.Module, path: str) -> bool:
 
 
 def _can_be_called(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward
+    return getattr(module.forward, "__func__", module.forward) is not nn.Module.forward
 
 
 def _siblings(model: nn.Module) -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -102,7 +103,31 @@ def training_only(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[nn.P
             module.train()
         for parameter in trained:
             parameter.requires_grad_(True)
-        yield trained
+        with _checkpointing_without_reentry(model):
+            yield trained
+
+
+@contextlib.contextmanager
+def _checkpointing_without_reentry(model: nn.Module) -> Iterator[None]:
+    """Within the context, gradient checkpointing of transformers' modules is not reentrant.
+
+    The reentrant form computes the same, but no gradient at all for a module whose inputs require none, as those of a
+    block after frozen ones.
+    """
+    name = "_gradient_checkpointing_func"
+    reentrant = {
+        module: function
+        for module in model.modules()
+        if isinstance(function := module.__dict__.get(name), functools.partial)
+        and function.keywords.get("use_reentrant")
+    }
+    try:
+        for module, function in reentrant.items():
+            setattr(module, name, functools.partial(function, use_reentrant=False))
+        yield
+    finally:
+        for module, function in reentrant.items():
+            setattr(module, name, function)
 
 
 def nothing_to_train(blocks: Sequence[str]) -> str:
@@ -111,13 +136,28 @@ def nothing_to_train(blocks: Sequence[str]) -> str:
     return f"a stage must have parameters to train, but {names} has none that requires gradients."
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model or a module inside it was compiled, by `torch.compile(module)` or `module.compile()`.
+
+    Examples:
+        >>> is_compiled(nn.Linear(2, 2)), is_compiled(nn.Sequential(torch.compile(nn.Linear(2, 2))))
+        (False, True)
+    """
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+
+
 @contextlib.contextmanager
-def plain_forward(model: nn.Module) -> Iterator[None]:
+def plain_forward(model: nn.Module, *, keep_compiled: bool = False) -> Iterator[None]:
     """Within the context, a forward pass of the model runs its modules one by one and caches nothing.
 
     No configuration inside the model enables a key-value cache, which training does not need. The fused path that
     `nn.TransformerEncoder` takes in eval mode is off: it skips modules that may be mapped, passes ragged tensors from
-    layer to layer, and depends on which hooks are registered, with different results in the last bits.
+    layer to layer, and depends on which hooks are registered, with different results in the last bits. Compiled modules
+    run uncompiled, since compiled code ignores hooks that are added to it.
+
+    Args:
+        model: any model.
+        keep_compiled: run compiled modules as they are: for forwards without hooks inside the model.
     """
     configs = {
         id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
@@ -127,8 +167,10 @@ def plain_forward(model: nn.Module) -> Iterator[None]:
     for config in caching:
         config.use_cache = False
     torch.backends.mha.set_fastpath_enabled(False)
+    runs_compiled = keep_compiled or not is_compiled(model)
     try:
-        yield
+        with contextlib.nullcontext() if runs_compiled else torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for config in caching:
             config.use_cache = True

@@ -7,6 +7,7 @@ student with a tap of the teacher. `layer_mappings` parses every form that a con
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ OutputProcess = str | Callable[[Any], torch.Tensor]
 
 AUTO = "auto"
 """The output process of automatic mappings: the output itself if it is a tensor, else its `logits` if it has them,
-else its first element, which is what a block passes on."""
+else its first element or field, which is what a block passes on."""
 
 
 INPUT = "input"
@@ -117,6 +118,8 @@ def main_part(output: Any) -> Any:
     """
     if isinstance(output, torch.Tensor):
         return output
+    if dataclasses.is_dataclass(output) and not isinstance(output, Mapping):
+        output = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     if isinstance(output, Mapping):
         return output["logits"] if "logits" in output else next((v for k, v in output.items() if k != "loss"), None)
     return output[0] if isinstance(output, tuple | list) and output else output

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 
 import pytest
 import torch
 from families import seeded
-from naive_distillation import assert_identical, distil_both_ways, make_distiller
+from naive_distillation import assert_identical, distil_both_ways, largest_difference, make_distiller
 from small_models import ConvolutionalNetwork, Counted, Transformer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from autodistill.batch import Batch
@@ -18,6 +20,7 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.distillation.activation_store import Budget
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distiller import Distiller
+from autodistill.errors import ConfigurationError
 from autodistill.training import TrainingContext
 
 
@@ -217,3 +220,168 @@ def test_pair_of_losses_without_blocks_trains_as_regular_distillation_does(init)
     (flash, first), (regular, same) = students
     assert first == same
     assert all(torch.equal(flash[name], regular[name]) for name in flash)
+
+
+# --- what replay cannot handle ---------------------------------------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """Blocks with an operation between them: `between(output, input)` is the input of the next block."""
+
+    def __init__(self, width, depth, between):
+        super().__init__()
+        self.embedding, self.between = nn.Linear(8, width), between
+        self.layers = nn.ModuleList(nn.Sequential(nn.Sigmoid(), nn.Linear(width, width)) for _ in range(depth))
+
+    def forward(self, inputs):
+        hidden = self.embedding(inputs)
+        for layer in self.layers:
+            hidden = self.between(layer(hidden), hidden)
+        return hidden
+
+
+def add_in_place(output, hidden):
+    output += hidden
+    return output
+
+
+def shift_in_place(output, hidden):
+    return output.sub_(0.5)
+
+
+def refuse_nan(output, hidden):
+    if output.isnan().any():
+        raise ValueError("NaN")
+    return output
+
+
+@pytest.mark.parametrize("between", [add_in_place, shift_in_place, refuse_nan])
+def test_operation_between_blocks_that_fails_without_them_makes_inputs_be_captured_again(between, caplog):
+    teacher, student = seeded(lambda: Chain(16, 3, between)), seeded(lambda: Chain(8, 3, between), 1)
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(student, make_distiller(teacher, tokens()))
+    assert_identical(engine, naive)
+    assert {record.mode for record in records} == {"replay"}
+    again = "the inputs of layers.2 are captured again by full forwards: the outputs of finished blocks cannot stand in"
+    assert any(message.startswith(again) for message in caplog.messages)
+
+
+@dataclasses.dataclass
+class Hidden:
+    loss: torch.Tensor | None
+    hidden: torch.Tensor
+
+
+class ReturnsHidden(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+
+    def forward(self, hidden):
+        return Hidden(None, torch.tanh(self.inner(hidden)))
+
+
+class OfHidden(nn.Module):
+    def __init__(self, width, depth):
+        super().__init__()
+        self.embedding = nn.Linear(8, width)
+        self.layers = nn.ModuleList(ReturnsHidden(width) for _ in range(depth))
+
+    def forward(self, inputs):
+        hidden = self.embedding(inputs)
+        for layer in self.layers:
+            hidden = layer(hidden).hidden
+        return hidden
+
+
+EXPLICIT = {
+    "block_names": ["layers.0", "layers.1"],
+    "layer_mappings_for_knowledge_transfer": [[("layers.0", "hidden")], [("layers.1", "hidden", "layers.1", "hidden")]],
+}
+
+
+@pytest.mark.parametrize("settings", [{}, EXPLICIT], ids=["automatic", "explicit"])
+def test_blocks_that_return_a_dataclass_fall_back(settings, caplog):
+    teacher, student = seeded(lambda: OfHidden(16, 2)), seeded(lambda: OfHidden(8, 2), 1)
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        engine, naive, records = distil_both_ways(student, make_distiller(teacher, tokens(), **settings))
+    assert_identical(engine, naive)
+    reason = "it returns a Hidden, which cannot be stored"
+    assert [(record.mode, record.reason) for record in records] == [("truncated forward", reason)] * 2
+    assert f"layers.0 runs by the truncated forward: {reason}" in caplog.messages
+
+
+def compiled_model(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def compiled_blocks(model):
+    for index, layer in enumerate(model.layers):
+        model.layers[index] = torch.compile(layer, backend="eager")
+    return model
+
+
+def blocks_compiled_in_place(model):
+    for layer in model.layers:
+        layer.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compile_it", [compiled_model, compiled_in_place, compiled_blocks, blocks_compiled_in_place])
+def test_compiled_students_and_teachers_are_trained_as_if_they_were_not(compile_it, caplog):
+    def trained(convert):
+        teacher, student = seeded(lambda: Transformer(16, 2)), seeded(lambda: Transformer(8, 2), 1)
+        student = convert(student)
+        distiller = make_distiller(convert(teacher), tokens())
+        return distiller.train(student, TrainingContext(seed=7))
+
+    with caplog.at_level(logging.INFO, logger="autodistill"):
+        plain, compiled = trained(lambda model: model), trained(compile_it)
+    assert largest_difference(plain.model, compiled.model) == 0
+    assert [stage.mode for stage in compiled.stages] == ["replay"] * 2
+    assert caplog.messages.count("the student was compiled: it runs uncompiled in flash distillation") == 1
+
+
+@pytest.mark.parametrize("settings", [{"automatic_mapping": "blocks"}, {}], ids=["replay", "with the embeddings"])
+def test_reentrant_checkpointing_trains_the_same_weights_and_is_restored(settings):
+    def trained(reentrant):
+        teacher, student = seeded(lambda: bert(16, 2)), seeded(lambda: bert(8, 2), 1)
+        if reentrant is not None:
+            student.activation_checkpointing_enable({"use_reentrant": reentrant})
+        make_distiller(teacher, bert_batches(), **settings).train(student, TrainingContext(seed=7))
+        return student
+
+    reentrant = trained(True)
+    assert_identical(reentrant, trained(None))
+    assert_identical(reentrant, trained(False))
+    assert all(layer._gradient_checkpointing_func.keywords["use_reentrant"] for layer in reentrant.encoder.layer)
+
+
+class Checkpointed(nn.Module):
+    """Calls PyTorch's checkpointing itself."""
+
+    def __init__(self, width, depth):
+        super().__init__()
+        self.embedding = nn.Linear(8, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, inputs):
+        hidden = self.embedding(inputs)
+        for layer in self.layers:
+            hidden = checkpoint(layer, hidden, use_reentrant=True)
+        return hidden
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+def test_reentrant_checkpointing_of_the_model_itself_is_named_as_a_possible_cause():
+    distiller = make_distiller(seeded(lambda: Checkpointed(16, 2)), tokens())
+    student = seeded(lambda: Checkpointed(8, 2), 1)
+    plan = distiller.resolve(student)
+    engine = FlashDistillation(student, plan.flash, plan.flash_criteria, distiller.flash_set, replay=False)
+    with pytest.raises(ConfigurationError, match=r"by reentrant checkpointing.*call it with use_reentrant=False"):
+        engine.run(TrainingContext(seed=7))
