@@ -97,7 +97,14 @@ from autodistill.standalone.callbacks import (
     MSEHiddenStatesCallback as MSEHiddenStatesCallback,
 )
 from autodistill.standalone.evaluation import evaluate_distillation as evaluate_distillation
+from autodistill.standalone.guide import configure_training as configure_training
+from autodistill.standalone.guide import get_temperature as get_temperature
+from autodistill.standalone.guide import online_distillation as online_distillation
+from autodistill.standalone.guide import softmax_with_temperature as softmax_with_temperature
+from autodistill.standalone.guide import train_with_distillation as train_with_distillation
+from autodistill.standalone.image_files import ImageFiles as ImageFiles
 from autodistill.standalone.runner import DistilRunner as DistilRunner
+from autodistill.standalone.scheduler import Scheduler as Scheduler
 from autodistill.standalone.stored_predictions import (
     DistillationDataset as DistillationDataset,
 )

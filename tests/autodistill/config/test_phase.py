@@ -42,7 +42,7 @@ def test_near_miss_of_an_optimizer_or_scheduler_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_that_is_accepted_runs(name: str) -> None:
-    arguments = {argument: 0.1 for argument in REQUIRED_ARGUMENTS.get(name, ())[:1]}
+    arguments = dict.fromkeys(REQUIRED_ARGUMENTS.get(name, ())[:1], 0.1)
     settings = RegularDistillationConfig(scheduler=name, scheduler_arguments=arguments)
     assert settings.scheduler == name
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

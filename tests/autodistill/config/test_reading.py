@@ -11,6 +11,10 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.config.reading import is_number_with_comma, read_yaml
 from autodistill.errors import ConfigurationError
 
+LOSS_TYPE = (
+    "Input should be 'MSE', 'NMSE', 'L1', 'KL', 'CE', 'cosine', 'SP', 'PKT', 'CCKD', 'VID', 'DIST', 'LSKD' or 'DKD'"
+)
+
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
@@ -47,7 +51,7 @@ def test_mistakes_of_all_sections_are_in_one_error() -> None:
         "flash_distillation.optimizer: optimizer is the name of a class in torch.optim",
         "flash_distillation.scheduler: scheduler is one of linear",
         "flash_distillation.layer_mappings_for_knowledge_transfer.1: a layer mapping is",
-        "flash_distillation.loss_types.0: Input should be 'MSE', 'NMSE', 'L1', 'KL', 'CE' or 'cosine', but got 'MES'.",
+        f"flash_distillation.loss_types.0: {LOSS_TYPE}, but got 'MES'.",
         "flash_distillation.loss_weights: loss_weights must have one entry for each block, but has 3 for 2 blocks.",
         "flash_distillation.train_steps: train_steps must have one entry for each block, but has 1 for 2 blocks.",
         "flash_distillation.temprature: is not a key of the configuration; did you mean 'temperature'?",
@@ -69,11 +73,11 @@ def test_mistakes_of_all_sections_are_in_one_error() -> None:
         ("temperature", {"start": 1, "end": 0}, "Input should be greater than 0, but got 0."),
         ("train_steps", 0, "Input should be greater than or equal to 1, but got 0."),
         ("train_steps", True, "Input should be a valid integer, but got True."),
-        ("loss_types", "MAE", "Input should be 'MSE', 'NMSE', 'L1', 'KL', 'CE' or 'cosine', but got 'MAE'."),
+        ("loss_types", "MAE", f"{LOSS_TYPE}, but got 'MAE'."),
         (
             "loss_types",
             ["MSE", ["KL", "MAE"]],
-            "Input should be 'MSE', 'NMSE', 'L1', 'KL', 'CE' or 'cosine', but got 'MAE'.",
+            f"{LOSS_TYPE}, but got 'MAE'.",
         ),
         ("block_names", 3, "Input should be a valid tuple, but got 3."),
     ],
