@@ -85,7 +85,7 @@ def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: d
         return  # tied to the embeddings, or written by a more specific entry of the table
     affine = read(pair.teacher, last.teacher)
     if output.hidden is None:
-        affine = reader(affine)
+        affine = reader.beside(affine, output.reads)
     elif output.hidden.spans_stream:
         affine = Affine(affine.weight @ pair.subspace.down, affine.bias)
     else:
