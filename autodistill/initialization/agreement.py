@@ -13,7 +13,7 @@ from autodistill.models.weights import left_out, part
 
 SETTINGS = (
     "model_type",
-    "is_decoder",
+    *("is_decoder", "use_parallel_residual", "use_bidirectional_attention"),
     *("hidden_act", "activation", "activation_function", "dense_act_fn"),
     *("pooler_act", "classifier_activation", "normalization_type"),
     *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"),

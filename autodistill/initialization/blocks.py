@@ -25,7 +25,8 @@ def write_blocks(pair: Pairing[Family]) -> None:
             readers = [weight for spec in specs if pair.in_both(weight := pair.weight(spec, index))]
             norm_before = norm if pair.in_both(norm) else None
             reader = read_after(pair, norm_before, boundary, [weight.student for weight in readers])
-            maps = _Maps(readers, pair.weight(unit.output, index), reader, boundary)
+            scale = pair.weight(unit.scale, index) if unit.scale is not None else None
+            maps = _Maps(readers, pair.weight(unit.output, index), reader, boundary, scale)
             if isinstance(unit, FeedForward):
                 _write_feed_forward(pair, maps)
             else:
@@ -46,18 +47,30 @@ class _Maps:
         output: the map that writes to the stream.
         reader: converts a map that reads the stream to the student's form.
         boundary: the boundary of the teacher's blocks at which the stream is read.
+        scale: the vector that multiplies what the output writes, if any.
     """
 
     readers: Sequence[Both[Part]]
     output: Both[Part]
     reader: Reader
     boundary: int
+    scale: Both[Part] | None = None
+
+
+def written_by(pair: Pairing[Family], maps: _Maps) -> Affine:
+    """What the teacher's output writes to the stream, scaled; the vector that scales the student's becomes 1."""
+    output = read(pair.teacher, maps.output.teacher)
+    if maps.scale is None:
+        return output
+    factor, ones = read(pair.teacher, maps.scale.teacher).weight, read(pair.student, maps.scale.student).weight
+    pair.write(maps.scale.student, Affine(torch.ones_like(ones), None))
+    return Affine(factor * output.weight, factor[:, 0] * output.bias if output.bias is not None else None)
 
 
 def _write_feed_forward(pair: Pairing[Family], maps: _Maps) -> None:
     """Write the strongest neurons. Neurons that the teacher lacks stay as built, with zero output weights."""
     readers = [maps.reader(read(pair.teacher, weight.teacher)) for weight in maps.readers]
-    output = writer(pair, read(pair.teacher, maps.output.teacher), maps.boundary)
+    output = writer(pair, written_by(pair, maps), maps.boundary)
     importance = pair.importance.of(maps.output.teacher.path, output.weight) if pair.importance is not None else None
     if importance is None:
         importance = output.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
@@ -131,7 +144,7 @@ class _AttentionWriter:
             for spec, weight in self.weights.items()
         }
         self.value = self.heads[attention.value]
-        self.output = writer(pair, read(pair.teacher, maps.output.teacher), maps.boundary)
+        self.output = writer(pair, written_by(pair, maps), maps.boundary)
         by_head = self.output.weight.reshape(len(self.output.weight), teacher.heads, teacher.channels)
         self.written = by_head.transpose(0, 1)  # (heads, d, channels)
 

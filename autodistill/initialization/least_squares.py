@@ -204,7 +204,7 @@ class LeastSquares:
         """The tap of the residual sum after an attention or feed-forward layer."""
         if not self.family.norms_before:
             return Tap(join(block, self.family.parts[position].norm), INPUT)
-        following = self.family.parts[position + 1 :]
+        following = () if self.family.parallel else self.family.parts[position + 1 :]
         return Tap(join(block, following[0].norm), INPUT) if following else Tap(block, AUTO)
 
     def _fit_writer(self, run: StudentRun, position: int, block: Both[str]) -> None:

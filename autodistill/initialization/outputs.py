@@ -88,7 +88,7 @@ def _write_output(pair: Pairing[Family], output: Output, reader: Reader, kept: d
         return  # tied to the embeddings, or written by a more specific entry of the table
     affine = read(pair.teacher, last.teacher)
     if output.hidden is None:
-        affine = reader(affine)
+        affine = reader.beside(affine, output.reads)
     elif output.hidden.spans_stream and pair.has_own_embeddings:
         pass  # the hidden layer has the channels of the teacher's
     elif output.hidden.spans_stream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -135,17 +135,26 @@ class Pairing(Generic[FamilyT]):
     def weight(self, spec: Weight, block: int | None = None) -> Both[Part]:
         """A weight of the base models, or of the student's block number `block` and the teacher's block for it."""
         layer = self.layers[block] if block is not None else None
-        return Both(self._within(self.base_paths.student, spec, block), self.teacher_weight(spec, layer))
+        channels = self._channels(spec)
+        of_student = self._within(self.base_paths.student, spec, block, channels.student)
+        return Both(of_student, self.teacher_weight(spec, layer))
 
     def teacher_weight(self, spec: Weight, layer: int | None) -> Part:
         """A weight of the teacher's base model, or of its block number `layer`."""
-        return self._within(self.base_paths.teacher, spec, layer)
+        return self._within(self.base_paths.teacher, spec, layer, self._channels(spec).teacher)
 
-    def _within(self, base: str, spec: Weight, block: int | None) -> Part:
+    def _channels(self, spec: Weight) -> Both[int]:
+        """The channels of a head in both models, where outputs are stacked by head; else 1."""
+        if not part(spec).by_head:
+            return Both(1, 1)
+        sizes = self.head_sizes
+        return Both(sizes.student.channels, sizes.teacher.channels)
+
+    def _within(self, base: str, spec: Weight, block: int | None, channels: int) -> Part:
         chosen = part(spec)
         path = chosen.path.removeprefix("{base}.")
         owner = base if block is None or path != chosen.path else join(base, f"{self.family.blocks}.{block}")
-        return Part(join(owner, path), chosen.index, chosen.of)
+        return replace(chosen, path=join(owner, path), channels=channels)
 
     def has_weight(self, weight: Both[Part]) -> Both[bool]:
         """Whether each of the two models has this weight."""

@@ -34,6 +34,12 @@ class Reader:
         bias = affine.weight @ self.offset
         return Affine(affine.weight @ self.up, bias if affine.bias is None else bias + affine.bias)
 
+    def beside(self, affine: Affine, count: int) -> Affine:
+        """The student's form of a map that reads the stream at several positions, one after the other."""
+        maps = [self(Affine(weight, None)) for weight in affine.weight.chunk(count, dim=1)]
+        bias = sum((one.bias for one in maps if one.bias is not None), affine.bias if affine.bias is not None else 0)
+        return Affine(torch.cat([one.weight for one in maps], dim=1), torch.as_tensor(bias))
+
 
 def stream_scale(pair: Pairing[Family]) -> torch.Tensor:
     """s, one number for all channels."""

@@ -53,6 +53,7 @@ class Attention:
         position_query: reads the rows of `Family.position_rows`, on the side of the queries; blocks without one read
             them with `query`.
         position_key: likewise, on the side of the keys.
+        scale: a vector that multiplies what the output writes (LayerScale); a student's is 1.
     """
 
     query: Weight
@@ -66,6 +67,7 @@ class Attention:
     position_table: str | None = None
     position_query: Weight | None = None
     position_key: Weight | None = None
+    scale: str | None = field(default=None, repr=False)
 
     @property
     def queries(self) -> tuple[Weight, ...]:
@@ -86,11 +88,13 @@ class FeedForward:
         readers: read the stream; more than one if the activation is gated. Those that a block lacks are left out.
         output: writes to the stream.
         norm: before the readers, or after the residual sum, as the family has it.
+        scale: a vector that multiplies what the output writes (LayerScale); a student's is 1.
     """
 
     readers: tuple[Weight, ...]
     output: Weight
     norm: str
+    scale: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,13 @@ class Output:
         last: the map to logits; None where the hidden layer is itself the output.
         hidden: the layer before it, if any.
         bias: a vector that is added to the outputs, where no map has it.
+        reads: how many positions, or means of positions, it reads, one after the other.
     """
 
     last: Weight | None
     hidden: Hidden | None = None
     bias: str | None = None
+    reads: int = field(default=1, repr=False)
 
 
 def output_path(spec: Weight, base: str) -> str:
@@ -256,6 +262,7 @@ class Family(WeightTable):
         settings: what the configuration of a model must have for the table to hold.
         gain_offset: what norms add to their weight: 1 in Gemma, whose gain is 1 + weight.
         scaled_embeddings: embeddings are multiplied by the square root of the model's width.
+        parallel: all parts of a block may read the stream before the block, so that only their sum is complete.
 
     Raises:
         ConfigurationError: an unknown norm position, or a string instead of a tuple.
@@ -282,6 +289,7 @@ class Family(WeightTable):
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     gain_offset: float = field(default=0.0, repr=False)
     scaled_embeddings: bool = field(default=False, repr=False)
+    parallel: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -300,7 +308,7 @@ class Family(WeightTable):
         text = repr(self)
         for name in _ADDED:  # as recorded by versions without these fields
             text = text.replace(f", {name}=None", "")
-        added = {name: getattr(self, name) for name in ("settings", "gain_offset", "scaled_embeddings")}
+        added = {name: getattr(self, name) for name in ("settings", "gain_offset", "scaled_embeddings", "parallel")}
         later = "".join(f", {name}={value!r}" for name, value in added.items() if value)
         return text.removesuffix(")") + f", axes=None{later})"  # as recorded when both kinds were one class
 
@@ -358,6 +366,7 @@ class Family(WeightTable):
     def in_blocks(self) -> list[str]:
         optional: list[Weight | None] = []
         for unit in self.parts:
+            optional.append(unit.scale)
             if isinstance(unit, Attention):
                 optional += [*unit.head_norms, unit.position_table, unit.position_query, unit.position_key]
         required = [spec for specs in self.required_weights() for spec in specs]
@@ -622,6 +631,53 @@ _PHI3 = replace(
 _GEMMA = replace(_LLAMA, gain_offset=1.0, scaled_embeddings=True)
 
 
+_GPT_NEOX = Family(
+    blocks="layers",
+    parts=(
+        Attention(
+            Part("attention.query_key_value", 0, 3, by_head=True),
+            Part("attention.query_key_value", 1, 3, by_head=True),
+            Part("attention.query_key_value", 2, 3, by_head=True),
+            "attention.dense",
+            "input_layernorm",
+            rotary=True,
+        ),
+        FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "post_attention_layernorm"),
+    ),
+    embeddings=("embed_in",),
+    norm_position="before",
+    final_norm="final_layer_norm",
+    outputs=(Output("lm_head"), Output("score"), Output("classifier"), Output("qa_outputs")),
+    parallel=True,
+)
+
+
+_DINOV2 = Family(
+    blocks="encoder.layer",
+    parts=(
+        Attention(
+            "attention.q_proj",
+            "attention.k_proj",
+            "attention.v_proj",
+            "attention.o_proj",
+            "norm1",
+            scale="layer_scale1.lambda1",
+        ),
+        FeedForward(("mlp.fc1",), "mlp.fc2", "norm2", scale="layer_scale2.lambda1"),
+    ),
+    embeddings=(
+        "embeddings.cls_token",
+        "embeddings.mask_token",
+        "embeddings.position_embeddings",
+        "embeddings.patch_embeddings.projection",
+    ),
+    norm_position="before",
+    final_norm="layernorm",
+    outputs=(Output("classifier", reads=2),),  # the first token, and the mean of the patches
+    settings={"use_swiglu_ffn": False},
+)
+
+
 _VIT = Family(
     blocks="layers",
     parts=(
@@ -849,6 +905,8 @@ FAMILIES: Mapping[str, ModelFamily] = {
     ),
     "phi3": ModelFamily(_PHI3),
     "gemma": ModelFamily(_GEMMA),
+    "gpt_neox": ModelFamily(_GPT_NEOX),
+    "dinov2": ModelFamily(_DINOV2),
 }
 """By `config.model_type`."""
 

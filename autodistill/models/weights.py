@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ class Part:
         path: of the module, or e.g. `"attention.in_proj"` for the parameters `in_proj_weight` and `in_proj_bias`.
         index: which of them.
         of: how many there are.
+        by_head: whether each head's outputs are stacked (GPT-NeoX), rather than those of all heads.
+        channels: of a head, where `by_head` is set; tables leave it out.
 
     Raises:
         ConfigurationError: the index is out of range.
@@ -27,6 +29,8 @@ class Part:
     path: str
     index: int = 0
     of: int = 1
+    by_head: bool = field(default=False, repr=False)
+    channels: int = field(default=1, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.of:
@@ -154,8 +158,12 @@ def write_norm(model: nn.Module, path: str, gain: torch.Tensor, bias: torch.Tens
         bias_parameter.copy_(bias)
 
 
-def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice:
-    size = len(_matrix(weight.detach(), transposed)) // chosen.of
+def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice | torch.Tensor:
+    rows = len(_matrix(weight.detach(), transposed))
+    if chosen.by_head:
+        by_head = torch.arange(rows, device=weight.device).reshape(-1, chosen.of, chosen.channels)
+        return by_head[:, chosen.index].flatten()
+    size = rows // chosen.of
     return slice(chosen.index * size, (chosen.index + 1) * size)
 
 

@@ -222,6 +222,17 @@ OPT_LIKE = {
     "word_embed_proj_dim": lambda width: width,
     "pad_token_id": 0,
 }
+GPT_NEOX_LIKE = BERT_LIKE | {
+    "use_cache": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
+DINOV2_LIKE = {
+    "image_size": 16,
+    "patch_size": 8,
+    "num_attention_heads": quarter,
+    "mlp_ratio": 2,
+    "num_labels": CLASSES,
+}
 PHI3_LIKE = BERT_LIKE | {"num_key_value_heads": quarter, "rms_norm_eps": 1e-6}
 
 CASES = {
@@ -346,6 +357,18 @@ CASES = {
     ),
     "Gemma, classes": IdentityCase(
         hugging_face("GemmaForSequenceClassification", **LLAMA_LIKE, **UNTIED, num_labels=3), ORTHOGONAL, error=SINGLE
+    ),
+    **{
+        f"GPT-NeoX, {name}": IdentityCase(hugging_face(model, **GPT_NEOX_LIKE, **more), KEEPS_CONSTANT)
+        for name, model, more in (
+            ("words", "GPTNeoXForCausalLM", {}),
+            ("words, sequential", "GPTNeoXForCausalLM", {"use_parallel_residual": False}),
+            ("tokens", "GPTNeoXForTokenClassification", {"num_labels": 3}),
+            ("spans", "GPTNeoXForQuestionAnswering", {}),
+        )
+    },
+    "DINOv2, classes": IdentityCase(
+        hugging_face("Dinov2ForImageClassification", **DINOV2_LIKE), KEEPS_CONSTANT, picture_batch
     ),
     "Phi-3, words": IdentityCase(hugging_face("Phi3ForCausalLM", **PHI3_LIKE, **UNTIED), ORTHOGONAL, error=SINGLE),
     "Phi-3, partly rotary": IdentityCase(
