@@ -64,7 +64,6 @@ def frozen_problems(stages: Sequence[Stage], student: nn.Module) -> list[str]:
     ]
 
 
-<<<<<<< HEAD
 def label_problems(stages: Sequence[Stage], batch: Batch) -> list[str]:
     """A sentence if a loss type needs labels that the data do not have.
 
@@ -78,7 +77,8 @@ def label_problems(stages: Sequence[Stage], batch: Batch) -> list[str]:
         return []
     received = "the batch has none" if labels is None else f"the batch's are {describe(labels)}"
     return [f"{kind} needs labels that are class numbers, but {received}; use KL without them." for kind in kinds]
-=======
+
+
 def precision_problems(student: nn.Module) -> list[str]:
     """A sentence if trained weights are float16: the steps of Adam divide by an epsilon that is zero in float16."""
     names = [name for name, p in student.named_parameters() if p.requires_grad and p.dtype == torch.float16]
@@ -88,7 +88,6 @@ def precision_problems(student: nn.Module) -> list[str]:
         f"trained weights must be float32 (or bfloat16), but those of the student are float16, such as {names[0]!r}; "
         "build it in float32, and set mixed_precision='fp16' to compute in float16."
     ]
->>>>>>> i15-b
 
 
 def prediction_problems(

@@ -39,11 +39,8 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
-<<<<<<< HEAD
 from autodistill.models.attention import eager_attention, needs_eager_attention
-=======
 from autodistill.models.calls import unknown_arguments
->>>>>>> i15-b
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
@@ -128,6 +125,14 @@ def resolve(
     Raises:
         ConfigurationError: the settings do not fit this student; all mistakes in one error.
     """
+    teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
+    _raise(
+        [
+            *unknown_arguments(student, batch, "student"),
+            *unknown_arguments(teacher, batch, "teacher"),
+            *precision_problems(student),
+        ]
+    )
     layers = _layers(phases, student, flash_set, anatomy)
     eager = _computed_by_eager_attention(layers, student, flash_set)
     with eager_attention(*eager):
@@ -149,18 +154,7 @@ def _resolved(
 ) -> Plan:
     """The plan of these layers, in models that compute them."""
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
-<<<<<<< HEAD
     flash, mappings = layers
-=======
-    _raise(
-        [
-            *unknown_arguments(student, batch, "student"),
-            *unknown_arguments(teacher, batch, "teacher"),
-            *precision_problems(student),
-        ]
-    )
-    flash, mappings = _layers(phases, student, flash_set, anatomy)
->>>>>>> i15-b
     problems: list[str] = []
 
     # Stages: what each trains, and with which losses.
