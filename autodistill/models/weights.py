@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import nn
@@ -191,7 +192,7 @@ def _parameters(model: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter
         weight, bias, transposed = getattr(parent, name + "_weight", None), getattr(parent, name + "_bias", None), False
     if not isinstance(weight, torch.Tensor):  # a parametrized weight is a tensor
         raise _not_found(path)
-    return weight, bias if isinstance(bias, nn.Parameter) else None, transposed
+    return cast("nn.Parameter", weight), bias if isinstance(bias, nn.Parameter) else None, transposed
 
 
 def _not_found(path: str) -> LayerNotFoundError:

@@ -86,6 +86,14 @@ def test_no_padding_mask_where_there_is_none(content) -> None:
     assert Batch(content).padding_mask is None
 
 
+def test_padding_is_left_out_of_features_by_token_and_of_flattened_ones() -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    feature = torch.arange(12.0).reshape(2, 3, 2)
+    expected = [[0, 1], [2, 3], [6, 7], [8, 9], [10, 11]]
+    for form in (feature, feature.flatten(0, 1)):
+        assert Batch({"attention_mask": mask}).without_padding(form).tolist() == expected
+
+
 def test_label_mask_leaves_ignored_labels_out() -> None:
     labels = torch.tensor([[-100, 5, 6], [7, -100, -100]])
     mask = Batch({"labels": labels}).label_mask(shift=False)

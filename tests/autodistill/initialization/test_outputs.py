@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import hugging_face
+from families import LLAMA_LIKE, hugging_face
 from identity_cases import (
     DEPTH,
     GPT2_LIKE,
@@ -24,6 +24,7 @@ from pairings import CHANNELS, MAKERS, means, pairing
 from autodistill.initialization.from_teacher import initialize_from_teacher
 from autodistill.initialization.outputs import TIED, output_matcher, outputs_of, write_outputs
 from autodistill.initialization.projection import write_embeddings
+from autodistill.initialization.subspace import TeacherSubspace
 
 
 def test_tied_heads_cannot_absorb_the_gain_and_are_reported():
@@ -39,6 +40,23 @@ def test_tied_heads_are_exact_where_all_channels_have_one_gain():
     teacher.model.norm.weight.fill_(1.5)
     student = randomised(case.make(WIDTH, DEPTH), 2)
     start = initialize_from_teacher(student, teacher, square_subspace(ORTHOGONAL))
+    found = errors(teacher, student, start, token_batch())
+    assert max(found.outputs, found.matched) < SINGLE
+
+
+@torch.no_grad()
+def test_a_narrow_student_with_scaled_and_tied_embeddings_is_exact_if_its_channels_hold_the_stream():
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}
+    make = hugging_face("GemmaForCausalLM", **LLAMA_LIKE | sizes | {"use_cache": False})
+    teacher, student = randomised(make(WIDTH, DEPTH), 1), randomised(make(WIDTH // 2, DEPTH), 2)
+    teacher.model.norm.weight.fill_(0.5)
+    teacher.model.embed_tokens.weight[:, WIDTH // 2 :] = 0
+    for layer in teacher.model.layers:
+        for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            writer.weight[WIDTH // 2 :] = 0
+    half = torch.eye(WIDTH, WIDTH // 2, dtype=torch.float64)
+    subspace = TeacherSubspace(torch.zeros(1, WIDTH), half, torch.ones(WIDTH // 2), 1.0)
+    start = initialize_from_teacher(student, teacher, subspace)
     found = errors(teacher, student, start, token_batch())
     assert max(found.outputs, found.matched) < SINGLE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from peft import LoraConfig, inject_adapter_in_model
 from small_trainers import (
     EPOCHS,
     KNOWLEDGE_TRANSFER,
@@ -189,6 +190,14 @@ def test_students_that_cannot_start_inside_the_teacher_start_as_built(tmp_path, 
         trainer = search(tmp_path, config={key: config[key] for key in ("search", "flash_distillation")})
     assert [trial.state.value for trial in trainer.autodistillation_search.search_result] == ["complete"] * 2
     assert "students start as they are built: of {'vocab_size': 40}: embeddings are copied row by row" in caplog.text
+
+
+def test_students_of_a_teacher_with_adapters_start_as_built_and_the_log_says_why(tmp_path, caplog):
+    adapter = LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    with caplog.at_level("INFO", logger="autodistill"):
+        search(tmp_path, teacher_model=inject_adapter_in_model(adapter, bert(16, 2)))
+    assert "students start as they are built: of" in caplog.text
+    assert "merge adapters (merge_and_unload() of peft)" in caplog.text
 
 
 def test_mixin_after_its_trainer_is_refused():
