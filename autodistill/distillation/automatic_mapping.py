@@ -10,6 +10,7 @@ row, unless the configuration names the blocks, which then are all that is train
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -202,7 +203,8 @@ def pair_rows(student: Sequence[str], teacher: Sequence[str]) -> list[int]:
 def _distinguishing(paths: Sequence[str]) -> list[set[str]]:
     """The names in each path that not all of them contain."""
     names = [set(path.split(".")) for path in paths]
-    return [name - set.intersection(*names) for name in names]
+    common = functools.reduce(set.__and__, names, names[0])
+    return [name - common for name in names]
 
 
 def _row_pairs(

@@ -139,7 +139,7 @@ class StepLoop:
         if all(parameter.grad is None for parameter in parameters):
             raise ConfigurationError(
                 f"the loss of {self.name} must depend on what the stage trains, but it does not: "
-                "map a layer inside the block or after it. If the model calls torch.utils.checkpoint itself, its gradients "
+                "map a layer inside the block or after it. If the model calls torch.utils.checkpoint itself, gradients "
                 "are lost by reentrant checkpointing, since inputs are frozen: call it with use_reentrant=False."
             )
 

@@ -140,7 +140,8 @@ def is_compiled(model: nn.Module) -> bool:
     """Whether the model or a module inside it was compiled, by `torch.compile(module)` or `module.compile()`.
 
     Examples:
-        >>> is_compiled(nn.Linear(2, 2)), is_compiled(nn.Sequential(torch.compile(nn.Linear(2, 2))))
+        >>> compiled = torch.compile(nn.Linear(2, 2), backend="eager")
+        >>> is_compiled(nn.Linear(2, 2)), is_compiled(nn.Sequential(compiled))
         (False, True)
     """
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
