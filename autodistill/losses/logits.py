@@ -73,8 +73,8 @@ def decoupled_kl_divergence(
 
     Examples:
         >>> logits, labels = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([2])
-        >>> decoupled_kl_divergence(logits, logits, labels=labels).item()
-        0.0
+        >>> decoupled_kl_divergence(logits, logits, labels=labels).abs().item() < 1e-6
+        True
     """
     if labels is None or labels.is_floating_point() or labels.shape != student_logits.shape[:-1]:
         received = "there are none" if labels is None else f"they are {tuple(labels.shape)} of {labels.dtype}"

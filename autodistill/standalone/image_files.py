@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -68,12 +69,11 @@ class ImageFiles(Dataset[Any]):
 def _rgb(path: Path) -> Any:
     """(H, W, 3), bytes."""
     try:
-        import numpy as np
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise ConfigurationError("image files are read with Pillow; install it: pip install pillow.") from error
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise ConfigurationError(f"an image file must be readable, but {path} is not: {error}.") from error

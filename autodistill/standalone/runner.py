@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -13,11 +13,17 @@ from autodistill.config.phase import PhaseConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.errors import ConfigurationError
+from autodistill.losses.functions import in_full, label_cross_entropy
+from autodistill.losses.origin_loss import origin_loss
 from autodistill.models.calls import call_by_names
 from autodistill.models.masks import predicts_next_token
-from autodistill.models.modes import plain_forward, training_only
+from autodistill.models.modes import evaluating, plain_forward, training_only
 from autodistill.models.taps import AUTO, Tap, TapRecorder, main_part
+from autodistill.randomness import isolated_random_state
 from autodistill.standalone.callbacks import STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES, LossCallback
+
+BatchMetric = Callable[[Mapping[str, Any]], Any]
+"""A metric of a batch with the outputs of both models: a number, or a tensor with one element."""
 
 
 class DistilRunner:
@@ -38,9 +44,13 @@ class DistilRunner:
         teacher_layers: the teacher's.
         seed: of the order of the data and of dropout: with the same seed the student is the same on the same CPU.
         device: to which both models are moved.
+        num_train_teacher_epochs: the first call of `train` trains the teacher first, for this many passes over the
+            loader, by the loss that it returns or else by cross-entropy with the labels, with the same settings; None
+            leaves it as it is.
 
     Raises:
-        ConfigurationError: there is no callback, two have the same key, or one has the key 'loss'.
+        ConfigurationError: there is no callback, two have the same key, one has the key 'loss', or there is no teacher
+            to train.
 
     Examples:
         >>> from autodistill.standalone.callbacks import KLDivCallback, LabelLossCallback
@@ -62,6 +72,7 @@ class DistilRunner:
         teacher_layers: Sequence[str] = (),
         seed: int = 0,
         device: torch.device | str = "cpu",
+        num_train_teacher_epochs: int | None = None,
     ) -> None:
         self._keys = [callback.output_key for callback in callbacks]
         repeated = sorted({key for key in self._keys if self._keys.count(key) > 1})
@@ -70,8 +81,14 @@ class DistilRunner:
             problems.append("'loss' is the key of the sum, but a callback has it; give it another output_key.")
         if not callbacks:
             problems.append("a runner needs at least one callback, but has none.")
+        if num_train_teacher_epochs is not None and (teacher is None or num_train_teacher_epochs < 1):
+            problems.append(
+                f"num_train_teacher_epochs needs a teacher and at least one epoch, but got {num_train_teacher_epochs} "
+                f"with teacher={type(teacher).__name__}."
+            )
         if problems:
             raise ConfigurationError(problems)
+        self.num_train_teacher_epochs = num_train_teacher_epochs
         self.device = torch.device(device)
         self.student = student.to(self.device)
         self.teacher = teacher.to(self.device).eval() if teacher is not None else None
@@ -82,38 +99,138 @@ class DistilRunner:
         self._teacher = TapRecorder(teacher or student, [Tap(path, AUTO) for path in teacher_layers], owner="teacher")
 
     def train(
-        self, loader: Iterable[Mapping[str, Any]], steps: int, report: Callable[[int, float], None] | None = None
+        self,
+        loader: Iterable[Mapping[str, Any]],
+        steps: int,
+        report: Callable[[int, float], None] | None = None,
+        *,
+        valid_loader: Iterable[Mapping[str, Any]] | None = None,
+        metrics: Mapping[str, BatchMetric] | None = None,
+        valid_steps: int | None = None,
     ) -> dict[str, list[float]]:
-        """Take optimizer steps, iterating over the loader as often as needed.
+        """Take optimizer steps, iterating over the loader as often as needed; the teacher is trained first if so set.
 
         Args:
             loader: yields mappings and can be iterated repeatedly; its random order follows the runner's seed.
             steps: number of optimizer updates.
             report: called as `report(step, loss)` every few steps.
+            valid_loader: batches on which `evaluate` runs after the last step. It changes no weight of the student.
+            metrics: see `evaluate`.
+            valid_steps: `evaluate` runs also after every so many steps.
 
         Returns:
-            For each step, the `loss` and, under its key, the unweighted term of every callback.
+            For each step, the `loss` and, under its key, the unweighted term of every callback. For each validation,
+            the entries of `evaluate` with the prefix `valid_`; for each step of the teacher's training `teacher_loss`.
 
         Raises:
-            ConfigurationError: `steps` is below 1, or a batch, an output or a layer is not what a callback needs.
+            ConfigurationError: `steps` or `valid_steps` is below 1, or a batch, an output or a layer is not what a
+                callback needs.
             NonFiniteError: the loss became NaN or infinite.
         """
-        if steps < 1:
-            raise ConfigurationError(f"training takes at least one step, but steps is {steps}.")
+        if steps < 1 or (valid_steps is not None and valid_steps < 1):
+            raise ConfigurationError(
+                f"training takes at least one step, but steps is {steps} and valid_steps is {valid_steps}."
+            )
+        taught, validated = self._train_teacher(loader), dict[str, list[float]]()
         next_batch, terms = DataStream(loader, self.seed).reader(), []
+        accumulated = self.settings.gradient_accumulation_steps
+
+        def validate() -> None:
+            for name, value in self.evaluate(valid_loader or (), metrics).items():
+                validated.setdefault(f"valid_{name}", []).append(value)
 
         def loss_at(step: int, number: int) -> torch.Tensor:
+            if (
+                valid_loader is not None
+                and step
+                and number == step * accumulated
+                and step % (valid_steps or steps) == 0
+            ):
+                validate()
             batch = self._batch(next_batch(number).to(self.device))
-            values = torch.stack([callback(batch, step / steps) for callback in self.callbacks])
+            values = self._terms(batch, step / steps)
             terms.append(values.detach())
-            return (values * values.new_tensor([callback.weight for callback in self.callbacks])).sum()
+            return self._sum(values)
 
         quiet: Callable[[int, float], None] = lambda step, loss: None  # noqa: E731
         loop = StepLoop("distillation", self.settings, steps, self.seed, self.device, report or quiet)
         with plain_forward(self.student), training_only(self.student, [""]) as parameters:
             total = loop.run(parameters, list(self.callbacks.parameters()), loss_at)
-        parts = torch.stack(terms).reshape(steps, self.settings.gradient_accumulation_steps, -1).mean(dim=1)
-        return {"loss": total} | dict(zip(self._keys, parts.T.tolist(), strict=True))
+        if valid_loader is not None:
+            validate()
+        parts = torch.stack(terms).reshape(steps, accumulated, -1).mean(dim=1)
+        return {"loss": total} | dict(zip(self._keys, parts.T.tolist(), strict=True)) | validated | taught
+
+    @torch.no_grad()
+    def evaluate(
+        self, loader: Iterable[Mapping[str, Any]], metrics: Mapping[str, BatchMetric] | None = None
+    ) -> dict[str, float]:
+        """The mean over the samples of a loader of the loss, of every term, and of metrics, with both models in eval.
+
+        Args:
+            loader: yields mappings; neither the program's random state nor a model's mode changes.
+            metrics: by name, functions of a batch, to which the outputs of the models have been added, that return a
+                number, such as the accuracy of `batch["s_logits"]` against `batch["labels"]`.
+
+        Raises:
+            ConfigurationError: the loader yields no batch, or a name is that of a term.
+
+        Examples:
+            >>> from autodistill.standalone.callbacks import LabelLossCallback
+            >>> runner = DistilRunner(nn.Identity(), None, [LabelLossCallback()])
+            >>> accuracy = lambda batch: (batch["s_logits"].argmax(-1) == batch["labels"]).float().mean()
+            >>> data = [{"input": torch.eye(2), "labels": torch.tensor([0, 0])}]
+            >>> sorted(runner.evaluate(data, {"accuracy": accuracy}).items())[0]
+            ('accuracy', 0.5)
+        """
+        metrics = metrics or {}
+        repeated = [name for name in metrics if name in ("loss", *self._keys)]
+        if repeated:
+            raise ConfigurationError(f"metrics have names of their own, but {', '.join(repeated)} are those of terms.")
+        sums, samples = dict[str, float](), 0
+        with isolated_random_state(self.seed), evaluating(self.student, self.callbacks), plain_forward(self.student):
+            for content in loader:
+                given = Batch(content).to(self.device)
+                batch = self._batch(given)
+                values = self._terms(batch, 1.0)
+                found = {"loss": self._sum(values), **dict(zip(self._keys, values, strict=True))}
+                found |= {name: metric(batch) for name, metric in metrics.items()}
+                sums = {name: sums.get(name, 0.0) + float(value) * given.size for name, value in found.items()}
+                samples += given.size
+        if not samples:
+            raise ConfigurationError("validation needs at least one sample, but the loader yielded none.")
+        return {name: value / samples for name, value in sums.items()}
+
+    def _terms(self, batch: Mapping[str, Any], progress: float) -> torch.Tensor:
+        return torch.stack([callback(batch, progress) for callback in self.callbacks])
+
+    def _sum(self, terms: torch.Tensor) -> torch.Tensor:
+        return (terms * terms.new_tensor([callback.weight for callback in self.callbacks])).sum()
+
+    def _train_teacher(self, loader: Iterable[Any]) -> dict[str, list[float]]:
+        """The losses of the teacher's training, if it is to be trained; it is in eval mode afterwards."""
+        teacher, epochs = self.teacher, self.num_train_teacher_epochs
+        if teacher is None or epochs is None:
+            return {}
+        if not isinstance(loader, Sized):
+            raise ConfigurationError(
+                f"num_train_teacher_epochs needs a loader with a length, but {type(loader).__name__} has none."
+            )
+        next_batch = DataStream(loader, self.seed).reader()
+
+        def loss_at(step: int, number: int) -> torch.Tensor:
+            batch = next_batch(number).to(self.device)
+            return origin_loss(call_by_names(teacher, batch), batch, _label_loss)
+
+        steps = max(1, epochs * len(loader) // self.settings.gradient_accumulation_steps)
+        loop = StepLoop(
+            "training of the teacher", self.settings, steps, self.seed, self.device, lambda step, loss: None
+        )
+        with plain_forward(teacher), training_only(teacher, [""]) as parameters:
+            losses = loop.run(parameters, [], loss_at)
+        teacher.eval()
+        self.num_train_teacher_epochs = None  # a further call of `train` continues with the trained teacher
+        return {"teacher_loss": losses}
 
     def _batch(self, batch: Batch) -> dict[str, Any]:
         """The batch with the outputs of both models added."""
@@ -134,6 +251,10 @@ class DistilRunner:
             shift = labels.dim() == 2 and predicts_next_token(self.student)
             found["labels"] = next_labels(labels) if shift else labels
         return found
+
+
+def _label_loss(output: Any, labels: torch.Tensor) -> torch.Tensor:
+    return label_cross_entropy(in_full(main_part(output)), labels)
 
 
 def _named(prefix: str, states_key: str, recorder: TapRecorder, forward: Callable[[], Any]) -> dict[str, Any]:

@@ -22,12 +22,10 @@ class Scheduler:
         seed: of the phases that are trainings.
 
     Examples:
-        >>> scheduler = Scheduler(nn.Linear(2, 2))
-        >>> scheduler.combine(lambda model: nn.init.zeros_(model.weight) and None, nn.Sequential)
-        >>> scheduler()
-        Sequential(
-          (0): Linear(in_features=2, out_features=2, bias=True)
-        )
+        >>> scheduler = Scheduler(nn.Linear(2, 1))
+        >>> scheduler.combine(nn.Module.eval, lambda model: nn.Sequential(model, nn.ReLU()))
+        >>> [type(part).__name__ for part in scheduler()]
+        ['Linear', 'ReLU']
     """
 
     def __init__(self, model: nn.Module | None = None, seed: int = 0) -> None:

@@ -54,7 +54,5 @@ def test_missing_images_labels_and_broken_files_are_refused(folder) -> None:
     with pytest.raises(ConfigurationError, match="one label for each image, but 2 for 6 images"):
         ImageFiles(f"{folder}/*.png", [0, 1])
     (folder / "6.png").write_bytes(b"not an image")
-    with pytest.raises(
-        ConfigurationError, match=r"an image file must be readable, but .*6\.png is not: cannot identify"
-    ):
+    with pytest.raises(ConfigurationError, match=r"an image file must be readable, but .*6\.png is not: cannot"):
         ImageFiles([folder / "6.png"], [0])[0]

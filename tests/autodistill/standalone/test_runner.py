@@ -228,3 +228,66 @@ def test_training_without_a_step_and_the_key_of_the_sum_are_refused() -> None:
         DistilRunner(student, teacher, [KLDivCallback()]).train([{"input": torch.zeros(2, 4)}], 0)
     with pytest.raises(ConfigurationError, match="'loss' is the key of the sum, but a callback has it"):
         DistilRunner(student, teacher, [KLDivCallback("loss")])
+
+
+def accuracy(batch) -> torch.Tensor:
+    return (batch["s_logits"].argmax(-1) == batch["labels"]).float().mean()
+
+
+def test_validation_is_the_mean_over_samples_and_leaves_training_as_it_is() -> None:
+    student, teacher = Transformer(8, 2, dropout=0.5), models()[1]
+    twin = copy.deepcopy(student)
+    callbacks = [LabelLossCallback(weight=0.3), KLDivCallback(temperature=2.0, weight=0.7)]
+    valid = [{key: value[: 8 - number] for key, value in batch.items()} for number, batch in enumerate(data(2))]
+    history = DistilRunner(student, teacher, callbacks).train(
+        data(), steps=6, valid_loader=valid, metrics={"accuracy": accuracy}, valid_steps=2
+    )
+    plain = DistilRunner(twin, teacher, callbacks).train(data(), steps=6)
+    assert {name: history[name] for name in plain} == plain
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), twin.parameters(), strict=True))
+    assert {name: len(values) for name, values in history.items() if name not in plain} == {
+        "valid_loss": 3,
+        "valid_label_loss": 3,
+        "valid_kl_div_loss": 3,
+        "valid_accuracy": 3,
+    }
+    student.eval()
+    logits = torch.cat([student(batch["tokens"]) for batch in valid]).detach()
+    labels = torch.cat([batch["labels"] for batch in valid])
+    targets = torch.cat([teacher(batch["tokens"]) for batch in valid]).detach()
+    assert history["valid_accuracy"][-1] == pytest.approx((logits.argmax(-1) == labels).double().mean().item())
+    expected = distillation_loss(logits, targets, labels, temperature=2.0, alpha=0.7)
+    assert history["valid_loss"][-1] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_validation_without_samples_or_with_the_name_of_a_term_is_refused() -> None:
+    runner = DistilRunner(*models(), [LabelLossCallback()])
+    with pytest.raises(ConfigurationError, match="at least one sample, but the loader yielded none"):
+        runner.evaluate([])
+    with pytest.raises(ConfigurationError, match="names of their own, but label_loss are those of terms"):
+        runner.evaluate(data(1), {"label_loss": accuracy})
+    with pytest.raises(ConfigurationError, match="steps is 1 and valid_steps is 0"):
+        runner.train(data(1), steps=1, valid_steps=0)
+
+
+def test_teacher_is_trained_first_for_its_epochs() -> None:
+    student, teacher = models()[0], Transformer(16, 2, dropout=0.0)
+    twin = copy.deepcopy(teacher)
+    settings = PhaseConfig(optimizer="SGD", learning_rate=0.1, scheduler="constant", warmup_ratio=0, max_grad_norm=None)
+    runner = DistilRunner(student, teacher, [KLDivCallback()], settings, num_train_teacher_epochs=2)
+    history = runner.train(data(), steps=1)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    expected = []
+    for batch in [*data(), *data()]:
+        loss = nn.functional.cross_entropy(twin(batch["tokens"]), batch["labels"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    assert history["teacher_loss"] == pytest.approx(expected, rel=1e-5)
+    assert not teacher.training
+    assert "teacher_loss" not in runner.train(data(), steps=1)
+    for actual, reference in zip(teacher.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(actual, reference)
+    with pytest.raises(ConfigurationError, match="needs a teacher and at least one epoch, but got 2 with"):
+        DistilRunner(student, None, [KLDivCallback()], num_train_teacher_epochs=2)

@@ -52,9 +52,9 @@ def test_missing_parts_and_other_values_are_refused() -> None:
         Scheduler()()
     with pytest.raises(ConfigurationError, match="has no phase; call combine first"):
         Scheduler(torch.nn.Linear(1, 1))()
-    with pytest.raises(ConfigurationError, match="a phase is a Distiller or a function .*, but got int"):
+    with pytest.raises(ConfigurationError, match=r"a phase is a Distiller or a function .*, but got int"):
         Scheduler().combine(3)
     scheduler = Scheduler(torch.nn.Linear(1, 1))
     scheduler.combine(lambda model: 3)
-    with pytest.raises(ConfigurationError, match="a phase returns the trained model, .* but returned int"):
+    with pytest.raises(ConfigurationError, match=r"a phase returns the trained model, .* but returned int"):
         scheduler()
