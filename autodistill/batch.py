@@ -92,10 +92,21 @@ class Batch:
     @cached_property
     def padding_mask(self) -> torch.Tensor | None:
         """(N, L), True where a position is not padding; None if nothing is padded."""
-        mask: torch.Tensor | None = self.content.get("attention_mask") if isinstance(self.content, Mapping) else None
-        if mask is None or mask.dim() != 2 or bool(mask.all()):
-            return None
-        return mask.bool()
+        return self._mask("attention_mask")
+
+    @cached_property
+    def target_mask(self) -> torch.Tensor | None:
+        """(N, L) of the decoder of an encoder-decoder: `decoder_attention_mask`, else whether a label counts.
+
+        None if all positions count.
+        """
+        if isinstance(self.content, Mapping) and self.content.get("decoder_attention_mask") is not None:
+            return self._mask("decoder_attention_mask")
+        return self.label_mask(shift=False)
+
+    def _mask(self, key: str) -> torch.Tensor | None:
+        mask: torch.Tensor | None = self.content.get(key) if isinstance(self.content, Mapping) else None
+        return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
 
     def without_padding(self, feature: torch.Tensor) -> torch.Tensor:
         """The positions of a feature (N, L, C) that are not padding, as rows: (positions, C)."""

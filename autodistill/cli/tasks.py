@@ -15,7 +15,7 @@ from torch import nn
 from autodistill.batch import IGNORED_LABEL, Batch
 from autodistill.cli.data import read_image
 from autodistill.models.devices import device_of
-from autodistill.models.masks import predicts_next_token
+from autodistill.models.label_shift import find_label_shift
 
 _COMPARED_TEXTS = 1000  # at most; they have half a million similarities
 
@@ -96,8 +96,10 @@ def language_modelling(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
 
     def score(student: nn.Module) -> dict[str, float]:
         total = counted = 0.0
+        shifts: bool | None = None
         for batch, output in _outputs(student, batches):
-            labels = batch.targets[:, 1:] if predicts_next_token(student) else batch.targets
+            shifts = find_label_shift(student, batch, output=output) is True if shifts is None else shifts
+            labels = batch.targets[:, 1:] if shifts else batch.targets
             tokens = int((labels != IGNORED_LABEL).sum())
             if tokens:  # the mean over no tokens is nan
                 total += float(output.loss) * tokens

@@ -21,7 +21,6 @@ from autodistill.distillation.replay import replay_blockers
 from autodistill.distillation.step_loop import StepLoop, autocast
 from autodistill.losses.criterion import Criterion, Features, TrainingStep
 from autodistill.models.calls import VerificationError
-from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, frozen, is_compiled, plain_forward, training_only
 from autodistill.models.module_paths import find_module, last_of_their_siblings
 from autodistill.models.taps import TapRecorder
@@ -163,14 +162,13 @@ class FlashDistillation:
 
     def _train(self, index: int, forward: StudentForward, context: TrainingContext) -> list[float]:
         stage, criterion, flash_set = self._stages[index], self._criteria[index], self._flash_set
-        shift = predicts_next_token(self._student)
 
         def loss_at(step: int, number: int) -> torch.Tensor:
             teacher = flash_set.features(number, stage.teacher_taps)
             student, output = forward(number)
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             batch = flash_set.batch(number)
-            return criterion.step_loss(student, teacher, TrainingStep(batch, temperature, shift, output))
+            return criterion.step_loss(student, teacher, TrainingStep(batch, temperature, output))
 
         seed = derive_seed(context.seed, "flash", index)
         loop = StepLoop(stage.name, stage.settings, stage.steps, seed, flash_set.device, context.report.step)

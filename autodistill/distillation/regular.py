@@ -17,7 +17,6 @@ from autodistill.distillation.plan import Stage
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
 from autodistill.losses.criterion import Criterion, TrainingStep
-from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, plain_forward, training_only
 from autodistill.models.taps import TapRecorder
 from autodistill.processes import ALONE, Processes
@@ -98,7 +97,6 @@ class RegularDistillation:
 
     def _losses(self, recorder: TapRecorder) -> Callable[[int, int], torch.Tensor]:
         task, stage, next_batch = self._task, self._task.stage, self._task.stream.reader()
-        shift = predicts_next_token(task.student)
 
         def loss_at(step: int, number: int) -> torch.Tensor:
             batch = next_batch(number).to(task.device)
@@ -106,7 +104,7 @@ class RegularDistillation:
             output: list[Any] = []
             student = recorder.run(lambda: output.append(batch.call(task.student)))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return task.criterion.step_loss(student, teacher, TrainingStep(batch, temperature, shift, output[0]))
+            return task.criterion.step_loss(student, teacher, TrainingStep(batch, temperature, output[0]))
 
         return loss_at
 

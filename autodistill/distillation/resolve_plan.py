@@ -18,6 +18,7 @@ from autodistill.distillation.automatic_mapping import Anatomy
 from autodistill.distillation.boundaries import boundary_taps, outside_stage, project, teacher_fed_stages
 from autodistill.distillation.flash_set import FlashSet
 from autodistill.distillation.plan import (
+    PREDICTIONS,
     Plan,
     Projection,
     Stage,
@@ -39,12 +40,15 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
+from autodistill.losses.origin_loss import origin_loss
 from autodistill.models.attention import eager_attention, needs_eager_attention
 from autodistill.models.calls import unknown_arguments
+from autodistill.models.label_shift import find_label_shift
 from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.masks import Masks, find_masks
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
-from autodistill.models.taps import Tap, TapRecorder
+from autodistill.models.taps import Tap, TapRecorder, main_part
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
 
@@ -111,8 +115,9 @@ def resolve(
 ) -> Plan:
     """The plan of one student's distillation: stages, and their criteria with new matchers.
 
-    The student runs once on the first batch of the flash set, and once more if its blocks or its attention are
-    inspected; the teacher's features of that batch are kept in the cache.
+    The student runs once on the first batch of the flash set, once more if its blocks or its attention are inspected,
+    and once on a batch of other sizes if the batch has tokens or a mask; the teacher's features of the first batch are
+    kept in the cache.
 
     Args:
         phases: the settings.
@@ -189,6 +194,9 @@ def _resolved(
     )
     _raise(problems)
     assert criteria is not None
+    masks = _masks(student, batch, features, output, loss_func)
+    for criterion in criteria:
+        criterion.masks = masks
     regular_criterion = criteria.pop() if regular is not None else None
     return replace(plan, flash_criteria=tuple(criteria), regular_criterion=regular_criterion)
 
@@ -292,6 +300,15 @@ def _run(student: nn.Module, batch: Batch, taps: Sequence[Tap]) -> tuple[Feature
     with TapRecorder(student, taps, owner="student") as recorder, plain_forward(student):
         features = recorder.run(lambda: output.append(batch.call(student.eval())))
     return features, output[0]
+
+
+def _masks(student: nn.Module, batch: Batch, features: Features, output: Any, loss_func: LossFunction) -> Masks:
+    """Which positions of the student's features count."""
+    logits = main_part(output)
+    if isinstance(logits, torch.Tensor):
+        features = {**features, PREDICTIONS[0].student: logits}
+    shift = find_label_shift(student, batch, lambda output, batch: origin_loss(output, batch, loss_func), output)
+    return replace(find_masks(student, features, batch), label_shift=shift)
 
 
 def _outside(plan: Plan, student: nn.Module) -> list[Stage]:

@@ -20,7 +20,6 @@ from autodistill.distillation.step_loop import StepLoop, autocast
 from autodistill.distillation.teacher_cache import loss_inputs
 from autodistill.losses.criterion import Criterion, Features, TrainingStep
 from autodistill.models.calls import Call, calls_of, first_keyword, removing, returning
-from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import compiled, frozen, plain_forward, training_only
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import TapRecorder
@@ -154,7 +153,6 @@ class TeacherFedDistillation:
         stage, criterion = self._stages[index], self._criteria[index]
         module = find_module(self._student, stage.blocks[0])
         recorder = TapRecorder(self._student, criterion.student_taps, owner="student", stop=True)
-        shift = predicts_next_token(self._student)
 
         def loss(call: Call, features: Features, step: int, number: int) -> torch.Tensor:
             batch = self._flash_set.batch(number)
@@ -162,7 +160,7 @@ class TeacherFedDistillation:
             with recorder:
                 student = recorder.run(lambda: call(module))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.step_loss(student, features, TrainingStep(batch, temperature, shift))
+            return criterion.step_loss(student, features, TrainingStep(batch, temperature))
 
         return loss
 
@@ -172,7 +170,6 @@ class TeacherFedDistillation:
         """A function that computes the loss outside the blocks, which return the teacher's states meanwhile."""
         stage, criterion = self._stages[index], self._criteria[index]
         recorder = TapRecorder(self._student, criterion.student_taps, owner="student")
-        shift = predicts_next_token(self._student)
 
         def loss(features: Features, step: int, number: int) -> torch.Tensor:
             batch = self._flash_set.batch(number)
@@ -180,7 +177,7 @@ class TeacherFedDistillation:
             with recorder, returning(arguments.standing_in(features)):
                 student = recorder.run(lambda: batch.call(self._student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.step_loss(student, features, TrainingStep(batch, temperature, shift))
+            return criterion.step_loss(student, features, TrainingStep(batch, temperature))
 
         return loss
 

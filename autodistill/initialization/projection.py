@@ -28,7 +28,7 @@ from autodistill.initialization.pairing import Pairing
 from autodistill.initialization.start_method import Fitted, StartMethod
 from autodistill.initialization.stream import down, rotated_gain, stream_scale, write_norm_after_sum
 from autodistill.models.families import Family
-from autodistill.models.masks import predicts_next_token
+from autodistill.models.label_shift import predicts_next_token
 from autodistill.models.weights import Affine, has_bias, norm_of, read, shape, takes_in_constants
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.masks import Masks
 from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.taps import Tap, TapRecorder
 
@@ -26,13 +27,11 @@ class TrainingStep:
     Attributes:
         batch: what the student was called with.
         temperature: of this step.
-        label_shift: logits predict the next label, as in causal language models.
         output: what the student returned; None if its full forward did not run.
     """
 
     batch: Batch
     temperature: float
-    label_shift: bool
     output: Any = None
 
 
@@ -47,6 +46,9 @@ class Criterion(nn.Module, ABC):
         student_model: the student; None if features or outputs are passed in.
         teacher_model: the teacher.
         temperature: T of the losses between logits; may be changed at any step.
+
+    Attributes:
+        masks: which positions of the student's features count; None until the first loss that needs them.
     """
 
     layer_mappings: tuple[LayerMapping, ...] = ()
@@ -57,6 +59,7 @@ class Criterion(nn.Module, ABC):
         self.teacher_model = teacher_model
         self.temperature = temperature
         self.feature_matchers = nn.ModuleList()
+        self.masks: Masks | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("student_model", "teacher_model"):  # else PyTorch registers them as submodules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, LossFunction, type_problems
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
+from autodistill.models.label_shift import find_label_shift
 from autodistill.models.layer_mappings import in_models, parse_mapping
-from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
+from autodistill.models.masks import Masks, Positions, find_masks, masks_by_shape
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import OutputProcess, TapRecorder
 
@@ -212,12 +214,16 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         batch = Batch((self._inputs, targets))
         if isinstance(self._inputs, Mapping):
             batch = Batch(self._inputs if targets is None else {**self._inputs, "labels": targets})
-        shift = predicts_next_token(self._student())
-        step = TrainingStep(batch, check_temperature(self.temperature), shift, student_outputs)
+        if self.masks is None:
+            shift = (
+                self._label_shift(batch) if any(LOSS_TYPES[kind].compares_logits for kind in self.loss_types) else None
+            )
+            self.masks = replace(find_masks(self._student(), features, batch), label_shift=shift)
+        step = TrainingStep(batch, check_temperature(self.temperature), student_outputs)
         return self.step_loss(features, self.teacher_features, step)
 
     def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
-        loss = self.loss_cal(student, teacher, step.batch, temperature=step.temperature, label_shift=step.label_shift)
+        loss = self.loss_cal(student, teacher, step.batch, temperature=step.temperature)
         return loss + origin_loss(step.output, step.batch, self._loss_func) if self.add_origin_loss else loss
 
     def loss_cal(
@@ -227,7 +233,6 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         batch: Batch | None = None,
         *,
         temperature: float | None = None,
-        label_shift: bool = False,
     ) -> torch.Tensor:
         """The loss of one batch between the mapped layers, without the origin loss; a scalar.
 
@@ -236,7 +241,6 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
             teacher: a feature for each teacher tap; may be empty if all weights are zero.
             batch: where the padding and the ignored labels are read from; without it all positions count.
             temperature: of the losses between logits; the criterion's own if not given.
-            label_shift: logits predict the next label, as in causal language models.
 
         Raises:
             ConfigurationError: there are no feature matchers yet.
@@ -247,43 +251,63 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
                 "pass an example to the criterion, or call init_feature_matcher."
             )
         temperature = self.temperature if temperature is None else temperature
+        masks = self.masks
+        if masks is None and batch is not None:
+            masks = masks_by_shape(student, batch)
         total = torch.zeros((), device=next(iter(student.values())).device)
         for index, mapping in enumerate(self.layer_mappings):
             if not self.loss_weights[index] and mapping.teacher not in teacher:
                 continue
-            # In at least 32 bits: the models' precision may be too low for matchers and losses.
-            feature = self.feature_matchers[index](in_full(student[mapping.student]))
-            term = self._term(index, feature, teacher[mapping.teacher], batch, temperature, label_shift)
+            term = self._term(
+                index, student[mapping.student], teacher[mapping.teacher], masks or Masks(), batch, temperature
+            )
             total = total + self.loss_weights[index] * term
         return total
 
     def _term(
         self,
         index: int,
-        student: torch.Tensor,
+        feature: torch.Tensor,
         teacher: torch.Tensor,
+        masks: Masks,
         batch: Batch | None,
         temperature: float,
-        label_shift: bool,
     ) -> torch.Tensor:
-        mask = batch.padding_mask if batch is not None else None
-        student, teacher = in_full(student), in_full(teacher)  # under autocast a matcher returns fewer bits
-        if self._compares_probabilities(index):
-            return self.loss_funcs[index](student, teacher, mask)
-        if self._channel_axis(index, student) == 1:
-            student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
+        tap, matcher = self.layer_mappings[index].student, self.feature_matchers[index]
         loss_type = LOSS_TYPES[self.loss_types[index]]
-        if loss_type.compares_logits:
-            labels = batch.label_mask(label_shift) if batch is not None else None
-            if batch is not None and student.dim() == 2:  # one prediction per sample
-                mask, labels = None, counted_labels(batch.targets, student)
-            mask = both_masks(mask, labels)
-        targets = batch.targets_of(student, label_shift) if batch is not None and loss_type.needs_labels else None
-        return loss_type.between(student, teacher, mask, temperature, targets, self.feature_matchers[index])
+        probabilities = self._compares_probabilities(index)
+        # In at least 32 bits: the models' precision may be too low for matchers and losses.
+        student, teacher = in_full(matcher(in_full(feature))), in_full(teacher)  # a matcher returns less under autocast
+        mask = targets = None
+        if batch is not None:
+            mask = masks.of(tap, feature, batch, labels=loss_type.compares_logits and not probabilities)
+            targets = batch.targets_of(student, masks.label_shift is True) if loss_type.needs_labels else None
+        positions = masks.positions.get(tap)
+        if positions is not None:
+            student, teacher = positions.arranged(student), positions.arranged(teacher)
+        if probabilities:
+            return self.loss_funcs[index](student, teacher, mask)
+        for axis, target in self._moves(index, student, positions):
+            student, teacher = student.movedim(axis, target), teacher.movedim(axis, target)
+        return loss_type.between(student, teacher, mask, temperature, targets, matcher)
 
-    def _channel_axis(self, index: int, feature: torch.Tensor) -> int:
-        """The channel axis: 1 of image features (N, C, H, W), else the last; a matcher's own axis takes precedence."""
+    def _moves(self, index: int, feature: torch.Tensor, positions: Positions | None) -> list[tuple[int, int]]:
+        """The axes to move to bring a feature to (N, L, ..., C)."""
+        if feature.dim() != 4:
+            return []
+        if self._channel_axis(index, positions) == 1:
+            return [(1, -1)]
+        return [(2, 1)] if positions is not None and positions.axis == 2 else []
+
+    def _channel_axis(self, index: int, positions: Positions | None) -> int:
+        """The channel axis of a feature of four axes: that of its matcher; else 1, as of images (N, C, H, W) and
+        attention (N, heads, L, L), unless the positions are there."""
         matcher = self.feature_matchers[index]
         if isinstance(matcher, ChannelMatcher):
             return matcher.axis
-        return 1 if feature.dim() == 4 else -1
+        return -1 if positions is not None and positions.axis == 1 else 1
+
+    def _label_shift(self, batch: Batch) -> bool | None:
+        return find_label_shift(
+            self._student(), batch, lambda output, batch: origin_loss(output, batch, self._loss_func)
+        )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, next_labels
+from autodistill.batch import IGNORED_LABEL, Batch, next_labels
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features, TrainingStep, run_in_eval
 from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, pair_type_problems
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
-from autodistill.models.masks import both_masks, counted_labels, predicts_next_token
-from autodistill.models.taps import main_part
+from autodistill.models.label_shift import find_label_shift, has_token_labels, returned_loss, shift_by_loss
+from autodistill.models.masks import counted_labels
+from autodistill.models.taps import AUTO, Tap, main_part
+
+OUTPUT = Tap("", AUTO)
 
 
 class KnowledgeDistillationLoss(Criterion):
@@ -32,8 +35,8 @@ class KnowledgeDistillationLoss(Criterion):
         loss_types: of the labels' loss, 'CE' or 'MSE' (labels are then real numbers), and of the teacher's: 'CE' (soft
             cross-entropy), 'KL' or 'MSE' (of logits).
         loss_weights: of both, in that order; neither is negative.
-        student_model: if its class is a causal language model of transformers, a position's logits are compared with
-            the next label.
+        student_model: if its own loss compares a position's logits with the next label, so does this one; the model
+            is called once to find out.
         teacher_model: what `teacher_model_forward` runs.
         ignore_index: the label of positions that do not count.
 
@@ -66,6 +69,8 @@ class KnowledgeDistillationLoss(Criterion):
         self.loss_weights = tuple(loss_weights)
         self.ignore_index = ignore_index
         self.teacher_outputs: Any = None
+        self._inputs: Any = None
+        self._shift: bool | None = None
         problems = [*temperature_problems(temperature), *self._problems()]
         if problems:
             raise ConfigurationError(problems)
@@ -87,7 +92,7 @@ class KnowledgeDistillationLoss(Criterion):
         Returns:
             The teacher's outputs; None if its weight is zero: it does not run then.
         """
-        self.teacher_outputs = None
+        self._inputs, self.teacher_outputs = inputs, None
         if self.loss_weights[1] > 0:
             self.teacher_outputs = run_in_eval(self._teacher(teacher_model), inputs)
         return self.teacher_outputs
@@ -146,7 +151,7 @@ class KnowledgeDistillationLoss(Criterion):
             raise ConfigurationError("the teacher's loss needs its outputs: call teacher_model_forward(inputs) first.")
         if self.loss_weights[0] > 0 and targets is None:
             raise ConfigurationError("the labels' loss needs labels, but targets is None; pass them or a weight of 0.")
-        if targets is not None and self.student_model is not None and predicts_next_token(self.student_model):
+        if has_token_labels(targets, logits) and self._shifts_labels(student_outputs, targets):
             targets = next_labels(targets, self.ignore_index)
         own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
         mask = counted_labels(targets, logits, self.ignore_index)
@@ -181,12 +186,24 @@ class KnowledgeDistillationLoss(Criterion):
 
     def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
         batch, output = step.batch, step.output
-        mask = both_masks(batch.padding_mask, batch.label_mask(step.label_shift))
+        logits = main_part(output)
+        mask = self.masks.of(OUTPUT, logits, batch, labels=True) if self.masks is not None else None
         own = origin_loss(output, batch, self.student_targets_loss_cal) if self.loss_weights[0] > 0 else None
-        labels = batch.targets_of(main_part(output), step.label_shift)
+        labels = batch.targets_of(logits, self.masks is not None and self.masks.label_shift is True)
         return self.loss_cal_sloss(
             output, next(iter(teacher.values()), None), own, mask, temperature=step.temperature, labels=labels
         )
+
+    def _shifts_labels(self, outputs: Any, labels: torch.Tensor) -> bool:
+        """Whether the student's logits predict the next label, found once; False if that is not known."""
+        if self._shift is None:
+            self._shift = False
+            loss = returned_loss(outputs)
+            found = shift_by_loss(main_part(outputs), labels, loss) if loss is not None else None
+            if found is None and self.student_model is not None and isinstance(self._inputs, Mapping):
+                found = find_label_shift(self.student_model, Batch({**self._inputs, "labels": labels}))
+            self._shift = found is True
+        return self._shift
 
     def _sum(
         self,

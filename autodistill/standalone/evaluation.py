@@ -12,7 +12,8 @@ from autodistill.batch import Batch, next_labels
 from autodistill.errors import ConfigurationError
 from autodistill.metrics.measure import measure, size_in_bytes
 from autodistill.models.calls import call_by_names
-from autodistill.models.masks import counted_labels, predicts_next_token
+from autodistill.models.label_shift import find_label_shift
+from autodistill.models.masks import counted_labels
 from autodistill.models.modes import inference
 from autodistill.models.taps import main_part
 
@@ -49,12 +50,13 @@ def evaluate_distillation(
     device = torch.device(device)
     student, teacher = student_model.to(device), teacher_model.to(device)
     first: Batch | None = None
-    correct, counted = 0, 0
+    correct, counted, shift = 0, 0, False
     with inference(student):
         for content in test_loader:
             batch = Batch(content).to(device)
-            first = batch if first is None else first
-            hits, counts = _hits(student, batch)
+            if first is None:
+                first, shift = batch, find_label_shift(student, batch) is True
+            hits, counts = _hits(student, batch, shift)
             correct, counted = correct + hits, counted + counts
     if first is None or not counted:
         raise ConfigurationError("accuracy needs at least one labelled sample, but the test loader gives none.")
@@ -65,10 +67,10 @@ def evaluate_distillation(
     }
 
 
-def _hits(student: nn.Module, batch: Batch) -> tuple[int, int]:
+def _hits(student: nn.Module, batch: Batch, shift: bool) -> tuple[int, int]:
     """The number of labels that the student predicts, and the number of all labels that count."""
     logits, labels = main_part(call_by_names(student, batch)), batch.targets
-    if isinstance(labels, torch.Tensor) and labels.dim() == 2 and predicts_next_token(student):
+    if shift:
         labels = next_labels(labels)
     if logits.shape[-1] < 2:
         raise ConfigurationError(

@@ -16,7 +16,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import in_full, label_cross_entropy
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.models.calls import call_by_names
-from autodistill.models.masks import predicts_next_token
+from autodistill.models.label_shift import find_label_shift
 from autodistill.models.modes import evaluating, plain_forward, training_only
 from autodistill.models.taps import AUTO, Tap, TapRecorder, main_part
 from autodistill.randomness import isolated_random_state
@@ -95,6 +95,7 @@ class DistilRunner:
         self.callbacks = nn.ModuleList(callbacks).to(self.device)
         self.settings = settings or PhaseConfig()
         self.seed = seed
+        self._label_shift: bool | None = None  # found on the first batch
         self._student = TapRecorder(student, [Tap(path, AUTO) for path in student_layers], owner="student")
         self._teacher = TapRecorder(teacher or student, [Tap(path, AUTO) for path in teacher_layers], owner="teacher")
 
@@ -248,8 +249,9 @@ class DistilRunner:
                 found |= _named("t_", TEACHER_HIDDEN_STATES, recorder, lambda: call_by_names(teacher, batch))
         labels = batch.targets
         if isinstance(labels, torch.Tensor):
-            shift = labels.dim() == 2 and predicts_next_token(self.student)
-            found["labels"] = next_labels(labels) if shift else labels
+            if self._label_shift is None:
+                self._label_shift = find_label_shift(self.student, batch) is True
+            found["labels"] = next_labels(labels) if self._label_shift else labels
         return found
 
 

@@ -75,8 +75,14 @@ def every_second(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def sentence_pairs() -> list[dict]:
-    """Batches for an encoder-decoder."""
-    return [batch | {"labels": next_tokens(batch["input_ids"].flip(1))} for batch in texts()]
+    """Batches for an encoder-decoder, whose targets are shorter than its inputs; both are padded."""
+    generator = torch.Generator().manual_seed(5)
+    batches = texts()
+    for batch in batches:
+        labels = torch.randint(3, VOCABULARY, (len(batch["input_ids"]), LENGTH - 2), generator=generator)
+        labels[-1, -2:] = -100
+        batch["labels"] = labels
+    return batches
 
 
 def pictures(channels: int = 3, size: int = 16) -> list[dict]:

@@ -24,7 +24,6 @@ from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import CHECK_EVERY
 from autodistill.errors import NonFiniteError
 from autodistill.losses.criterion import TrainingStep
-from autodistill.models.masks import predicts_next_token
 from autodistill.models.modes import plain_forward, training_only
 from autodistill.models.taps import TapRecorder, main_part
 from autodistill.randomness import seed_torch
@@ -251,8 +250,7 @@ class TrainerRun:
         progress = self._trainer.state.global_step / max(self._trainer.state.max_steps, 1)
         temperature = temperature_at(self.stage.settings.temperature, progress)
         output = {"loss": own_loss, "logits": main_part(outputs)}
-        shift = predicts_next_token(self._task.student)
-        step = TrainingStep(batch, temperature, shift, output)
+        step = TrainingStep(batch, temperature, output)
         loss = self._task.criterion.step_loss(student, teacher, step)
         if not self.stage.add_origin_loss and self._task.processes.count > 1:
             # Every parameter that the outputs depend on must receive a gradient, even if it is zero.

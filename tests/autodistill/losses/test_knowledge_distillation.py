@@ -155,7 +155,7 @@ def test_loss_of_built_in_training_is_the_same_at_its_own_temperature() -> None:
     expected = criterion(student, batch.targets)
     engine = KnowledgeDistillationLoss(1.0, ["CE", "KL"])
     before = engine.temperature
-    value = engine.step_loss({}, {"logits": teacher}, TrainingStep(batch, 4.0, label_shift=False, output=student))
+    value = engine.step_loss({}, {"logits": teacher}, TrainingStep(batch, 4.0, output=student))
     assert engine.temperature == before
     torch.testing.assert_close(value, expected)
 
