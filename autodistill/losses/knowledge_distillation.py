@@ -16,7 +16,7 @@ from autodistill.losses.loss_types import LOSS_TYPES, pair_type_problems
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
 from autodistill.models.label_shift import find_label_shift, has_token_labels, returned_loss, shift_by_loss
-from autodistill.models.masks import counted_labels
+from autodistill.models.masks import counted_labels, masks_by_shape
 from autodistill.models.taps import AUTO, Tap, main_part
 
 OUTPUT = Tap("", AUTO)
@@ -187,7 +187,8 @@ class KnowledgeDistillationLoss(Criterion):
     def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
         batch, output = step.batch, step.output
         logits = main_part(output)
-        mask = self.masks.of(OUTPUT, logits, batch, labels=True) if self.masks is not None else None
+        masks = self.masks if self.masks is not None else masks_by_shape({OUTPUT: logits}, batch)
+        mask = masks.of(OUTPUT, logits, batch, labels=True)
         own = origin_loss(output, batch, self.student_targets_loss_cal) if self.loss_weights[0] > 0 else None
         labels = batch.targets_of(logits, self.masks is not None and self.masks.label_shift is True)
         return self.loss_cal_sloss(
