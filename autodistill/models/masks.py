@@ -278,6 +278,7 @@ def find_masks(student: nn.Module, features: Mapping[Tap, torch.Tensor], batch: 
 
 def _encoder_and_decoder(student: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """The parts of an encoder-decoder of transformers, which may lie inside another module; None if there is none."""
+    module: Any
     for module in student.modules():
         if getattr(getattr(module, "config", None), "is_encoder_decoder", False) and hasattr(module, "get_decoder"):
             encoder, decoder = module.get_encoder(), module.get_decoder()

@@ -48,7 +48,7 @@ BART = {
     "max_position_embeddings": 16,
 }
 XLNET = {"vocab_size": 20, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
-T5 = {"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1}
+T5 = {
     "vocab_size": 20,
     "d_model": 8,
     "d_kv": 4,
@@ -73,7 +73,7 @@ def made(name: str, settings: dict) -> nn.Module:
         ("BertForTokenClassification", BERT | {"num_labels": 20}, False),
         ("XLNetLMHeadModel", XLNET, False),
         ("BartForCausalLM", BART, False),
-        ("T5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0}, False),
+        ("T5ForConditionalGeneration", T5, False),
     ],
 )
 def test_label_shift_is_that_of_the_own_loss(name: str, settings: dict, shifts: bool) -> None:
