@@ -6,22 +6,22 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
 from transformers import get_scheduler
 
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.phase import SCHEDULERS
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("value", [0, -1, "hot", {"start": 5}, {"start": 0, "end": 1}, {"start": 5, "end": 1, "to": 2}])
 def test_temperature_of_another_kind_is_refused(value) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigurationError):
         RegularDistillationConfig(temperature=value)
 
 
 def sentences(make) -> str:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         make()
     return str(caught.value)
 
