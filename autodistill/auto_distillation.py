@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 import math
+import secrets
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +22,7 @@ from advisors.base import Advisor
 from advisors.registry import as_advisor
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.auto_distillation import framework_problem
 from autodistill.config.initialization import InitializationConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.engine import Engine
@@ -28,9 +31,10 @@ from autodistill.distiller import Distiller, Storage
 from autodistill.environment import describe_environment, resolve_device
 from autodistill.errors import ConfigurationError
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
+from autodistill.metrics.metric import Metric, metrics_returned
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
-from autodistill.search.directory import SearchDirectory
+from autodistill.search.directory import SearchDirectory, read_description
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
 from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE, student_directory
 from autodistill.search.loop import Limits, Policy, SearchLoop
@@ -47,7 +51,7 @@ from search_spaces import Architecture, SearchSpace
 logger = logging.getLogger(__name__)
 
 Callback = Callable[["AutoDistillation", Trial], None]
-TrainFunction = Callable[[nn.Module], nn.Module]
+TrainFunction = Callable[[nn.Module], nn.Module | None]
 
 
 class AutoDistillation:
@@ -64,9 +68,11 @@ class AutoDistillation:
             eval mode when it is used.
         train_dataloader: an iterable of batches that can be read repeatedly: mappings (keyword arguments) or pairs
             `(inputs, targets)`.
-        train_func: `student -> trained student`; replaces the built-in distillation.
+        train_func: `student -> trained student`; replaces the built-in distillation. One that returns None trained the
+            student in place.
         eval_func: `student -> metrics`; receives the student in eval mode. Built-in metrics that it does not return are
-            measured: latency, speedup, parameters, flops, size_mb.
+            measured: latency, speedup, parameters, flops, size_mb. A number is the one metric that is not built in. If
+            the configuration has no metrics, an untrained student is evaluated first, to find them.
         loss_func: `(outputs, targets) -> loss`, for students that do not return a loss.
         search_dir: the search directory; created if it does not exist.
         advisor: an `Advisor`, a subclass, a function `(history, *, seed) -> architecture`, a function
@@ -88,6 +94,7 @@ class AutoDistillation:
             again, and none of these trials is ever the best.
         init: `"teacher"` starts students inside the teacher instead of with the weights that `model_builder` sets, with
             the settings in the configuration; or a mapping of settings, which override those.
+        framework: the library of the models; only `"pytorch"` exists.
 
     Raises:
         ConfigurationError: the set-up is invalid; all mistakes in one error.
@@ -134,6 +141,7 @@ class AutoDistillation:
         example_batch: Any = None,
         history_from: Sequence[str | Path] = (),
         init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
+        framework: str = "pytorch",
     ) -> None:
         self.model_builder = model_builder
         self.train_func = train_func
@@ -152,15 +160,16 @@ class AutoDistillation:
         problems = [*argument_problems(self, callbacks, keep), *count_problems(counts), *size_problems(self._sizes)]
         if problems:
             raise ConfigurationError(problems)
-        self.config = AutoDistillationConfig.load(config).starting_from(init)
+        self.framework = framework
+        self.search_dir = Path(search_dir)
+        self._processes = current_processes()  # first, since it selects the GPU of this process
+        self.config = self._with_seed(AutoDistillationConfig.load(config).starting_from(init))
         search = self.config.the_search()
         self.search_space: SearchSpace = search.search_space
         proposer = as_advisor(search.search_algorithm if advisor is None else advisor, self.search_space)
         self._proposals = Proposals(search, proposer, list(history_from))
         self._bounds = UntrainedBounds()
-        self.search_dir = Path(search_dir)
         self.callbacks = list(callbacks)
-        self._processes = current_processes()  # first, since it selects the GPU of this process
         self.device = resolve_device(device)
         if self.teacher_model is not None:
             self.teacher_model = self.teacher_model.to(self.device)
@@ -178,6 +187,17 @@ class AutoDistillation:
     @advisor.setter
     def advisor(self, advisor: Any) -> None:
         self._proposals.advisor = as_advisor(advisor, self.search_space)
+
+    @property
+    def framework(self) -> str:
+        """The library of the models; set to anything but `"pytorch"`, it raises `ConfigurationError`."""
+        return "pytorch"
+
+    @framework.setter
+    def framework(self, framework: str) -> None:
+        problem = framework_problem(framework)
+        if problem is not None:
+            raise ConfigurationError(problem)
 
     # --- searching ---
 
@@ -239,7 +259,7 @@ class AutoDistillation:
             spec = replace(spec, report=progress)
             loop = SearchLoop(directory, spec, self._proposals, self._bounds, executor, self._policy, progress)
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
-            limits = Limits(trials, *(math.inf if limit is None else limit for limit in (timeout, patience)))
+            limits = Limits(*(math.inf if limit is None else limit for limit in (trials, timeout, patience)))
             for trial in loop.run(limits):
                 for callback in self.callbacks:
                     callback(self, copy.deepcopy(trial))  # changes by a callback do not affect the search
@@ -270,7 +290,7 @@ class AutoDistillation:
             training=self._training,
             search_space=self.search_space,
             metrics=search.metrics,
-            seed=search.seed,
+            seed=self.config.seed,
             processes=self._processes,
             promote=search.promote,
             saves_students=self._policy.keep != "none",
@@ -281,7 +301,7 @@ class AutoDistillation:
         return PyTorchFramework(
             self.model_builder,
             self.eval_func,
-            self.config.the_search().seed,
+            self.config.seed,
             self.device,
             self.teacher_model,
             self._example,
@@ -324,8 +344,48 @@ class AutoDistillation:
             return None
         return DataStream(self.train_dataloader, self.config.seed).flash_set(1)[0]
 
+    def _recorded(self) -> dict[str, Any]:
+        """The description in the search directory; empty if it holds no search."""
+        file = self.search_dir / SEARCH_FILE
+        return read_description(file) if file.exists() else {}
+
+    def _with_seed(self, config: AutoDistillationConfig) -> AutoDistillationConfig:
+        """The configuration with a seed: the one in the search directory if it has none, else a new one."""
+        search = config.search
+        if search is None or search.seed is not None:
+            return config
+        seed = self._processes.broadcast(self._recorded().get("seed", secrets.randbits(32)))
+        logger.info("no seed is configured: the search uses %d", seed)
+        return config.with_changes(search=search.with_changes(seed=seed))
+
+    def _find_metrics(self) -> None:
+        """If no metrics are configured: those in the search directory, or what `eval_func` returns."""
+        search = self.config.the_search()
+        if search.metrics or self.eval_func is None:
+            return
+        recorded = self._recorded().get("metrics")
+        found = tuple(map(Metric.of, recorded)) if recorded else self._processes.broadcast(self._metrics_returned())
+        search = search.with_changes(metrics=found)
+        self.config = self.config.with_changes(search=search)
+        self._proposals.search = search
+
+    def _metrics_returned(self) -> tuple[Metric, ...]:
+        """The metrics that `eval_func` returns for an untrained student."""
+        try:
+            student = self._framework.build(self.search_space.sample(np.random.default_rng(0))).eval()
+            metrics = metrics_returned(self._framework.evaluate(student, self.config.seed))
+        except Exception as error:
+            raise ConfigurationError(
+                "search.metrics names no metric, so that eval_func was called with an untrained student, but it failed "
+                f"with {type(error).__name__}: {error}; name the metrics that it returns."
+            ) from error
+        goals = (f"{metric.name} ({'greater' if metric.greater_is_better else 'less'} is better)" for metric in metrics)
+        logger.warning("search.metrics names no metric: the search is for %s", ", ".join(goals))
+        return metrics
+
     def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
         """Raise an error with all mistakes that can be found before a trial runs, and with the `others`."""
+        self._find_metrics()
         problems = [*others, *set_up_problems(self, counts_trials=counts_trials)]
         if problems:
             raise ConfigurationError(problems)
@@ -342,7 +402,7 @@ class AutoDistillation:
             "metrics": [metric.to_json() for metric in search.metrics],
             "max_trials": search.max_trials,
             "promote": search.promote,
-            "seed": search.seed,
+            "seed": self.config.seed,
             **described,
             "teacher": self._framework.fingerprint(teacher) if teacher is not None else None,
             "processes": self._processes.count,
@@ -366,6 +426,7 @@ class AutoDistillation:
             AdvisorError: the advisor repeated an architecture of its history, or proposed one outside the space.
             ConfigurationError: the set-up is invalid.
         """
+        self._find_metrics()
         return self._proposals.next(self.search_result, partial(self._bounds.keeps, self._trial_spec()))
 
     def enqueue_trial(self, architecture: Mapping[str, Any]) -> None:
@@ -414,15 +475,19 @@ class AutoDistillation:
         """
         return self._proposals.predict(self.search_result, architecture)
 
-    def train_evaluate(self, architecture: Architecture) -> dict[str, float]:
+    def train_evaluate(self, architecture: Architecture | None = None) -> dict[str, float]:
         """Build, train and measure one student as in a trial, without recording it; every process must call it.
+
+        Args:
+            architecture: of the space; if not given, the one that `model_arch_proposition` returns.
 
         Returns:
             Its metrics.
         """
         with self._processes.together():
             self._check_setup(counts_trials=False)
-            trial = Trial(0, self.search_space.validate(architecture))
+            proposed = self.model_arch_proposition() if architecture is None else architecture
+            trial = Trial(0, self.search_space.validate(proposed))
         with self._processes.together():
             spec = replace(self._trial_spec(), promote=None)
             outcome = run_trial(spec, trial)

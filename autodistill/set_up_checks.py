@@ -150,10 +150,8 @@ def _space_problems(search: SearchConfig, counts_trials: bool) -> Iterator[str]:
     except SearchSpaceError as error:
         yield str(error)
         return
-    size = search.search_space.size
-    chosen = "max_trials" in search.model_fields_set
-    if counts_trials and chosen and size is not None and search.max_trials > size:
+    if counts_trials and search.max_trials is None and not search.search_space.is_finite:
         yield (
-            f"max_trials must not exceed the number of architectures, but {search.max_trials} > {size}; "
-            f"set it to {size}."
+            "max_trials=None tries every architecture of the space, but the space has infinitely many; set max_trials, "
+            "pass n_trials, or list the values of every FloatRange."
         )

@@ -131,7 +131,7 @@ class FunctionTraining:
     """A training by the user's own function.
 
     Args:
-        function: `student -> trained student`.
+        function: `student -> trained student`, or `student -> None` if it trains the student in place.
     """
 
     function: Callable[[Any], Any]
@@ -143,7 +143,8 @@ class FunctionTraining:
 
     def train(self, student: Any, context: TrainingContext) -> Trained:
         """Call the function, which receives neither the progress report nor the checkpoint directory."""
-        return Trained(self.function(student))
+        trained = self.function(student)
+        return Trained(student if trained is None else trained)
 
     def describe(self) -> dict[str, Any]:
         """Functions cannot be compared."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig
@@ -22,16 +22,40 @@ _FEEDING = {"inputs", "block_names", "layer_mappings_for_knowledge_transfer"}
 """The settings of flash distillation that determine what blocks are fed, directly or through the layers they name."""
 
 
+def framework_problem(framework: Any) -> str | None:
+    """A sentence if models of a framework cannot be searched.
+
+    Examples:
+        >>> framework_problem("pytorch") is None, framework_problem("jax")
+        (True, "framework must be 'pytorch', the only one that is supported, but got 'jax'; convert the models to \
+PyTorch, and leave framework out.")
+    """
+    if framework == "pytorch":
+        return None
+    return (
+        f"framework must be 'pytorch', the only one that is supported, but got {framework!r}; convert the models to "
+        "PyTorch, and leave framework out."
+    )
+
+
 class ModelConfig(Section):
     """The section `model` of the specification's files: a name for the reader, and the framework.
 
     Attributes:
         name: of the search; it changes nothing.
-        framework: the library of the models.
+        framework: the library of the models; only `"pytorch"` exists.
     """
 
     name: str | None = None
-    framework: Literal["pytorch", "tensorflow"] = "pytorch"
+    framework: Literal["pytorch"] = "pytorch"
+
+    @field_validator("framework", mode="before")
+    @classmethod
+    def _exists(cls, framework: Any) -> Any:
+        problem = framework_problem(framework)
+        if problem is not None:
+            raise ValueError(problem)
+        return framework
 
 
 class AutoDistillationConfig(Section):
@@ -93,8 +117,10 @@ class AutoDistillationConfig(Section):
 
     @property
     def seed(self) -> int:
-        """The search's seed, from which everything random derives."""
-        return self.search.seed if self.search is not None else SearchConfig.model_fields["seed"].default
+        """The seed from which everything random derives; the default one without a search, or while it has none."""
+        seed = None if self.search is None else self.search.seed
+        default: int = SearchConfig.model_fields["seed"].default
+        return default if seed is None else seed
 
     def the_search(self) -> SearchConfig:
         """The section `search`.

@@ -3,8 +3,8 @@
 There are five: `search`, `flash_distillation` and `regular_distillation` side by side; the last two as
 `knowledge_transfer` and `regular_distillation` inside `flash_distillation`; all of them under `auto_distillation`, with
 `model` next to it; a criterion alone, under `distillation: train: criterion:`; and, for objects, the keys of `search`
-next to `knowledge_transfer` and `regular_distillation`. A key that does not belong to its layout stays where it is, and
-the model reports it by name.
+next to `knowledge_transfer` and `regular_distillation`. `framework` may be in `model` or next to it. A key that does
+not belong to its layout stays where it is, and the model reports it by name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
 
 FLASH, REGULAR, TRANSFER = "flash_distillation", "regular_distillation", "knowledge_transfer"
@@ -55,6 +56,10 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
         del data["search"]  # an empty section of a file; a criterion alone, once checked, does have no search
     if isinstance(data.get("distillation"), Mapping):
         data |= {REGULAR: _criterion_alone(dict(data.pop("distillation"))), "search": data.get("search")}
+    if "framework" in data:
+        model = data.get("model")
+        named = dict(model) if isinstance(model, Mapping) else {} if model is None else model.configured()
+        data["model"] = {**named, "framework": data.pop("framework")}
     flat = {key: data.pop(key) for key in SEARCH_KEYS if key in data}
     if flat:
         data["search"] = {**data.get("search", {}), **flat}
@@ -69,7 +74,25 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
         data[FLASH] = {**transfer, **flash} if isinstance(transfer, Mapping) else flash or transfer
     if isinstance(data.get(FLASH), RegularDistillationConfig):
         data[FLASH] = data[FLASH].configured()
+    if isinstance(data.get(REGULAR), FlashDistillationConfig):
+        data[REGULAR] = _without_blocks(data[REGULAR])
     return data
+
+
+def _without_blocks(flash: FlashDistillationConfig) -> dict[str, Any]:
+    """The settings of flash distillation as those of the whole student.
+
+    Raises:
+        ValueError: some of them belong to blocks.
+    """
+    settings = {key: value for key, value in flash.configured().items() if value is not None}
+    of_blocks = [key for key in settings if key not in RegularDistillationConfig.model_fields]
+    if of_blocks:
+        raise ValueError(
+            f"regular_distillation trains the whole student, but is a FlashDistillationConfig with "
+            f"{', '.join(of_blocks)}, which belong to blocks; pass a RegularDistillationConfig."
+        )
+    return settings
 
 
 def _without_hooks(data: dict[str, Any]) -> dict[str, Any]:

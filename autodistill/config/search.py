@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
@@ -24,21 +24,23 @@ class SearchConfig(Section):
             `{low: 2, high: 12, step: 2}` or, with a decimal point, `{low: 0.0, high: 0.3}`.
         constraints: of the space, as expressions; only if `search_space` is a mapping.
         search_algorithm: 'BO', 'LocalSearch', 'Evolution', 'Random', 'Grid', 'TPE', or a name registered by a plug-in.
-        metrics: names or `Metric` objects: those that `eval_func` returns, and the built-in ones. A search needs at
-            least one; a trainer adds its own if none are given.
+        metrics: names or `Metric` objects: those that `eval_func` returns, and the built-in ones. If none are given,
+            they are what `eval_func` returns for an untrained student; without `eval_func`, a trainer adds its own.
         higher_is_better: one flag for each metric that is given by name; built-in metrics have a direction.
-        max_trials: the number of trials of the search directory, over all runs.
+        max_trials: the number of trials of the search directory, over all runs; None for every architecture of the
+            space. The search ends before, with a warning, if no architecture is left.
         promote: the share of trials that are trained to the end, between 0 and 1, as a number or `"1/3"`: every trial
             is evaluated after flash distillation, and the best go on to regular distillation. None finishes all.
-        seed: everything random in the search derives from it.
+        seed: everything random in the search derives from it. None chooses one when the search starts; it is recorded
+            in the search directory, and used again when the search is resumed.
     """
 
     search_space: SearchSpace
     search_algorithm: str = "BO"
     metrics: tuple[Metric, ...] = ()
-    max_trials: Count = 10
+    max_trials: Count | None = 10
     promote: float | None = None
-    seed: int = Field(default=42, ge=0, strict=True)
+    seed: Annotated[int, Field(ge=0, strict=True)] | None = 42
 
     @model_serializer(mode="plain")
     def _plain(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class SearchConfig(Section):
         given = {name: getattr(self, name) for name in ("search_algorithm", "max_trials", "promote", "seed")}
         return {
             "search_space": {
-                name: list(domain.options) if isinstance(domain, Choice) else domain.to_json()
+                name: domain.to_json()["options"] if isinstance(domain, Choice) else domain.to_json()
                 for name, domain in self.search_space.dimensions.items()
             },
             **({"constraints": space["constraints"]} if space["constraints"] else {}),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from autodistill.config.reading import read_configuration
+from autodistill.config.reading import read_configuration, sentences
+from autodistill.errors import ConfigurationError
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 """A number of steps or trials; strict, since True would pass for 1."""
@@ -29,9 +30,28 @@ class Disagreement(NamedTuple):
 
 
 class Section(BaseModel):
-    """A section of the configuration: immutable, with an error for unknown keys."""
+    """A section of the configuration: immutable, with an error for unknown keys.
+
+    Raises:
+        ConfigurationError: its settings are wrong; all mistakes in one error.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **settings: Any) -> None:
+            """Settings by name.
+
+            Raises:
+                ConfigurationError: they are wrong; all mistakes in one error.
+            """
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise ConfigurationError(list(sentences(type(self), error))) from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic validates nested sections without it, and keeps positions
 
     def _disagreements(self) -> Iterator[Disagreement]:
         """The mistakes in settings that are valid individually, but not together."""

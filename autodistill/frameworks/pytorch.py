@@ -23,7 +23,7 @@ from autodistill.seeds import derive_seed
 from search_spaces import Architecture
 
 ModelBuilder = Callable[[Architecture], nn.Module]
-EvalFunction = Callable[[nn.Module], Mapping[str, float]]
+EvalFunction = Callable[[nn.Module], Mapping[str, float] | float]
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,15 @@ class PyTorchFramework:
             )
         return trained.eval()
 
-    def evaluate(self, model: nn.Module, seed: int) -> Mapping[str, Any]:
-        """What `eval_func` returns; it runs without gradients, in a random state that derives from the seed."""
+    def evaluate(self, model: nn.Module, seed: int) -> Any:
+        """What `eval_func` returns, a mapping or a number.
+
+        It runs without gradients, in a random state that derives from the seed.
+        """
         if self.eval_func is None:
             return {}
         with isolated_random_state(derive_seed(seed, "evaluation")), torch.no_grad():
-            returned = self.eval_func(model)
-        if not isinstance(returned, Mapping):
-            raise TrialError(f"eval_func must return a mapping of metrics, but returned {type(returned).__name__}.")
-        return returned
+            return self.eval_func(model)
 
     def measure(self, model: nn.Module, names: Sequence[str]) -> Measurement:
         """Built-in metrics, on the example batch and in turns with the teacher."""

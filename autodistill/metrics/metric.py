@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,6 +169,78 @@ def metric_problems(metrics: Sequence[Metric]) -> list[str]:
     elif all(metric.measured for metric in metrics):
         problems.append("at least one metric must be a goal of the search, but every one is marked measured=True.")
     return problems
+
+
+_WORDS_OF_LOSSES = frozenset(
+    {
+        "loss",
+        "error",
+        "err",
+        "perplexity",
+        "ppl",
+        "mse",
+        "rmse",
+        "mae",
+        "mape",
+        "nll",
+        "bpc",
+        "bpb",
+        "wer",
+        "cer",
+        "fid",
+        "eer",
+        "brier",
+    }
+)
+"""In the name of a metric, these mean that less is better."""
+
+
+def metrics_returned(returned: Any) -> tuple[Metric, ...]:
+    """The metrics of a search that names none, from what `eval_func` returned; a number is the metric `score`.
+
+    Less is better if a word of the name says so (`loss`, `error`, `perplexity`, …), else greater is better.
+
+    Raises:
+        ConfigurationError: it returned no metrics.
+
+    Examples:
+        >>> [(metric.name, metric.greater_is_better) for metric in metrics_returned({"accuracy": 0.5, "val_loss": 1.2})]
+        [('accuracy', True), ('val_loss', False)]
+        >>> metrics_returned(0.5)[0].name
+        'score'
+    """
+    values = returned if isinstance(returned, Mapping) else {"score": returned}
+    numbers, errors = metric_values(values, "eval_func returned")
+    if errors or not numbers:
+        raise ConfigurationError([*map(str, errors)] or f"eval_func must return metrics, but returned {returned!r}.")
+    return tuple(
+        Metric(name, False) if _WORDS_OF_LOSSES & {*re.split(r"[^a-z]+", name.lower())} else Metric(name)
+        for name in numbers
+    )
+
+
+def named_values(returned: Any, metrics: Sequence[Metric]) -> Mapping[Any, Any]:
+    """What `eval_func` returned as a mapping: a number is the one metric that is not built in.
+
+    Raises:
+        TrialError: it is neither, or it is a number and there are several such metrics.
+
+    Examples:
+        >>> named_values(0.5, [Metric("accuracy"), Metric("latency")])
+        {'accuracy': 0.5}
+    """
+    if isinstance(returned, Mapping):
+        return returned
+    if metric_values({"": returned}, "")[1] and not isinstance(returned, float):
+        raise TrialError(f"eval_func must return a mapping of metrics, but returned {type(returned).__name__}.")
+    names = [metric.name for metric in metrics]
+    own = [name for name in names if name not in BUILT_IN] or names
+    if len(own) != 1:
+        raise TrialError(
+            f"eval_func may return a number if it measures one metric, but returned {returned!r} for "
+            f"{', '.join(map(repr, own))}; return a mapping."
+        )
+    return {own[0]: returned}
 
 
 def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, float], list[TrialError]]:

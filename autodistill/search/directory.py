@@ -201,7 +201,7 @@ class SearchDirectory:
         (self.path / TRIALS).mkdir(exist_ok=True)
 
     def _resume(self, description: dict[str, Any]) -> None:
-        recorded = _read_description(self.path / SEARCH_FILE)
+        recorded = read_description(self.path / SEARCH_FILE)
         trials = self._read_trials()
         try:
             compare_descriptions(recorded, description, self.path)
@@ -269,7 +269,12 @@ def _as_json(description: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _read_description(file: Path) -> dict[str, Any]:
+def read_description(file: Path) -> dict[str, Any]:
+    """The description of a search that its directory holds.
+
+    Raises:
+        SearchDirectoryError: it is damaged, or of another version.
+    """
     try:
         description = read_json(file)
         version = description["schema_version"]

@@ -50,12 +50,12 @@ class Limits:
     """When a search ends.
 
     Args:
-        trials: the number of trials in the directory at which it ends.
+        trials: the number of trials in the directory at which it ends; infinite for as many as there are architectures.
         seconds: after this time no further trial is started.
         patience: no architecture is proposed when the front has not changed for this many trials.
     """
 
-    trials: int
+    trials: float
     seconds: float = math.inf
     patience: float = math.inf
 
@@ -113,7 +113,8 @@ class SearchLoop:
         self._deadline = time.monotonic() + limits.seconds
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", self.directory.path, done)
-        self.progress.search_started(limits.trials, done)
+        space = self.spec.search_space
+        self.progress.search_started(int(min(limits.trials, space.size or space.grid_size or math.inf)), done)
         failures = 0
         while (trial := self._next()) is not None:
             trial, error = self._run(trial)
@@ -166,7 +167,8 @@ class SearchLoop:
         try:
             architecture = self.proposals.next(self.result, partial(self.bounds.keeps, self.spec))
         except SpaceExhaustedError as exhausted:
-            logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
+            if self._limits.trials < math.inf:
+                logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
             self._exhausted = True
             return None
         self._check(architecture)

@@ -62,6 +62,7 @@ class Proposals:
         for queued in self._queue:
             if key(queued) not in taken:
                 return queued
+        assert self.search.seed is not None  # a search chooses one before it proposes
         seed = derive_seed(self.search.seed, "advisor", len(result))
         history = self._history(result)
         known = len(history)

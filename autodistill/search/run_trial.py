@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autodistill.frameworks.framework import Framework
 from autodistill.metrics.built_in import BUILT_IN
-from autodistill.metrics.metric import Metric, metric_values
+from autodistill.metrics.metric import Metric, metric_values, named_values
 from autodistill.search.layout import CHECKPOINT, LOSSES_FILE, STUDENT
 from autodistill.search.progress import LossRecorder
 from autodistill.search.trial import Trial
@@ -92,7 +92,7 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
         model = framework.finish(trained.model, shapes)
     if not processes.is_main:
         return Outcome()
-    metrics, errors = metric_values(framework.evaluate(model, seed), "eval_func returned")
+    metrics, errors = metric_values(named_values(framework.evaluate(model, seed), spec.metrics), "eval_func returned")
     if errors:
         raise errors[0]
     details: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from autodistill import (
     AdvisorError,
     AutoDistillation,
     ConfigurationError,
+    FloatRange,
     LayerNotFoundError,
     Metric,
     SearchDirectoryError,
@@ -398,10 +399,67 @@ def test_a_space_emptied_by_its_constraints_is_refused_naming_the_constraint(tmp
         plain_search(tmp_path, space=space, max_trials=1).search_loop()
 
 
-def test_more_trials_than_architectures_are_refused(tmp_path):
-    search = plain_search(tmp_path, max_trials=7)
-    with pytest.raises(ConfigurationError, match=r"max_trials must not exceed the number of architectures, but 7 > 6"):
-        search.search_loop()
+@pytest.mark.parametrize("advisor", ["Grid", "BO", "Random", "TPE"])
+def test_more_trials_than_architectures_end_with_the_space(tmp_path, caplog, advisor):
+    for _ in range(2):  # the second resumes
+        search = plain_search(tmp_path, max_trials=9, advisor=advisor)
+        assert search.search_loop() == {"width": 6}
+        assert len(search.search_result) == 6
+    assert "the search ends before 9 trials: all 6 architectures" in caplog.text
+
+
+def test_no_limit_tries_every_architecture_and_needs_a_finite_space(tmp_path, caplog):
+    assert plain_search(tmp_path, max_trials=None).search_loop() == {"width": 6}
+    assert "the search ends before" not in caplog.text
+    endless = plain_search(tmp_path, max_trials=None, space=SearchSpace({"x": FloatRange(0, 1)}))
+    with pytest.raises(ConfigurationError, match="max_trials=None tries every architecture.*infinitely many"):
+        endless.search_loop()
+
+
+def test_a_seed_of_none_is_chosen_recorded_and_used_again(tmp_path):
+    def search(directory):
+        config = {"search": {"search_space": {"width": [1, 2, 3]}, "metrics": ["score"], "seed": None}}
+        return AutoDistillation(
+            lambda architecture: nn.Linear(architecture["width"], 1),
+            config,
+            train_func=lambda student: None,
+            eval_func=lambda student: student.in_features,
+            search_dir=directory,
+            show_progress_bar=False,
+        )
+
+    first = search(tmp_path / "a")
+    first.search_loop(1)
+    assert json.loads((tmp_path / "a/search.json").read_text())["seed"] == first.config.seed
+    assert search(tmp_path / "a").config.seed == first.config.seed != search(tmp_path / "b").config.seed
+    search(tmp_path / "a").search_loop()
+    assert [trial.metrics for trial in search(tmp_path / "a").search_result.pareto_front] == [{"score": 3.0}]
+
+
+def test_metrics_that_are_not_named_are_what_eval_func_returns(tmp_path, caplog):
+    for _ in range(2):
+        search = AutoDistillation(
+            lambda architecture: nn.Linear(architecture["width"], 1),
+            {"search_space": {"width": [1, 2, 3]}},
+            train_func=lambda student: None,
+            eval_func=lambda student: {"accuracy": 1.0, "val_loss": student.in_features},
+            search_dir=tmp_path,
+            show_progress_bar=False,
+        )
+        assert search.search_loop() == {"width": 1}
+    assert caplog.text.count("the search is for accuracy (greater is better), val_loss (less is better)") == 1
+    assert search.train_evaluate({"width": 2}) == {"accuracy": 1.0, "val_loss": 2.0}
+
+
+def test_train_evaluate_proposes_an_architecture(tmp_path):
+    assert plain_search(tmp_path).train_evaluate() == {"score": 1.0}
+
+
+def test_another_framework_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="framework must be 'pytorch'"):
+        plain_search(tmp_path, framework="tensorflow")
+    with pytest.raises(ConfigurationError, match="framework must be 'pytorch'"):
+        plain_search(tmp_path).framework = "tensorflow"
 
 
 def test_an_exhausted_space_ends_the_search_with_a_message(tmp_path, caplog):

@@ -72,7 +72,6 @@ def test_a_search_without_metrics_is_refused_before_anything_runs(tmp_path):
         nn.Linear,
         {"search": {"search_space": {"width": [1, 2]}}},
         train_func=lambda student: student,
-        eval_func=lambda student: {"score": 1.0},
         search_dir=tmp_path / "search",
     )
     with pytest.raises(ConfigurationError, match=r"search\.metrics must name at least one metric, but none is given"):

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from torch import nn
 from autodistill.errors import ConfigurationError
 from autodistill.initialization.from_teacher import start_blocker
 from autodistill.models.families import FAMILIES, ConfigFields
-from search_spaces import Architecture, FloatRange, IntRange, SearchSpace, SearchSpaceError
+from search_spaces import Architecture, Choice, Domain, FloatRange, IntRange, SearchSpace, SearchSpaceError
 from search_spaces.checks import did_you_mean
+from search_spaces.domains import as_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 class TransformersBuilder:
     """Builds the student of an architecture: `model_cls` from a copy of a configuration with the architecture's keys.
 
-    Keys are fields of the configuration, or its common names for them (`hidden_size` for GPT-2's `n_embd`). Dependent
+    Keys are fields of the configuration, or the common names for them (`hidden_size` for GPT-2's `n_embd`), also those
+    of a configuration inside it (`vision_config.hidden_size`). Dependent
     fields are derived: MobileBERT's `true_hidden_size`, Llama's `head_dim`, the number of key-value heads if it equals
     the number of heads, and the types of layers if their number changes.
 
@@ -108,69 +110,61 @@ class TransformersBuilder:
         problems = list(self.problems(architecture))
         if problems:
             raise ConfigurationError(problems)
-        base, config = self.base_config, copy.deepcopy(self.base_config)
+        config = copy.deepcopy(self.base_config)
         if config.dtype is not None and _precision(config.dtype) in (torch.bfloat16, torch.float16):
             config.dtype = torch.float32
-        for key, value in architecture.items():
-            setattr(config, key, value)
-        searched = {self._field(key) for key in architecture}
-        derived = {name: value(config) for name, value in self._family_fields.derived.items()}
-        for field, value in (*derived.items(), *_following(base, config)):
-            if field not in searched:
-                setattr(config, field, value)
+        for part in _parts(architecture):
+            _change(_part(self.base_config, part), _part(config, part), _of_part(architecture, part))
         return config
 
     def problems(self, names: Sequence[str] | Architecture) -> Iterator[str]:
-        """A sentence for each name that is no field of the configuration, with the nearest fields."""
-        known = [*self._fields, *self.base_config.attribute_map]
+        """A sentence for each name that is no field of the configuration, and for two names of one field."""
+        used: dict[str, str] = {}
         for name in names:
-            if name not in known:
-                hint = did_you_mean(name, known, "see its documentation.")
-                yield (f"a dimension must be a field of {type(self.base_config).__name__}, but {name!r} is not; {hint}")
-
-    @property
-    def _fields(self) -> list[str]:
-        described = ("transformers_version", "_name_or_path", "model_type", "architectures")
-        return [name for name in self.base_config.to_dict() if name not in described]
-
-    def _field(self, name: str) -> str:
-        field: str = self.base_config.attribute_map.get(name, name)
-        return field
-
-    @property
-    def _family_fields(self) -> ConfigFields:
-        known = FAMILIES.get(self.base_config.model_type)
-        return known.fields if known is not None else ConfigFields()
+            part, _, short = name.rpartition(".")
+            config = _part(self.base_config, part)
+            known = _names(self.base_config if config is None else config)
+            if config is None or short not in known:
+                hint = did_you_mean(short if config is not None else name, known, "see its documentation.")
+                kind = type(self.base_config if config is None else config).__name__
+                yield f"a dimension must be a field of {kind}, but {name!r} is not; {hint}"
+                continue
+            other = used.setdefault(f"{part}.{_field(config, short)}", name)
+            if other != name:
+                yield f"a field may be one dimension, but {other!r} and {name!r} are the same field; leave one out."
 
     def constraints(self, space: SearchSpace) -> list[str]:
         """The constraints of a space that every buildable architecture satisfies: heads divide the width, and so on."""
         found = []
-        for rule in self._rules(space):
-            names = [name for _, name, *_ in string.Formatter().parse(rule) if name is not None]
-            terms = {name: self._term(name, space) for name in names}
-            if not set(space.names).isdisjoint(terms.values()):
-                found.append(rule.format(**terms))
+        for part in _parts(space.names):
+            base, dimensions = _part(self.base_config, part), _of_part({name: name for name in space.names}, part)
+            listed = {name for name, domain in space.dimensions.items() if _has_lists(domain)}
+            for rule in self._rules(base, dimensions):
+                names = [name for _, name, *_ in string.Formatter().parse(rule) if name is not None]
+                terms = {name: self._term(base, name, dimensions) for name in names}
+                if not set(space.names).isdisjoint(terms.values()) and listed.isdisjoint(terms.values()):
+                    found.append(rule.format(**terms))
         return found
 
-    def _rules(self, space: SearchSpace) -> list[str]:
+    def _rules(self, base: Any, dimensions: Mapping[str, str]) -> list[str]:
         """The constraints on the configurations of students: expressions with names of fields in braces."""
-        base, family = self.base_config, self._family_fields
+        family = _family_fields(base)
         width, heads = family.attention_width(base), "num_attention_heads"
-        if not hasattr(base, width) or not hasattr(base, heads) or hasattr(base, "d_kv"):
+        if not all(isinstance(getattr(base, name, None), int) for name in (width, heads)) or hasattr(base, "d_kv"):
             return []
         rules = [*family.constraints]
         if not _has_own_head_size(base):
             rules.append(f"{{{width}}} % {{{heads}}} == 0")
             if hasattr(base, "rope_parameters"):
                 rules.append(f"({{{width}}} // {{{heads}}}) % 2 == 0")
-        if _key_value_heads(base) != getattr(base, heads) or "num_key_value_heads" in space.names:
+        if _key_value_heads(base) != getattr(base, heads) or "num_key_value_heads" in dimensions:
             rules.append(f"{{{heads}}} % {{num_key_value_heads}} == 0")
         return rules
 
-    def _term(self, name: str, space: SearchSpace) -> str:
+    def _term(self, base: Any, name: str, dimensions: Mapping[str, str]) -> str:
         """The term for a field in a constraint: the name of its dimension, or the value in the configuration."""
-        same = (dimension for dimension in space.names if self._field(dimension) == self._field(name))
-        return next(same, str(getattr(self.base_config, name, None)))
+        same = (whole for short, whole in dimensions.items() if _field(base, short) == _field(base, name))
+        return next(same, str(getattr(base, name, None)))
 
     def feasible(self, space: SearchSpace) -> SearchSpace:
         """The space without the architectures that cannot be built; logs what is left out.
@@ -245,6 +239,63 @@ def _precision(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
+def _names(config: Any) -> list[str]:
+    """The names by which the fields of a configuration can be searched."""
+    described = ("transformers_version", "_name_or_path", "model_type", "architectures")
+    fields = [name for name in config.to_dict() if name not in described]
+    return [*fields, *config.attribute_map, *_common_names(config)]
+
+
+def _common_names(config: Any) -> dict[str, str]:
+    """The fields of a family's sizes, by their names in most configurations."""
+    common = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    known = FAMILIES.get(config.model_type)
+    return dict(zip(common, known.fields.sizes, strict=True)) if known is not None else {}
+
+
+def _field(config: Any, name: str) -> str:
+    """The field that a name stands for."""
+    field: str = (_common_names(config) | config.attribute_map).get(name, name)
+    return field
+
+
+def _family_fields(config: Any) -> ConfigFields:
+    known = FAMILIES.get(config.model_type)
+    return known.fields if known is not None else ConfigFields()
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """The paths of the configurations to which dimensions belong; that of the whole is empty."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
+def _part(config: Any, path: str) -> Any:
+    """The configuration inside another at a path; None if there is none."""
+    for name in path.split(".") if path else []:
+        config = getattr(config, name, None)
+    return config if hasattr(config, "attribute_map") else None
+
+
+def _of_part(values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The entries whose names belong to the configuration at a path, by the last part of their names."""
+    return {name.rpartition(".")[2]: value for name, value in values.items() if name.rpartition(".")[0] == path}
+
+
+def _has_lists(domain: Domain) -> bool:
+    return isinstance(domain, Choice) and any(isinstance(option, tuple) for option in domain.options)
+
+
+def _change(base: Any, config: Any, settings: Mapping[str, Any]) -> None:
+    """Set fields of a copy of `base`, and those that follow from them."""
+    changed = {_field(base, name): as_json(value) for name, value in settings.items()}
+    for field, value in changed.items():
+        setattr(config, field, value)
+    derived = {name: value(config) for name, value in _family_fields(base).derived.items()}
+    for field, value in (*derived.items(), *_following(base, config)):
+        if field not in changed:
+            setattr(config, field, value)
+
+
 def _varied(space: SearchSpace) -> Iterator[Architecture]:
     """For each value of each dimension (both ends of a range), an architecture of the space that has this value."""
     for name, domain in space.dimensions.items():
@@ -284,6 +335,24 @@ def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     yield from _stages(base, config)
     if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:
         yield "num_key_value_heads", config.num_attention_heads
+    yield from _following_stages(base, config)
     types = None if _is_read_only(base, "layer_types") else getattr(base, "layer_types", None)
     if types and len(types) == base.num_hidden_layers:
         yield "layer_types", list(itertools.islice(itertools.cycle(types), config.num_hidden_layers))
+
+
+def _following_stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
+    """Further fields that follow from the stages of an image model, where they do so in the base configuration."""
+    if not isinstance(getattr(base, "depths", None), list | tuple):
+        return
+
+    def values(source: Any) -> Iterator[tuple[str, Any]]:
+        stages = len(source.depths)
+        yield "num_layers", stages
+        yield "num_stages", stages
+        if hasattr(source, "embed_dim"):
+            yield "hidden_size", int(source.embed_dim * 2 ** (stages - 1))
+
+    for (field, before), (_, after) in zip(values(base), values(config), strict=True):
+        if before != after and getattr(base, field, None) == before:
+            yield field, after

@@ -137,6 +137,18 @@ class AutoDistillationMixin(_Base):
         with self._restored():
             return self.autodistillation_search.search_loop(n_trials, timeout)
 
+    def model_builder_builtin(self, model_arch_paras: Architecture, model_cls: Any = None) -> nn.Module:
+        """The student of an architecture, as `autodistillation` builds it without a `model_builder`.
+
+        Args:
+            model_arch_paras: the architecture.
+            model_cls: the class of the student; by default the class of the trainer's model.
+
+        Raises:
+            ConfigurationError: the architecture has a key that is no field of the configuration.
+        """
+        return TransformersBuilder(model_cls or type(self.model), cast(Any, self.model).config)(model_arch_paras)
+
     # --- the set-up ---
 
     def _configuration(self, train_func: Any, eval_func: Any) -> AutoDistillationConfig:
@@ -145,7 +157,7 @@ class AutoDistillationMixin(_Base):
             raise ConfigurationError("autodistillation needs a configuration: set trainer.autodistillation_config.")
         config = AutoDistillationConfig.load(configured)
         search = config.the_search()
-        if not search.metrics:
+        if not search.metrics and eval_func is None:
             search = search.with_changes(metrics=DEFAULT_METRICS)
             config = config.with_changes(search=search)
         problems = list(trainer_problems(self, config, train_func, eval_func))
@@ -215,7 +227,8 @@ class AutoDistillationMixin(_Base):
         """Evaluation by the trainer needs all processes, as training does."""
 
         def train(student: nn.Module) -> nn.Module:
-            trained = train_func(student)
+            returned = train_func(student)
+            trained = student if returned is None else returned
             self.evaluate_student(trained)
             return trained
 

@@ -7,12 +7,13 @@ from pydantic import ValidationError
 
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
+from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import Tap
 
 
 def sentences(make) -> str:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         make()
     return str(caught.value)
 

@@ -18,7 +18,7 @@ from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import Tap
 
 FILES = Path(__file__).resolve().parents[2] / "data/specification"
-READABLE = ("auto.yaml", "flash.yaml", "regular.yaml", "tensorflow.yaml")
+READABLE = ("auto.yaml", "flash.yaml", "regular.yaml")
 
 SEARCH = {"search_space": {"width": [16, 32]}, "metrics": ["accuracy", "latency"], "higher_is_better": [True, False]}
 
@@ -61,12 +61,25 @@ def test_file_of_a_criterion_is_regular_distillation_without_a_search(name, kind
     assert (regular.optimizer, regular.learning_rate) == ("SGD", 0.001)
 
 
-def test_file_for_tensorflow_has_a_pair_of_losses_of_the_whole_student():
-    config = load("tensorflow.yaml")
-    assert config.model.framework == "tensorflow"
-    assert config.flash_distillation.on_predictions
-    assert config.flash_distillation.loss_weights == (0.5, 0.5)
-    assert config.regular_distillation is None
+def test_file_for_tensorflow_is_refused():
+    with pytest.raises(ConfigurationError, match=r"framework must be 'pytorch', .* but got 'tensorflow'; convert"):
+        load("tensorflow.yaml")
+
+
+def test_framework_may_be_next_to_the_search_and_flash_settings_may_be_regular():
+    phase = FlashDistillationConfig(train_steps=[3], loss_types=["CE", "CE"], loss_weights=[0.5, 0.5])
+    config = AutoDistillationConfig(
+        framework="pytorch", search_space={"w": [1]}, knowledge_transfer=phase, regular_distillation=phase
+    )
+    assert config.model.framework == "pytorch"
+    assert config.regular_distillation.train_steps == 3
+    assert config.regular_distillation.loss_types == ("CE", "CE")
+    with pytest.raises(ConfigurationError, match="with block_names, exact, which belong to blocks"):
+        AutoDistillationConfig(
+            search_space={"w": [1]}, regular_distillation=FlashDistillationConfig(block_names=["a"], exact=False)
+        )
+    with pytest.raises(ConfigurationError, match="but got 'tensorflow'"):
+        AutoDistillationConfig(framework="tensorflow", search_space={"w": [1]})
 
 
 def test_defaults_are_those_of_the_specification():
@@ -141,7 +154,10 @@ def test_regular_distillation_as_knowledge_transfer_trains_the_whole_student():
             "train: is not a key of the configuration; the keys here are search, ",
         ),
         ({"auto_distilation": {"search": SEARCH}}, "auto_distilation: is not a key of the configuration"),
-        ({"model": {"name": "m", "framework": "jax"}, "search": SEARCH}, "model.framework: Input should be 'pytorch'"),
+        (
+            {"model": {"name": "m", "framework": "jax"}, "search": SEARCH},
+            "model.framework: framework must be 'pytorch'",
+        ),
         ({"distillation": {"train": {}}}, "the configuration: distillation has one key, train"),
         (
             {"distillation": {"train": {"criterion": {"KnowledgeLoss": {}}}}},

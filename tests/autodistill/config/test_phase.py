@@ -7,23 +7,23 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
 from transformers import get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.phase import REQUIRED_ARGUMENTS, SCHEDULERS
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("value", [0, -1, "hot", {"start": 5}, {"start": 0, "end": 1}, {"start": 5, "end": 1, "to": 2}])
 def test_temperature_of_another_kind_is_refused(value) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigurationError):
         RegularDistillationConfig(temperature=value)
 
 
 def sentences(make) -> str:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         make()
     return str(caught.value)
 

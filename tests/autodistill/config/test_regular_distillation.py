@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.errors import ConfigurationError
 
 
 def sentences(make) -> str:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         make()
     return str(caught.value)
 

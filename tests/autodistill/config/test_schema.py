@@ -19,7 +19,8 @@ def test_schema_has_every_key_that_can_be_written_and_no_other() -> None:
     assert set(schema["properties"]["auto_distillation"]["properties"]) == {*sections, "train", "evaluation"}
     search = schema["$defs"]["SearchConfig"]
     assert set(search["properties"]) == {*SearchConfig.model_fields, "constraints", "higher_is_better"}
-    assert search["properties"]["max_trials"] == {"default": 10, "minimum": 1, "title": "Max Trials", "type": "integer"}
+    trials = [{"minimum": 1, "type": "integer"}, {"type": "null"}]
+    assert search["properties"]["max_trials"] == {"default": 10, "title": "Max Trials", "anyOf": trials}
     assert {"type": "null"} in search["properties"]["promote"]["anyOf"]
     metric = search["properties"]["metrics"]["anyOf"][1]["properties"]
     assert set(metric) == {field.name for field in dataclasses.fields(Metric)}

@@ -75,8 +75,7 @@ def test_evaluation_depends_on_the_seed_and_computes_no_gradients() -> None:
     draws = [subject.evaluate(nn.Identity(), seed)["draw"] for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
     assert framework(score=None).evaluate(nn.Identity(), 1) == {}
-    with pytest.raises(TrialError, match="eval_func must return a mapping of metrics, but returned float"):
-        framework(score=lambda model: 0.5).evaluate(nn.Identity(), 1)
+    assert framework(score=lambda model: 0.5).evaluate(nn.Identity(), 1) == 0.5
 
 
 def test_parameters_are_those_counted_by_hand() -> None:

@@ -379,15 +379,14 @@ def test_a_data_frame_has_both_kinds_of_metrics(promoted):
     assert frame["metrics_accuracy"].notna().tolist() == (frame["state"] == "complete").tolist()
 
 
-def test_promotion_without_both_phases_is_named_with_the_other_mistakes(tmp_path):
+def test_promotion_without_both_phases_is_named(tmp_path):
     for missing in ("flash_distillation", "regular_distillation"):
         config = make_config(max_trials=10)
         del config[missing]
         with pytest.raises(ConfigurationError) as caught:
             promoting(tmp_path / "search", config=config).search_loop()
-        assert len(caught.value.problems) == 2
+        assert len(caught.value.problems) == 1
         assert f"but there is no {missing}; add it, or leave promote out." in str(caught.value)
-        assert "max_trials must not exceed the number of architectures, but 10 > 9" in str(caught.value)
     search = promoting(tmp_path / "search", train_func=lambda student: student)
     with pytest.raises(ConfigurationError, match="promote runs between the phases of the built-in distillation"):
         search.search_loop()

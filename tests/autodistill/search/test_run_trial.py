@@ -80,8 +80,8 @@ def transformer(architecture):
     ("hooks", "error", "sentence"),
     [
         ({"build": lambda architecture: None}, TrialError, "model_builder must return an nn.Module, but returned None"),
-        ({"train": lambda student: None}, TrialError, "train_func must return the trained model, but returned None"),
-        ({"score": lambda student: 0.5}, TrialError, "eval_func must return a mapping of metrics, but returned float"),
+        ({"train": lambda student: 3}, TrialError, "train_func must return the trained model, but returned int"),
+        ({"score": lambda student: "a"}, TrialError, "eval_func must return a mapping of metrics, but returned str"),
         (
             {"score": lambda student: {"score": "high"}},
             TrialError,

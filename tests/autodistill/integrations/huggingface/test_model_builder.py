@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    CLIPConfig,
     DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
     LlamaConfig,
     MobileBertConfig,
     Qwen2Config,
+    SwinConfig,
     ViTConfig,
     ViTModel,
 )
@@ -217,3 +220,59 @@ def test_students_of_half_precision_configurations_are_float32_unless_dtype_is_s
     assert builder({}).config.dtype in (torch.float32, "float32")
     assert {tensor.dtype for tensor in builder({"dtype": "bfloat16"}).parameters()} == {torch.bfloat16}
     assert base.dtype == BertConfig(dtype=precision).dtype
+def test_common_names_stand_for_a_familys_own_fields() -> None:
+    base = DistilBertConfig(dim=8, hidden_dim=16, n_layers=1, n_heads=2, vocab_size=9)
+    builder = TransformersBuilder(AutoModel, base)
+    student = builder({"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2})
+    assert (student.config.dim, student.config.hidden_dim, student.config.n_layers) == (12, 20, 2)
+    assert tuple(student.transformer.layer[1].ffn.lin1.weight.shape) == (20, 12)
+    space = SearchSpace({"hidden_size": [8, 9], "n_heads": [2, 3]})
+    assert [tuple(found.values()) for found in builder.feasible(space).enumerate()] == [(8, 2), (9, 3)]
+    with pytest.raises(ConfigurationError, match="'dim' and 'hidden_size' are the same field; leave one out"):
+        builder.feasible(SearchSpace({"dim": [8], "hidden_size": [8]}))
+    with pytest.raises(ConfigurationError, match="'hidden_dim' and 'intermediate_size' are the same field"):
+        builder({"hidden_dim": 8, "intermediate_size": 8})
+
+
+def test_lists_are_fields_with_what_follows_from_them(tmp_path: Path) -> None:
+    swin = SwinConfig(image_size=16, patch_size=2, embed_dim=4, depths=[1, 1], num_heads=[1, 2], window_size=2)
+    builder = TransformersBuilder(AutoModel, swin)
+    space = SearchSpace(
+        {"depths": [[2, 1], [1, 1, 1]], "num_heads": [[1, 2], [1, 2, 4]]}, ["len(depths) == len(num_heads)"]
+    )
+    assert builder.feasible(space).size == 2
+    for architecture in space.enumerate():
+        student = builder(architecture)
+        own = SwinConfig(
+            image_size=16,
+            patch_size=2,
+            embed_dim=4,
+            window_size=2,
+            depths=list(architecture["depths"]),
+            num_heads=list(architecture["num_heads"]),
+        )
+        assert student.config.to_diff_dict() == AutoModel.from_config(own).config.to_diff_dict()
+        assert [len(stage.blocks) for stage in student.encoder.layers] == list(architecture["depths"])
+        student.save_pretrained(tmp_path)
+        assert type(student).from_pretrained(tmp_path).num_parameters() == student.num_parameters()
+
+
+def test_fields_of_a_nested_configuration_are_dimensions() -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = CLIPConfig(
+        text_config={**sizes, "vocab_size": 9},
+        vision_config={**sizes, "image_size": 4, "patch_size": 2},
+        projection_dim=4,
+    )
+    builder = TransformersBuilder(AutoModel, base)
+    space = SearchSpace({"vision_config.hidden_size": [8, 9], "text_config.num_hidden_layers": [1, 2]})
+    assert builder.constraints(space) == ["vision_config.hidden_size % 2 == 0"]
+    assert builder.feasible(space).size == 2
+    student = builder({"vision_config.hidden_size": 12, "text_config.num_hidden_layers": 2})
+    assert len(student.text_model.encoder.layers) == 2
+    assert student.visual_projection.in_features == 12
+    assert (base.vision_config.hidden_size, base.text_config.num_hidden_layers) == (8, 1)
+    with pytest.raises(ConfigurationError, match=r"field of CLIPVisionConfig, but 'vision_config.hiden' is not"):
+        builder({"vision_config.hiden": 3})
+    with pytest.raises(ConfigurationError, match=r"field of CLIPConfig, but 'audio_config.hidden_size' is not"):
+        builder({"audio_config.hidden_size": 3})
