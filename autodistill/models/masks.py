@@ -139,7 +139,9 @@ class Masks:
     frames: Frames | None = None
 
     def of(self, tap: Tap, feature: torch.Tensor, batch: Batch, *, labels: bool = False) -> torch.Tensor | None:
-        """(N, L), True where a position of a feature counts; (N,) for one prediction per sample; None if all count.
+        """(N, L), True where a position of a feature counts; None if all count.
+
+        Between logits, (N,) for one prediction per sample, and (N, H, W) for one per pixel, in logits (N, C, H, W).
 
         Args:
             tap: of the student.
@@ -147,9 +149,9 @@ class Masks:
             batch: with which the student was called.
             labels: leave out positions whose label is ignored as well, as for logits.
         """
-        if labels and feature.dim() == 2:
-            return counted_labels(batch.targets, feature)
         positions = self.positions.get(tap)
+        if labels and (feature.dim() == 2 or (feature.dim() == 4 and positions is None)):
+            return counted_labels(batch.targets, feature.movedim(1, -1))
         if positions is None:
             return None
         mask = self._padding(positions, feature, batch)

@@ -212,11 +212,6 @@ def audible(batch: dict) -> torch.Tensor:
     return torch.arange(FRAMES) < frames(batch["attention_mask"].sum(-1))[:, None]
 
 
-def padded_source(batch: dict) -> torch.Tensor:
-    """Longformer's: it pads texts to a multiple of its window."""
-    return F.pad(source(batch), (0, -batch["attention_mask"].shape[1] % 4))
-
-
 # --- the models' own losses, by the names of their outputs ------------------------------------------------------------
 
 Output = Mapping[str, torch.Tensor]
@@ -238,13 +233,18 @@ def connectionist_loss(output: Output, batch: dict) -> torch.Tensor:
     return F.ctc_loss(logits.log_softmax(-1).transpose(0, 1), labels, lengths, targets, reduction="sum")
 
 
+def mean_connectionist_loss(output: Output, batch: dict) -> torch.Tensor:
+    """The mean of the samples' losses, each divided by the number of its labels, which is the same for all."""
+    return connectionist_loss(output, batch) / batch["labels"].numel()
+
+
 def pixel_cross_entropy(output: Output, batch: tuple) -> torch.Tensor:
     return F.cross_entropy(output["logits"], batch[1])
 
 
 def words_of_both_streams(output: Output, batch: dict) -> torch.Tensor:
     """ProphetNet's: each of its two streams predicts the labels."""
-    words = torch.cat([output["logits"], output["logits_ngram"]]).flatten(0, -2)
+    words = torch.cat([output[key].flatten(0, -2) for key in ("logits", "logits_ngram")])
     return F.cross_entropy(words, torch.cat([batch["labels"]] * 2).flatten())
 
 
@@ -698,8 +698,8 @@ FAMILIES = {
     ),
     "Longformer": OutsideFamily(
         built("LongformerForMaskedLM", **BERT, attention_window=4),
-        lambda: masked_words(length=7),
-        [Row("longformer.encoder.layer.{}", padded_source)],
+        masked_words,  # of a multiple of its window: it pads others, and masks by lengths do not fit then
+        [Row("longformer.encoder.layer.{}", source)],
         MASKED_WORDS,
         {"hidden_act": ["gelu", "relu"]},
         start=NO_TABLE,
@@ -861,7 +861,7 @@ FAMILIES = {
             Row("poolformer.encoder.block.1.{}", all_count, layout="NCHW"),
         ],
         IMAGE_CLASSES,
-        {"mlp_ratio": [2.0, 4.0]},
+        {"depths": [[1, 2], [2, 2]]},
         start=NO_TABLE,
     ),
     "SEW": OutsideFamily(
@@ -885,7 +885,7 @@ FAMILIES = {
         ),
         waveforms,
         [Row("sew.encoder.layers.{}", all_count)],
-        Predictions(audible, connectionist_loss),
+        Predictions(audible, mean_connectionist_loss),
         {"num_hidden_layers": [1, 2]},
         start=NO_TABLE,
     ),
