@@ -1,6 +1,6 @@
 """A naive implementation of flash distillation: at every step the whole teacher and the whole student run. It is the
-reference that the engine must equal bit for bit; the two share only the loss criterion and the derivation of seeds. The
-functions below it run both on the same student."""
+reference that the engine must equal bit for bit. Its losses, its masks and its mapping of blocks are its own; the two
+share the matchers and the derivation of seeds. The functions below it run both on the same student."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import get_scheduler
 
@@ -54,6 +55,55 @@ def capture(model, taps):
     }
 
 
+def naive_mask(path, content):
+    """(N, L), True where a position counts: in a decoder with targets by their labels, else by `attention_mask`."""
+    if not isinstance(content, dict):
+        return None
+    if path.startswith("decoder") and "labels" in content:
+        return content["labels"] != -100
+    return content["attention_mask"].bool() if "attention_mask" in content else None
+
+
+def naive_mean(values, mask):
+    """The mean of (N, L, ...) over the positions that count."""
+    if mask is None or bool(mask.all()):
+        return values.mean()
+    mask = mask.reshape(mask.shape + (1,) * (values.dim() - 2)).expand_as(values)
+    return torch.where(mask, values, 0).sum() / mask.sum()
+
+
+def naive_term(kind, student, teacher, mask):
+    """A loss between two features: (N, C), (N, L, C), images (N, C, H, W) or attention (N, heads, L, L)."""
+    if student.dim() == 4 and kind == "KL":  # the probabilities of a query, over the keys
+        tiny = torch.finfo(student.dtype).tiny
+        logarithms = student.clamp(min=tiny).log() - student.sum(-1, keepdim=True).clamp(min=tiny).log()
+        return naive_mean(F.kl_div(logarithms, teacher, reduction="none").sum(-1).movedim(1, -1), mask)
+    if student.dim() == 4:
+        student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
+    if kind == "KL":
+        logarithms = [F.log_softmax(logits, dim=-1) for logits in (student, teacher)]
+        return naive_mean(F.kl_div(*logarithms, reduction="none", log_target=True).sum(-1), mask)
+    error = naive_mean((student - teacher).square().mean(-1), mask)
+    return error if kind == "MSE" else error / naive_mean(teacher.square().mean(-1), mask)
+
+
+def naive_loss(stage, matchers, student, teacher, content):
+    """The weighted sum of a stage's losses on one batch."""
+    total = torch.zeros(())
+    for mapping, kind, weight, matcher in zip(
+        stage.mappings, stage.loss_types, stage.loss_weights, matchers, strict=True
+    ):
+        feature = matcher(student[mapping.student])
+        mask = naive_mask(mapping.student.path, content) if feature.dim() > 2 else None
+        total = total + weight * naive_term(kind, feature, teacher[mapping.teacher], mask)
+    return total
+
+
+def naive_mapping(student_depth, teacher_depth):
+    """For each block of the student the index of the teacher's, evenly spaced, the last one to the last one."""
+    return [round((index + 1) * teacher_depth / student_depth) - 1 for index in range(student_depth)]
+
+
 def naive_flash(student, teacher, stages, criteria, batches, seed):
     """Train every block of `student` in place, by full forwards of both models; return the last loss of each."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -93,7 +143,7 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
             batch.call(student)
             for handle in handles:
                 handle.remove()
-            loss = criterion.loss_cal(student_features(), teacher_features(), batch)
+            loss = naive_loss(stage, criterion.feature_matchers, student_features(), teacher_features(), batch.content)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
@@ -190,10 +240,12 @@ def naive_teacher_fed(student, teacher, stages, criteria, batches, seed, project
                 mapping.teacher: _teachers_hidden_state(teacher, mapping.teacher, batch) for mapping in stage.mappings
             }
             block_target = next(m.teacher for m in stage.mappings if m.student.path == stage.blocks[0])
-            loss = criterion.loss_cal(
+            loss = naive_loss(
+                stage,
+                criterion.feature_matchers,
                 {m.student: m.student.extract(outputs[m.student.path]) for m in stage.mappings},
                 targets | {block_target: project(targets[block_target])},
-                batch,
+                batch.content,
             )
             optimizer.zero_grad()
             loss.backward()

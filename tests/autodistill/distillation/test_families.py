@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 
 import pytest
 import torch
 from families import FAMILIES
-from naive_distillation import distil, distil_both_ways, largest_difference, make_distiller
+from naive_distillation import distil, distil_both_ways, largest_difference, make_distiller, naive_mapping
 
+from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError, NonFiniteError
+from autodistill.losses.criterion import TrainingStep
 from autodistill.training import TrainingContext
 
 CPU = torch.device("cpu")
@@ -46,6 +49,39 @@ def test_flash_equals_the_naive_loop_and_logs_why_a_block_is_not_replayed(name, 
     assert logged == [f"{r.stage} runs by the truncated forward: {r.reason}" for r in records if r.reason]
     assert settings_of(engine) == before
     assert not engine.training
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, family in FAMILIES.items() if not family.flash and "ALBERT" not in name]
+)
+def test_blocks_are_mapped_to_evenly_spaced_blocks_of_the_teacher(name):
+    family = FAMILIES[name]
+    plan = family_distiller(family).resolve(family.student())
+    taught = [stage.mappings[-1].teacher.path for stage in plan.flash]
+    assert [int(re.findall(r"\d+", path)[0]) for path in taught] == [
+        index + ("Sequential" in name) for index in naive_mapping(*family.depths)
+    ]
+
+
+def test_first_loss_of_regular_distillation_of_an_encoder_decoder_has_the_targets_mask():
+    family = FAMILIES["T5, sdpa"]
+    student, teacher, batch = family.student().eval(), family.teacher().eval(), family.batches()[0]
+    logits, target = student(**batch), teacher(**batch).logits
+    counted = batch["labels"] != -100  # (N, L) of the targets, which are shorter than the inputs
+    terms = target.softmax(-1) * (target.log_softmax(-1) - logits.logits.log_softmax(-1))
+    expected = terms.sum(-1)[counted].mean()
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "regular_distillation": {"train_steps": 1, "add_origin_loss": False},
+        }
+    )
+    distiller = Distiller(teacher, config, [batch], CPU)
+    plan = distiller.resolve(student)
+    tap = plan.regular.student_taps[0]
+    step = TrainingStep(Batch(batch), 1.0, logits)
+    value = plan.regular_criterion.step_loss({tap: logits.logits}, {plan.regular.teacher_taps[0]: target}, step)
+    torch.testing.assert_close(value, expected)
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if "eager" in name and not family.flash])
