@@ -121,7 +121,7 @@ class KnowledgeDistillationLoss(Criterion):
                 f"{tuple(teacher_outputs.shape)}."
             )
         temperature = check_temperature(self.temperature if temperature is None else temperature)
-        student, teacher = in_full(student_outputs), in_full(teacher_outputs)
+        student, teacher = (_classes_last(in_full(logits), labels) for logits in (student_outputs, teacher_outputs))
         return LOSS_TYPES[self.loss_types[1]].between(student, teacher, mask, temperature, labels)
 
     def student_targets_loss_cal(self, student_outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -134,7 +134,7 @@ class KnowledgeDistillationLoss(Criterion):
         """
         on_labels = LOSS_TYPES[self.loss_types[0]].on_labels
         assert on_labels is not None  # checked when the criterion was made
-        return on_labels(in_full(student_outputs), targets, self.ignore_index)
+        return on_labels(_classes_last(in_full(student_outputs), targets), targets, self.ignore_index)
 
     def loss_cal(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
         """The loss of the batch on which `teacher_model_forward` ran, a scalar.
@@ -154,7 +154,7 @@ class KnowledgeDistillationLoss(Criterion):
         if has_token_labels(targets, logits) and self._shifts_labels(student_outputs, targets):
             targets = next_labels(targets, self.ignore_index)
         own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
-        mask = counted_labels(targets, logits, self.ignore_index)
+        mask = counted_labels(targets, _classes_last(logits, targets), self.ignore_index)
         return self._sum(own, logits, main_part(self.teacher_outputs), mask, labels=targets)
 
     def loss_cal_sloss(
@@ -223,3 +223,9 @@ class KnowledgeDistillationLoss(Criterion):
                 student, teacher, mask, temperature=temperature, labels=labels
             )
         return total
+
+
+def _classes_last(logits: torch.Tensor, labels: Any) -> torch.Tensor:
+    """Logits of pixels (N, C, H, W), whose labels are (N, H, W), as (N, H, W, C); others as they are."""
+    of_pixels = logits.dim() == 4 and isinstance(labels, torch.Tensor) and labels.shape != logits.shape[:-1]
+    return logits.movedim(1, -1) if of_pixels and labels.shape == logits[:, 0].shape else logits

@@ -87,14 +87,14 @@ def naive_term(kind, student, teacher, mask):
     return error if kind == "MSE" else error / naive_mean(teacher.square().mean(-1), mask)
 
 
-def naive_loss(stage, matchers, student, teacher, content):
-    """The weighted sum of a stage's losses on one batch."""
+def naive_loss(stage, matchers, student, teacher, content, mask_of=naive_mask):
+    """The weighted sum of a stage's losses on one batch; `mask_of` returns a layer's mask, as `naive_mask` does."""
     total = torch.zeros(())
     for mapping, kind, weight, matcher in zip(
         stage.mappings, stage.loss_types, stage.loss_weights, matchers, strict=True
     ):
         feature = matcher(student[mapping.student])
-        mask = naive_mask(mapping.student.path, content) if feature.dim() > 2 else None
+        mask = mask_of(mapping.student.path, content) if feature.dim() > 2 else None
         total = total + weight * naive_term(kind, feature, teacher[mapping.teacher], mask)
     return total
 
@@ -104,7 +104,7 @@ def naive_mapping(student_depth, teacher_depth):
     return [round((index + 1) * teacher_depth / student_depth) - 1 for index in range(student_depth)]
 
 
-def naive_flash(student, teacher, stages, criteria, batches, seed):
+def naive_flash(student, teacher, stages, criteria, batches, seed, mask_of=naive_mask):
     """Train every block of `student` in place, by full forwards of both models; return the last loss of each."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     required = {parameter: parameter.requires_grad for parameter in student.parameters()}
@@ -143,7 +143,9 @@ def naive_flash(student, teacher, stages, criteria, batches, seed):
             batch.call(student)
             for handle in handles:
                 handle.remove()
-            loss = naive_loss(stage, criterion.feature_matchers, student_features(), teacher_features(), batch.content)
+            loss = naive_loss(
+                stage, criterion.feature_matchers, student_features(), teacher_features(), batch.content, mask_of
+            )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
@@ -179,12 +181,13 @@ def distil(student, distiller, *, replay=True):
     return engine.run(TrainingContext(seed=7))
 
 
-def distil_both_ways(student, distiller, *, replay=True):
+def distil_both_ways(student, distiller, *, replay=True, mask_of=naive_mask):
     """Distil a student by the engine and by the reference; return both, and the engine's records."""
     twin = copy.deepcopy(student)
     records = distil(student, distiller, replay=replay)
     plan = distiller.resolve(twin)
-    naive_flash(twin, distiller.teacher, plan.flash, plan.flash_criteria, distiller.flash_set.batches, seed=7)
+    batches = distiller.flash_set.batches
+    naive_flash(twin, distiller.teacher, plan.flash, plan.flash_criteria, batches, seed=7, mask_of=mask_of)
     return student, twin, records
 
 

@@ -15,7 +15,8 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import TrainingStep
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 from autodistill.losses.logits import decoupled_kl_divergence
-from autodistill.models.taps import Tap
+from autodistill.models.masks import Masks, Positions
+from autodistill.models.taps import AUTO, Tap
 
 
 class CountedTeacher(nn.Module):
@@ -223,7 +224,7 @@ def test_decoupled_divergence_reads_the_labels_that_count(ignored: int) -> None:
         output = student(inputs)
         features = {Tap(""): teacher(inputs).detach()}
         torch.testing.assert_close(
-            criterion.step_loss({}, features, TrainingStep(Batch((inputs, labels)), 2.0, False, output)), expected
+            criterion.step_loss({}, features, TrainingStep(Batch((inputs, labels)), 2.0, output)), expected
         )
 
 
@@ -231,7 +232,21 @@ def test_decoupled_divergence_of_a_language_model_reads_the_next_labels() -> Non
     logits, teacher = torch.randn(2, 2, 4, 5).unbind()
     labels = torch.tensor([[0, 1, 2, 3], [4, -100, 1, 0]])
     criterion = KnowledgeDistillationLoss(1.0, ["CE", "DKD"], [0.0, 1.0])
-    step = TrainingStep(Batch((torch.zeros(2, 4), labels)), 1.0, True, logits)
+    criterion.masks = Masks({Tap("", AUTO): Positions("inputs")}, label_shift=True)
+    step = TrainingStep(Batch((torch.zeros(2, 4), labels)), 1.0, logits)
     following = torch.tensor([[1, 2, 3, -100], [-100, 1, 0, -100]])
     expected = decoupled_kl_divergence(logits, teacher, labels=following)
+    torch.testing.assert_close(criterion.step_loss({}, {Tap(""): teacher}, step), expected)
+
+
+def test_classes_of_pixels_are_on_the_second_axis_and_ignored_pixels_do_not_count() -> None:
+    student, teacher = predictions(2, 5, 3, 4)
+    labels = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(0))
+    labels[:, 0] = -100
+    p, q = torch.softmax(teacher, 1), torch.softmax(student, 1)
+    divergence = (p * (p.log() - q.log())).sum(1)[labels != -100].mean()
+    criterion = with_outputs(teacher, 1.0, ["CE", "KL"], [0.25, 2.0])
+    expected = 0.25 * F.cross_entropy(student, labels) + 2 * divergence
+    torch.testing.assert_close(criterion(student, labels), expected)
+    step = TrainingStep(Batch((student, labels)), 1.0, student)
     torch.testing.assert_close(criterion.step_loss({}, {Tap(""): teacher}, step), expected)
