@@ -52,16 +52,31 @@ def call_by_names(model: nn.Module, batch: Batch) -> Any:
         >>> call_by_names(nn.ReLU(), Batch({"input": torch.tensor([-1.0, 1.0]), "labels": torch.tensor([0, 1])}))
         tensor([0., 1.])
     """
+    return named_arguments(model, batch).call(model)
+
+
+def named_arguments(model: nn.Module, batch: Batch) -> Batch:
+    """The entries of a batch that are arguments of a model's forward; all of them if it only takes `**kwargs`.
+
+    Raises:
+        ConfigurationError: none of a mapping's keys is the name of an argument.
+
+    Examples:
+        >>> named_arguments(nn.ReLU(), Batch({"input": 1, "labels": 0})).content
+        {'input': 1}
+    """
     if not isinstance(batch.content, Mapping):
-        return batch.call(model)
+        return batch
     names = inspect.signature(model.forward).parameters
     arguments = {key: value for key, value in batch.content.items() if key in names}
+    if not arguments and all(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values()):
+        return batch
     if not arguments:
         raise ConfigurationError(
             f"a batch's keys are the names of the model's arguments, but {type(model).__name__} takes "
             f"{', '.join(names)} and the batch holds {', '.join(batch.content)}."
         )
-    return Batch(arguments).call(model)
+    return Batch(arguments)
 
 
 def unknown_arguments(model: nn.Module, batch: Batch, owner: str) -> list[str]:

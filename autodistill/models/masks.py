@@ -20,13 +20,16 @@ from torch import nn
 from autodistill.batch import IGNORED_LABEL, Batch
 from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.module_paths import find_module
-from autodistill.models.taps import Tap, TapRecorder
+from autodistill.models.taps import AUTO, Tap, TapRecorder
 
 logger = logging.getLogger(__name__)
 
 Side = Literal["inputs", "targets", "frames"]
 
 LABELS = ("labels", "label")
+
+OUTPUT = Tap("", AUTO)
+"""The tap of a model's predictions."""
 
 
 def both_masks(left: torch.Tensor | None, right: torch.Tensor | None) -> torch.Tensor | None:

@@ -25,6 +25,8 @@ from autodistill.losses.weights_and_temperature import weight_problems
 from autodistill.models.masks import both_masks, counted_labels
 
 STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES = "s_hidden_states", "t_hidden_states"
+LOGITS_MASK, HIDDEN_STATES_MASK = "s_logits_mask", "s_hidden_states_mask"
+"""The keys under which the runner adds which positions of the student's outputs count; None if all do."""
 
 
 class LossCallback(nn.Module, ABC):
@@ -99,7 +101,7 @@ class KLDivCallback(LossCallback):
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> torch.Tensor:
         student, teacher = _part(batch, self.student_logits_key), _part(batch, self.teacher_logits_key)
-        padding = _padding(batch)
+        padding = batch[LOGITS_MASK] if LOGITS_MASK in batch else _padding(batch)
         if padding is not None and not losses.mask_fits(padding, student.shape[:-1]):
             padding = None  # one prediction per sample, for padded inputs
         mask = both_masks(padding, counted_labels(batch.get("labels"), student))
@@ -250,7 +252,7 @@ def _padding_of_layers(
     batch: Mapping[str, Any], student: HiddenStates, teacher: HiddenStates, layer_mapping: LayerPairs | None
 ) -> torch.Tensor | None:
     """The padding mask if a compared layer is (N, L, C); None if no layer has positions."""
-    mask = _padding(batch)
+    mask = batch[HIDDEN_STATES_MASK] if HIDDEN_STATES_MASK in batch else _padding(batch)
     if mask is None:
         return None
     layers = [layer for layer, _ in paired_layers(student, teacher, layer_mapping)]

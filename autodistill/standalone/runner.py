@@ -15,12 +15,20 @@ from autodistill.distillation.step_loop import StepLoop
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import in_full, label_cross_entropy
 from autodistill.losses.origin_loss import origin_loss
-from autodistill.models.calls import call_by_names
+from autodistill.models.calls import call_by_names, named_arguments
 from autodistill.models.label_shift import find_label_shift
+from autodistill.models.masks import OUTPUT, Masks, find_masks
 from autodistill.models.modes import evaluating, plain_forward, training_only
 from autodistill.models.taps import AUTO, Tap, TapRecorder, main_part
 from autodistill.randomness import isolated_random_state
-from autodistill.standalone.callbacks import STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES, LossCallback
+from autodistill.standalone.callbacks import (
+    HIDDEN_STATES_MASK,
+    LOGITS_MASK,
+    STUDENT_HIDDEN_STATES,
+    TEACHER_HIDDEN_STATES,
+    LossCallback,
+)
+from autodistill.tensors import identical
 
 BatchMetric = Callable[[Mapping[str, Any]], Any]
 """A metric of a batch with the outputs of both models: a number, or a tensor with one element."""
@@ -96,6 +104,7 @@ class DistilRunner:
         self.settings = settings or PhaseConfig()
         self.seed = seed
         self._label_shift: bool | None = None  # found on the first batch
+        self._found_masks: Masks | None = None  # the same
         self._student = TapRecorder(student, [Tap(path, AUTO) for path in student_layers], owner="student")
         self._teacher = TapRecorder(teacher or student, [Tap(path, AUTO) for path in teacher_layers], owner="teacher")
 
@@ -247,12 +256,31 @@ class DistilRunner:
             teacher = self.teacher
             with self._teacher as recorder, torch.no_grad(), plain_forward(teacher):
                 found |= _named("t_", TEACHER_HIDDEN_STATES, recorder, lambda: call_by_names(teacher, batch))
+        found |= self._masks(batch, found)
         labels = batch.targets
         if isinstance(labels, torch.Tensor):
             if self._label_shift is None:
                 self._label_shift = find_label_shift(self.student, batch) is True
             found["labels"] = next_labels(labels) if self._label_shift else labels
         return found
+
+    def _masks(self, batch: Batch, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The masks of the student's logits and of its hidden states; none that its layers do not have in common."""
+        layers = dict(zip(self._student.taps, found.get(STUDENT_HIDDEN_STATES, ()), strict=False))
+        logits = {OUTPUT: found["s_logits"]} if isinstance(found.get("s_logits"), torch.Tensor) else {}
+        if self._found_masks is None:
+            self._found_masks = find_masks(self.student, logits | layers, named_arguments(self.student, batch))
+        find, masks = self._found_masks.of, {}
+        for tap, feature in logits.items():
+            masks[LOGITS_MASK] = find(tap, feature, batch)
+        if layers:
+            first, *others = [
+                mask.mT if mask is not None and self._found_masks.positions[tap].samples == 1 else mask
+                for tap, feature in layers.items()
+                for mask in (find(tap, feature, batch),)
+            ]
+            masks[HIDDEN_STATES_MASK] = first if all(identical(first, other) for other in others) else None
+        return masks
 
 
 def _label_loss(output: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -83,6 +83,9 @@ def naive_term(kind, student, teacher, mask):
     if kind == "KL":
         logarithms = [F.log_softmax(logits, dim=-1) for logits in (student, teacher)]
         return naive_mean(F.kl_div(*logarithms, reduction="none", log_target=True).sum(-1), mask)
+    if kind == "cosine":
+        return naive_mean(1 - F.cosine_similarity(student, teacher, dim=-1), mask)
+    assert kind in ("MSE", "NMSE"), kind
     error = naive_mean((student - teacher).square().mean(-1), mask)
     return error if kind == "MSE" else error / naive_mean(teacher.square().mean(-1), mask)
 

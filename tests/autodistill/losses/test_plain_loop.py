@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, XLNetConfig, XLNetLMHeadModel
 
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
+from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 from autodistill.losses.loss_types import LOSS_TYPES
 from autodistill.models.taps import Tap
 
@@ -212,3 +214,47 @@ def test_a_missing_step_of_the_loop_is_refused_with_the_remedy() -> None:
         unprepared.loss_cal({Tap("1"): INPUTS}, {Tap("1"): INPUTS})
     with pytest.raises(ConfigurationError, match="recording the student's layers needs the student"):
         unprepared.__enter__()
+
+
+class Around(nn.Module):
+    """A model inside another module, whose name says nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs):
+        return self.model(**inputs)
+
+
+@pytest.mark.parametrize("shifts", [True, False], ids=["GPT-2", "XLNet"])
+@pytest.mark.parametrize("on_predictions", [True, False], ids=["predictions", "layers"])
+def test_labels_exclude_the_positions_that_predict_them(shifts: bool, on_predictions: bool) -> None:
+    tokens = torch.randint(3, 20, (3, 6), generator=torch.Generator().manual_seed(0))
+    labels = tokens.masked_fill(torch.arange(6) % 3 == 1, -100)
+    if shifts:
+        models = [Around(GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=n, n_head=1))) for n in (1, 2)]
+    else:
+        models = [
+            Around(XLNetLMHeadModel(XLNetConfig(vocab_size=20, d_model=8, n_layer=n, n_head=1, d_inner=8)))
+            for n in (1, 2)
+        ]
+    student, teacher = (model.eval() for model in models)
+    inputs = {"input_ids": tokens}
+    logits, target = student(**inputs).logits, teacher(**inputs).logits
+    expected = F.pad(labels[:, 1:], (0, 1), value=-100) if shifts else labels
+    counted = expected != -100
+    soft = (target.softmax(-1) * (target.log_softmax(-1) - logits.log_softmax(-1))).sum(-1)[counted].mean()
+    hard = F.cross_entropy(logits[counted], expected[counted])
+    if on_predictions:
+        criterion = KnowledgeDistillationLoss(1.0, ["CE", "KL"], [0.5, 0.5], student, teacher)
+        criterion.teacher_model_forward(inputs)
+        torch.testing.assert_close(criterion(student(**inputs), labels), 0.5 * hard + 0.5 * soft)
+        return
+    mapping = ("", "logits", "", "logits")
+    criterion = IntermediateLayersKnowledgeDistillationLoss(
+        [mapping], ["KL"], student_model=student, teacher_model=teacher, example=inputs
+    )
+    with criterion:
+        criterion.teacher_model_forward(inputs)
+        torch.testing.assert_close(criterion(student(**inputs), labels), soft)

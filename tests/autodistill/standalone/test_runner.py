@@ -6,9 +6,17 @@ import copy
 
 import pytest
 import torch
+from families import seeded
 from small_models import ConvolutionalNetwork, Transformer
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from autodistill.config.phase import PhaseConfig
 from autodistill.errors import ConfigurationError, NonFiniteError
@@ -291,3 +299,24 @@ def test_teacher_is_trained_first_for_its_epochs() -> None:
         torch.testing.assert_close(actual, reference)
     with pytest.raises(ConfigurationError, match="needs a teacher and at least one epoch, but got 2 with"):
         DistilRunner(student, None, [KLDivCallback()], num_train_teacher_epochs=2)
+
+
+def test_logits_of_a_decoder_have_the_mask_of_its_labels_though_lengths_agree() -> None:
+    sizes = {"vocab_size": 20, "d_kv": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
+    models = [
+        seeded(
+            lambda width=width: T5ForConditionalGeneration(T5Config(d_model=width, dropout_rate=0.0, **sizes)), width
+        )
+        for width in (8, 16)
+    ]
+    tokens = torch.randint(3, 20, (3, 6), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    mask[0, 2:] = 0
+    labels = tokens.flip(1).clone()
+    labels[2, 4:] = -100
+    batch = {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    student, teacher = (model(**batch).logits.detach() for model in models)
+    terms = teacher.softmax(-1) * (teacher.log_softmax(-1) - student.log_softmax(-1))
+    runner = DistilRunner(*models, [KLDivCallback()])
+    history = runner.train([batch], steps=1)
+    assert history["loss"][0] == pytest.approx(terms.sum(-1)[labels != -100].mean().item(), rel=1e-5)
