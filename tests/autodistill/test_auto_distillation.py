@@ -412,7 +412,7 @@ def test_no_limit_tries_every_architecture_and_needs_a_finite_space(tmp_path, ca
     assert plain_search(tmp_path, max_trials=None).search_loop() == {"width": 6}
     assert "the search ends before" not in caplog.text
     endless = plain_search(tmp_path, max_trials=None, space=SearchSpace({"x": FloatRange(0, 1)}))
-    with pytest.raises(ConfigurationError, match="max_trials=None tries every architecture.*infinitely many"):
+    with pytest.raises(ConfigurationError, match=r"max_trials=None tries every architecture.*infinitely many"):
         endless.search_loop()
 
 

@@ -150,6 +150,8 @@ def test_regular_distillation_trains_with_every_loss_between_logits(kind) -> Non
     sections = {"regular_distillation": {"train_steps": 31, "learning_rate": 1e-2, "loss_types": kind}}
     (record,) = make_distiller(**sections).train(student(), TrainingContext(seed=0)).stages
     assert record.last_loss < record.first_loss
+
+
 def test_device_may_be_named() -> None:
     distiller = make_distiller(**BOTH)
     expected, named = student(), student()

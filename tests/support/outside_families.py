@@ -406,7 +406,7 @@ class UNet(nn.Module):
 
 
 NO_TABLE = "init='teacher' needs to know which weights"
-TOWERS = "init='teacher'"
+TWO_ROWS = "init='teacher' writes one row of blocks, 'encoder.block', but the student also has repeated blocks"
 
 FAMILIES = {
     "ELECTRA": OutsideFamily(
@@ -574,7 +574,7 @@ FAMILIES = {
         [Row("encoder.block.{}", source), Row("decoder.block.{}", target)],
         TRANSLATION,
         {"num_decoder_layers": [1, 2]},
-        start=TOWERS,
+        start=TWO_ROWS,
     ),
     "Whisper": OutsideFamily(
         built(

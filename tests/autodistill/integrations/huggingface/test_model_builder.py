@@ -220,6 +220,8 @@ def test_students_of_half_precision_configurations_are_float32_unless_dtype_is_s
     assert builder({}).config.dtype in (torch.float32, "float32")
     assert {tensor.dtype for tensor in builder({"dtype": "bfloat16"}).parameters()} == {torch.bfloat16}
     assert base.dtype == BertConfig(dtype=precision).dtype
+
+
 def test_common_names_stand_for_a_familys_own_fields() -> None:
     base = DistilBertConfig(dim=8, hidden_dim=16, n_layers=1, n_heads=2, vocab_size=9)
     builder = TransformersBuilder(AutoModel, base)
