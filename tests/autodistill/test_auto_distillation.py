@@ -405,7 +405,7 @@ def test_more_trials_than_architectures_end_with_the_space(tmp_path, caplog, adv
         search = plain_search(tmp_path, max_trials=9, advisor=advisor)
         assert search.search_loop() == {"width": 6}
         assert len(search.search_result) == 6
-    assert "the search ends before 9 trials: all 6 architectures" in caplog.text
+    assert "the search ends before 9 trials: " in caplog.text
 
 
 def test_no_limit_tries_every_architecture_and_needs_a_finite_space(tmp_path, caplog):
