@@ -330,7 +330,7 @@ def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     """The dependent fields, with their values, in the configurations of any family."""
     for field, compute in _COMPUTED.items():
         with contextlib.suppress(AttributeError):  # a family without the field, or without what it is computed from
-            if getattr(base, field) == compute(base):
+            if getattr(base, field) == compute(base) and not _is_read_only(base, field):
                 yield field, compute(config)
     yield from _stages(base, config)
     if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:
