@@ -64,7 +64,8 @@ class FlashDistillationConfig(PhaseConfig):
             for the automatic mapping: block i of n matches the teacher's block `ceil((i + 1) * m / n) - 1` of m (see
             `autodistill.distillation.automatic_mapping` for what else is mapped).
         loss_types: of each block, or a list for its mappings: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1',
-            'KL', 'CE' (soft cross-entropy), 'cosine', or another name in `LOSS_TYPES`. 'NMSE' if not given. Without blocks and mappings, a pair that
+            'KL', 'CE' (soft cross-entropy), 'cosine', or another name in `LOSS_TYPES`.
+            'NMSE' if not given. Without blocks and mappings, a pair that
             begins with 'CE' is the loss of the labels and that of the teacher's predictions, for the whole student.
         loss_weights: of each block, or a list for its mappings; 1 if not given.
         add_origin_loss: add the student's own loss (costs a full forward at every step).

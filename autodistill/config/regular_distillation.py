@@ -52,7 +52,8 @@ class RegularDistillationConfig(PhaseConfig):
         layer_mappings_for_knowledge_transfer: a list of layer mappings; a function `(student, teacher) -> such a list`;
             or None for the predictions (logits) of both.
         loss_types: 'MSE', 'NMSE' (normalised by the teacher's power), 'L1', 'KL', 'CE' (soft cross-entropy),
-            'cosine', or another name in `LOSS_TYPES`. If not given, 'KL' for logits and 'NMSE' for other predictions if the mapping is automatic,
+            'cosine', or another name in `LOSS_TYPES`. If not given,
+            'KL' for logits and 'NMSE' for other predictions if the mapping is automatic,
             else 'MSE'. Without mappings, a pair such as `['CE', 'KL']` is the loss of the labels and that of the
             teacher's logits: see `KnowledgeDistillationLoss`.
         loss_weights: 1 if not given. Those of such a pair are the labels' and the teacher's.
