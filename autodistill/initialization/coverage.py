@@ -61,7 +61,9 @@ def rows_outside(model: nn.Module, covered: str) -> list[str]:
 
     Examples:
         >>> layer = nn.TransformerEncoderLayer(8, 2)
-        >>> towers = nn.ModuleDict({name: nn.TransformerEncoder(layer, 2) for name in ("text", "image")})
+        >>> def tower():
+        ...     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        >>> towers = nn.ModuleDict({"text": tower(), "image": tower()})
         >>> rows_outside(towers, "text.layers")
         ['image.layers']
     """
