@@ -73,10 +73,11 @@ def parse_mapping(spec: Any) -> LayerMapping:
 
 
 def in_models(mappings: Iterable[LayerMapping], student: nn.Module, teacher: nn.Module) -> tuple[LayerMapping, ...]:
-    """The mappings, in which a pair of two names is read as these models require.
+    """The mappings, in which a name and a number are read as these models require.
 
     `('s', '1')` pairs the student's layer `s` with the teacher's layer `1` if the teacher has a layer of that name.
-    Otherwise `'1'` is the output process of layer `s` in both models, if both have that layer.
+    Otherwise `'1'` is the output process of layer `s` in both models, if both have that layer. A key that is no number
+    is never read as an output process in this form, since it may be the misspelt name of a layer.
 
     Raises:
         ConfigurationError: a number is neither; all mistakes in one error.
@@ -91,19 +92,18 @@ def in_models(mappings: Iterable[LayerMapping], student: nn.Module, teacher: nn.
     read = []
     for mapping in mappings:
         path, name = mapping.student.path, mapping.teacher.path
-        if mapping != LayerMapping(Tap(path), Tap(name)) or "." in name or has_module(teacher, name):
+        ambiguous = path and name.isdigit() and mapping == LayerMapping(Tap(path), Tap(name))
+        if not ambiguous or has_module(teacher, name):
             read.append(mapping)
-        elif has_module(student, path) and has_module(teacher, path) and path:
+        elif has_module(student, path) and has_module(teacher, path):
             read.append(LayerMapping(Tap(path, name), Tap(path, name)))
         else:
-            read.append(mapping)  # one of the layers does not exist, which is reported with the closest names
-            if name.isdigit():
-                problems.append(
-                    f"('{path}', '{name}') pairs a layer of the student with one of the teacher, or is one layer of "
-                    f"both with its output process; but the teacher has no layer '{name}', and "
-                    f"{'the teacher' if has_module(student, path) else 'the student'} no layer '{path}'; "
-                    "write ('student layer', 'output process', 'teacher layer', 'output process')."
-                )
+            problems.append(
+                f"('{path}', '{name}') pairs a layer of the student with one of the teacher, or is one layer of both "
+                f"with its output process; but the teacher has no layer '{name}', and "
+                f"{'the teacher' if has_module(student, path) else 'the student'} no layer '{path}'; "
+                "write ('student layer', 'output process', 'teacher layer', 'output process')."
+            )
     if problems:
         raise ConfigurationError(problems)
     return tuple(read)

@@ -296,7 +296,10 @@ class OfHidden(nn.Module):
 
 EXPLICIT = {
     "block_names": ["layers.0", "layers.1"],
-    "layer_mappings_for_knowledge_transfer": [[("layers.0", "hidden")], [("layers.1", "hidden", "layers.1", "hidden")]],
+    "layer_mappings_for_knowledge_transfer": [
+        [[("layers.0", "hidden")]],
+        [("layers.1", "hidden", "layers.1", "hidden")],
+    ],
 }
 
 

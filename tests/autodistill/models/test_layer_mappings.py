@@ -97,7 +97,7 @@ def named(*names: str) -> nn.Module:
     [
         (("layer", "1"), ("layer", "1"), (Tap("layer"), Tap("1"))),
         (("layer", "1"), ("layer",), (Tap("layer", "1"), Tap("layer", "1"))),
-        (("layer", "logits"), ("layer",), (Tap("layer", "logits"), Tap("layer", "logits"))),
+        (("layer", "misspelt"), ("layer",), (Tap("layer"), Tap("misspelt"))),
         (("layer", "other.block"), ("layer",), (Tap("layer"), Tap("other.block"))),
         (("layer", "typo"), ("block",), (Tap("layer"), Tap("typo"))),
         (("layer", "1", "layer", ""), ("layer",), (Tap("layer", "1"), Tap("layer"))),
