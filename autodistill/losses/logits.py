@@ -145,7 +145,7 @@ def probability_correlation_distance(
     """`correlation_distance` of features that already are probabilities: no softmax is taken, no temperature applies.
 
     Examples:
-        >>> p = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+        >>> p = torch.tensor([[0.25, 0.75], [0.6, 0.4]])
         >>> probability_correlation_distance(p, p).item() < 1e-6
         True
     """
