@@ -21,6 +21,7 @@ from autodistill.losses.criterion import Features
 from autodistill.losses.loss_types import LOSS_TYPES
 from autodistill.models.blocks import sibling_blocks
 from autodistill.models.layer_mappings import LayerMapping
+from autodistill.models.masks import Masks, find_masks
 from autodistill.models.modes import frozen, nothing_to_train, plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import describe
@@ -207,3 +208,36 @@ def shape_problems(stage: Stage, student: Features, teacher: Features, projectio
 
 def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else describe(value)
+
+
+def layout_problems(
+    stages: Iterable[Stage], masks: Masks, teacher: nn.Module, targets: Features, batch: Batch
+) -> Iterator[str]:
+    """Mapped features must have their samples on the same axis: XLNet's are (L, N, C), those of others (N, L, C).
+
+    Where the sizes of the axes differ, shapes that disagree are found without this check. The teacher runs once more,
+    on a batch of other sizes, if a feature has equally many samples and positions.
+
+    Args:
+        stages: of the plan.
+        masks: of the student's features.
+        teacher: the teacher.
+        targets: its features of the batch.
+        batch: with which both were called.
+    """
+    pairs = dict.fromkeys(pair for stage in stages for pair in stage.pairs if pair.student in masks.positions)
+    square = {
+        pair.teacher: feature
+        for pair in pairs
+        if (feature := targets.get(pair.teacher)) is not None and feature.dim() > 2 and len({*feature.shape[:2]}) == 1
+    }
+    positions = find_masks(teacher, square, batch).positions if square else {}
+    for pair in pairs:
+        expected = positions.get(pair.teacher)
+        if expected is not None and expected.samples != masks.positions[pair.student].samples:
+            yield (
+                f"mapped features must have their samples on the same axis, but {pair.student} of the student has them "
+                f"on axis {masks.positions[pair.student].samples}, {pair.teacher} of the teacher on axis "
+                f"{expected.samples}; map the layer with an output process that transposes it, such as "
+                "lambda output: output.transpose(0, 1)."
+            )

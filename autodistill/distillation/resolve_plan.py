@@ -31,6 +31,7 @@ from autodistill.distillation.plan_checks import (
     feeding_problems,
     frozen_problems,
     label_problems,
+    layout_problems,
     path_problems,
     precision_problems,
     prediction_problems,
@@ -195,6 +196,7 @@ def _resolved(
     _raise(problems)
     assert criteria is not None
     masks = _masks(student, batch, features, output, loss_func)
+    _raise(list(layout_problems(plan.stages, masks, teacher, targets, batch)))
     for criterion in criteria:
         criterion.masks = masks
     regular_criterion = criteria.pop() if regular is not None else None

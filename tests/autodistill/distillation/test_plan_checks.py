@@ -6,12 +6,20 @@ import pytest
 import torch
 from families import seeded
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    XLNetConfig,
+    XLNetModel,
+)
 
 from autodistill import AutoDistillationConfig, ConfigurationError, Distiller
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.distillation.plan import flash_stages
 from autodistill.distillation.plan_checks import frozen_problems, path_problems
+from autodistill.models.taps import AUTO
 
 TOKENS = torch.arange(1, 8).reshape(1, 7)
 SIZES = {"num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
@@ -103,3 +111,26 @@ def test_every_stage_without_a_parameter_to_train_is_named() -> None:
         f"a stage must have parameters to train, but {block!r} has none that requires gradients."
         for block in ("layer.0", "layer.2")
     ]
+
+
+@pytest.mark.parametrize("length", [3, 5], ids=["as many samples as positions", "fewer"])
+def test_features_with_samples_on_other_axes_are_refused(length: int) -> None:
+    sizes = {"vocab_size": 20, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
+    teacher = seeded(lambda: XLNetModel(XLNetConfig(**sizes)))  # its layers return (L, N, C)
+    student = seeded(
+        lambda: BertModel(
+            BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+        )
+    )
+    batch = {"input_ids": torch.ones(3, length, dtype=torch.long), "attention_mask": torch.ones(3, length)}
+    search = {"search_space": {"width": [8]}, "metrics": ["loss"]}
+
+    def resolve(tap: tuple) -> None:
+        mappings = [[("encoder.layer.0", AUTO, *tap)]]
+        flash = {"block_names": ["encoder.layer.0"], "layer_mappings_for_knowledge_transfer": mappings}
+        config = AutoDistillationConfig.load({"search": search, "flash_distillation": flash})
+        Distiller(teacher, config, [batch], torch.device("cpu")).resolve(student)
+
+    with pytest.raises(ConfigurationError, match=r"samples on the same axis|axes 0, 1 differ"):
+        resolve(("layer.0", "0"))
+    resolve(("layer.0", lambda output: output[0].transpose(0, 1)))
