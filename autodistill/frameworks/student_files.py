@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -35,6 +36,9 @@ OWN_WEIGHTS_FILE = "student.safetensors"
 
 DESCRIPTION_FILE = "student.json"
 """What `save_pretrained` does not record: the class of the student, its modules, and the files of its tensors."""
+
+TRUSTED = ("autodistill", "transformers")
+"""The packages of which a module is imported because a file names it; others must have been imported by the program."""
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """The shape of each tensor of a model by its name; None for one whose shape its first input determines."""
@@ -143,6 +147,8 @@ def reload_problems(directory: Path) -> list[str]:
     """
     description = read_json(directory / DESCRIPTION_FILE)
     module, name = description["class"]
+    if module not in sys.modules and module.partition(".")[0] not in TRUSTED:
+        return [f"its class {module}.{name} has not been imported"]
     try:
         cls = attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError):

@@ -219,7 +219,6 @@ def test_help_imports_no_heavy_library():
         (("trials",), "complete"),
         (("trials", "--json"), '"accuracy": 0.5'),
         (("show", "0"), '"layers": 2'),
-        (("export", "out"), "trial 0 (layers=2) is exported to out."),
     ],
 )
 def test_command_that_reads_a_search_directory_imports_no_heavy_library(recorded, command, shown):

@@ -160,13 +160,20 @@ def test_metrics_of_several_evaluation_data_sets_have_their_names(tmp_path):
 # --- problems before a trial runs -----------------------------------------------------------------------------------
 
 
-def test_attention_that_is_not_computed_is_refused_naming_the_setting(tmp_path):
+def test_attention_that_a_model_does_not_compute_by_default_is_computed_for_the_training_only(tmp_path):
     config = {
         "search": {"search_space": SPACE, "max_trials": 1},
-        "flash_distillation": {"knowledge_transfer": KNOWLEDGE_TRANSFER, "regular_distillation": "auto"},
+        "flash_distillation": {
+            "knowledge_transfer": KNOWLEDGE_TRANSFER | {"train_steps": [1] * LAYERS},
+            "regular_distillation": "auto",
+        },
     }
-    message = problems(tmp_path, model=student("sdpa"), teacher_model=teacher("sdpa"), config=config)
-    assert 'load the model with attn_implementation="eager"' in message
+    default = teacher("sdpa")
+    trainer = search(tmp_path, config=config, model=student("sdpa"), teacher_model=default)
+    (trial,) = trainer.autodistillation_search.search_result.completed
+    assert "distillation" in trial.details
+    assert default.config._attn_implementation == "sdpa"
+    assert trainer.autodistillation_search.best_model().config._attn_implementation == "sdpa"
 
 
 def test_a_class_for_other_models_is_refused_by_name(tmp_path):
