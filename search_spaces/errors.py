@@ -21,7 +21,7 @@ class ProblemsError(AutoDistillationError, ValueError):
         problems: the mistakes, a sentence each; one by one, or as lists of them.
 
     Attributes:
-        problems: the same, in one list.
+        problems: the same, in one list, each once.
         heading: of the message, after the number of mistakes, if there are several.
 
     Examples:
@@ -34,7 +34,8 @@ class ProblemsError(AutoDistillationError, ValueError):
     heading = "mistakes"
 
     def __init__(self, *problems: str | Sequence[str]) -> None:
-        self.problems = [problem for part in problems for problem in ([part] if isinstance(part, str) else part)]
+        found = [problem for part in problems for problem in ([part] if isinstance(part, str) else part)]
+        self.problems = list(dict.fromkeys(found))
         super().__init__(*self.problems)
 
     def __str__(self) -> str:

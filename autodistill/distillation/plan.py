@@ -16,6 +16,7 @@ from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages, student_blocks
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion
+from autodistill.losses.functions import are_probabilities
 from autodistill.models.layer_mappings import LayerMapping, in_models, parse_mapping
 from autodistill.models.taps import AUTO, Tap
 
@@ -198,6 +199,9 @@ def regular_stage(
 ) -> Stage:
     """The one stage of regular distillation.
 
+    Without mappings, all logits of the output are compared: by divergence if they are those of classes of which one is
+    right, by squared error if they are a regression or independent labels.
+
     Args:
         config: its settings.
         mappings: `regular_mappings`.
@@ -208,9 +212,10 @@ def regular_stage(
         return _prediction_stage("regular distillation", config, config.train_steps)
     loss_types, add_origin_loss = config.loss_types, config.add_origin_loss
     if config.layer_mappings_for_knowledge_transfer is None:
-        loss_types = loss_types or ("KL" if _gives_logits(output, batch) else "NMSE")
+        mappings = _all_logits(output) or mappings
+        loss_types = loss_types or tuple(_prediction_loss(mapping.student, output, batch) for mapping in mappings)
         if add_origin_loss is None:
-            add_origin_loss = batch.targets is not None
+            add_origin_loss = _has_labels(output, batch)
     return _stage(
         name="regular distillation",
         blocks=("",),
@@ -266,6 +271,33 @@ def _blocks(config: FlashDistillationConfig, student: nn.Module, batch: Batch | 
 
 def _parse_all(specs: Iterable[Any]) -> tuple[LayerMapping, ...]:
     return tuple(parse_mapping(spec) for spec in specs)
+
+
+def _all_logits(output: Any) -> tuple[LayerMapping, ...]:
+    """A mapping for each of several logits, such as those of the start and the end of an answer; none for one."""
+    if not isinstance(output, Mapping) or "logits" in output:
+        return ()
+    taps = [Tap("", key) for key, value in output.items() if key.endswith("logits") and isinstance(value, torch.Tensor)]
+    return tuple(LayerMapping(tap, tap) for tap in taps) if len(taps) > 1 else ()
+
+
+def _prediction_loss(tap: Tap, output: Any, batch: Batch) -> str:
+    """The loss between predictions of the student and the teacher."""
+    if not _gives_logits(output, batch):
+        return "NMSE"
+    logits, targets = tap.extract(output), batch.targets
+    independent = (  # labels of which several may be right
+        isinstance(targets, torch.Tensor) and targets.shape == logits.shape and not are_probabilities(targets.float())
+    )
+    return "MSE" if logits.shape[-1] == 1 or independent else "KL"
+
+
+def _has_labels(output: Any, batch: Batch) -> bool:
+    if batch.targets is not None:
+        return True
+    names = batch.content if isinstance(batch.content, Mapping) else ()
+    has_loss = isinstance(output, Mapping) and output.get("loss") is not None
+    return has_loss and any("label" in name or name in ("start_positions", "end_positions") for name in names)
 
 
 def _gives_logits(output: Any, batch: Batch) -> bool:

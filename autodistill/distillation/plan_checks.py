@@ -94,9 +94,10 @@ def precision_problems(student: nn.Module) -> list[str]:
 def prediction_problems(
     stage: Stage, student: nn.Module, teacher: nn.Module, features: Features, targets: Features
 ) -> Iterator[str]:
-    """A sentence for each pair of logits whose numbers of classes differ between student and teacher.
+    """A sentence for each pair of logits that cannot be compared class by class.
 
-    A matcher between them would learn the correspondence of classes instead of the student.
+    Their numbers of classes may differ between student and teacher: a matcher would learn the correspondence of classes
+    instead of the student. A divergence over one class is always zero.
 
     Args:
         stage: its mappings.
@@ -105,8 +106,14 @@ def prediction_problems(
         features: the student's, of one batch.
         targets: the teacher's.
     """
-    for mapping, kind in zip(stage.mappings, stage.loss_types, strict=False):
+    kinds = stage.loss_types[1:] if stage.on_predictions else stage.loss_types
+    for mapping, kind in zip(stage.mappings, kinds, strict=False):
         output, expected = features[mapping.student], targets[mapping.teacher]
+        if LOSS_TYPES[kind].compares_logits and output.dim() < 4 and output.shape[-1] == 1:
+            yield (
+                f"a loss of type {kind!r} compares distributions over classes, but for {mapping} there is one class, "
+                "whose probability is always 1; use 'MSE'."
+            )
         if output.shape[-1:] == expected.shape[-1:]:
             continue
         student_classes, teacher_classes = _classes(student, output), _classes(teacher, expected)

@@ -41,7 +41,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
-from autodistill.losses.origin_loss import origin_loss
+from autodistill.losses.origin_loss import default_loss_problem, origin_loss
 from autodistill.models.attention import eager_attention, needs_eager_attention
 from autodistill.models.calls import unknown_arguments
 from autodistill.models.label_shift import find_label_shift
@@ -175,6 +175,12 @@ def _resolved(
     regular = None
     if phases.regular is not None:
         regular = regular_stage(phases.regular, mappings, batch, output)
+        if features is not None:  # the stage may map parts of the output
+            parts = [tap for tap in regular.student_taps if tap not in features and not tap.path]
+            features = {**features, **{tap: tap.extract(output) for tap in parts}}
+            uses_default = regular.add_origin_loss and loss_func is nn.functional.cross_entropy
+            if uses_default and (problem := default_loss_problem(output, batch)) is not None:
+                problems.append(problem)
         problems += frozen_problems([regular], student)
     plan = Plan(flash, regular)
     problems += label_problems(plan.stages, batch)

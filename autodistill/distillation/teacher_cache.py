@@ -15,6 +15,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.distillation.step_loop import autocast
+from autodistill.errors import ConfigurationError
 from autodistill.models.attention import attention_configurations, implementations, needs_eager_attention
 from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint
@@ -142,7 +143,10 @@ class TeacherCache:
         stop = all(tap.path in self._run_once for tap in taps)
         recorder = TapRecorder(self.teacher, taps, owner="teacher", stop=stop)
         with recorder, torch.no_grad(), plain_forward(self.teacher), autocast(self._device, self._precision):
+            state = _random_state(self._device)
             features = recorder.run(lambda: moved.call(self.teacher))
+            if not torch.equal(state, _random_state(self._device)):
+                _check_repeated(features, recorder.run(lambda: moved.call(self.teacher)))
         if not stop:
             self._run_once |= {path for path, calls in recorder.calls.items() if calls == 1}
         return {tap: self._packed(feature) for tap, feature in features.items()}
@@ -196,3 +200,24 @@ def loss_inputs(batch: Batch, features: Mapping[Tap, torch.Tensor]) -> dict[str,
 
 def _size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
+
+
+def _random_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _check_repeated(first: Mapping[Tap, torch.Tensor], second: Mapping[Tap, torch.Tensor]) -> None:
+    """A teacher that draws random numbers in eval mode must not use them in what is mapped.
+
+    Raises:
+        ConfigurationError: the features of two forward passes differ by more than rounding.
+    """
+    for tap, feature in first.items():
+        if feature.shape != second[tap].shape or not torch.allclose(
+            feature.float(), second[tap].float(), rtol=1e-2, atol=1e-3, equal_nan=True
+        ):
+            raise ConfigurationError(
+                f"a teacher must compute the same features whenever it runs on a batch, but {tap} differs between two "
+                "forward passes in eval mode, since the model draws random numbers; pass these with the batch if its "
+                "forward accepts them (noise in ViTMAE, bool_masked_pos in others), or switch them off."
+            )

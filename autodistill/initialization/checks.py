@@ -9,7 +9,7 @@ from torch import nn
 
 from autodistill.initialization.outputs import output_weight, outputs_of
 from autodistill.initialization.pairing import Pairing
-from autodistill.models.families import Attention, Family
+from autodistill.models.families import Attention, Family, Weight
 from autodistill.models.weights import has, has_bias, left_out, part, shape
 
 
@@ -184,6 +184,8 @@ def embedding_problems(pair: Pairing[Any]) -> Iterator[str]:
                 f"wide in the teacher, {width} in the student."
             )
             continue
+        if "position" in part(spec).path:
+            yield from _first_row_problems(pair, spec)
         # A shorter text looks up the first rows of a position table; that of an image is added as a whole.
         fewer = "position" in part(spec).path and table.student.path in looked_up
         if rows > teacher_rows or (rows < teacher_rows and not fewer):
@@ -193,6 +195,22 @@ def embedding_problems(pair: Pairing[Any]) -> Iterator[str]:
                 f"{teacher_rows}; "
                 "build the student with the teacher's vocabulary (or size of images and patches), or leave init out."
             )
+
+
+def _first_row_problems(pair: Pairing[Any], spec: Weight) -> Iterator[str]:
+    """Positions are counted after the row of padding, if a table has one, as RoBERTa's does and BERT's does not."""
+    table = pair.weight(spec)
+    padding = {
+        owner: getattr(pair.models.by_owner[owner].get_submodule(weight.path), "padding_idx", None)
+        for owner, weight in table.by_owner.items()
+        if has(pair.models.by_owner[owner], weight) and weight.path in dict(pair.models.by_owner[owner].named_modules())
+    }
+    if len(set(padding.values())) > 1:
+        yield (
+            "embeddings are copied row by row, so both models must count positions from the same row, but "
+            f"{part(spec).path!r} has padding_idx={padding['teacher']} in the teacher, {padding['student']} in the "
+            "student; build students of the teacher's family, or leave init out."
+        )
 
 
 def embedding_map_problems(pair: Pairing[Family]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import are_probabilities, label_cross_entropy
+from autodistill.models.taps import describe
 
 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
@@ -48,3 +49,28 @@ def _has_classes_last(predictions: Any, targets: Any) -> bool:
             predictions.dim() == 3 and are_probabilities(targets.float())
         )
     return predictions.dim() > 2 and targets.shape == predictions.shape[:-1]
+
+
+def default_loss_problem(output: Any, batch: Batch) -> str | None:
+    """The reason why PyTorch's cross-entropy cannot be the own loss of a student that returns none; None if it can.
+
+    Args:
+        output: what the student returned for the batch.
+        batch: with its targets, if any.
+
+    Examples:
+        >>> default_loss_problem(torch.zeros(2, 1), Batch((torch.zeros(2, 4), torch.zeros(2, 1))))
+        'the default loss_func, cross-entropy, is always 0 for one class; pass loss_func, such as mse_loss.'
+    """
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is not None or batch.targets is None:
+        return None
+    predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    if not isinstance(predictions, torch.Tensor):
+        return (
+            f"the default loss_func, cross-entropy, needs logits, but the student returns {describe(predictions)}; "
+            "pass loss_func, a function of what the student returns and the targets."
+        )
+    if predictions.dim() == 2 and predictions.shape[1] == 1:
+        return "the default loss_func, cross-entropy, is always 0 for one class; pass loss_func, such as mse_loss."
+    return None

@@ -276,7 +276,8 @@ def find_masks(student: nn.Module, features: Mapping[Tap, torch.Tensor], batch: 
     unmatched = [str(tap) for tap in sequences if tap not in positions]
     if unmatched and ("attention_mask" in content or sizes.targets is not None):
         logger.info(
-            "all positions count in %s: no axis of these features follows a mask of the batch", ", ".join(unmatched)
+            "all positions count in %s: no axis of these features follows a mask (N, L) of the batch",
+            ", ".join(unmatched),
         )
     return Masks(positions, label_side="inputs" if parts is None else "targets", frames=frames)
 

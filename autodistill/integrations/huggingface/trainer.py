@@ -120,7 +120,8 @@ class AutoDistillationMixin(_Base):
             config = config.with_changes(search=search.with_changes(search_space=space))
         source = self._stream_source(config.seed)
         if init == "auto":
-            requested = isinstance(builder, TransformersBuilder) and train_func is None and config.init is None
+            can_start = isinstance(builder, TransformersBuilder) and isinstance(teacher_model, nn.Module)
+            requested = can_start and train_func is None and config.init is None
             init = self._automatic_start(cast(TransformersBuilder, builder), teacher_model, config, source, requested)
         self.autodistillation_search = TrainerSearch(
             builder,

@@ -7,16 +7,17 @@ import math
 
 import pytest
 import torch
+import transformers
 from small_models import Counted, Transformer
 from torch import nn
 from toy_search import make_loader
-from transformers import get_scheduler
+from transformers import BertConfig, ElectraConfig, ElectraForPreTraining, get_scheduler
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
 from autodistill.data_stream import DataStream
 from autodistill.distiller import Distiller
-from autodistill.errors import NonFiniteError
+from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.seeds import derive_seed
 from autodistill.training import TrainingContext
 
@@ -153,3 +154,124 @@ def test_nan_of_the_teacher_is_named_in_the_error():
     teacher.head.bias.data[0] = float("nan")
     with pytest.raises(NonFiniteError, match="; the teacher's features already hold NaN for batch 0: find its cause"):
         make_distiller(teacher).train(seeded(lambda: Transformer(12, 1), 1), TrainingContext(seed=0))
+
+
+class Returning(nn.Linear):
+    """Returns a loss and logits as a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits.mean(), logits
+
+
+# --- predictions of other tasks, by default settings ------------------------------------------------------------------
+
+SIZES = {"vocab_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+def bert_for(task: str, width: int, **settings) -> nn.Module:
+    config = BertConfig(**SIZES, hidden_size=width, initializer_range=0.5, **settings)
+    return seeded(lambda: getattr(transformers, f"BertFor{task}")(config), width)
+
+
+def first_regular_loss(task: str, labels: dict, **settings) -> tuple[float, dict, dict, float]:
+    """The engine's first loss; the outputs of the student and the teacher, and the student's own loss."""
+    student, teacher = bert_for(task, 8, **settings), bert_for(task, 16, **settings)
+    batch = {"input_ids": torch.randint(1, 20, (4, 5), generator=torch.Generator().manual_seed(0)), **labels}
+    without_dropout(student)
+    with torch.no_grad():
+        outputs, expected = student(**batch), teacher.eval()(**batch)
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "regular_distillation": {"train_steps": 1, "temperature": 2.0},
+        }
+    )
+    distiller = Distiller(teacher, config, [batch], torch.device("cpu"))
+    (record,) = distiller.train(student, TrainingContext(seed=0)).stages
+    return record.first_loss, outputs, expected, float(outputs["loss"])
+
+
+def without_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 2.0) -> float:
+    p = (teacher.double() / temperature).softmax(-1)
+    q = (student.double() / temperature).softmax(-1)
+    return float(temperature**2 * (p * (p.log() - q.log())).sum(-1).mean())
+
+
+def test_all_logits_of_an_answer_are_distilled_with_its_own_loss():
+    labels = {"start_positions": torch.tensor([0, 1, 2, 3]), "end_positions": torch.tensor([1, 2, 3, 4])}
+    loss, student, teacher, own = first_regular_loss("QuestionAnswering", labels)
+    terms = [divergence(student[key], teacher[key]) for key in ("start_logits", "end_logits")]
+    assert loss == pytest.approx(sum(terms) + own, rel=1e-5)
+    assert min(terms) > 1e-3
+
+
+def test_a_regression_is_distilled_by_squared_error():
+    labels = {"labels": torch.tensor([0.1, 2.0, -1.0, 0.5])}
+    loss, student, teacher, own = first_regular_loss("SequenceClassification", labels, num_labels=1)
+    expected = float((student["logits"].double() - teacher["logits"].double()).square().mean())
+    assert loss == pytest.approx(expected + own, rel=1e-5)
+    assert expected > 1e-3
+
+
+def test_labels_of_which_several_are_right_are_distilled_by_squared_error():
+    labels = {"labels": torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])}
+    settings = {"num_labels": 3, "problem_type": "multi_label_classification"}
+    loss, student, teacher, own = first_regular_loss("SequenceClassification", labels, **settings)
+    expected = float((student["logits"].double() - teacher["logits"].double()).square().mean())
+    assert loss == pytest.approx(expected + own, rel=1e-5)
+
+
+def test_one_label_for_each_token_is_distilled_by_squared_error():
+
+    def electra(width: int) -> nn.Module:
+        config = ElectraConfig(**SIZES, hidden_size=width, initializer_range=0.5)
+        return seeded(lambda: ElectraForPreTraining(config), width)
+
+    labels = torch.tensor([[0, 1, 0, 0, 1], [1, 1, 0, 0, 0]])
+    batch = {"input_ids": torch.full((2, 5), 3) + labels, "labels": labels}
+    config = AutoDistillationConfig.load(
+        {"search": {"search_space": {"width": [1]}, "metrics": ["loss"]}, "regular_distillation": {"train_steps": 1}}
+    )
+    plan = Distiller(electra(16), config, [batch], torch.device("cpu")).resolve(electra(8))
+    assert plan.regular is not None
+    assert plan.regular.loss_types == ("MSE",)
+
+
+def test_a_divergence_over_one_class_is_refused():
+    student, teacher = nn.Linear(4, 1), nn.Linear(4, 1)
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "regular_distillation": {"train_steps": 1, "loss_types": "KL"},
+        }
+    )
+    distiller = Distiller(teacher, config, [(torch.randn(3, 4), torch.randn(3, 1))], torch.device("cpu"))
+    with pytest.raises(ConfigurationError, match=r"there is one class.*use 'MSE'"):
+        distiller.resolve(student)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [(nn.Linear(4, 1), r"one class.*pass loss_func"), (Returning(), r"returns a tuple of 2.*pass loss_func")],
+    ids=["one class", "a tuple"],
+)
+def test_the_default_loss_needs_logits_of_several_classes(student, message):
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "regular_distillation": {"train_steps": 1, "loss_types": "MSE"},
+        }
+    )
+    data = [(torch.randn(3, 4), torch.randn(3, 1))]
+    with pytest.raises(ConfigurationError, match=message):
+        Distiller(copy.deepcopy(student), config, data, torch.device("cpu")).resolve(student)

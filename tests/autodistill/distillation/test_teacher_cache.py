@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from autodistill.batch import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.errors import ConfigurationError
 from autodistill.models.attention import eager_attention
 from autodistill.models.taps import Tap
 from autodistill.tensors import identical
@@ -244,3 +245,23 @@ def test_features_of_another_attention_implementation_are_computed_again(tmp_pat
                 cache.features(tokens, taps)
         assert cache.forwards == forwards
         assert cache.needs_eager_attention(tokens, [attention])
+
+
+class Noisy(nn.Linear):
+    """Adds noise to its output in eval mode, or draws it without use."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(4, 3)
+        self.scale = scale
+
+    def forward(self, x):
+        return super().forward(x) + self.scale * torch.randn(3)
+
+
+def test_a_teacher_whose_features_are_random_is_refused() -> None:
+    batch = Batch((torch.ones(2, 4), None))
+    with pytest.raises(ConfigurationError, match="differs between two forward passes in eval mode"):
+        TeacherCache(Noisy(0.5).eval()).features(batch, [Tap("")])
+    teacher = Noisy(0.0).eval()
+    found = TeacherCache(teacher).features(batch, [Tap("")])
+    assert torch.equal(found[Tap("")], nn.functional.linear(torch.ones(2, 4), teacher.weight, teacher.bias))

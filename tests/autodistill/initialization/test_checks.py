@@ -434,3 +434,9 @@ def test_fused_maps_with_fewer_key_value_heads_are_refused():
         hugging_face("Phi3ForCausalLM", **PHI3_LIKE | {"num_key_value_heads": 2})(WIDTH, DEPTH) for _ in range(2)
     )
     assert "queries must be divided evenly into heads" in refusal(student, teacher, square_subspace(ORTHOGONAL))[0]
+
+
+def test_positions_counted_from_other_rows_are_refused() -> None:
+    teacher = hugging_face("RobertaModel", **BERT_LIKE | {"pad_token_id": 1})(WIDTH, DEPTH)
+    student = hugging_face("BertModel", **BERT_LIKE)(WIDTH, DEPTH)
+    assert any("must count positions from the same row" in sentence for sentence in refusal(student, teacher))

@@ -176,6 +176,11 @@ def test_attention_that_a_model_does_not_compute_by_default_is_computed_for_the_
     assert trainer.autodistillation_search.best_model().config._attn_implementation == "sdpa"
 
 
+def test_a_teacher_that_is_no_model_is_refused(tmp_path):
+    message = problems(tmp_path, teacher_model="bert-base-uncased")
+    assert "teacher_model must be an nn.Module, but got 'bert-base-uncased'; load the model first" in message
+
+
 def test_a_class_for_other_models_is_refused_by_name(tmp_path):
     message = problems(tmp_path, call={"model_cls": MobileBertForPreTraining})
     assert "MobileBertForPreTraining takes a MobileBertConfig and the configuration is a BertConfig" in message
