@@ -588,3 +588,11 @@ def test_the_configuration_of_a_criterion_alone_is_no_search(tmp_path):
     criterion = {"distillation": {"train": {"criterion": {"KnowledgeDistillationLoss": {"temperature": 2.0}}}}}
     with pytest.raises(ConfigurationError, match="search: is required, but the configuration is that of one distill"):
         AutoDistillation(nn.Linear, criterion, search_dir=tmp_path)
+
+
+def test_more_trials_than_a_space_with_constraints_has_end_with_a_warning(tmp_path, caplog):
+    space = SearchSpace({"width": [8, 10, 12], "depth": [1, 2]}, ["width * depth <= 16"])
+    search = plain_search(tmp_path, lambda model: {"score": 1.0}, space=space, max_trials=50)
+    search.search_loop()
+    assert len(search.search_result.completed) == 4
+    assert any(record.levelname == "WARNING" for record in caplog.records)

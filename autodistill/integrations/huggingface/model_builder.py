@@ -105,7 +105,7 @@ class TransformersBuilder:
         """The configuration of a student.
 
         Raises:
-            ConfigurationError: a key is no field of the configuration.
+            ConfigurationError: a key is no field of the configuration, or a list has no entry for some stage.
         """
         problems = list(self.problems(architecture))
         if problems:
@@ -114,7 +114,11 @@ class TransformersBuilder:
         if config.dtype is not None and _precision(config.dtype) in (torch.bfloat16, torch.float16):
             config.dtype = torch.float32
         for part in _parts(architecture):
-            _change(_part(self.base_config, part), _part(config, part), _of_part(architecture, part))
+            base, changed = _part(self.base_config, part), _part(config, part)
+            _change(base, changed, _of_part(architecture, part))
+            problems.extend(_stage_problems(base, changed))
+        if problems:
+            raise ConfigurationError(problems)
         return config
 
     def problems(self, names: Sequence[str] | Architecture) -> Iterator[str]:
@@ -229,6 +233,21 @@ def _stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     yield "_out_indices", chosen
 
 
+def _stage_problems(base: Any, config: Any) -> Iterator[str]:
+    """A sentence for each list with an entry per stage that has fewer entries than `depths`."""
+    depths = getattr(base, "depths", None)
+    if not isinstance(depths, list | tuple):
+        return
+    for field, value in base.to_dict().items():
+        if isinstance(value, list | tuple) and len(value) == len(depths) and not field.startswith("out_"):
+            now = getattr(config, field, value)
+            if isinstance(now, list | tuple) and len(now) < len(config.depths):
+                yield (
+                    f"{field} must have an entry for each of the {len(config.depths)} stages in depths, but is "
+                    f"{list(now)}; make both dimensions, with the constraint 'len(depths) == len({field})'."
+                )
+
+
 def _is_read_only(config: Any, field: str) -> bool:
     attribute = getattr(type(config), field, None)
     return isinstance(attribute, property) and attribute.fset is None
@@ -321,6 +340,7 @@ _COMPUTED: Mapping[str, Callable[[Any], int]] = {
     "d_head": lambda config: config.hidden_size // config.num_attention_heads,
     "intermediate_size": lambda config: int(config.expand * config.hidden_size),
     "time_step_rank": lambda config: math.ceil(config.hidden_size / 16),
+    "num_heads": lambda config: int(config.expand * config.hidden_size) // config.head_dim,
     "mamba_d_head": lambda config: config.mamba_expand * config.hidden_size // config.mamba_n_heads,
 }
 """Fields that configurations compute when they are constructed; each follows if the base's has the computed value."""

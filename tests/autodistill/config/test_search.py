@@ -147,3 +147,11 @@ def test_metrics_are_optional_but_a_direction_needs_them():
     assert AutoDistillationConfig.load({"search": search}).search.metrics == ()
     with pytest.raises(ConfigurationError, match="higher_is_better belongs to metrics, but none are given"):
         AutoDistillationConfig.load({"search": search | {"higher_is_better": [True]}})
+
+
+def test_lists_in_a_yaml_file_are_values_of_a_dimension(tmp_path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text("search:\n  search_space: {depths: [[1, 1], [2, 2]]}\n  metrics: [accuracy]\n")
+    space = AutoDistillationConfig.load(file).search.search_space
+    assert space == SearchSpace({"depths": [[1, 1], [2, 2]]})
+    assert space.size == 2

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import autodistill
+from autodistill import config
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.reading import read_configuration
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.config.section import Section
 from autodistill.errors import ConfigurationError
 from search_spaces import SearchSpace
 
@@ -188,3 +193,19 @@ def test_no_module_changes_settings_without_validation() -> None:
     package = Path(autodistill.__file__).parent
     bypass = re.compile(r"\.(model_copy\(update|model_construct\()")
     assert [str(path) for path in package.rglob("*.py") if bypass.search(path.read_text(encoding="utf-8"))] == []
+
+
+def sections(base: type[Section] = Section) -> Iterator[type[Section]]:
+    """Every class of the package's modules that is a section, and the base."""
+    for module in pkgutil.iter_modules(config.__path__):
+        importlib.import_module(f"{config.__name__}.{module.name}")
+    yield base
+    for derived in base.__subclasses__():
+        if derived.__module__.startswith(config.__name__):
+            yield from sections(derived)
+
+
+@pytest.mark.parametrize("section", sorted(set(sections()), key=lambda section: section.__name__))
+def test_a_mistake_in_a_section_that_is_built_directly_raises_a_configuration_error(section: type[Section]) -> None:
+    with pytest.raises(ConfigurationError, match="no_such_setting: is not a key of the configuration"):
+        section(no_such_setting=1)

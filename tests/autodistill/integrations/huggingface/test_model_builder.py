@@ -18,10 +18,12 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     CLIPConfig,
+    ConvNextConfig,
     DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
     LlamaConfig,
+    Mamba2Config,
     MobileBertConfig,
     Qwen2Config,
     SwinConfig,
@@ -278,3 +280,27 @@ def test_fields_of_a_nested_configuration_are_dimensions() -> None:
         builder({"vision_config.hiden": 3})
     with pytest.raises(ConfigurationError, match=r"field of CLIPConfig, but 'audio_config.hidden_size' is not"):
         builder({"audio_config.hidden_size": 3})
+
+
+CONVNEXT = ConvNextConfig(num_stages=4, hidden_sizes=[4, 4, 8, 8], depths=[1, 1, 1, 1], image_size=32)
+
+
+def test_students_of_convnext_have_as_many_stages_as_their_lists():
+    student = TransformersBuilder(AutoModel, CONVNEXT)({"depths": [1, 2], "hidden_sizes": [4, 12]})
+    assert [len(stage.layers) for stage in student.encoder.stages] == [1, 2]
+    assert student(torch.rand(1, 3, 32, 32)).last_hidden_state.shape[1] == 12
+
+
+def test_a_list_with_fewer_entries_than_stages_is_refused():
+    with pytest.raises(ConfigurationError, match=r"hidden_sizes must have an entry for each of the 4 stages"):
+        TransformersBuilder(AutoModel, CONVNEXT)({"hidden_sizes": [4, 12]})
+
+
+@pytest.mark.parametrize(("architecture", "heads"), [({"hidden_size": 8}, 2), ({"head_dim": 4}, 8)])
+def test_the_heads_of_mamba2_follow_its_inner_width(architecture, heads):
+    config = Mamba2Config(
+        hidden_size=16, num_heads=4, head_dim=8, expand=2, n_groups=2, state_size=4, num_hidden_layers=1, **TOKENS
+    )
+    student = TransformersBuilder(AutoModel, config).config(architecture)
+    assert student.num_heads == heads
+    assert student.num_heads * student.head_dim == 2 * student.hidden_size

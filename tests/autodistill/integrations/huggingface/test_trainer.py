@@ -37,6 +37,44 @@ REGULAR_DISTILLATION = {
 }
 
 
+SPECIFICATION_YAML = """
+model:
+  name: MobileBERT_NAS
+  framework: pytorch
+
+auto_distillation:
+  search:
+    search_space: {
+      'hidden_size': [8, 12],
+      'intra_bottleneck_size': [4, 8],
+      'num_attention_heads': [1, 2],
+      'intermediate_size': [8, 12],
+      'num_feedforward_networks': [1, 2]
+    }
+    search_algorithm: 'BO'
+    metrics: ['eval_loss', 'latency']
+    higher_is_better: [False, False]
+    max_trials: 1
+    seed: 42
+  flash_distillation:
+    block_names: ['mobilebert.encoder.layer.0']
+    layer_mappings_for_knowledge_transfer: [
+      [
+        ['mobilebert.encoder.layer.0.attention.self', '1', 'bert.encoder.layer.0.attention.self', '1'],
+        ['mobilebert.encoder.layer.0.output', 'bert.encoder.layer.0.output'],
+      ]
+    ]
+    loss_types: [['KL', 'MSE']]
+    train_steps: [2]
+  regular_distillation:
+    layer_mappings_for_knowledge_transfer: [
+      ['mobilebert.encoder.layer.1.output', 'bert.encoder.layer.1.output'],
+    ]
+    loss_types: ['KL']
+    add_origin_loss: True
+"""
+
+
 # --- the specification's program --------------------------------------------------------------------------------------
 
 
@@ -94,6 +132,73 @@ def test_the_program_of_the_specification_runs_in_advanced_mode(tmp_path):
     best = trainer.autodistillation(teacher(), model_builder, train_func=train_func, eval_func=eval_func)
     assert len(seen) == 3
     assert best in [trial.architecture for trial in SearchResult.load(tmp_path / "autodistillation")]
+
+
+@pytest.mark.parametrize("returned", [True, False])
+def test_the_program_of_the_specification_runs_with_the_default_attention(tmp_path, returned):
+    """`train_func` returns the student that it trained, or trains it in place and returns None."""
+    trainer, seen = make_trainer(tmp_path, student(attention=None)), []
+    trainer.autodistillation_config = {
+        "search": {"search_space": SPACE, "max_trials": 1},
+        "flash_distillation": {"knowledge_transfer": KNOWLEDGE_TRANSFER, "regular_distillation": REGULAR_DISTILLATION},
+    }
+
+    def train_func(model):
+        seen.append(model)
+        return model if returned else None
+
+    best = trainer.autodistillation(teacher(attention=None), model_cls=AutoModelForPreTraining, train_func=train_func)
+    assert len(seen) == 1
+    (trial,) = SearchResult.load(tmp_path / "autodistillation")
+    assert best == trial.architecture
+    assert type(seen[0]) is MobileBertForPreTraining
+    assert seen[0].config.hidden_size == best["hidden_size"]
+
+
+def test_the_built_in_training_of_the_specification_maps_the_default_attention(tmp_path):
+    teacher_model, model = teacher(attention=None), student(attention=None)
+    assert teacher_model.config._attn_implementation == model.config._attn_implementation == "sdpa"
+    trainer = make_trainer(tmp_path, model)
+    trainer.autodistillation_config = {
+        "search": {"search_space": SPACE, "max_trials": 1},
+        "flash_distillation": {
+            "knowledge_transfer": KNOWLEDGE_TRANSFER | {"train_steps": [1] * LAYERS},
+            "regular_distillation": REGULAR_DISTILLATION,
+        },
+    }
+    best = trainer.autodistillation(teacher_model, model_cls=AutoModelForPreTraining)
+    (trial,) = SearchResult.load(tmp_path / "autodistillation")
+    assert best == trial.architecture
+    assert [record["stage"] for record in trial.details["distillation"]] == [
+        *KNOWLEDGE_TRANSFER["block_names"],
+        "regular distillation",
+    ]
+
+
+def test_the_yaml_file_of_the_specification_runs_with_the_default_attention(tmp_path):
+    file = tmp_path / "auto.yaml"
+    file.write_text(SPECIFICATION_YAML)
+    trainer = make_trainer(tmp_path, student(attention=None))
+    trainer.autodistillation_config = file
+    best = trainer.autodistillation(teacher(attention=None), model_cls=AutoModelForPreTraining)
+    (trial,) = SearchResult.load(tmp_path / "autodistillation")
+    assert best == trial.architecture
+    assert [record["stage"] for record in trial.details["distillation"]] == [
+        "mobilebert.encoder.layer.0",
+        "regular distillation",
+    ]
+
+
+def test_a_teacher_in_bfloat16_completes_its_trials_with_the_defaults_of_the_trainer(tmp_path):
+    trainer = search(tmp_path, teacher_model=bert(16, 2).bfloat16())
+    assert len(trainer.autodistillation_search.search_result.completed) == 2
+
+
+@pytest.mark.parametrize("model_cls", [None, AutoModelForPreTraining, MobileBertForPreTraining])
+def test_the_built_in_model_builder_is_a_method_of_the_trainer(tmp_path, model_cls):
+    built = make_trainer(tmp_path, student()).model_builder_builtin({"hidden_size": 12}, model_cls)
+    assert type(built) is MobileBertForPreTraining
+    assert built.config.hidden_size == 12
 
 
 # --- hooks of the trainer ---------------------------------------------------------------------------------------------
