@@ -931,10 +931,8 @@ def family_of(model: nn.Module, family: WeightTable | None = None) -> tuple[str,
 
 
 def _has_blocks(module: nn.Module, family: WeightTable) -> bool:
-    try:
-        return family.depth(module) > 0
-    except AttributeError:
-        return False
+    # A wrapper may pass attributes of the model inside on (PEFT), under paths that are not its own.
+    return any(name == family.blocks for name, _ in module.named_modules()) and family.depth(module) > 0
 
 
 def require_family(model: nn.Module, family: WeightTable | None, owner: str) -> tuple[str, nn.Module, WeightTable]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import BERT_LIKE, hugging_face
 from identity_cases import (
     CASES,
     DEPTH,
@@ -19,6 +20,7 @@ from identity_cases import (
     randomised,
     square_subspace,
 )
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from autodistill.config import AutoDistillationConfig
@@ -178,3 +180,11 @@ def test_a_mean_that_cannot_be_absorbed_is_refused_and_a_search_does_not_subtrac
     distil = Distiller(teacher, AutoDistillationConfig.load(config), [batch], torch.device("cpu"))
     distil.resolve(student)
     assert not distil._initializer.subspace(student).means.any()
+
+
+def test_a_model_is_at_its_own_path_in_a_wrapper_that_passes_attributes_on() -> None:
+    model = hugging_face("BertModel", **BERT_LIKE)(8, 1)
+    wrapper = get_peft_model(model, LoraConfig(r=2, target_modules=["query"]))
+    path, base, _ = family_of(wrapper) or (None, None, None)
+    assert path == "base_model.model"
+    assert base is model
