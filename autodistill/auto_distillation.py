@@ -359,7 +359,7 @@ class AutoDistillation:
         return config.with_changes(search=search.with_changes(seed=seed))
 
     def _find_metrics(self) -> None:
-        """If no metrics are configured: those in the search directory, or what `eval_func` returns."""
+        """Configure the metrics if there are none: those in the search directory, or what `eval_func` returns."""
         search = self.config.the_search()
         if search.metrics or self.eval_func is None:
             return
@@ -380,7 +380,7 @@ class AutoDistillation:
                 f"with {type(error).__name__}: {error}; name the metrics that it returns."
             ) from error
         goals = (f"{metric.name} ({'greater' if metric.greater_is_better else 'less'} is better)" for metric in metrics)
-        logger.warning("search.metrics names no metric: the search is for %s", ", ".join(goals))
+        logger.warning("search.metrics names no metric: the search optimizes %s", ", ".join(goals))
         return metrics
 
     def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
@@ -479,7 +479,7 @@ class AutoDistillation:
         """Build, train and measure one student as in a trial, without recording it; every process must call it.
 
         Args:
-            architecture: of the space; if not given, the one that `model_arch_proposition` returns.
+            architecture: of the space; by default the one that `model_arch_proposition` returns.
 
         Returns:
             Its metrics.

@@ -176,7 +176,7 @@ def _as_stored(table: Dataset) -> Dataset:
 
 
 def _unreadable(table: Dataset) -> Iterator[str]:
-    """A sentence for each file that does not begin as an image; the rest of the files is read with the batches."""
+    """A sentence for each file whose beginning is not that of an image; the rest of a file is read with its batch."""
     for stored in table["image"] if "image" in table.features else ():
         if stored["bytes"] is None:
             try:

@@ -92,7 +92,11 @@ def _read_config(teacher: str) -> dict[str, Any]:
 
 
 def _require_space(task: str, teacher: str, config: Mapping[str, Any], family: str) -> None:
-    """Check that a space is known for the teacher's sizes; a misspelt family of students is reported elsewhere."""
+    """Raise an error if no space fits the teacher's sizes; a misspelt family of students is reported elsewhere.
+
+    Raises:
+        ConfigurationError: no ready-made space fits.
+    """
     kind = str(config.get("model_type"))
     students = FAMILIES.get(family)
     if kind in FAMILIES_WITH_SIZES or (students.space is not None if students is not None else family != kind):

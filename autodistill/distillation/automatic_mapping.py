@@ -88,7 +88,7 @@ def automatic_stages(
     """
     pairs = _row_pairs(blocks, student, teacher)
     partners: dict[tuple[str, ...], str] = {}
-    first: dict[tuple[str, ...], str] = {}  # for the first block of a row of the student, that of the teacher
+    first: dict[tuple[str, ...], str] = {}  # for the first block of each row of the student, the teacher's first block
     for row, targets in pairs:
         first[row[0]] = targets[0]
         chosen = automatic_mapping(len(row), len(targets))
@@ -154,11 +154,11 @@ def run_order(model: nn.Module, paths: Sequence[str], batch: Batch) -> list[str]
 
 
 def pair_rows(student: Sequence[str], teacher: Sequence[str]) -> list[int]:
-    """For each row of the student's blocks the position of the teacher's row that corresponds to it.
+    """For each row of the student's blocks, the index of the teacher's row that corresponds to it.
 
-    One row each corresponds. Otherwise rows correspond by their paths: equal ones, or those that contain the names by
-    which the rows of a model differ ("encoder", "decoder"); rows without such names correspond by their order, if there
-    are equally many.
+    If both models have one row, the two correspond. Otherwise rows correspond by their paths: equal ones, or those
+    that contain the names by which the rows of a model differ ("encoder", "decoder"); rows without such names
+    correspond by their order, if there are equally many.
 
     Args:
         student: the path that contains the blocks of each row.
@@ -201,7 +201,7 @@ def pair_rows(student: Sequence[str], teacher: Sequence[str]) -> list[int]:
 
 
 def _distinguishing(paths: Sequence[str]) -> list[set[str]]:
-    """The names in each path that not all of them contain."""
+    """For each path, its names that some other path does not contain."""
     names = [set(path.split(".")) for path in paths]
     common = functools.reduce(set.__and__, names, names[0])
     return [name - common for name in names]
@@ -309,13 +309,25 @@ def anatomy(model: nn.Module, rows: Sequence[Sequence[str]], batch: Batch) -> An
     with removing(*hooks), frozen(model), plain_forward(model):
         batch.call(model)
     order = list(dict.fromkeys([*started, *before]))  # the rows in the order in which they run
-    own = {
-        first: _of_its_own(model, first, before[first], order) if index else before[first]
-        for index, first in enumerate(order)
-    }
-    if len(rows) > 1:  # what holds several rows, such as the model itself, is no embedding of one of them
-        own[order[0]] = [path for path in own[order[0]] if sum(is_inside(first, path) for first in order) < 2]
+    own = _modules_of_rows(model, before, order)
     return Anatomy({first: _embeddings(model, paths, blocks) for first, paths in own.items()}, attention, heads)
+
+
+def _modules_of_rows(
+    model: nn.Module, before: Mapping[str, Sequence[str]], order: Sequence[str]
+) -> dict[str, Sequence[str]]:
+    """By the first block of each row, the modules that run before it and belong to this row.
+
+    Args:
+        model: has these modules.
+        before: by the first block of each row, all modules outside blocks that run before it.
+        order: the first blocks, in the order in which the rows run.
+    """
+    first, *later = order
+    own = before[first]
+    if later:  # a module that contains several rows, such as the model itself, is not an embedding of one of them
+        own = [path for path in own if sum(is_inside(block, path) for block in order) < 2]
+    return {first: own, **{block: _of_its_own(model, block, before[block], order) for block in later}}
 
 
 def _of_its_own(model: nn.Module, first: str, before: Iterable[str], firsts: Sequence[str]) -> list[str]:

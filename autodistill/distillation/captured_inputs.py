@@ -104,7 +104,7 @@ class CapturedInputs:
             output = map_tensors(torch.Tensor.detach, self.call(index)(module))
             forms.append(poison(output))
             outputs = {finished: forms[index] for finished, forms in earlier.items()}
-            with returning(outputs | {module: output}), _standing_in():
+            with returning(outputs | {module: output}), _as_verification_errors():
                 call = calls_of(self._student, [following], self._batches[index])[0]
             if not self._store.put(index, (call.args, call.kwargs)):
                 self._kept = index
@@ -140,9 +140,11 @@ class CapturedInputs:
 
 
 @contextlib.contextmanager
-def _standing_in() -> Iterator[None]:
-    """Within the context, an error of the student fails the verification, since what stands in for finished blocks may
-    be its cause: it cannot be changed in place, and is NaN. An error with another cause is raised by full forwards.
+def _as_verification_errors() -> Iterator[None]:
+    """Convert errors of the student to a `VerificationError`, after which it runs full forwards.
+
+    The outputs that replace finished blocks may be the cause: they cannot be changed in place, and are NaN. An error
+    with another cause is raised again by the full forwards.
 
     Raises:
         VerificationError: the student raised an error.

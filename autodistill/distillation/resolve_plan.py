@@ -160,34 +160,12 @@ def _resolved(
 ) -> Plan:
     """The plan of these layers, in models that compute them."""
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
-    flash, mappings = layers
     problems: list[str] = []
-
-    # Stages: what each trains, and with which losses.
-    if phases.are_teacher_fed:
-        unfit = list(feeding_problems(flash, student, batch))
-        problems += unfit
-        flash = flash if unfit else teacher_fed_stages(flash, teacher)
-    else:
-        problems += frozen_problems(flash, student)
-    taps = [*(tap for stage in flash for tap in stage.student_taps), *(mapping.student for mapping in mappings)]
-    features, output = _attempt(problems, lambda: _run(student, batch, taps)) or (None, None)
-    regular = None
-    if phases.regular is not None:
-        regular = regular_stage(phases.regular, mappings, batch, output)
-        if features is not None:  # the stage may map parts of the output
-            parts = [tap for tap in regular.student_taps if tap not in features and not tap.path]
-            features = {**features, **{tap: tap.extract(output) for tap in parts}}
-            uses_default = regular.add_origin_loss and loss_func is nn.functional.cross_entropy
-            if uses_default and (problem := default_loss_problem(output, batch)) is not None:
-                problems.append(problem)
-        problems += frozen_problems([regular], student)
-    plan = Plan(flash, regular)
-    problems += label_problems(plan.stages, batch)
-    if phases.init is not None and plan.is_teacher_fed:
-        plan = replace(plan, flash=(*flash, *_outside(plan, student)))
-
-    # Features: whether they can be compared.
+    plan, features, output = _planned(phases, student, flash_set, layers, problems)
+    adds_loss = features is not None and plan.regular is not None and plan.regular.add_origin_loss
+    if adds_loss and loss_func is nn.functional.cross_entropy:
+        problem = default_loss_problem(output, batch)
+        problems += [] if problem is None else [problem]
     starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
     targets = _attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
     if features is None or targets is None or not starts:
@@ -205,8 +183,44 @@ def _resolved(
     _raise(list(layout_problems(plan.stages, masks, teacher, targets, batch)))
     for criterion in criteria:
         criterion.masks = masks
-    regular_criterion = criteria.pop() if regular is not None else None
+    regular_criterion = criteria.pop() if plan.regular is not None else None
     return replace(plan, flash_criteria=tuple(criteria), regular_criterion=regular_criterion)
+
+
+def _planned(
+    phases: Phases, student: nn.Module, flash_set: FlashSet, layers: Layers, problems: list[str]
+) -> tuple[Plan, Features | None, Any]:
+    """The stages: what each trains, and with which losses; with the student's features of the first batch, and output.
+
+    Args:
+        phases: the settings.
+        student: runs once; the features are None if this raises a configuration error.
+        flash_set: has the batch and the teacher.
+        layers: all exist.
+        problems: mistakes are appended.
+    """
+    teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
+    flash, mappings = layers
+    if phases.are_teacher_fed:
+        unfit = list(feeding_problems(flash, student, batch))
+        problems += unfit
+        flash = flash if unfit else teacher_fed_stages(flash, teacher)
+    else:
+        problems += frozen_problems(flash, student)
+    taps = [*(tap for stage in flash for tap in stage.student_taps), *(mapping.student for mapping in mappings)]
+    features, output = _attempt(problems, lambda: _run(student, batch, taps)) or (None, None)
+    regular = None
+    if phases.regular is not None:
+        regular = regular_stage(phases.regular, mappings, batch, output)
+        if features is not None:  # the stage may map parts of the output
+            parts = [tap for tap in regular.student_taps if tap not in features and not tap.path]
+            features = {**features, **{tap: tap.extract(output) for tap in parts}}
+        problems += frozen_problems([regular], student)
+    plan = Plan(flash, regular)
+    problems += label_problems(plan.stages, batch)
+    if phases.init is not None and plan.is_teacher_fed:
+        plan = replace(plan, flash=(*flash, *_outside(plan, student)))
+    return plan, features, output
 
 
 def criteria_for(

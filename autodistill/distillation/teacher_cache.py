@@ -189,8 +189,7 @@ class TeacherCache:
             return None
         switched = self._attention_now()
         parts = (self.fingerprint, batch.hash, tap.path, tap.process, *([switched] if switched else []))
-        key = content_hash(parts)
-        return self._directory / f"{key}.safetensors"
+        return self._directory / f"{content_hash(parts)}.safetensors"
 
 
 def loss_inputs(batch: Batch, features: Mapping[Tap, torch.Tensor]) -> dict[str, Any]:

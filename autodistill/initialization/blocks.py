@@ -57,8 +57,8 @@ class _Maps:
     scale: Both[Part] | None = None
 
 
-def written_by(pair: Pairing[Family], maps: _Maps) -> Affine:
-    """What the teacher's output writes to the stream, scaled; the vector that scales the student's becomes 1."""
+def _scaled_output(pair: Pairing[Family], maps: _Maps) -> Affine:
+    """The teacher's output map with its scale multiplied in; writes 1 to the student's scale."""
     output = read(pair.teacher, maps.output.teacher)
     if maps.scale is None:
         return output
@@ -70,7 +70,7 @@ def written_by(pair: Pairing[Family], maps: _Maps) -> Affine:
 def _write_feed_forward(pair: Pairing[Family], maps: _Maps) -> None:
     """Write the strongest neurons. Neurons that the teacher lacks stay as built, with zero output weights."""
     readers = [maps.reader(read(pair.teacher, weight.teacher)) for weight in maps.readers]
-    output = writer(pair, written_by(pair, maps), maps.boundary)
+    output = writer(pair, _scaled_output(pair, maps), maps.boundary)
     importance = pair.importance.of(maps.output.teacher.path, output.weight) if pair.importance is not None else None
     if importance is None:
         importance = output.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
@@ -144,7 +144,7 @@ class _AttentionWriter:
             for spec, weight in self.weights.items()
         }
         self.value = self.heads[attention.value]
-        self.output = writer(pair, written_by(pair, maps), maps.boundary)
+        self.output = writer(pair, _scaled_output(pair, maps), maps.boundary)
         by_head = self.output.weight.reshape(len(self.output.weight), teacher.heads, teacher.channels)
         self.written = by_head.transpose(0, 1)  # (heads, d, channels)
 

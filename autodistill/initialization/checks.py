@@ -44,8 +44,8 @@ def refused_problems(pair: Pairing[Family]) -> Iterator[str]:
         for owner, base in pair.base_models.by_owner.items():
             if any(name == path for name, _ in base.named_modules()):
                 yield (
-                    f"a student cannot start inside a teacher of this form: the {owner} has "
-                    f"{weight.by_owner[owner].path!r}, and {reason}; leave init out."
+                    f"the table of the weights of a {type(base).__name__} does not cover every module, but the {owner} "
+                    f"has {weight.by_owner[owner].path!r}, and {reason}; leave init out."
                 )
 
 

@@ -57,7 +57,7 @@ def rows_outside(model: nn.Module, covered: str) -> list[str]:
     """The paths of the containers of repeated blocks that are neither at the path `covered` nor inside it.
 
     Blocks are children of a `ModuleList`, or at least two of one class in a `Sequential`, that hold at least two
-    matrices each: a head of a few linear layers is none.
+    matrices each; a head of a few linear layers is not a row of blocks.
 
     Examples:
         >>> layer = nn.TransformerEncoderLayer(8, 2)

@@ -82,7 +82,7 @@ class Pairing(Generic[FamilyT]):
                 "a student that starts inside its teacher must be of its family, but the student is a "
                 f"{type(student_base).__name__} and the teacher a {type(teacher_base).__name__}; leave init out."
             )
-        mapped = layers if layers is not None else _alike(table.kinds(student_base), table.kinds(teacher_base))
+        mapped = layers if layers is not None else _layers_by_kind(table.kinds(student_base), table.kinds(teacher_base))
         paths = Both(student_path, teacher_path)
         return Pairing[Any](student, teacher, paths, table, subspace, tuple(mapped), importance)
 
@@ -194,12 +194,12 @@ class Pairing(Generic[FamilyT]):
         self.written.update(parameters(self.student, norm))
 
 
-def _alike(student: Sequence[object], teacher: Sequence[object]) -> list[int]:
+def _layers_by_kind(student: Sequence[object], teacher: Sequence[object]) -> list[int]:
     """The teacher's block for each block of the student: evenly spread, or the nearest of the same kind, if any.
 
     Args:
-        student: the kinds of its blocks.
-        teacher: likewise.
+        student: the kind of each of its blocks.
+        teacher: the kind of each of its blocks.
     """
     return [
         min(

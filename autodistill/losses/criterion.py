@@ -108,7 +108,22 @@ def run_in_eval(model: nn.Module, inputs: Any) -> Any:
         >>> run_in_eval(nn.Dropout(0.99), torch.ones(2))
         tensor([1., 1.])
     """
-    with evaluating(model), plain_forward(model):
+    with evaluating(model):
+        return run_plain(model, inputs)
+
+
+def run_plain(model: nn.Module, inputs: Any) -> Any:
+    """What a model returns in its present mode, with its modules run one by one (see `plain_forward`).
+
+    Args:
+        model: any model.
+        inputs: a mapping (keyword arguments), a tuple (arguments), or the only argument.
+
+    Examples:
+        >>> run_plain(nn.ReLU(), {"input": torch.ones(2)})
+        tensor([1., 1.])
+    """
+    with plain_forward(model):
         if isinstance(inputs, Mapping):
             return model(**inputs)
         return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)

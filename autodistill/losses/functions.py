@@ -116,7 +116,7 @@ def variational_loss(
         mean: μ (..., C), which a trained map computes from the student's feature.
         teacher: t, the same shape.
         mask: (N, L), True where a position counts.
-        variance: σ² (C,), trained; 1 if not given.
+        variance: σ² (C,), trained; 1 by default.
 
     Examples:
         >>> variational_loss(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]])).item()  # half the mean squared error

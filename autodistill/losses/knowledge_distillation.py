@@ -194,7 +194,7 @@ class KnowledgeDistillationLoss(Criterion):
         )
 
     def _shifts_labels(self, outputs: Any, labels: torch.Tensor) -> bool:
-        """Whether the student's logits predict the next label, found once; False if that is not known."""
+        """Whether the student's logits predict the next label, determined once; False if it is unknown."""
         if self._shift is None:
             self._shift = False
             loss = returned_loss(outputs)

@@ -48,8 +48,9 @@ class LossType:
     """What a loss type computes between a student and a teacher, and where it may be used.
 
     Attributes:
-        on_features: `(student, teacher, mask, ...) -> loss` of two features of one shape, channels or classes last,
-            with the keyword arguments in `needs`, and with the temperature if it compares logits.
+        on_features: `(student, teacher, mask) -> loss` of two features of one shape, channels or classes last. Further
+            keyword arguments are `temperature` if it compares logits, `labels` if it needs them, and `variance` if the
+            feature matcher has one.
         on_probabilities: `(student, teacher, mask) -> loss`, which replaces it if the rows of both features already are
             probabilities, such as attention maps.
         on_labels: `(predictions, labels, ignore_index) -> loss`, the labels' term of `KnowledgeDistillationLoss`; None
@@ -58,7 +59,7 @@ class LossType:
             there is no `on_probabilities`, features that already are probabilities are refused.
         on_predictions: the type may be the teacher's term of `KnowledgeDistillationLoss`.
         needs_labels: `on_features` takes `labels`, the class number of each position.
-        matcher: makes the feature matcher of a mapping; its `variance`, if it has one, is an argument of the loss.
+        matcher: makes the feature matcher of a mapping; called like `matcher_for`.
     """
 
     on_features: LossFunction

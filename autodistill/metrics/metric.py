@@ -198,7 +198,7 @@ _WORDS_OF_LOSSES = frozenset(
 def metrics_returned(returned: Any) -> tuple[Metric, ...]:
     """The metrics of a search that names none, from what `eval_func` returned; a number is the metric `score`.
 
-    Less is better if a word of the name says so (`loss`, `error`, `perplexity`, …), else greater is better.
+    Less is better if the name contains such a word (`loss`, `error`, `perplexity`, …), else greater is better.
 
     Raises:
         ConfigurationError: it returned no metrics.
@@ -223,7 +223,7 @@ def named_values(returned: Any, metrics: Sequence[Metric]) -> Mapping[Any, Any]:
     """What `eval_func` returned as a mapping: a number is the one metric that is not built in.
 
     Raises:
-        TrialError: it is neither, or it is a number and there are several such metrics.
+        TrialError: it is neither a mapping nor a number, or it is a number and there are several such metrics.
 
     Examples:
         >>> named_values(0.5, [Metric("accuracy"), Metric("latency")])

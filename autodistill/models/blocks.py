@@ -18,18 +18,22 @@ SMALLEST_ROW = 1 / 20
 def block_rows(model: nn.Module) -> list[list[str]]:
     """The paths of the model's blocks, row by row in the model's order: of an encoder, of a decoder, of a second tower.
 
-    The row with the most parameters is that of `repeated_blocks`. The others neither hold a block of it nor are inside
-    one, have at least a twentieth of its parameters, and consist of modules with several weight matrices each: lists of
-    single convolutions or of output layers are not rows of blocks.
+    A row consists of sibling modules of one class: the children of one `ModuleList` (one child is enough: a model of
+    depth 1) or of one `Sequential` (at least two; consecutive ones, if there are any). Containers without a forward of
+    their own are not blocks, since they are never called.
+
+    The row with the most parameters is always one. The others neither contain a block of it nor are inside one, have
+    at least a twentieth of its parameters, and consist of modules with several weight matrices each: lists of single
+    convolutions or of output layers are not rows of blocks.
 
     Raises:
-        ConfigurationError: the model has no repeated blocks.
+        ConfigurationError: the model has no such container.
 
     Examples:
         >>> block_rows(nn.Transformer(8, 2, 2, 1, 8, batch_first=True))
         [['encoder.layers.0', 'encoder.layers.1'], ['decoder.layers.0']]
     """
-    rows = [repeated_blocks(model)]
+    rows = [_largest_row(model)]
     smallest = SMALLEST_ROW * _size(model, rows[0])
     for paths in sorted(_siblings(model), key=lambda paths: -_size(model, paths)):
         apart = not any(is_inside(a, b) or is_inside(b, a) for row in rows for a in row for b in paths)
@@ -39,21 +43,7 @@ def block_rows(model: nn.Module) -> list[list[str]]:
     return sorted(rows, key=lambda row: order[row[0]])
 
 
-def repeated_blocks(model: nn.Module) -> list[str]:
-    """The paths of the model's repeated blocks: the sibling modules of one class that hold the most parameters.
-
-    Blocks are the children of one `ModuleList` (one child is enough: a model of depth 1) or of one `Sequential` (at
-    least two; consecutive ones, if there are any). Containers without a forward of their own are not blocks, since they
-    are never called.
-
-    Raises:
-        ConfigurationError: the model has no such container.
-
-    Examples:
-        >>> encoder = nn.TransformerEncoderLayer(8, 2, batch_first=True)
-        >>> repeated_blocks(nn.TransformerEncoder(encoder, 3, enable_nested_tensor=False))
-        ['layers.0', 'layers.1', 'layers.2']
-    """
+def _largest_row(model: nn.Module) -> list[str]:
     candidates = list(_siblings(model))
     if not candidates:
         raise ConfigurationError(

@@ -80,7 +80,7 @@ def named_arguments(model: nn.Module, batch: Batch) -> Batch:
 
 
 def unknown_arguments(model: nn.Module, batch: Batch, owner: str) -> list[str]:
-    """A sentence if a mapping has keys that are no arguments of the model's forward.
+    """A sentence if a mapping has keys that are not arguments of the model's forward.
 
     Args:
         model: any model; all keys are arguments of a forward with `**kwargs`.

@@ -280,7 +280,7 @@ class Family(WeightTable):
     embedding_norm: str | None = None
     final_norm: str | None = None
     outputs: tuple[Output, ...] = ()
-    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # else other in every process
+    heads: Callable[[nn.Module], HeadSizes] = field(default=config_heads, repr=False)  # its address would be in `text`
     heads_agree: bool = False
     embedding_map: Weight | None = None
     position_rows: Weight | None = None

@@ -131,11 +131,11 @@ def any_absent(model: nn.Module, taps: Iterable[Tap], forward: Callable[[], Any]
     with contextlib.ExitStack() as hooks:
         for tap in taps:
 
-            def note(module: nn.Module, args: Any, output: Any, tap: Tap = tap) -> None:
+            def record(module: nn.Module, args: Any, output: Any, tap: Tap = tap) -> None:
                 if tap.is_absent(output):
                     absent.append(tap)
 
-            hooks.callback(find_module(model, tap.path).register_forward_hook(note).remove)
+            hooks.callback(find_module(model, tap.path).register_forward_hook(record).remove)
         forward()
     return bool(absent)
 

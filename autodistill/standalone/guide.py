@@ -1,4 +1,4 @@
-"""Distillation in the steps of the practical guide, for a training loop of one's own."""
+"""The functions of the practical guide to distillation, for programs with their own training loop."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
+from autodistill.environment import resolve_device
 from autodistill.errors import ConfigurationError, NonFiniteError
-from autodistill.losses.criterion import run_in_eval
+from autodistill.losses.criterion import run_in_eval, run_plain
 from autodistill.losses.functions import distillation_loss, in_full
 from autodistill.losses.weights_and_temperature import check_temperature
-from autodistill.models.modes import plain_forward
 from autodistill.models.taps import main_part
 from autodistill.tensors import to_device
 
 EPOCHS = 10
-"""The number of epochs if none is given; the guide leaves it open."""
+"""The default number of epochs; the guide does not specify one."""
 
 
 def softmax_with_temperature(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -63,7 +63,7 @@ def online_distillation(
         student_model: called in its present mode.
         teacher_model: its modes are restored.
         data: a mapping (keyword arguments), a tuple (arguments), or the only argument.
-        temperature: T at which the logits will be compared; checked only, since losses divide by it themselves.
+        temperature: T at which the logits will be compared; it is only validated, since losses divide by it.
 
     Returns:
         (student's logits, teacher's logits), neither divided by the temperature.
@@ -73,17 +73,13 @@ def online_distillation(
 
     Examples:
         >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
-        >>> ours, theirs = online_distillation(student, teacher, torch.randn(8, 4), temperature=2.0)
-        >>> ours.requires_grad, theirs.requires_grad
+        >>> student_logits, teacher_logits = online_distillation(student, teacher, torch.randn(8, 4), temperature=2.0)
+        >>> student_logits.requires_grad, teacher_logits.requires_grad
         (True, False)
     """
     check_temperature(temperature)
     teacher_logits = main_part(run_in_eval(teacher_model, data))
-    with plain_forward(student_model):
-        if isinstance(data, dict):
-            return main_part(student_model(**data)), teacher_logits
-        arguments = data if isinstance(data, tuple | list) else (data,)
-        return main_part(student_model(*arguments)), teacher_logits
+    return main_part(run_plain(student_model, data)), teacher_logits
 
 
 def train_with_distillation(
@@ -125,7 +121,7 @@ def train_with_distillation(
     """
     if num_epochs < 1:
         raise ConfigurationError(f"training takes at least one epoch, but num_epochs is {num_epochs}.")
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    device = resolve_device(device)
     student_model.to(device).train()
     teacher = teacher_model.to(device) if teacher_model is not None else None
     history = []

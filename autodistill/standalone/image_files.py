@@ -25,7 +25,7 @@ class ImageFiles(Dataset[Any]):
             float32 in [0, 1].
 
     Raises:
-        ConfigurationError: there is no image, labels are not one for each, or a file is not an image (when it is read).
+        ConfigurationError: there is no image, or the number of labels differs; when a file is read, it is not an image.
 
     Examples:
         >>> import tempfile

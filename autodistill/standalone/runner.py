@@ -104,7 +104,7 @@ class DistilRunner:
         self.settings = settings or PhaseConfig()
         self.seed = seed
         self._label_shift: bool | None = None  # found on the first batch
-        self._found_masks: Masks | None = None  # the same
+        self._found_masks: Masks | None = None  # likewise
         self._student = TapRecorder(student, [Tap(path, AUTO) for path in student_layers], owner="student")
         self._teacher = TapRecorder(teacher or student, [Tap(path, AUTO) for path in teacher_layers], owner="teacher")
 
@@ -118,7 +118,7 @@ class DistilRunner:
         metrics: Mapping[str, BatchMetric] | None = None,
         valid_steps: int | None = None,
     ) -> dict[str, list[float]]:
-        """Take optimizer steps, iterating over the loader as often as needed; the teacher is trained first if so set.
+        """Take optimizer steps, iterating over the loader as often as needed; first train the teacher, if configured.
 
         Args:
             loader: yields mappings and can be iterated repeatedly; its random order follows the runner's seed.
@@ -126,7 +126,7 @@ class DistilRunner:
             report: called as `report(step, loss)` every few steps.
             valid_loader: batches on which `evaluate` runs after the last step. It changes no weight of the student.
             metrics: see `evaluate`.
-            valid_steps: `evaluate` runs also after every so many steps.
+            valid_steps: the number of steps after which `evaluate` runs each time; None for the end only.
 
         Returns:
             For each step, the `loss` and, under its key, the unweighted term of every callback. For each validation,
@@ -150,12 +150,8 @@ class DistilRunner:
                 validated.setdefault(f"valid_{name}", []).append(value)
 
         def loss_at(step: int, number: int) -> torch.Tensor:
-            if (
-                valid_loader is not None
-                and step
-                and number == step * accumulated
-                and step % (valid_steps or steps) == 0
-            ):
+            begins = number == step * accumulated
+            if valid_loader is not None and step and begins and step % (valid_steps or steps) == 0:
                 validate()
             batch = self._batch(next_batch(number).to(self.device))
             values = self._terms(batch, step / steps)
@@ -200,13 +196,13 @@ class DistilRunner:
         sums, samples = dict[str, float](), 0
         with isolated_random_state(self.seed), evaluating(self.student, self.callbacks), plain_forward(self.student):
             for content in loader:
-                given = Batch(content).to(self.device)
-                batch = self._batch(given)
+                received = Batch(content).to(self.device)
+                batch = self._batch(received)
                 values = self._terms(batch, 1.0)
                 found = {"loss": self._sum(values), **dict(zip(self._keys, values, strict=True))}
                 found |= {name: metric(batch) for name, metric in metrics.items()}
-                sums = {name: sums.get(name, 0.0) + float(value) * given.size for name, value in found.items()}
-                samples += given.size
+                sums = {name: sums.get(name, 0.0) + float(value) * received.size for name, value in found.items()}
+                samples += received.size
         if not samples:
             raise ConfigurationError("validation needs at least one sample, but the loader yielded none.")
         return {name: value / samples for name, value in sums.items()}
@@ -218,7 +214,7 @@ class DistilRunner:
         return (terms * terms.new_tensor([callback.weight for callback in self.callbacks])).sum()
 
     def _train_teacher(self, loader: Iterable[Any]) -> dict[str, list[float]]:
-        """The losses of the teacher's training, if it is to be trained; it is in eval mode afterwards."""
+        """Train the teacher if configured and return the losses; it is in eval mode afterwards."""
         teacher, epochs = self.teacher, self.num_train_teacher_epochs
         if teacher is None or epochs is None:
             return {}
@@ -265,7 +261,7 @@ class DistilRunner:
         return found
 
     def _masks(self, batch: Batch, found: Mapping[str, Any]) -> dict[str, Any]:
-        """The masks of the student's logits and of its hidden states; none that its layers do not have in common."""
+        """The masks of the student's logits and of its hidden states; of the latter only one that all layers share."""
         layers = dict(zip(self._student.taps, found.get(STUDENT_HIDDEN_STATES, ()), strict=False))
         logits = {OUTPUT: found["s_logits"]} if isinstance(found.get("s_logits"), torch.Tensor) else {}
         if self._found_masks is None:

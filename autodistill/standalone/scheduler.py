@@ -50,10 +50,10 @@ class Scheduler:
         """Run all phases and return the trained model.
 
         Args:
-            model: the model that is trained; the scheduler's own if not given.
+            model: the model that is trained; by default the scheduler's own.
 
         Raises:
-            ConfigurationError: there is no model or no phase, or a function returned something else than a model.
+            ConfigurationError: there is no model or no phase, or a function returned something other than a model.
         """
         current = model if model is not None else self.model
         if current is None or not self.phases:

@@ -33,7 +33,7 @@ class OutsideFamily:
         rows: the rows of blocks that flash distillation trains, in order.
         predictions: how regular distillation compares the models.
         search: the fields of the student's configuration that a search varies; none for models without one.
-        start: None if students start inside the teacher; else what the error says.
+        start: None if students start inside the teacher; else a part of the error.
         reasons: for a block's path the reason why it is not replayed.
         depths: of the student and the teacher.
     """

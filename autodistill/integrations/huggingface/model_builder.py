@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 class TransformersBuilder:
     """Builds the student of an architecture: `model_cls` from a copy of a configuration with the architecture's keys.
 
-    Keys are fields of the configuration, or the common names for them (`hidden_size` for GPT-2's `n_embd`), also those
-    of a configuration inside it (`vision_config.hidden_size`). Dependent
-    fields are derived: MobileBERT's `true_hidden_size`, Llama's `head_dim`, the number of key-value heads if it equals
-    the number of heads, and the types of layers if their number changes.
+    Keys are fields of the configuration, or the common names for them (`hidden_size` for GPT-2's `n_embd`), or those of
+    a configuration inside it (`vision_config.hidden_size`). Dependent fields are derived: MobileBERT's
+    `true_hidden_size`, Llama's `head_dim`, the number of key-value heads if it equals the number of heads, and the
+    types of layers if their number changes.
 
     Students have float32 weights if those of the configuration are bfloat16 or float16: small updates of such weights
     are lost in rounding. A dimension `dtype` sets another precision.
@@ -215,24 +215,6 @@ class TransformersBuilder:
         }
 
 
-def _stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
-    """The names of a backbone's stages, the stem first, and those that it returns, if their number changes."""
-    names = getattr(base, "stage_names", None)
-    if names is None:
-        return
-    before, now = (
-        len(fields.depths) if hasattr(fields, "depths") else fields.num_hidden_layers for fields in (base, config)
-    )
-    if before == now or len(names) != before + 1:
-        return
-    stages = [*names[:1], *(f"stage{number}" for number in range(1, now + 1))]
-    # The last stage stays the last; the others keep their share of the depth.
-    chosen = sorted({math.ceil(index % len(names) * now / before) for index in base.out_indices})
-    yield "stage_names", stages
-    yield "_out_features", [stages[index] for index in chosen]
-    yield "_out_indices", chosen
-
-
 def _stage_problems(base: Any, config: Any) -> Iterator[str]:
     """A sentence for each list with an entry per stage that has fewer entries than `depths`."""
     depths = getattr(base, "depths", None)
@@ -310,7 +292,7 @@ def _change(base: Any, config: Any, settings: Mapping[str, Any]) -> None:
     for field, value in changed.items():
         setattr(config, field, value)
     derived = {name: value(config) for name, value in _family_fields(base).derived.items()}
-    for field, value in (*derived.items(), *_following(base, config)):
+    for field, value in (*derived.items(), *_dependent_fields(base, config)):
         if field not in changed:
             setattr(config, field, value)
 
@@ -343,25 +325,25 @@ _COMPUTED: Mapping[str, Callable[[Any], int]] = {
     "num_heads": lambda config: int(config.expand * config.hidden_size) // config.head_dim,
     "mamba_d_head": lambda config: config.mamba_expand * config.hidden_size // config.mamba_n_heads,
 }
-"""Fields that configurations compute when they are constructed; each follows if the base's has the computed value."""
+"""Fields that configurations compute when they are constructed; derived if that of the base has the computed value."""
 
 
-def _following(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
+def _dependent_fields(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     """The dependent fields, with their values, in the configurations of any family."""
     for field, compute in _COMPUTED.items():
         with contextlib.suppress(AttributeError):  # a family without the field, or without what it is computed from
             if getattr(base, field) == compute(base) and not _is_read_only(base, field):
                 yield field, compute(config)
-    yield from _stages(base, config)
+    yield from _backbone_stages(base, config)
     if getattr(base, "num_key_value_heads", None) is not None and _key_value_heads(base) == base.num_attention_heads:
         yield "num_key_value_heads", config.num_attention_heads
-    yield from _following_stages(base, config)
+    yield from _sizes_of_stages(base, config)
     types = None if _is_read_only(base, "layer_types") else getattr(base, "layer_types", None)
     if types and len(types) == base.num_hidden_layers:
         yield "layer_types", list(itertools.islice(itertools.cycle(types), config.num_hidden_layers))
 
 
-def _following_stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
+def _sizes_of_stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     """Further fields that follow from the stages of an image model, where they do so in the base configuration."""
     if not isinstance(getattr(base, "depths", None), list | tuple):
         return
@@ -376,3 +358,21 @@ def _following_stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
     for (field, before), (_, after) in zip(values(base), values(config), strict=True):
         if before != after and getattr(base, field, None) == before:
             yield field, after
+
+
+def _backbone_stages(base: Any, config: Any) -> Iterator[tuple[str, Any]]:
+    """The names of all stages of a backbone, the stem first, and of those that it returns, if their number changes."""
+    names = getattr(base, "stage_names", None)
+    if names is None:
+        return
+    before, now = (
+        len(fields.depths) if hasattr(fields, "depths") else fields.num_hidden_layers for fields in (base, config)
+    )
+    if before == now or len(names) != before + 1:
+        return
+    stages = [*names[:1], *(f"stage{number}" for number in range(1, now + 1))]
+    # The last stage stays the last; the others keep their share of the depth.
+    chosen = sorted({math.ceil(index % len(names) * now / before) for index in base.out_indices})
+    yield "stage_names", stages
+    yield "_out_features", [stages[index] for index in chosen]
+    yield "_out_indices", chosen

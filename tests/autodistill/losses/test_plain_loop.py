@@ -217,7 +217,7 @@ def test_a_missing_step_of_the_loop_is_refused_with_the_remedy() -> None:
 
 
 class Around(nn.Module):
-    """A model inside another module, whose name says nothing."""
+    """A model inside another module, with a neutral name."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

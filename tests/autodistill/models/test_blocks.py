@@ -8,7 +8,7 @@ from small_models import Deep, Transformer
 from torch import nn
 
 from autodistill.errors import ConfigurationError
-from autodistill.models.blocks import block_rows, outside_of, repeated_blocks
+from autodistill.models.blocks import block_rows, outside_of
 
 
 def test_blocks_are_the_like_siblings_with_the_most_parameters() -> None:
@@ -16,22 +16,22 @@ def test_blocks_are_the_like_siblings_with_the_most_parameters() -> None:
     model.small = nn.ModuleList(nn.Linear(2, 2) for _ in range(9))
     model.encoder = nn.Module()
     model.encoder.layers = nn.ModuleList(nn.Linear(50, 50) for _ in range(3))
-    assert repeated_blocks(model) == ["encoder.layers.0", "encoder.layers.1", "encoder.layers.2"]
+    assert block_rows(model) == [["encoder.layers.0", "encoder.layers.1", "encoder.layers.2"]]
 
 
 def test_one_block_is_enough_in_a_list_and_not_in_a_sequential() -> None:
-    assert repeated_blocks(Deep(1)) == ["layer.0"]
-    assert repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))) == ["0", "2"]
+    assert block_rows(Deep(1)) == [["layer.0"]]
+    assert block_rows(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))) == [["0", "2"]]
     with pytest.raises(
         ConfigurationError, match="needs a ModuleList or Sequential of similar blocks, but Sequential has"
     ):
-        repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+        block_rows(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
 def test_first_and_last_layer_of_one_class_are_not_the_blocks():
     model = FAMILIES["nn.Sequential"].student()
     assert type(model[0]) is type(model[-1])
-    assert repeated_blocks(model) == ["1", "2"]
+    assert block_rows(model) == [["1", "2"]]
 
 
 def test_modules_outside_the_blocks_are_the_largest_without_a_block() -> None:
@@ -53,7 +53,7 @@ def test_block_whose_name_begins_alike_is_outside() -> None:
 
 def test_containers_that_are_never_called_are_not_blocks() -> None:
     model = nn.ModuleList(nn.ModuleList(nn.Linear(size, size) for _ in range(2)) for size in (2, 3))
-    assert repeated_blocks(model) == ["1.0", "1.1"]
+    assert block_rows(model) == [["1.0", "1.1"]]
 
 
 def block(width: int) -> nn.Module:
@@ -78,4 +78,4 @@ def test_models_with_one_tower_have_one_row_of_blocks(name) -> None:
     if name.startswith("T5,"):
         assert rows == [[f"{half}.block.{i}" for i in range(3)] for half in ("encoder", "decoder")]
     elif name != "residual CNN":  # each of its stages is a row
-        assert rows == [repeated_blocks(model)]
+        assert len(rows) == 1

@@ -182,6 +182,7 @@ def test_a_mean_that_cannot_be_absorbed_is_refused_and_a_search_does_not_subtrac
     assert not distil._initializer.subspace(student).means.any()
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of peft
 def test_a_model_is_at_its_own_path_in_a_wrapper_that_passes_attributes_on() -> None:
     model = hugging_face("BertModel", **BERT_LIKE)(8, 1)
     wrapper = get_peft_model(model, LoraConfig(r=2, target_modules=["query"]))

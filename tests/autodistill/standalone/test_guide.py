@@ -54,11 +54,11 @@ def test_online_distillation_returns_both_logits(form: str) -> None:
         teacher = nn.Linear(4, 3)
     inputs = torch.randn(8, 4)
     data = {"tensor": inputs, "tuple": (inputs,), "mapping": {"input": inputs}}[form]
-    ours, theirs = online_distillation(student, teacher, data, 2.0)
+    student_logits, teacher_logits = online_distillation(student, teacher, data, 2.0)
     assert teacher.training
-    torch.testing.assert_close(ours, student(inputs))
-    torch.testing.assert_close(theirs, copy.deepcopy(teacher).eval()(inputs).detach())
-    assert (ours.requires_grad, theirs.requires_grad) == (True, False)
+    torch.testing.assert_close(student_logits, student(inputs))
+    torch.testing.assert_close(teacher_logits, copy.deepcopy(teacher).eval()(inputs).detach())
+    assert (student_logits.requires_grad, teacher_logits.requires_grad) == (True, False)
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["teacher runs", "stored predictions"])
