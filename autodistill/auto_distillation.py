@@ -380,7 +380,7 @@ class AutoDistillation:
                 f"with {type(error).__name__}: {error}; name the metrics that it returns."
             ) from error
         goals = (f"{metric.name} ({'greater' if metric.greater_is_better else 'less'} is better)" for metric in metrics)
-        logger.warning("search.metrics names no metric: the search optimizes %s", ", ".join(goals))
+        logger.warning("search.metrics names no metric: the search is for %s", ", ".join(goals))
         return metrics
 
     def _check_setup(self, *, counts_trials: bool, others: Iterable[str] = ()) -> None:
