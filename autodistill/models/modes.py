@@ -133,7 +133,10 @@ def _checkpointing_without_reentry(model: nn.Module) -> Iterator[None]:
 def nothing_to_train(blocks: Sequence[str]) -> str:
     """The message for a stage whose blocks have no parameters, or only frozen ones."""
     names = ", ".join(map(repr, blocks))
-    return f"a stage must have parameters to train, but {names} has none that requires gradients."
+    return (
+        f"a stage must have parameters to train, but {names} has none that requires gradients; let them require "
+        "gradients (requires_grad_), or name the blocks to train (block_names)."
+    )
 
 
 def is_compiled(model: nn.Module) -> bool:

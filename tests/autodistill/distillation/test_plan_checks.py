@@ -108,7 +108,8 @@ def test_every_stage_without_a_parameter_to_train_is_named() -> None:
     student.layer[1].bias.requires_grad_(False)
     student.layer[2].requires_grad_(False)
     assert frozen_problems(stages, student) == [
-        f"a stage must have parameters to train, but {block!r} has none that requires gradients."
+        f"a stage must have parameters to train, but {block!r} has none that requires gradients; let them require "
+        "gradients (requires_grad_), or name the blocks to train (block_names)."
         for block in ("layer.0", "layer.2")
     ]
 
