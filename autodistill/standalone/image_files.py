@@ -75,5 +75,5 @@ def _rgb(path: Path) -> Any:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # a damaged PNG file raises SyntaxError
         raise ConfigurationError(f"an image file must be readable, but {path} is not: {error}.") from error

@@ -56,3 +56,9 @@ def test_missing_images_labels_and_broken_files_are_refused(folder) -> None:
     (folder / "6.png").write_bytes(b"not an image")
     with pytest.raises(ConfigurationError, match=r"an image file must be readable, but .*6\.png is not: cannot"):
         ImageFiles([folder / "6.png"], [0])[0]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / "7.png")
+    damaged = bytearray((folder / "7.png").read_bytes())
+    damaged[damaged.index(b"IDAT") - 1] ^= 255  # the length of the chunk: Pillow raises SyntaxError
+    (folder / "7.png").write_bytes(damaged)
+    with pytest.raises(ConfigurationError, match=r"an image file must be readable, but .*7\.png is not: "):
+        ImageFiles([folder / "7.png"], [0])[0]
