@@ -16,12 +16,13 @@ from autodistill.distillation.boundaries import boundary_taps, output_mapping, p
 from autodistill.distillation.plan import Projection, Stage
 from autodistill.distillation.replay import replay_blockers
 from autodistill.distillation.step_loop import autocast
+from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import LayerNotFoundError
 from autodistill.losses.criterion import Features
 from autodistill.losses.loss_types import LOSS_TYPES
 from autodistill.models.blocks import sibling_blocks
 from autodistill.models.layer_mappings import LayerMapping
-from autodistill.models.masks import Masks, find_masks
+from autodistill.models.masks import Masks
 from autodistill.models.modes import frozen, nothing_to_train, plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import describe
@@ -218,18 +219,18 @@ def _shape(value: object) -> str:
 
 
 def layout_problems(
-    stages: Iterable[Stage], masks: Masks, teacher: nn.Module, targets: Features, batch: Batch
+    stages: Iterable[Stage], masks: Masks, cache: TeacherCache, targets: Features, batch: Batch
 ) -> Iterator[str]:
     """Mapped features must have their samples on the same axis: XLNet's are (L, N, C), those of others (N, L, C).
 
-    Where the sizes of the axes differ, shapes that disagree are found without this check. The teacher runs once more,
-    on a batch of other sizes, if a feature has equally many samples and positions.
+    Where the sizes of the axes differ, shapes that disagree are found without this check. The teacher runs on a batch
+    of other sizes, once for all students, if a feature has equally many samples and positions.
 
     Args:
         stages: of the plan.
         masks: of the student's features.
-        teacher: the teacher.
-        targets: its features of the batch.
+        cache: of the teacher.
+        targets: the teacher's features of the batch.
         batch: with which both were called.
     """
     pairs = dict.fromkeys(pair for stage in stages for pair in stage.pairs if pair.student in masks.positions)
@@ -238,7 +239,7 @@ def layout_problems(
         for pair in pairs
         if (feature := targets.get(pair.teacher)) is not None and feature.dim() > 2 and len({*feature.shape[:2]}) == 1
     }
-    positions = find_masks(teacher, square, batch).positions if square else {}
+    positions = cache.positions(batch, square)
     for pair in pairs:
         expected = positions.get(pair.teacher)
         if expected is not None and expected.samples != masks.positions[pair.student].samples:

@@ -180,7 +180,7 @@ def _resolved(
     _raise(problems)
     assert criteria is not None
     masks = _masks(student, batch, features, output, loss_func)
-    _raise(list(layout_problems(plan.stages, masks, teacher, targets, batch)))
+    _raise(list(layout_problems(plan.stages, masks, flash_set.cache, targets, batch)))
     for criterion in criteria:
         criterion.masks = masks
     regular_criterion = criteria.pop() if plan.regular is not None else None

@@ -19,6 +19,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.models.attention import attention_configurations, implementations, needs_eager_attention
 from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint
+from autodistill.models.masks import Positions, find_masks
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import Tap, TapRecorder
 from autodistill.tensor_files import write_tensors
@@ -93,6 +94,8 @@ class TeacherCache:
         self._configurations = attention_configurations(teacher)
         self._attention = implementations(self._configurations)
         self._lacks_attention: dict[tuple[Tap, ...], bool] = {}
+        self._positions: dict[Tap, Positions | None] = {}
+        self._repeats = False  # whether a teacher that draws random numbers has computed the same features again
         self._run_once: set[str] = set()
         self._ahead = tuple(ahead) if directory is not None else ()
 
@@ -123,6 +126,19 @@ class TeacherCache:
             self._lacks_attention[parts] = needs_eager_attention(self.teacher, parts, batch.to(self._device))
         return self._lacks_attention[parts]
 
+    def positions(self, batch: Batch, features: Mapping[Tap, torch.Tensor]) -> Mapping[Tap, Positions | None]:
+        """The axes of the teacher's features; it runs for taps of which they are not known.
+
+        Args:
+            batch: any batch.
+            features: the teacher's, of that batch.
+        """
+        unknown = {tap: feature for tap, feature in features.items() if tap not in self._positions}
+        if unknown:
+            found = find_masks(self.teacher, unknown, batch.to(self._device)).positions
+            self._positions |= {tap: found.get(tap) for tap in unknown}
+        return self._positions
+
     def _attention_now(self) -> str:
         """The attention implementation if it was switched since the cache was created, else an empty string."""
         now = implementations(self._configurations)
@@ -145,8 +161,9 @@ class TeacherCache:
         with recorder, torch.no_grad(), plain_forward(self.teacher), autocast(self._device, self._precision):
             state = _random_state(self._device)
             features = recorder.run(lambda: moved.call(self.teacher))
-            if not torch.equal(state, _random_state(self._device)):
+            if not (self._repeats or torch.equal(state, _random_state(self._device))):
                 _check_repeated(features, recorder.run(lambda: moved.call(self.teacher)))
+                self._repeats = True
         if not stop:
             self._run_once |= {path for path, calls in recorder.calls.items() if calls == 1}
         return {tap: self._packed(feature) for tap, feature in features.items()}

@@ -14,7 +14,8 @@ from autodistill.batch import Batch
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.models.attention import eager_attention
-from autodistill.models.taps import Tap
+from autodistill.models.masks import Positions
+from autodistill.models.taps import AUTO, Tap
 from autodistill.tensors import identical
 
 
@@ -253,8 +254,10 @@ class Noisy(nn.Linear):
     def __init__(self, scale: float) -> None:
         super().__init__(4, 3)
         self.scale = scale
+        self.calls = 0
 
     def forward(self, x):
+        self.calls += 1
         return super().forward(x) + self.scale * torch.randn(3)
 
 
@@ -265,3 +268,25 @@ def test_a_teacher_whose_features_are_random_is_refused() -> None:
     teacher = Noisy(0.0).eval()
     found = TeacherCache(teacher).features(batch, [Tap("")])
     assert torch.equal(found[Tap("")], nn.functional.linear(torch.ones(2, 4), teacher.weight, teacher.bias))
+
+
+def test_a_teacher_that_draws_random_numbers_is_compared_with_itself_once() -> None:
+    teacher = Noisy(0.0).eval()
+    cache = TeacherCache(teacher)
+    for number in range(3):
+        cache.features(Batch((torch.full((2, 4), float(number)), None)), [Tap("")])
+    assert teacher.calls == 4
+
+
+def test_the_axes_of_features_are_found_once_for_all_students() -> None:
+    calls = []
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    teacher = BertModel(BertConfig(vocab_size=20, **sizes))
+    teacher.register_forward_pre_hook(lambda *_: calls.append(1))
+    cache = TeacherCache(teacher)
+    batch = Batch({"input_ids": torch.ones(5, 5, dtype=torch.long), "attention_mask": torch.ones(5, 5)})
+    tap = Tap("encoder.layer.0", AUTO)
+    for _ in range(2):
+        found = cache.positions(batch, cache.features(batch, [tap]))
+        assert found[tap] == Positions("inputs", samples=0, axis=1)
+    assert len(calls) == 2  # for the features, and for the axes
