@@ -18,7 +18,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion
 from autodistill.losses.functions import are_probabilities
 from autodistill.models.layer_mappings import LayerMapping, in_models, parse_mapping
-from autodistill.models.taps import AUTO, Tap
+from autodistill.models.taps import AUTO, Tap, returned_loss
 
 PREDICTIONS = (LayerMapping(Tap("", AUTO), Tap("", AUTO)),)
 
@@ -296,8 +296,9 @@ def _has_labels(output: Any, batch: Batch) -> bool:
     if batch.targets is not None:
         return True
     names = batch.content if isinstance(batch.content, Mapping) else ()
-    has_loss = isinstance(output, Mapping) and output.get("loss") is not None
-    return has_loss and any("label" in name or name in ("start_positions", "end_positions") for name in names)
+    return returned_loss(output) is not None and any(
+        "label" in name or name in ("start_positions", "end_positions") for name in names
+    )
 
 
 def _gives_logits(output: Any, batch: Batch) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autodistill.initialization.pairing import Pairing
+from autodistill.models.blocks import has_several_matrices
 from autodistill.models.modes import evaluating
 from autodistill.models.module_paths import is_inside
 from autodistill.models.weights import join, shape
@@ -71,15 +72,11 @@ def rows_outside(model: nn.Module, covered: str) -> list[str]:
     for path, module in model.named_modules():
         if any(is_inside(path, other) for other in (covered, *found) if other) or not path:
             continue
-        blocks = [type(child) for child in module.children() if _matrices(child) >= 2 and any(child.children())]
+        blocks = [type(child) for child in module.children() if has_several_matrices(child) and any(child.children())]
         repeated = len(blocks) > len(set(blocks)) if isinstance(module, nn.Sequential) else bool(blocks)
         if isinstance(module, nn.ModuleList | nn.Sequential) and repeated:
             found.append(path)
     return found
-
-
-def _matrices(module: nn.Module) -> int:
-    return sum(parameter.dim() > 1 for parameter in module.parameters())
 
 
 def _prompts(pair: Pairing[Any]) -> Iterator[str]:

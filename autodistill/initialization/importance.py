@@ -21,6 +21,7 @@ from autodistill.models.calls import removing
 from autodistill.models.families import WeightTable, require_family
 from autodistill.models.modes import evaluating, frozen, plain_forward
 from autodistill.models.module_paths import find_module
+from autodistill.models.taps import returned_loss
 from autodistill.models.weights import has, join
 from autodistill.tensors import tensors_in
 
@@ -147,7 +148,7 @@ def _inputs(teacher: nn.Module, writers: Sequence[str], graph: bool) -> Iterator
 
 
 def _loss(output: Any, batch: Batch, loss_func: LossFunction | None) -> torch.Tensor:
-    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    loss = returned_loss(output)
     if isinstance(loss, torch.Tensor):
         return loss
     first = next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())

@@ -15,9 +15,9 @@ from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, pair_type_problems
 from autodistill.losses.origin_loss import origin_loss
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
-from autodistill.models.label_shift import find_label_shift, has_token_labels, returned_loss, shift_by_loss
+from autodistill.models.label_shift import find_label_shift, has_token_labels, shift_by_loss
 from autodistill.models.masks import OUTPUT, counted_labels, masks_by_shape
-from autodistill.models.taps import main_part
+from autodistill.models.taps import main_part, returned_loss
 
 
 class KnowledgeDistillationLoss(Criterion):

@@ -11,7 +11,7 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import are_probabilities, label_cross_entropy
-from autodistill.models.taps import describe
+from autodistill.models.taps import describe, returned_loss
 
 
 def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
@@ -23,18 +23,22 @@ def origin_loss(output: Any, batch: Batch, loss_func: Callable[[Any, Any], torch
     Raises:
         ConfigurationError: the model returns no loss and the batch has no targets.
     """
-    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    loss = returned_loss(output)
     if loss is not None:
-        return loss  # type: ignore[no-any-return]
+        return loss
     if batch.targets is None:
         raise ConfigurationError(
             "add_origin_loss needs a model that returns a loss or batches with targets, but there is neither; "
             "set add_origin_loss to False, or provide labels."
         )
-    predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    predictions = _predictions(output)
     if loss_func is nn.functional.cross_entropy and _has_classes_last(predictions, batch.targets):
         return label_cross_entropy(predictions, batch.targets)
     return loss_func(predictions, batch.targets)
+
+
+def _predictions(output: Any) -> Any:
+    return output["logits"] if isinstance(output, Mapping) and "logits" in output else output
 
 
 def _has_classes_last(predictions: Any, targets: Any) -> bool:
@@ -62,10 +66,9 @@ def default_loss_problem(output: Any, batch: Batch) -> str | None:
         >>> default_loss_problem(torch.zeros(2, 1), Batch((torch.zeros(2, 4), torch.zeros(2, 1))))
         'the default loss_func, cross-entropy, is always 0 for one class; pass loss_func, such as mse_loss.'
     """
-    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    if loss is not None or batch.targets is None:
+    if returned_loss(output) is not None or batch.targets is None:
         return None
-    predictions = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    predictions = _predictions(output)
     if not isinstance(predictions, torch.Tensor):
         return (
             f"the default loss_func, cross-entropy, needs logits, but the student returns {describe(predictions)}; "

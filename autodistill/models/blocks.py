@@ -37,7 +37,11 @@ def block_rows(model: nn.Module) -> list[list[str]]:
     smallest = SMALLEST_ROW * _size(model, rows[0])
     for paths in sorted(_siblings(model), key=lambda paths: -_size(model, paths)):
         apart = not any(is_inside(a, b) or is_inside(b, a) for row in rows for a in row for b in paths)
-        if apart and _size(model, paths) >= smallest and all(_has_several_matrices(model, path) for path in paths):
+        if (
+            apart
+            and _size(model, paths) >= smallest
+            and all(has_several_matrices(find_module(model, path)) for path in paths)
+        ):
             rows.append(paths)
     order = {path: index for index, (path, _) in enumerate(model.named_modules())}
     return sorted(rows, key=lambda row: order[row[0]])
@@ -58,8 +62,16 @@ def _size(model: nn.Module, paths: Iterable[str]) -> int:
     return sum(p.numel() for path in paths for p in find_module(model, path).parameters())
 
 
-def _has_several_matrices(model: nn.Module, path: str) -> bool:
-    return sum(p.dim() > 1 for p in find_module(model, path).parameters()) > 1
+def has_several_matrices(module: nn.Module) -> bool:
+    """Whether a module holds at least two weight matrices, as a block does, but a single layer does not.
+
+    Examples:
+        >>> has_several_matrices(nn.Linear(2, 2)), has_several_matrices(nn.Bilinear(2, 2, 2)), has_several_matrices(
+        ...     nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        ... )
+        (False, False, True)
+    """
+    return sum(parameter.dim() > 1 for parameter in module.parameters()) > 1
 
 
 def _can_be_called(module: nn.Module) -> bool:

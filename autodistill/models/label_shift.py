@@ -7,7 +7,7 @@ of the logits with the labels, or that with the labels shifted by one position.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from autodistill.batch import IGNORED_LABEL, Batch, next_labels
 from autodistill.models.calls import call_by_names
 from autodistill.models.modes import evaluating, plain_forward
-from autodistill.models.taps import main_part
+from autodistill.models.taps import main_part, returned_loss
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +25,6 @@ TOLERANCE = 1e-4  # relative
 
 OwnLoss = Callable[[Any, Batch], torch.Tensor | None]
 """The model's own loss, from its output and the batch; None if there is none."""
-
-
-def returned_loss(output: Any, batch: Batch | None = None) -> torch.Tensor | None:
-    """The loss that a model returned; None if it returned none.
-
-    Examples:
-        >>> returned_loss({"loss": 0.5, "logits": None}), returned_loss(torch.zeros(2))
-        (0.5, None)
-    """
-    loss: torch.Tensor | None = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    return loss
 
 
 def has_token_labels(labels: Any, logits: Any) -> bool:
@@ -73,7 +62,7 @@ def shift_by_loss(logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor
 
 
 def find_label_shift(
-    model: nn.Module, batch: Batch, own_loss: OwnLoss = returned_loss, output: Any = None
+    model: nn.Module, batch: Batch, own_loss: OwnLoss = lambda output, batch: returned_loss(output), output: Any = None
 ) -> bool | None:
     """Whether a position's logits predict the next label; None if that is not certain, which is logged.
 

@@ -140,6 +140,17 @@ def any_absent(model: nn.Module, taps: Iterable[Tap], forward: Callable[[], Any]
     return bool(absent)
 
 
+def returned_loss(output: Any) -> torch.Tensor | None:
+    """The loss that a model returned; None if it returned none.
+
+    Examples:
+        >>> returned_loss({"loss": 0.5, "logits": None}), returned_loss(torch.zeros(2))
+        (0.5, None)
+    """
+    loss: torch.Tensor | None = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return loss
+
+
 def process_name(process: Callable[..., Any]) -> str:
     """A callable's name for messages and records."""
     return f"{getattr(process, '__module__', '?')}.{getattr(process, '__qualname__', repr(process))}"

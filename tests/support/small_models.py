@@ -152,3 +152,14 @@ class Deep(nn.Module):
         for layer in self.layer:
             x = layer(x)
         return x
+
+
+class Around(nn.Module):
+    """A model inside another module, with a neutral name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs):
+        return self.model(**inputs)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import Around
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, XLNetConfig, XLNetLMHeadModel
 
@@ -214,17 +215,6 @@ def test_a_missing_step_of_the_loop_is_refused_with_the_remedy() -> None:
         unprepared.loss_cal({Tap("1"): INPUTS}, {Tap("1"): INPUTS})
     with pytest.raises(ConfigurationError, match="recording the student's layers needs the student"):
         unprepared.__enter__()
-
-
-class Around(nn.Module):
-    """A model inside another module, with a neutral name."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs):
-        return self.model(**inputs)
 
 
 @pytest.mark.parametrize("shifts", [True, False], ids=["GPT-2", "XLNet"])

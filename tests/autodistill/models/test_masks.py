@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from families import seeded
+from small_models import Around
 from torch import nn
 
 from autodistill.batch import Batch
@@ -130,15 +131,6 @@ def test_encoder_of_an_encoder_decoder_family_follows_the_attention_mask(inside)
     model = Around(model) if inside else model
     for block in masks_of(model, batch, "model.encoder.block.0" if inside else "encoder.block.0", ""):
         assert torch.equal(block[0], batch["attention_mask"].bool())
-
-
-class Around(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs):
-        return self.model(**inputs)
 
 
 @pytest.mark.parametrize(("samples", "length"), [(3, 7), (8, 8), (7, 7)], ids=str)
