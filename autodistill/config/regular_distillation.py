@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from autodistill.config.phase import (
     MAPPINGS,
@@ -14,11 +14,12 @@ from autodistill.config.phase import (
     MappingFunction,
     MappingList,
     PhaseConfig,
+    function_name,
     mapping_names,
     one_entry_each,
 )
 from autodistill.config.section import Count, Disagreement
-from autodistill.losses.loss_types import LossName, pair_type_problems
+from autodistill.losses.loss_types import LossName, pair_type_problems, top_k_rule, top_k_types
 from autodistill.models.layer_mappings import LayerMapping
 
 
@@ -59,6 +60,9 @@ class RegularDistillationConfig(PhaseConfig):
         add_origin_loss: add the student's own loss. If not given: if the mapping is automatic and there are labels. In
             a pair of loss types it is the first.
         train_steps: optimizer updates.
+        top_k: reduce the teacher's logits that are compared by 'KL' to the k largest of each position and the mass of
+            all others, which for a large vocabulary are a small share of the bytes. The loss is then at most the whole
+            divergence: see `top_k_kl_divergence`. Needs one temperature, and fewer than all classes. None keeps all.
     """
 
     layer_mappings_for_knowledge_transfer: Annotated[
@@ -69,6 +73,8 @@ class RegularDistillationConfig(PhaseConfig):
     loss_weights: Annotated[LossWeight | tuple[LossWeight, ...], BeforeValidator(_only_entry)] = 1.0
     add_origin_loss: Annotated[bool | None, BeforeValidator(_only_entry)] = None
     train_steps: Annotated[Count, BeforeValidator(_only_entry)] = 1000
+    # Left out of the record at its default: directories of earlier versions do not contain it.
+    top_k: Count | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def on_predictions(self) -> bool:
@@ -108,8 +114,32 @@ class RegularDistillationConfig(PhaseConfig):
                 )
                 yield Disagreement("add_origin_loss", sentence, (MAPPINGS, "loss_types"))
 
+    def _top_k_mistakes(self) -> Iterator[Disagreement]:
+        """The mass of the other classes holds for one temperature, and suffices for some loss types only."""
+        if self.top_k is None:
+            return
+        if not isinstance(self.temperature, float):
+            sentence = (
+                "top_k keeps the mass of the other classes at one temperature, so temperature must be a number, but is "
+                f"{function_name(self.temperature)}; set a number, or leave top_k out."
+            )
+            yield Disagreement("top_k", sentence, ("temperature",))
+        kinds = self._teacher_types()
+        if kinds and not set(kinds) & set(top_k_types()):
+            sentence = f"{top_k_rule()}, but loss_types is {', '.join(kinds)}; use KL, or leave top_k out."
+            yield Disagreement("top_k", sentence, (MAPPINGS, "loss_types"))
+
+    def _teacher_types(self) -> tuple[str, ...]:
+        """The loss types between student and teacher; none if they depend on the data."""
+        if self.on_predictions and self.loss_types is not None:
+            return tuple(self.loss_types[1:])
+        if self.loss_types is None:
+            return () if self.layer_mappings_for_knowledge_transfer is None else ("MSE",)
+        return self.loss_types if isinstance(self.loss_types, tuple) else (self.loss_types,)
+
     def _disagreements(self) -> Iterator[Disagreement]:
         yield from super()._disagreements()
+        yield from self._top_k_mistakes()
         mappings = self.layer_mappings_for_knowledge_transfer
         if mappings is None:
             yield from self._pair_mistakes()

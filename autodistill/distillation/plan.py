@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,13 @@ from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.phase import PhaseConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.config.temperature import temperature_at
 from autodistill.distillation.automatic_mapping import Anatomy, automatic_stages, student_blocks
 from autodistill.errors import ConfigurationError
-from autodistill.losses.criterion import Criterion
+from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.functions import are_probabilities
+from autodistill.losses.loss_types import LOSS_TYPES
+from autodistill.losses.top_k import TopK
 from autodistill.models.layer_mappings import LayerMapping, in_models, parse_mapping
 from autodistill.models.taps import AUTO, Tap, returned_loss
 
@@ -43,6 +46,7 @@ class Stage:
             hidden state; None if it is fed the student's stream.
         on_predictions: the criterion is `KnowledgeDistillationLoss`, whose two loss types and weights are those of the
             labels and of the teacher.
+        top_k: which of the teacher's logits are reduced to the k largest; None for none.
     """
 
     name: str
@@ -55,6 +59,13 @@ class Stage:
     settings: PhaseConfig
     input: LayerMapping | None = None
     on_predictions: bool = False
+    top_k: TopK | None = None
+
+    @property
+    def losses(self) -> list[tuple[LayerMapping, str]]:
+        """Every mapping with its loss type; that of the labels, which has no mapping, is left out."""
+        kinds = self.loss_types[1:] if self.on_predictions else self.loss_types
+        return list(zip(self.mappings, kinds, strict=False))
 
     @property
     def pairs(self) -> list[LayerMapping]:
@@ -226,6 +237,27 @@ def regular_stage(
         steps=config.train_steps,
         settings=config,
     )
+
+
+def with_top_k(stage: Stage, k: int | None, features: Features, targets: Features) -> Stage:
+    """The stage in which the teacher's logits that enter a divergence are reduced to the k largest.
+
+    Args:
+        stage: of regular distillation.
+        k: how many are kept; None for all.
+        features: the student's, of one batch.
+        targets: the teacher's: probabilities, such as attention maps, are not reduced.
+    """
+    if k is None:
+        return stage
+    types = [(mapping, LOSS_TYPES[kind]) for mapping, kind in stage.losses if LOSS_TYPES[kind].on_top_k is not None]
+    taps = dict.fromkeys(
+        mapping.teacher
+        for mapping, kind in types
+        if kind.function_for(features[mapping.student], targets[mapping.teacher]) is kind.on_features
+    )
+    # The configuration accepts top_k with one temperature only, which is that of every step.
+    return replace(stage, top_k=TopK(tuple(taps), k, temperature_at(stage.settings.temperature, 0.0)))
 
 
 def _prediction_stage(name: str, config: Any, steps: int) -> Stage:

@@ -17,6 +17,7 @@ from autodistill.distillation.plan import Stage
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
 from autodistill.losses.criterion import Criterion, TrainingStep
+from autodistill.losses.top_k import keep_top_k
 from autodistill.models.modes import compiled, plain_forward, training_only
 from autodistill.models.taps import TapRecorder
 from autodistill.processes import ALONE, Processes
@@ -100,7 +101,7 @@ class RegularDistillation:
 
         def loss_at(step: int, number: int) -> torch.Tensor:
             batch = next_batch(number).to(task.device)
-            teacher = task.cache.features(batch, stage.teacher_taps)
+            teacher = keep_top_k(task.cache.features(batch, stage.teacher_taps), stage.top_k)
             output: list[Any] = []
             student = recorder.run(lambda: output.append(batch.call(task.student)))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)

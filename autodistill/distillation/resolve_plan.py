@@ -25,6 +25,7 @@ from autodistill.distillation.plan import (
     flash_stages,
     regular_mappings,
     regular_stage,
+    with_top_k,
 )
 from autodistill.distillation.plan_checks import (
     REMEDY,
@@ -36,6 +37,7 @@ from autodistill.distillation.plan_checks import (
     precision_problems,
     prediction_problems,
     shape_problems,
+    top_k_problems,
 )
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
@@ -170,7 +172,10 @@ def _resolved(
     targets = _attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
     if features is None or targets is None or not starts:
         raise ConfigurationError(problems)
-    compared = plan = replace(plan, projection=_projection(phases, student, plan, subspaces))
+    plan = replace(plan, projection=_projection(phases, student, plan, subspaces))
+    if plan.regular is not None and phases.regular is not None:
+        plan = replace(plan, regular=with_top_k(plan.regular, phases.regular.top_k, features, targets))
+    compared = plan
     if phases.init is not None and subspaces is None:  # no projection to the subspace: widths may differ
         compared = replace(plan, flash=tuple(replace(stage, input=None) for stage in plan.flash))
     criteria = _attempt(
@@ -251,7 +256,10 @@ def criteria_for(
     problems: list[str] = []
     for index, stage in enumerate(plan.stages):
         is_fed = plan.is_teacher_fed and stage is not plan.regular
-        unlike = list(prediction_problems(stage, student, teacher, features, targets))
+        unlike = [
+            *prediction_problems(stage, student, teacher, features, targets),
+            *top_k_problems(stage, targets),
+        ]
         if is_fed and not unlike:
             unlike = shape_problems(stage, features, targets, plan.projection)
         problems += unlike

@@ -12,6 +12,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
+from autodistill.losses.top_k import TeacherFeatures
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.masks import Masks
 from autodistill.models.modes import evaluating, plain_forward
@@ -78,7 +79,7 @@ class Criterion(nn.Module, ABC):
         return list(dict.fromkeys(mapping.teacher for mapping in self.layer_mappings))
 
     @abstractmethod
-    def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
+    def step_loss(self, student: Features, teacher: TeacherFeatures, step: TrainingStep) -> torch.Tensor:
         """The loss of one step of built-in training, a scalar.
 
         Args:

@@ -18,6 +18,7 @@ from autodistill.losses.feature_matchers import ChannelMatcher
 from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, LossFunction, type_problems
 from autodistill.losses.origin_loss import origin_loss
+from autodistill.losses.top_k import TeacherFeatures, TopKLogits
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
 from autodistill.models.label_shift import find_label_shift
 from autodistill.models.layer_mappings import in_models, parse_mapping
@@ -222,14 +223,14 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         step = TrainingStep(batch, check_temperature(self.temperature), student_outputs)
         return self.step_loss(features, self.teacher_features, step)
 
-    def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
+    def step_loss(self, student: Features, teacher: TeacherFeatures, step: TrainingStep) -> torch.Tensor:
         loss = self.loss_cal(student, teacher, step.batch, temperature=step.temperature)
         return loss + origin_loss(step.output, step.batch, self._loss_func) if self.add_origin_loss else loss
 
     def loss_cal(
         self,
         student: Features,
-        teacher: Features,
+        teacher: TeacherFeatures,
         batch: Batch | None = None,
         *,
         temperature: float | None = None,
@@ -238,7 +239,8 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
 
         Args:
             student: a feature for each student tap, with its autograd graph.
-            teacher: a feature for each teacher tap; may be empty if all weights are zero.
+            teacher: a feature for each teacher tap, which for 'KL' may be the k largest logits of (N, C) or (N, L, C);
+                may be empty if all weights are zero.
             batch: where the padding and the ignored labels are read from; without it all positions count.
             temperature: of the losses between logits; the criterion's own if not given.
 
@@ -268,7 +270,7 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         self,
         index: int,
         feature: torch.Tensor,
-        teacher: torch.Tensor,
+        teacher: torch.Tensor | TopKLogits,
         masks: Masks,
         batch: Batch | None,
         temperature: float,
@@ -277,14 +279,17 @@ class IntermediateLayersKnowledgeDistillationLoss(Criterion):
         loss_type = LOSS_TYPES[self.loss_types[index]]
         probabilities = self._compares_probabilities(index)
         # In at least 32 bits: the models' precision may be too low for matchers and losses.
-        student, teacher = in_full(matcher(in_full(feature))), in_full(teacher)  # a matcher returns less under autocast
+        student = in_full(matcher(in_full(feature)))  # a matcher returns less under autocast
         mask = targets = None
         if batch is not None:
             mask = masks.of(tap, feature, batch, labels=loss_type.compares_logits and not probabilities)
             targets = batch.targets_of(student, masks.label_shift is True) if loss_type.needs_labels else None
         positions = masks.positions.get(tap)
-        if positions is not None:
-            student, teacher = positions.arranged(student), positions.arranged(teacher)
+        arranged = positions.arranged if positions is not None else lambda feature: feature
+        student = arranged(student)
+        if isinstance(teacher, TopKLogits):
+            return loss_type.between(student, teacher.arranged(arranged), mask, temperature, targets, matcher)
+        teacher = arranged(in_full(teacher))
         if probabilities:
             return self.loss_funcs[index](student, teacher, mask)
         for axis, target in self._moves(index, student, positions):

@@ -14,6 +14,7 @@ from autodistill.losses.criterion import Criterion, Features, TrainingStep, run_
 from autodistill.losses.functions import in_full
 from autodistill.losses.loss_types import LOSS_TYPES, pair_type_problems
 from autodistill.losses.origin_loss import origin_loss
+from autodistill.losses.top_k import TeacherFeatures, TopKLogits
 from autodistill.losses.weights_and_temperature import check_temperature, temperature_problems, weight_problems
 from autodistill.models.label_shift import find_label_shift, has_token_labels, shift_by_loss
 from autodistill.models.masks import OUTPUT, counted_labels, masks_by_shape
@@ -98,7 +99,7 @@ class KnowledgeDistillationLoss(Criterion):
     def teacher_student_loss_cal(
         self,
         student_outputs: torch.Tensor,
-        teacher_outputs: torch.Tensor,
+        teacher_outputs: torch.Tensor | TopKLogits,
         mask: torch.Tensor | None = None,
         *,
         temperature: float | None = None,
@@ -108,19 +109,22 @@ class KnowledgeDistillationLoss(Criterion):
 
         Args:
             student_outputs: logits (..., C), not divided by the temperature.
-            teacher_outputs: the same shape.
+            teacher_outputs: the same shape, or for 'KL' the k largest logits of the same positions.
             mask: (N,) or (N, L), True where a position counts.
             temperature: of this loss; the criterion's own if not given.
             labels: (...), the class number of each position, for loss types that need it.
         """
+        loss_type = LOSS_TYPES[self.loss_types[1]]
+        temperature = check_temperature(self.temperature if temperature is None else temperature)
+        if isinstance(teacher_outputs, TopKLogits):
+            return loss_type.between(in_full(student_outputs), teacher_outputs, mask, temperature, labels)
         if student_outputs.shape != teacher_outputs.shape:
             raise ConfigurationError(
                 f"student and teacher must predict in one shape, but got {tuple(student_outputs.shape)} and "
                 f"{tuple(teacher_outputs.shape)}."
             )
-        temperature = check_temperature(self.temperature if temperature is None else temperature)
         student, teacher = (_classes_last(in_full(logits), labels) for logits in (student_outputs, teacher_outputs))
-        return LOSS_TYPES[self.loss_types[1]].between(student, teacher, mask, temperature, labels)
+        return loss_type.between(student, teacher, mask, temperature, labels)
 
     def student_targets_loss_cal(self, student_outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The labels' term without its weight.
@@ -169,20 +173,22 @@ class KnowledgeDistillationLoss(Criterion):
 
         Args:
             student_outputs: what the student returned.
-            teacher_outputs: what the teacher returned; may be None if its weight is zero.
+            teacher_outputs: what the teacher returned, or the k largest of its logits; may be None if its weight is
+                zero.
             student_loss: replaces the labels' term; may be None if that has no weight.
             mask: (N,) or (N, L), True where a position of the teacher's term counts.
             temperature: of the teacher's term; the criterion's own if not given.
             labels: (...), the class number of each position, for loss types of the teacher's term that need it.
         """
         logits = main_part(student_outputs)
-        return self._sum(student_loss, logits, main_part(teacher_outputs), mask, temperature, labels)
+        teacher = teacher_outputs if isinstance(teacher_outputs, TopKLogits) else main_part(teacher_outputs)
+        return self._sum(student_loss, logits, teacher, mask, temperature, labels)
 
     def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
         """`loss_cal`."""
         return self.loss_cal(student_outputs, targets)
 
-    def step_loss(self, student: Features, teacher: Features, step: TrainingStep) -> torch.Tensor:
+    def step_loss(self, student: Features, teacher: TeacherFeatures, step: TrainingStep) -> torch.Tensor:
         batch, output = step.batch, step.output
         logits = main_part(output)
         masks = self.masks if self.masks is not None else masks_by_shape({OUTPUT: logits}, batch)

@@ -39,6 +39,7 @@ from autodistill.losses.relational import (
     probabilistic_transfer_loss,
     similarity_preserving_loss,
 )
+from autodistill.losses.top_k import TopKLogits, top_k_kl_divergence
 
 LossFunction = Callable[..., torch.Tensor]
 
@@ -53,6 +54,8 @@ class LossType:
             feature matcher has one.
         on_probabilities: `(student, teacher, mask) -> loss`, which replaces it if the rows of both features already are
             probabilities, such as attention maps.
+        on_top_k: `(student, top_k_logits, mask, temperature) -> loss`, which replaces it if only the k largest of the
+            teacher's logits are known; None if the type needs all of them.
         on_labels: `(predictions, labels, ignore_index) -> loss`, the labels' term of `KnowledgeDistillationLoss`; None
             if the type cannot be that term.
         compares_logits: `on_features` takes a softmax: the temperature applies, and ignored labels do not count. If
@@ -64,6 +67,7 @@ class LossType:
 
     on_features: LossFunction
     on_probabilities: LossFunction | None = None
+    on_top_k: LossFunction | None = None
     on_labels: LossFunction | None = None
     compares_logits: bool = False
     on_predictions: bool = False
@@ -95,7 +99,7 @@ class LossType:
     def between(
         self,
         student: torch.Tensor,
-        teacher: torch.Tensor,
+        teacher: torch.Tensor | TopKLogits,
         mask: torch.Tensor | None,
         temperature: float,
         labels: torch.Tensor | None = None,
@@ -105,16 +109,26 @@ class LossType:
 
         Args:
             student: (..., C).
-            teacher: the same shape.
+            teacher: the same shape, or the k largest logits of the same positions.
             mask: (N,) or (N, L), True where a position counts.
             temperature: T.
             labels: (...), the class number of each position, for types that need it.
             matcher: the feature matcher that the student's feature has passed, for types that read its parameters.
 
+        Raises:
+            ConfigurationError: the type needs all of the teacher's logits, but only the k largest are known.
+
         Examples:
             >>> LOSS_TYPES["MSE"].between(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]), None, temperature=2.0).item()
             5.0
         """
+        if isinstance(teacher, TopKLogits):
+            if self.on_top_k is None:
+                raise ConfigurationError(
+                    f"{self.on_features.__name__} needs all of the teacher's logits, but got the "
+                    f"{teacher.values.shape[-1]} largest; use {' or '.join(top_k_types())}, or keep all logits."
+                )
+            return self.on_top_k(student, teacher, mask, temperature)
         arguments: dict[str, Any] = {"temperature": temperature} if self.compares_logits else {}
         if self.needs_labels:
             arguments["labels"] = labels
@@ -127,9 +141,15 @@ LOSS_TYPES = {
     "MSE": LossType(mse_loss, on_labels=label_mse_loss, on_predictions=True),
     "NMSE": LossType(normalized_mse_loss),
     "L1": LossType(l1_loss),
-    "KL": LossType(kl_divergence, probability_kl_divergence, compares_logits=True, on_predictions=True),
+    "KL": LossType(
+        kl_divergence, probability_kl_divergence, top_k_kl_divergence, compares_logits=True, on_predictions=True
+    ),
     "CE": LossType(
-        soft_cross_entropy, probability_cross_entropy, label_cross_entropy, compares_logits=True, on_predictions=True
+        soft_cross_entropy,
+        probability_cross_entropy,
+        on_labels=label_cross_entropy,
+        compares_logits=True,
+        on_predictions=True,
     ),
     "cosine": LossType(cosine_loss),
     "SP": LossType(similarity_preserving_loss, matcher=no_matcher),
@@ -179,3 +199,23 @@ def pair_type_problems(loss_types: Sequence[str]) -> list[str]:
         for name, known, partner in zip(loss_types, (labels, teacher), ("labels", "teacher"), strict=False)
         if name not in known
     ]
+
+
+def top_k_types() -> list[str]:
+    """The loss types for which the k largest of the teacher's logits suffice.
+
+    Examples:
+        >>> top_k_types()
+        ['KL']
+    """
+    return [name for name, kind in LOSS_TYPES.items() if kind.on_top_k is not None]
+
+
+def top_k_rule() -> str:
+    """The first half of the sentence on a `top_k` that applies to no loss.
+
+    Examples:
+        >>> top_k_rule()
+        'top_k reduces the logits of the teacher that are compared by KL'
+    """
+    return f"top_k reduces the logits of the teacher that are compared by {' or '.join(top_k_types())}"

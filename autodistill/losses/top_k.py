@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from autodistill.errors import ConfigurationError
-from autodistill.losses.functions import masked_mean
+from autodistill.losses.functions import in_full, masked_mean
 from autodistill.losses.weights_and_temperature import check_temperature
+from autodistill.models.taps import Tap
 
 
 class TopKLogits(NamedTuple):
@@ -16,8 +19,8 @@ class TopKLogits(NamedTuple):
 
     Attributes:
         values: (..., k) logits, in descending order.
-        indices: (..., k) their classes.
-        rest: (...) `log Σ exp(logit / T)` over the other classes.
+        indices: (..., k) their classes, of 4 bytes each.
+        rest: (...) `log Σ exp(logit / T)` over the other classes, in at least 32 bits.
         temperature: (N,) T, the same in all entries.
     """
 
@@ -25,6 +28,62 @@ class TopKLogits(NamedTuple):
     indices: torch.Tensor
     rest: torch.Tensor
     temperature: torch.Tensor
+
+    def arranged(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TopKLogits:
+        """The same logits with their positions rearranged.
+
+        Args:
+            function: moves axes before the last, of `values` and `indices`, and the same ones of `rest`.
+
+        Examples:
+            >>> top = top_k_logits(torch.zeros(7, 2, 5), k=3)
+            >>> [tuple(field.shape) for field in top.arranged(lambda field: field.movedim(1, 0))][:3]
+            [(2, 7, 3), (2, 7, 3), (2, 7)]
+        """
+        return self._replace(values=function(self.values), indices=function(self.indices), rest=function(self.rest))
+
+
+TeacherFeatures = Mapping[Tap, torch.Tensor | TopKLogits]
+"""A teacher's features by tap: logits may be reduced to the k largest."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Which of a teacher's logits are reduced to the k largest.
+
+    Attributes:
+        taps: of the teacher, at which logits (N, C) or (N, L, C) are recorded.
+        k: how many are kept, fewer than C.
+        temperature: T at which they are compared.
+    """
+
+    taps: tuple[Tap, ...]
+    k: int
+    temperature: float
+
+
+def keep_top_k(features: Mapping[Tap, torch.Tensor], top_k: TopK | None) -> TeacherFeatures:
+    """A teacher's features, of which some logits are reduced to the k largest.
+
+    Args:
+        features: of one batch.
+        top_k: which logits; None for none of them. Features of other taps are returned as they are.
+
+    Raises:
+        ConfigurationError: k is not smaller than the number of classes.
+
+    Examples:
+        >>> logits = Tap("head")
+        >>> kept = keep_top_k({logits: torch.zeros(2, 7, 5), Tap("body"): torch.ones(2)}, TopK((logits,), 3, 2.0))
+        >>> kept[logits].values.shape, kept[Tap("body")].shape
+        (torch.Size([2, 7, 3]), torch.Size([2]))
+    """
+    if top_k is None:
+        return features
+    return {
+        tap: top_k_logits(feature, top_k.k, top_k.temperature) if tap in top_k.taps else feature
+        for tap, feature in features.items()
+    }
 
 
 def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopKLogits:
@@ -50,8 +109,8 @@ def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopK
             "to keep all logits, leave it out."
         )
     values, indices = logits.topk(k, dim=-1)
-    rest = _log_mass_of_others(logits / temperature, indices)
-    return TopKLogits(values, indices, rest, torch.full((len(logits),), float(temperature), device=logits.device))
+    rest = _log_mass_of_others(in_full(logits) / temperature, indices)  # half precision would lose small masses
+    return TopKLogits(values, indices.int(), rest, torch.full((len(logits),), float(temperature), device=logits.device))
 
 
 def top_k_kl_divergence(

@@ -67,8 +67,8 @@ def save_predictions(
 
 
 def _fields(top: TopKLogits) -> dict[str, torch.Tensor]:
-    """The tensors to store; class numbers take 4 bytes."""
-    return {"values": top.values, "indices": top.indices.int(), "rest": top.rest}
+    """The tensors to store; the temperature is the same in all samples."""
+    return {"values": top.values, "indices": top.indices, "rest": top.rest}
 
 
 def _joined(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -157,7 +157,7 @@ class DistillationDataset(Dataset[Any]):
         if not self._is_top_k:
             return self._row("logits", index)
         values, indices, rest = (self._row(name, index) for name in ("values", "indices", "rest"))
-        return TopKLogits(values, indices.long(), rest, torch.tensor(self._temperature))
+        return TopKLogits(values, indices, rest, torch.tensor(self._temperature))
 
     def _row(self, name: str, index: int) -> torch.Tensor:
         row: torch.Tensor = self._file.get_slice(name)[index : index + 1]

@@ -24,6 +24,7 @@ from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import CHECK_EVERY
 from autodistill.errors import NonFiniteError
 from autodistill.losses.criterion import TrainingStep
+from autodistill.losses.top_k import keep_top_k
 from autodistill.models.modes import plain_forward, training_only
 from autodistill.models.taps import TapRecorder, main_part
 from autodistill.randomness import seed_torch
@@ -246,7 +247,7 @@ class TrainerRun:
         returned: list[tuple[torch.Tensor | None, Any]] = []
         student = self._recorder.run(lambda: returned.append(forward()))
         own_loss, outputs = returned[0]
-        teacher = self._task.cache.features(batch, self.stage.teacher_taps)
+        teacher = keep_top_k(self._task.cache.features(batch, self.stage.teacher_taps), self.stage.top_k)
         progress = self._trainer.state.global_step / max(self._trainer.state.max_steps, 1)
         temperature = temperature_at(self.stage.settings.temperature, progress)
         output = {"loss": own_loss, "logits": main_part(outputs)}
