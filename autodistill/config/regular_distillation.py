@@ -19,7 +19,7 @@ from autodistill.config.phase import (
     one_entry_each,
 )
 from autodistill.config.section import Count, Disagreement
-from autodistill.losses.loss_types import LossName, pair_type_problems, top_k_rule, top_k_types
+from autodistill.losses.loss_types import LossName, pair_type_problems, top_k_types
 from autodistill.models.layer_mappings import LayerMapping
 
 
@@ -62,7 +62,8 @@ class RegularDistillationConfig(PhaseConfig):
         train_steps: optimizer updates.
         top_k: reduce the teacher's logits that are compared by 'KL' to the k largest of each position and the mass of
             all others, which for a large vocabulary are a small share of the bytes. The loss is then at most the whole
-            divergence: see `top_k_kl_divergence`. Needs one temperature, and fewer than all classes. None keeps all.
+            divergence: see `top_k_kl_divergence`. Needs one temperature. Logits of at most k classes are kept whole,
+            but it is a mistake if no logits have more. None keeps all.
     """
 
     layer_mappings_for_knowledge_transfer: Annotated[
@@ -121,12 +122,16 @@ class RegularDistillationConfig(PhaseConfig):
         if not isinstance(self.temperature, float):
             sentence = (
                 "top_k keeps the mass of the other classes at one temperature, so temperature must be a number, but is "
-                f"{function_name(self.temperature)}; set a number, or leave top_k out."
+                f"{function_name(self.temperature)!r}; set a number, or leave top_k out."
             )
             yield Disagreement("top_k", sentence, ("temperature",))
         kinds = self._teacher_types()
         if kinds and not set(kinds) & set(top_k_types()):
-            sentence = f"{top_k_rule()}, but loss_types is {', '.join(kinds)}; use KL, or leave top_k out."
+            known = " or ".join(top_k_types())
+            sentence = (
+                f"top_k reduces the teacher's logits that are compared by {known}, but loss_types is "
+                f"{', '.join(kinds)}; use {known}, or leave top_k out."
+            )
             yield Disagreement("top_k", sentence, (MAPPINGS, "loss_types"))
 
     def _teacher_types(self) -> tuple[str, ...]:

@@ -240,22 +240,27 @@ def regular_stage(
 
 
 def with_top_k(stage: Stage, k: int | None, features: Features, targets: Features) -> Stage:
-    """The stage in which the teacher's logits that enter a divergence are reduced to the k largest.
+    """The stage in which the teacher's logits of more than k classes are reduced, if only divergences compare them.
+
+    Other features are kept whole: attention maps, logits of pixels (N, C, H, W), and what another loss needs.
 
     Args:
         stage: of regular distillation.
         k: how many are kept; None for all.
         features: the student's, of one batch.
-        targets: the teacher's: probabilities, such as attention maps, are not reduced.
+        targets: the teacher's.
     """
     if k is None:
         return stage
-    types = [(mapping, LOSS_TYPES[kind]) for mapping, kind in stage.losses if LOSS_TYPES[kind].on_top_k is not None]
-    taps = dict.fromkeys(
-        mapping.teacher
-        for mapping, kind in types
-        if kind.function_for(features[mapping.student], targets[mapping.teacher]) is kind.on_features
-    )
+    losses = [(mapping, LOSS_TYPES[kind]) for mapping, kind in stage.losses]
+    whole = {mapping.teacher for mapping, kind in losses if kind.on_top_k is None}
+    taps: list[Tap] = []
+    for mapping, kind in losses:
+        feature, target = features[mapping.student], targets[mapping.teacher]
+        if mapping.teacher in {*whole, *taps} or target.dim() not in (2, 3) or target.shape[-1] <= k:
+            continue
+        if kind.function_for(feature, target) is kind.on_features:
+            taps.append(mapping.teacher)
     # The configuration accepts top_k with one temperature only, which is that of every step.
     return replace(stage, top_k=TopK(tuple(taps), k, temperature_at(stage.settings.temperature, 0.0)))
 

@@ -19,7 +19,7 @@ from autodistill.distillation.step_loop import autocast
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import LayerNotFoundError
 from autodistill.losses.criterion import Features
-from autodistill.losses.loss_types import LOSS_TYPES, top_k_rule, top_k_types
+from autodistill.losses.loss_types import LOSS_TYPES, top_k_types
 from autodistill.models.blocks import sibling_blocks
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.masks import Masks
@@ -32,8 +32,6 @@ CLASSES = {"vocab_size": "tokens", "num_labels": "labels"}
 
 
 REMEDY = "set inputs='student'"
-
-TOP_K_REMEDY = "to keep all logits, leave it out"
 
 
 def path_problems(
@@ -128,43 +126,21 @@ def prediction_problems(
             )
 
 
-def top_k_problems(stage: Stage, targets: Features) -> Iterator[str]:
-    """A sentence for each reason why the teacher's logits cannot be reduced to the k largest.
+def top_k_problems(stage: Stage, targets: Features) -> list[str]:
+    """A sentence if none of the teacher's logits can be reduced to the k largest, though it is configured.
 
     Args:
         stage: its mappings, and which logits are reduced.
-        targets: the teacher's features of one batch, all logits.
+        targets: the teacher's features of one batch.
     """
-    if stage.top_k is None or not stage.mappings:  # a teacher of no weight does not run
-        return
-    if not stage.top_k.taps:
-        yield f"{top_k_rule()}, but there are none: {', '.join(_described(stage.losses))}; {TOP_K_REMEDY}."
-    for tap in stage.top_k.taps:
-        shape = tuple(targets[tap].shape)
-        if len(shape) not in (2, 3):
-            yield (
-                f"top_k needs logits of shape (N, classes) or (N, positions, classes), but {tap} of the teacher is of "
-                f"shape {shape}; {TOP_K_REMEDY}."
-            )
-        elif stage.top_k.k >= shape[-1]:
-            yield (
-                f"top_k must lie between 1 and the number of classes less 1, but is {stage.top_k.k} for {shape[-1]} "
-                f"classes of {tap} of the teacher; {TOP_K_REMEDY}."
-            )
-    others = [
-        (mapping, kind)
-        for mapping, kind in stage.losses
-        if mapping.teacher in stage.top_k.taps and kind not in top_k_types()
+    if stage.top_k is None or stage.top_k.taps or not stage.mappings:  # a teacher of no weight does not run
+        return []
+    present = [f"{kind} of {mapping} {tuple(targets[mapping.teacher].shape)}" for mapping, kind in stage.losses]
+    return [
+        "top_k reduces logits (N, classes) or (N, positions, classes) of more than k classes, if they are compared by "
+        f"{' or '.join(top_k_types())} alone, but with k = {stage.top_k.k} there are none: {', '.join(present)}; "
+        "configure a smaller k, or leave top_k out."
     ]
-    if others:
-        yield (
-            f"top_k reduces logits for all losses that compare them, but {', '.join(_described(others))} needs all of "
-            f"them; {TOP_K_REMEDY}."
-        )
-
-
-def _described(losses: Iterable[tuple[LayerMapping, str]]) -> list[str]:
-    return [f"{kind} of {mapping}" for mapping, kind in losses]
 
 
 def _classes(model: nn.Module, feature: torch.Tensor) -> str | None:

@@ -157,7 +157,7 @@ class KnowledgeDistillationLoss(Criterion):
             targets = next_labels(targets, self.ignore_index)
         own = self.student_targets_loss_cal(logits, targets) if self.loss_weights[0] > 0 else None
         mask = counted_labels(targets, _classes_last(logits, targets), self.ignore_index)
-        return self._sum(own, logits, main_part(self.teacher_outputs), mask, labels=targets)
+        return self._sum(own, logits, self.teacher_outputs, mask, labels=targets)
 
     def loss_cal_sloss(
         self,
@@ -181,8 +181,7 @@ class KnowledgeDistillationLoss(Criterion):
             labels: (...), the class number of each position, for loss types of the teacher's term that need it.
         """
         logits = main_part(student_outputs)
-        teacher = teacher_outputs if isinstance(teacher_outputs, TopKLogits) else main_part(teacher_outputs)
-        return self._sum(student_loss, logits, teacher, mask, temperature, labels)
+        return self._sum(student_loss, logits, teacher_outputs, mask, temperature, labels)
 
     def forward(self, student_outputs: Any, targets: Any = None) -> torch.Tensor:
         """`loss_cal`."""
@@ -223,8 +222,9 @@ class KnowledgeDistillationLoss(Criterion):
         if self.loss_weights[0] > 0:
             total = total + self.loss_weights[0] * own
         if self.loss_weights[1] > 0:
+            expected = teacher if isinstance(teacher, TopKLogits) else main_part(teacher)
             total = total + self.loss_weights[1] * self.teacher_student_loss_cal(
-                student, teacher, mask, temperature=temperature, labels=labels
+                student, expected, mask, temperature=temperature, labels=labels
             )
         return total
 

@@ -209,13 +209,3 @@ def top_k_types() -> list[str]:
         ['KL']
     """
     return [name for name, kind in LOSS_TYPES.items() if kind.on_top_k is not None]
-
-
-def top_k_rule() -> str:
-    """The first half of the sentence on a `top_k` that applies to no loss.
-
-    Examples:
-        >>> top_k_rule()
-        'top_k reduces the logits of the teacher that are compared by KL'
-    """
-    return f"top_k reduces the logits of the teacher that are compared by {' or '.join(top_k_types())}"

@@ -93,6 +93,21 @@ def divergence(
     return temperature**2 * mean((p * (p.log() - q.log())).sum(-1), mask)
 
 
+def joined_divergence(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float, k: int
+) -> torch.Tensor:
+    """The divergence of distributions over the teacher's k largest classes, and all others as one event."""
+    student, teacher = student.double(), teacher.double()
+    kept = teacher.argsort(-1, descending=True)[..., :k]
+
+    def joined(logits: torch.Tensor) -> torch.Tensor:
+        probabilities = (logits / temperature).softmax(-1)
+        return torch.cat([probabilities.gather(-1, kept), probabilities.scatter(-1, kept, 0).sum(-1, keepdim=True)], -1)
+
+    p, q = joined(teacher), joined(student)
+    return temperature**2 * mean((p * (p.log() - q.log())).sum(-1), mask)
+
+
 def flash_loss(
     student: nn.Module,
     teacher: nn.Module,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from autodistill.config.auto_distillation import AutoDistillationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
+from autodistill.config.temperature import AnnealedTemperature
 from autodistill.errors import ConfigurationError
 
 
@@ -90,3 +92,72 @@ def test_pair_of_losses_without_mappings_is_on_predictions() -> None:
     assert not RegularDistillationConfig().on_predictions
     mapped = {"layer_mappings_for_knowledge_transfer": [("a", "b"), ("c", "d")], "loss_types": ["CE", "CE"]}
     assert not RegularDistillationConfig(**mapped).on_predictions
+
+
+# --- the largest logits ----------------------------------------------------------------------------------------------
+
+MAPPED = {"layer_mappings_for_knowledge_transfer": [("a", "b"), ("c", "d")]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"loss_types": "KL"},
+        {"loss_types": ["CE", "KL"]},
+        {**MAPPED, "loss_types": ["KL", "MSE"]},
+        {"layer_mappings_for_knowledge_transfer": lambda student, teacher: [("a", "b")], "loss_types": "KL"},
+    ],
+    ids=str,
+)
+def test_top_k_is_accepted_where_there_may_be_a_divergence(fields) -> None:
+    assert RegularDistillationConfig(top_k=8, temperature=2, **fields).top_k == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "received"),
+    [
+        ({"loss_types": "CE"}, "CE"),
+        ({"loss_types": ["CE", "MSE"]}, "MSE"),
+        (MAPPED, "MSE"),
+        ({**MAPPED, "loss_types": ["cosine", "CE"]}, "cosine, CE"),
+    ],
+    ids=str,
+)
+def test_top_k_without_a_divergence_is_refused(fields, received: str) -> None:
+    assert (
+        "top_k reduces the teacher's logits that are compared by KL, but loss_types is "
+        f"{received}; use KL, or leave top_k out."
+    ) in sentences(lambda: RegularDistillationConfig(top_k=8, **fields))
+
+
+def cooled(progress: float) -> float:
+    return 2 - progress
+
+
+@pytest.mark.parametrize(
+    ("temperature", "received"),
+    [
+        (cooled, f"'{__name__}.cooled'"),
+        (AnnealedTemperature(start=5, end=1), "AnnealedTemperature(start=5.0, end=1.0, shape='linear')"),
+    ],
+    ids=["function", "annealed"],
+)
+def test_top_k_with_a_changing_temperature_is_refused(temperature, received: str) -> None:
+    message = sentences(lambda: RegularDistillationConfig(top_k=8, temperature=temperature, loss_types="MSE"))
+    assert f"so temperature must be a number, but is {received}; set a number, or leave top_k out." in message
+    assert "but loss_types is MSE" in message  # both mistakes are in one error
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True, "many"])
+def test_top_k_that_is_no_count_is_refused(k) -> None:
+    assert "top_k" in sentences(lambda: RegularDistillationConfig(top_k=k))
+
+
+def test_top_k_goes_to_yaml_and_back_and_is_recorded_only_if_configured(tmp_path) -> None:
+    search = {"search_space": {"width": [8]}, "metrics": ["loss"]}
+    config = AutoDistillationConfig.load({"search": search, "regular_distillation": {"top_k": 8, "temperature": 2.0}})
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert AutoDistillationConfig.load(tmp_path / "config.yaml").regular_distillation == config.regular_distillation
+    assert config.regular_distillation.model_dump(mode="json")["top_k"] == 8
+    assert "top_k" not in RegularDistillationConfig().model_dump(mode="json")  # as in directories of earlier versions

@@ -19,7 +19,7 @@ from autodistill import AutoDistillationConfig, ConfigurationError, Distiller
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.distillation.plan import flash_stages
 from autodistill.distillation.plan_checks import frozen_problems, path_problems
-from autodistill.models.taps import AUTO
+from autodistill.models.taps import AUTO, Tap
 
 TOKENS = torch.arange(1, 8).reshape(1, 7)
 SIZES = {"num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
@@ -135,3 +135,79 @@ def test_features_with_samples_on_other_axes_are_refused(length: int) -> None:
     with pytest.raises(ConfigurationError, match=r"samples on the same axis|axes 0, 1 differ"):
         resolve(("layer.0", "0"))
     resolve(("layer.0", lambda output: output[0].transpose(0, 1)))
+
+
+# --- the largest logits of the teacher -------------------------------------------------------------------------------
+
+LOGITS = ("", "logits", "", "logits")
+ATTENTION = ("bert.encoder.layer.0.attention.self", "1", "bert.encoder.layer.0.attention.self", "1")
+HIDDEN = ("bert.encoder.layer.0", "bert.encoder.layer.0")
+
+
+def reduced(*, student=None, teacher=None, k=5, **settings):
+    regular = {"top_k": k, "temperature": 2.0} | settings
+    models = student or language_model(8, 20), teacher or language_model(16, 20)
+    return prepare(*models, regular_distillation=regular).regular
+
+
+@pytest.mark.parametrize(
+    ("settings", "taps"),
+    [
+        ({}, [Tap("", AUTO)]),
+        ({"loss_types": ["CE", "KL"]}, [Tap("", AUTO)]),
+        (
+            {"layer_mappings_for_knowledge_transfer": [HIDDEN, LOGITS, ATTENTION], "loss_types": ["MSE", "KL", "KL"]},
+            [Tap("", "logits")],
+        ),
+    ],
+    ids=["automatic", "pair", "mappings"],
+)
+def test_top_k_reduces_the_logits_that_enter_a_divergence_and_no_other_features(settings, taps) -> None:
+    stage = reduced(**settings)
+    assert (list(stage.top_k.taps), stage.top_k.k, stage.top_k.temperature) == (taps, 5, 2.0)
+    assert reduced(k=None, **settings).top_k is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "present"),
+    [
+        ({"k": 20}, "with k = 20 there are none: KL of student the model's output[auto] -> teacher"),
+        (
+            {"layer_mappings_for_knowledge_transfer": [LOGITS, LOGITS], "loss_types": ["KL", "MSE"]},
+            "MSE of student the model's output[logits] -> teacher the model's output[logits] (1, 7, 20)",
+        ),
+        (
+            {"layer_mappings_for_knowledge_transfer": [ATTENTION], "loss_types": "KL"},
+            "teacher 'bert.encoder.layer.0.attention.self'[1] (1, 2, 7, 7)",
+        ),
+    ],
+    ids=["k", "another loss", "attention"],
+)
+def test_top_k_that_can_reduce_nothing_is_refused(settings, present: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        reduced(**settings)
+    (problem,) = caught.value.problems
+    assert problem.startswith("top_k reduces logits (N, classes) or (N, positions, classes) of more than k classes")
+    assert present in problem
+    assert problem.endswith("; configure a smaller k, or leave top_k out.")
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_top_k_of_a_task_with_few_classes_is_refused(classes: int) -> None:
+    models = classifier(8, classes), classifier(16, classes)
+    labels = torch.tensor([0.5]) if classes == 1 else torch.tensor([1])
+    with pytest.raises(ConfigurationError, match=rf"there are none: \w+ of student .* \(1, {classes}\); configure"):
+        prepare(*models, labels, regular_distillation={"top_k": 2})
+
+
+def test_top_k_of_the_classes_of_pixels_is_refused() -> None:
+    student, teacher = nn.Conv2d(2, 5, 1), nn.Conv2d(2, 5, 1)
+    data = [(torch.randn(2, 2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.long))]
+    sections = {"search": {"search_space": {"w": [1]}, "metrics": ["parameters"]}, "regular_distillation": {"top_k": 2}}
+    distiller = Distiller(teacher, AutoDistillationConfig.load(sections), data, torch.device("cpu"))
+    with pytest.raises(ConfigurationError, match=r"there are none: KL of .* \(2, 5, 3, 4\); configure"):
+        distiller.resolve(student)
+
+
+def test_top_k_of_a_teacher_of_no_weight_is_accepted() -> None:
+    assert reduced(loss_types=["CE", "KL"], loss_weights=[1.0, 0.0]).teacher_taps == []

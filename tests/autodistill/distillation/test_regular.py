@@ -8,10 +8,21 @@ import math
 import pytest
 import torch
 import transformers
+from independent_losses import joined_divergence
+from interruptions import Killed, count_steps
 from small_models import Counted, Transformer
 from torch import nn
 from toy_search import make_loader
-from transformers import BertConfig, ElectraConfig, ElectraForPreTraining, get_scheduler
+from transformers import (
+    BertConfig,
+    ElectraConfig,
+    ElectraForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    get_scheduler,
+)
 
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
@@ -275,3 +286,131 @@ def test_the_default_loss_needs_logits_of_several_classes(student, message):
     data = [(torch.randn(3, 4), torch.randn(3, 1))]
     with pytest.raises(ConfigurationError, match=message):
         Distiller(copy.deepcopy(student), config, data, torch.device("cpu")).resolve(student)
+
+
+# --- the largest logits of the teacher -------------------------------------------------------------------------------
+
+TOP_K, COOL = 6, 2.0
+TOKENS = torch.tensor([[5, 9, 3, 7, 11, 2], [4, 8, 6, 13, 0, 0]])
+PADDING = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+LABELS = torch.tensor([[-100, -100, 3, 7, 11, 2], [4, 8, 6, 13, -100, -100]])
+TARGETS = torch.tensor([[4, 2, 9, -100], [1, 7, -100, -100]])
+
+
+def gpt2(width: int) -> nn.Module:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=8, n_embd=width, n_layer=1, n_head=2, **CAUSAL))
+
+
+def t5(width: int) -> nn.Module:
+    sizes = {"d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0, "initializer_factor": 2.0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=30, d_model=width, decoder_start_token_id=0, **sizes))
+
+
+def ten_labels(width: int) -> nn.Module:
+    return without_dropout_of(bert_for("SequenceClassification", width, num_labels=10))
+
+
+def without_dropout_of(model: nn.Module) -> nn.Module:
+    without_dropout(model)
+    return model
+
+
+CAUSAL = {"initializer_range": 0.5, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+WITH_TARGETS = {"input_ids": TOKENS, "attention_mask": PADDING, "labels": TARGETS}
+LARGEST = {
+    "causal": (gpt2, {"input_ids": TOKENS, "attention_mask": PADDING, "labels": LABELS}),
+    "encoder-decoder": (t5, WITH_TARGETS),
+    "classification": (ten_labels, {"input_ids": TOKENS, "attention_mask": PADDING, "labels": torch.tensor([3, 8])}),
+}
+COUNTED = {
+    # The next label counts, and the position itself is no padding.
+    "causal": torch.tensor([[False, True, True, True, True, False], [True, True, True, False, False, False]]),
+    "encoder-decoder": TARGETS != -100,
+    "classification": None,
+}
+
+
+def trained_once(make, batch, **settings):
+    """The first loss of one step without a learning rate, and the outputs of student and teacher."""
+    student, teacher = seeded(lambda: make(8), 1), seeded(lambda: make(16)).eval()
+    config = AutoDistillationConfig.load(
+        {
+            "search": {"search_space": {"width": [1]}, "metrics": ["loss"]},
+            "regular_distillation": {"train_steps": 1, "temperature": COOL} | settings,
+        }
+    )
+    with torch.no_grad():
+        outputs, expected = student.eval()(**batch), teacher(**batch)
+    (record,) = Distiller(teacher, config, [batch], torch.device("cpu")).train(student, TrainingContext(seed=0)).stages
+    return record.first_loss, outputs, expected, student
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["automatic", "pair"])
+@pytest.mark.parametrize("kind", LARGEST)
+def test_loss_with_top_k_is_the_divergence_of_the_largest_classes_and_the_rest(kind: str, pair: bool) -> None:
+    make, batch = LARGEST[kind]
+    losses = {"loss_types": ["CE", "KL"], "loss_weights": [0.0, 1.0]} if pair else {"add_origin_loss": False}
+    loss, outputs, expected, _ = trained_once(make, batch, top_k=TOP_K, **losses)
+    reference = joined_divergence(outputs.logits, expected.logits, COUNTED[kind], COOL, TOP_K)
+    assert loss == pytest.approx(reference.item(), rel=1e-5)
+    whole = trained_once(make, batch, **losses)[0]
+    assert 0.01 < loss < 0.99 * whole
+
+
+@pytest.mark.parametrize("kind", LARGEST)
+def test_with_all_classes_but_one_training_is_that_with_all_logits(kind: str) -> None:
+    make, batch = LARGEST[kind]
+    classes = make(8)(**batch).logits.shape[-1]
+    whole, largest = (
+        trained_once(make, batch, optimizer="SGD", learning_rate=0.1, warmup_ratio=0.0, **settings)
+        for settings in ({}, {"top_k": classes - 1})
+    )
+    assert largest[0] == pytest.approx(whole[0], rel=1e-6)
+    for (name, a), (_, b) in zip(*(result[3].state_dict().items() for result in (whole, largest)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
+    untrained = seeded(lambda: make(8), 1).state_dict()
+    assert not any(torch.equal(whole[3].state_dict()[name], untrained[name]) for name in untrained if "head" in name)
+
+
+def test_top_k_under_mixed_precision_is_that_of_the_single_precision_of_its_logits() -> None:
+    make, batch = LARGEST["causal"]
+    settings = {"top_k": TOP_K, "add_origin_loss": False}
+    exact, outputs, expected, _ = trained_once(make, batch, **settings)
+    rounded = trained_once(make, batch, mixed_precision="bf16", **settings)[0]
+    assert rounded == pytest.approx(exact, rel=0.05)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        student, teacher = (
+            seeded(lambda width=width, seed=seed: gpt2(width), seed) for width, seed in ((8, 1), (16, 0))
+        )
+        outputs, expected = student.eval()(**batch), teacher.eval()(**batch)
+    assert expected.logits.dtype == torch.bfloat16
+    reference = joined_divergence(outputs.logits, expected.logits, COUNTED["causal"], COOL, TOP_K)
+    assert rounded == pytest.approx(reference.item(), rel=1e-5)
+
+
+def test_interrupted_training_with_top_k_resumes_to_the_same_weights(tmp_path, monkeypatch) -> None:
+    def distil(directory=None):
+        student = seeded(lambda: Transformer(12, 2), 1)
+        distiller = make_distiller(seeded(lambda: Transformer(16, 4)), top_k=3, temperature=2.0)
+        distiller.config = distiller.config.with_changes(checkpoint_steps=2)
+        distiller.train(student, TrainingContext(seed=7, checkpoint_directory=directory))
+        return student
+
+    whole = distil()
+    with monkeypatch.context() as patch:
+        count_steps(patch, die_at=9)
+        with pytest.raises(Killed):
+            distil(tmp_path)
+    steps = count_steps(monkeypatch)
+    resumed = distil(tmp_path)
+    assert len(steps) == 14 - 8
+    for (name, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_description_of_a_search_has_top_k_only_if_configured() -> None:
+    teacher = Transformer(16, 4)
+    without, with_it = (make_distiller(teacher, **settings).describe() for settings in ({}, {"top_k": 3}))
+    assert "top_k" not in without["distillation"]["regular_distillation"]  # as in directories of earlier versions
+    expected = without["distillation"]["regular_distillation"] | {"top_k": 3}
+    assert with_it["distillation"]["regular_distillation"] == expected

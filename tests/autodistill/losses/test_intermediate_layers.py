@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from independent_losses import joined_divergence
 from torch import nn
 
 from autodistill.batch import Batch
@@ -21,6 +22,7 @@ from autodistill.losses.relational import (
     probabilistic_transfer_loss,
     similarity_preserving_loss,
 )
+from autodistill.losses.top_k import top_k_logits
 from autodistill.models.masks import Masks, Positions
 from autodistill.models.taps import Tap
 
@@ -252,3 +254,21 @@ def test_decoupled_divergence_of_a_mapping_reads_the_batchs_labels(shift: bool) 
     criterion = ready("DKD", student, teacher)
     criterion.masks = Masks({S: Positions("inputs")}, label_shift=shift)
     torch.testing.assert_close(criterion.loss_cal({S: student}, {T: teacher}, batch, temperature=2.0), expected)
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_largest_logits_of_the_teacher_are_averaged_over_the_positions_of_whole_ones(samples: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(2, 2, 4, 9, dtype=torch.float64, generator=generator)).unbind()
+    batch = Batch(
+        {
+            "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+            "labels": torch.tensor([[-100, 5, -100, 7], [1, 2, 3, -100]]),
+        }
+    )
+    criterion = ready("KL", student, teacher)
+    criterion.masks = Masks({S: Positions("inputs", samples=samples, axis=1 - samples)}, label_shift=True)
+    stored = [feature.movedim(0, samples) for feature in (student, teacher)]  # (N, L, C), or (L, N, C)
+    loss = criterion.loss_cal({S: stored[0]}, {T: top_k_logits(stored[1], 3, 2.0)}, batch, temperature=2.0)
+    counted = torch.tensor([[True, False, True, False], [True, True, False, False]])  # by the next label
+    torch.testing.assert_close(loss, joined_divergence(student, teacher, counted, 2.0, 3))

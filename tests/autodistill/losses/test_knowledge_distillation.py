@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from independent_losses import joined_divergence
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -15,6 +16,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import TrainingStep
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
 from autodistill.losses.logits import decoupled_kl_divergence
+from autodistill.losses.top_k import top_k_logits
 from autodistill.models.masks import Masks, Positions
 from autodistill.models.taps import AUTO, Tap
 
@@ -250,3 +252,18 @@ def test_classes_of_pixels_are_on_the_second_axis_and_ignored_pixels_do_not_coun
     torch.testing.assert_close(criterion(student, labels), expected)
     step = TrainingStep(Batch((student, labels)), 1.0, student)
     torch.testing.assert_close(criterion.step_loss({}, {Tap(""): teacher}, step), expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)], ids=str)
+def test_the_teachers_term_may_be_that_of_its_largest_logits(shape) -> None:
+    student, teacher = predictions(*shape)
+    labels = torch.randint(0, 5, shape[:-1], generator=torch.Generator().manual_seed(0))
+    labels[0] = -100
+    criterion = KnowledgeDistillationLoss(3.0, ["CE", "KL"], [0.25, 2.0])
+    criterion.teacher_outputs = top_k_logits(teacher, 2, 3.0)
+    expected = 0.25 * F.cross_entropy(student.flatten(0, -2), labels.flatten())
+    expected = expected + 2 * joined_divergence(student, teacher, labels != -100, 3.0, 2)
+    torch.testing.assert_close(criterion(student, labels), expected)
+    own = criterion.student_targets_loss_cal(student, labels)
+    whole = criterion.loss_cal_sloss(student, criterion.teacher_outputs, own, labels != -100)
+    torch.testing.assert_close(whole, expected)

@@ -13,7 +13,15 @@ from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.errors import ConfigurationError
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
-from autodistill.losses.loss_types import LOSS_TYPES, LossName, LossType, pair_type_problems, type_problems
+from autodistill.losses.loss_types import (
+    LOSS_TYPES,
+    LossName,
+    LossType,
+    pair_type_problems,
+    top_k_types,
+    type_problems,
+)
+from autodistill.losses.top_k import top_k_kl_divergence, top_k_logits
 from autodistill.models.taps import Tap
 
 
@@ -83,3 +91,17 @@ def test_new_loss_type_is_one_entry_for_both_criteria_and_their_checks(monkeypat
     torch.testing.assert_close(layers.loss_cal({Tap("s"): student}, {Tap("t"): teacher}), huber(student, teacher))
     predictions = KnowledgeDistillationLoss(loss_types=["CE", "Huber"])
     torch.testing.assert_close(predictions.teacher_student_loss_cal(student, teacher), huber(student, teacher))
+
+
+@pytest.mark.parametrize("name", LOSS_TYPES)
+def test_the_largest_logits_are_compared_by_the_types_that_need_no_others(name: str) -> None:
+    student, teacher = torch.randn(2, 6, 5).unbind()
+    top = top_k_logits(teacher, 3, temperature=2.0)
+    if name in top_k_types():
+        loss = LOSS_TYPES[name].between(student, top, None, 2.0)
+        torch.testing.assert_close(loss, top_k_kl_divergence(student, top, None, 2.0))
+    else:
+        with pytest.raises(
+            ConfigurationError, match="needs all of the teacher's logits, but got the 3 largest; use KL"
+        ):
+            LOSS_TYPES[name].between(student, top, None, 2.0, torch.arange(6) % 5)

@@ -9,7 +9,8 @@ import torch
 
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import kl_divergence
-from autodistill.losses.top_k import TopKLogits, top_k_kl_divergence, top_k_logits
+from autodistill.losses.top_k import TopK, TopKLogits, keep_top_k, top_k_kl_divergence, top_k_logits
+from autodistill.models.taps import Tap
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -82,3 +83,39 @@ def test_kept_class_that_the_teacher_excludes_adds_nothing() -> None:
     student = logits(1, 4)
     expected = kl_divergence(student[:, :2], teacher[:, :2]) - student.softmax(-1)[:, :2].sum().log()
     torch.testing.assert_close(top_k_kl_divergence(student, top_k_logits(teacher, 3)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_mass_of_many_classes_in_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    teacher = logits(2, 5000, seed=3).to(dtype)
+    top = top_k_logits(teacher, 4, temperature=2.0)
+    expected = top_k_logits(teacher.double(), 4, temperature=2.0)
+    assert (top.values.dtype, top.indices.dtype, top.rest.dtype) == (dtype, torch.int32, torch.float32)
+    assert torch.equal(top.values.double(), expected.values)
+    torch.testing.assert_close(top.rest, expected.rest.float(), rtol=1e-6, atol=1e-6)
+
+
+HEAD, BODY = Tap("head"), Tap("body")
+
+
+def test_logits_of_the_chosen_taps_are_reduced_and_other_features_are_not() -> None:
+    features = {HEAD: logits(2, 3, 9), BODY: logits(2, 3, 4)}
+    kept = keep_top_k(features, TopK((HEAD,), 5, 2.0))
+    assert list(kept) == [HEAD, BODY]
+    assert kept[BODY] is features[BODY]
+    for field, expected in zip(kept[HEAD], top_k_logits(features[HEAD], 5, 2.0), strict=True):
+        assert torch.equal(field, expected)
+
+
+def test_no_tap_leaves_all_features_as_they_are() -> None:
+    features = {HEAD: logits(2, 9)}
+    assert keep_top_k(features, None) is features
+    assert keep_top_k(features, TopK((), 5, 2.0)) == features
+
+
+def test_reduced_logits_with_positions_first_are_arranged_as_whole_ones_are() -> None:
+    whole = logits(7, 2, 9)  # (L, N, C)
+    arranged = top_k_logits(whole, 3).arranged(lambda field: field.movedim(1, 0))
+    expected = top_k_logits(whole.movedim(1, 0), 3)
+    for name in ("values", "indices", "rest"):
+        assert torch.equal(getattr(arranged, name), getattr(expected, name)), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from independent_losses import divergence, joined_divergence
 from small_trainers import (
     SMALL,
     Pairs,
@@ -91,6 +92,30 @@ def test_loss_is_the_divergence_of_the_logits_and_the_students_own_loss(tmp_path
     expected = (divergence + student_output.loss).item()
     assert trial.details["distillation"][-1]["first_loss"] == pytest.approx(expected, rel=1e-5)
     assert trial.metrics["eval_loss"] == pytest.approx(student_output.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_top_k_joins_the_small_classes_of_tokens_and_keeps_the_two_of_pairs(tmp_path, precision):
+    config = SMALL | {
+        "flash_distillation": None,
+        "regular_distillation": {"train_steps": 1, "temperature": 2.0, "top_k": 7, "add_origin_loss": False},
+    }
+    still = {"learning_rate": 0.0, "per_device_train_batch_size": 6} | ({precision: True} if precision else {})
+    dropless = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.5}
+    small, large = bert(**dropless), bert(16, 2, initializer_range=0.5).eval()
+    trainer = make_trainer(tmp_path, small, data=Pairs(), arguments=still)
+    trainer.autodistillation_config = config
+    trainer.autodistillation(large, init=None, n_trials=1, keep="all")
+    (trial,) = trainer.autodistillation_search.search_result
+    trained = trainer.autodistillation_search.load_model(trial).eval()
+    batch = {key: torch.stack([sample[key] for sample in Pairs()]) for key in Pairs()[0]}
+    with torch.no_grad():
+        outputs = [model(**batch) for model in (trained, large)]
+    tokens, pair = ([output[key] for output in outputs] for key in ("prediction_logits", "seq_relationship_logits"))
+    expected = joined_divergence(*tokens, batch["labels"] != -100, 2.0, 7)
+    expected = (expected + divergence(*(logits.double() for logits in pair), None, 2.0)).item()  # of two classes
+    tolerance = 1e-5 if precision is None else 0.05
+    assert trial.details["distillation"][-1]["first_loss"] == pytest.approx(expected, rel=tolerance)
 
 
 def test_feature_matchers_are_trained_and_are_no_part_of_the_student(tmp_path):
