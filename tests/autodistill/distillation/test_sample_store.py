@@ -118,7 +118,7 @@ def test_rows_come_back_before_and_after_they_are_written(
     assert len(list((tmp_path / "new").iterdir())) == 2
 
 
-@MEMORY
+@pytest.mark.parametrize("memory_bytes", [0, LARGE])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_type_comes_back_to_the_bit(tmp_path: Path, dtype: torch.dtype, memory_bytes: int) -> None:
     special = torch.tensor([float("nan"), -0.0, float("inf"), -float("inf"), 1e-40, 1.5])
@@ -381,7 +381,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@MEMORY
+@pytest.mark.parametrize("memory_bytes", [0, LARGE])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_segment_is_deleted_with_a_warning_and_written_again(
     tmp_path: Path, damage: str, memory_bytes: int, warnings: Callable[[], list[str]]
@@ -421,7 +421,7 @@ def test_segment_that_is_damaged_while_it_is_used_is_missing(
         path.write_bytes(content)
 
 
-@MEMORY
+@pytest.mark.parametrize("memory_bytes", [0, LARGE])
 @pytest.mark.parametrize("field", ["values.values", "values.rest", "shapes.values", "checksums", "keys"])
 def test_damaged_row_is_missing_with_a_warning_and_can_be_put_again(
     tmp_path: Path, field: str, memory_bytes: int, warnings: Callable[[], list[str]]
@@ -462,7 +462,7 @@ def test_damaged_rows_of_a_segment_cause_one_warning(
     assert len(warnings()) == 1
 
 
-@MEMORY
+@pytest.mark.parametrize("memory_bytes", [0, LARGE])
 def test_every_flipped_bit_of_a_row_is_noticed(tmp_path: Path, memory_bytes: int) -> None:
     path = stored(tmp_path, 2)
     good = path.read_bytes()
