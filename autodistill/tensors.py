@@ -102,13 +102,17 @@ def nbytes(structure: Any) -> int:
 
 
 def identical(left: Any, right: Any) -> bool:
-    """Whether two structures agree in form, types, shapes and every bit of their tensors (NaN equals the same NaN)."""
+    """Whether two structures agree in form, types, shapes and every bit of their numbers (NaN equals the same NaN)."""
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         if left is right:
             return True
         if left.dtype != right.dtype or left.shape != right.shape or left.device != right.device:
             return False
         return bool(torch.equal(_bits(left), _bits(right)))
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        if left.dtype != right.dtype or left.shape != right.shape:
+            return False
+        return bool(left.tolist() == right.tolist() if left.dtype.hasobject else left.tobytes() == right.tobytes())
     if type(left) is not type(right):
         return False
     left_elements, right_elements = elements(left), elements(right)

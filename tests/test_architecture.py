@@ -42,6 +42,7 @@ ORDER = (
     "processes",
     "environment",
     "batch",
+    "random_data",
     "data_stream",
     "training",
     # folders, and the modules that combine them

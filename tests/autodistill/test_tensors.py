@@ -90,6 +90,8 @@ SAME = [
     (torch.tensor([True, False]), torch.tensor([True, False])),
     (None, None),
     ((1, "a"), (1, "a")),
+    ((np.array([1.0, NAN]), "a"), (np.array([1.0, NAN]), "a")),
+    (np.array(["a", {"b": 1}], dtype=object), np.array(["a", {"b": 1}], dtype=object)),
 ]
 DIFFERENT = [
     (torch.tensor([0.0]), torch.tensor([-0.0])),
@@ -97,6 +99,11 @@ DIFFERENT = [
     (torch.ones(2), torch.ones(2, 1)),
     (torch.ones(2), torch.ones(2).numpy()),
     (torch.ones(2), None),
+    ({"a": np.arange(2)}, {"a": np.arange(2) + 1}),
+    (np.arange(2), np.arange(2).reshape(1, 2)),
+    (np.zeros(2, np.float32), np.zeros(2, np.int32)),
+    (np.array([0.0]), np.array([-0.0])),
+    (np.array(["a", {}]), np.array(["b", {}])),
     ((torch.ones(2),), [torch.ones(2)]),
     ((torch.ones(2),), (torch.ones(2), torch.ones(2))),
     ({"a": 1}, {"b": 1}),
