@@ -45,6 +45,7 @@ from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial, ensure_has_student
 from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.set_up_checks import argument_problems, count_problems, limit_problems, set_up_problems, size_problems
+from autodistill.teacher import Teacher, load_teacher, teacher_problems
 from autodistill.training import FunctionTraining, Training
 from search_spaces import Architecture, SearchSpace
 
@@ -65,7 +66,8 @@ class AutoDistillation:
             that the same architecture is built with the same weights.
         config: a mapping, the path of a YAML file, or an `AutoDistillationConfig`.
         teacher_model: needed by the built-in training and by the metric `speedup`; moved to the device, and put in
-            eval mode when it is used.
+            eval mode when it is used. A function without parameters that loads it is called once, when the teacher is
+            first needed: not to read results, nor for `best_model()`.
         train_dataloader: an iterable of batches that can be read repeatedly: mappings (keyword arguments) or pairs
             `(inputs, targets)`.
         train_func: `student -> trained student`; replaces the built-in distillation. One that returns None trained the
@@ -122,7 +124,7 @@ class AutoDistillation:
         model_builder: ModelBuilder,
         config: AutoDistillationConfig | Mapping[str, Any] | str | Path,
         *,
-        teacher_model: nn.Module | None = None,
+        teacher_model: Teacher | None = None,
         train_dataloader: Iterable[Any] | None = None,
         train_func: TrainFunction | None = None,
         eval_func: EvalFunction | None = None,
@@ -147,7 +149,7 @@ class AutoDistillation:
         self.train_func = train_func
         self.eval_func = eval_func
         self.loss_func = loss_func
-        self.teacher_model = teacher_model
+        self._teacher = teacher_model
         self.train_dataloader = train_dataloader
         self.example_batch = example_batch
         self.history_from = history_from
@@ -157,7 +159,12 @@ class AutoDistillation:
             "activation_disk_gb": activation_disk_gb,
         }
         counts = {"max_retries": (max_retries, 0), "max_consecutive_failures": (max_consecutive_failures, 1)}
-        problems = [*argument_problems(self, callbacks, keep), *count_problems(counts), *size_problems(self._sizes)]
+        problems = [
+            *argument_problems(self, callbacks, keep),
+            *teacher_problems(teacher_model),
+            *count_problems(counts),
+            *size_problems(self._sizes),
+        ]
         if problems:
             raise ConfigurationError(problems)
         self.framework = framework
@@ -171,8 +178,8 @@ class AutoDistillation:
         self._bounds = UntrainedBounds()
         self.callbacks = list(callbacks)
         self.device = resolve_device(device)
-        if self.teacher_model is not None:
-            self.teacher_model = self.teacher_model.to(self.device)
+        if isinstance(self._teacher, nn.Module):
+            self._teacher = self._teacher.to(self.device)
         self._show_progress_bar = show_progress_bar
         self._policy = Policy(keep, max_retries, max_consecutive_failures)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -187,6 +194,22 @@ class AutoDistillation:
     @advisor.setter
     def advisor(self, advisor: Any) -> None:
         self._proposals.advisor = as_advisor(advisor, self.search_space)
+
+    @property
+    def teacher_model(self) -> nn.Module | None:
+        """The teacher, on the device; loaded by the first access if a function was passed that loads it."""
+        if self._teacher is not None and not isinstance(self._teacher, nn.Module):
+            self._teacher = load_teacher(self._teacher).to(self.device)
+        return self._teacher
+
+    @teacher_model.setter
+    def teacher_model(self, teacher: Teacher | None) -> None:
+        self._teacher = teacher
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is a teacher, loaded or not."""
+        return self._teacher is not None
 
     @property
     def framework(self) -> str:
@@ -298,12 +321,15 @@ class AutoDistillation:
 
     @property
     def _framework(self) -> PyTorchFramework:
+        return self._framework_with(self.teacher_model)
+
+    def _framework_with(self, teacher: nn.Module | None) -> PyTorchFramework:
         return PyTorchFramework(
             self.model_builder,
             self.eval_func,
             self.config.seed,
             self.device,
-            self.teacher_model,
+            teacher,
             self._example,
             self._built,
         )
@@ -546,4 +572,5 @@ class AutoDistillation:
                 f"a student must have been kept to be loaded, but that of trial {trial.number} was not; search with "
                 "keep='all', or take one of the Pareto front (unless keep='none')."
             )
-        return self._framework.load(trial.architecture, directory)
+        teacher = self._teacher if isinstance(self._teacher, nn.Module) else None  # it is not loaded for this
+        return self._framework_with(teacher).load(trial.architecture, directory)

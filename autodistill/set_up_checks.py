@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
-
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.metrics.built_in import BUILT_IN, needing
 from autodistill.search.layout import SEARCH_FILE
@@ -24,7 +22,6 @@ class Inputs(Protocol):
     train_func: Any
     eval_func: Any
     loss_func: Any
-    teacher_model: Any
     train_dataloader: Any
     example_batch: Any
     history_from: Any
@@ -34,6 +31,10 @@ class ConfiguredInputs(Inputs, Protocol):
     """The hooks and data of a search, with its configuration."""
 
     config: AutoDistillationConfig
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is a teacher, loaded or not."""
 
 
 def argument_problems(search: Inputs, callbacks: Any, keep: Any) -> Iterator[str]:
@@ -49,8 +50,6 @@ def argument_problems(search: Inputs, callbacks: Any, keep: Any) -> Iterator[str
         value = getattr(search, name)
         if not (callable(value) or (value is None and not needed)):
             yield f"{name} must be a function, but got {value!r}."
-    if search.teacher_model is not None and not isinstance(search.teacher_model, nn.Module):
-        yield f"teacher_model must be an nn.Module, but got {search.teacher_model!r}; load the model first."
     if search.train_dataloader is not None and not isinstance(search.train_dataloader, Iterable):
         yield f"train_dataloader must be iterable, but got {type(search.train_dataloader).__name__}."
     if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
@@ -111,10 +110,11 @@ def set_up_problems(inputs: ConfiguredInputs, *, counts_trials: bool) -> Iterato
         yield "init belongs to the built-in distillation, but there is a train_func; leave one of them out."
     yield from _promotion_problems(inputs)
     if inputs.train_func is None:
-        for name in ("teacher_model", "train_dataloader"):
-            if getattr(inputs, name) is None:
+        needed = {"teacher_model": inputs.has_teacher, "train_dataloader": inputs.train_dataloader is not None}
+        for name, present in needed.items():
+            if not present:
                 yield f"the built-in distillation needs {name}, but there is none; pass it, or a train_func."
-    if inputs.teacher_model is None:
+    if not inputs.has_teacher:
         for metric in needing("teacher", names):
             yield (
                 f"the metric {metric.name!r} compares with the teacher, but there is no teacher_model; "

@@ -44,6 +44,7 @@ ORDER = (
     "batch",
     "random_data",
     "data_stream",
+    "teacher",
     "training",
     # folders, and the modules that combine them
     "models",

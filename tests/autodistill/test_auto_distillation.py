@@ -253,6 +253,94 @@ def test_hooks_may_be_assigned_after_construction_and_replace_the_training(tmp_p
     assert [trial.metrics["score"] for trial in search.search_result] == [1.0, 1.0]
 
 
+class LoadedTeacher:
+    """Loads the teacher, and counts how often."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return make_teacher()
+
+
+def test_a_teacher_is_loaded_once_and_only_to_search(tmp_path):
+    load = LoadedTeacher()
+    search = make_search(tmp_path / "search", make_config(max_trials=2), teacher_model=load)
+    assert search.has_teacher
+    assert len(search.search_result) == 0
+    assert load.calls == 0
+    search.search_loop()
+    assert load.calls == 1
+    assert search.teacher_model is search.teacher_model
+    assert isinstance(search.teacher_model, Transformer)
+    search.search_loop(n_trials=1)
+    search.train_evaluate({"width": 8, "depth": 1})
+    assert load.calls == 1
+    expected = make_search(tmp_path / "loaded", make_config(max_trials=2))
+    expected.search_loop()
+    expected.search_loop(n_trials=1)
+    assert_same_outcomes(outcomes(tmp_path / "search"), outcomes(tmp_path / "loaded"))
+
+
+def test_results_and_students_are_read_without_loading_the_teacher(tmp_path):
+    make_search(tmp_path / "search", make_config(max_trials=2)).search_loop()
+    load = LoadedTeacher()
+    search = make_search(tmp_path / "search", make_config(max_trials=2), teacher_model=load)
+    assert search.best_model_arch == search.search_result.best.architecture
+    assert search.best_model_archs
+    assert isinstance(search.best_model(), Transformer)
+    assert load.calls == 0
+    search.search_loop()  # resumed: the teacher is compared with the one of the directory
+    assert load.calls == 1
+
+
+def test_a_loaded_teacher_may_be_drawn_at_random_and_leaves_the_random_states_alone(tmp_path):
+    def search():
+        config = make_config(metrics=["parameters", "flops"], max_trials=1)
+        return make_search(tmp_path / "search", config, teacher_model=lambda: Transformer(16, 4), eval_func=None)
+
+    search().search_loop()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    agent = search()
+    agent.search_loop(n_trials=1)  # refused if the teacher were another one
+    assert agent.teacher_model is not None
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_mistakes_in_the_set_up_are_found_before_the_teacher_is_loaded(tmp_path):
+    load = LoadedTeacher()
+    search = make_search(tmp_path / "search", make_config(metrics=["accuracy"]), teacher_model=load, eval_func=None)
+    with pytest.raises(ConfigurationError, match="eval_func must return 'accuracy'"):
+        search.search_loop()
+    assert load.calls == 0
+
+
+def test_function_that_loads_no_teacher_is_refused_when_it_is_called(tmp_path):
+    search = make_search(tmp_path / "search", make_config(max_trials=1), teacher_model=dict)
+    with pytest.raises(ConfigurationError, match="but dict returned dict; return the loaded model"):
+        search.search_loop()
+    assert not (tmp_path / "search" / "search.json").exists()
+
+
+def test_speedup_is_measured_against_a_loaded_teacher(tmp_path):
+    load = LoadedTeacher()
+    search = plain_search(
+        tmp_path,
+        metrics=("speedup",),
+        max_trials=1,
+        builder=lambda architecture: Transformer(8, architecture["width"]),
+        eval_func=None,
+        teacher_model=load,
+        example_batch=(torch.randn(2, 5, 8), None),
+    )
+    search.search_loop()
+    assert load.calls == 1
+    assert search.search_result.best.metrics["speedup"] > 0
+
+
 def test_a_student_is_built_in_the_same_random_state_in_every_trial(tmp_path):
     weights = []
 

@@ -57,7 +57,7 @@ def test_all_missing_parts_are_named_in_one_error(tmp_path):
         ({"max_retries": "3"}, "max_retries must be a whole number of at least 0, but got '3'"),
         ({"teacher_cache_gb": -1}, "teacher_cache_gb must be a finite size in GiB, zero or more, but got -1"),
         ({"callbacks": print}, "callbacks must be a list of functions"),
-        ({"teacher_model": "bert"}, "teacher_model must be an nn.Module, but got 'bert'"),
+        ({"teacher_model": "bert"}, "teacher_model must be an nn.Module or a function that loads one, but got 'bert'"),
         ({"eval_func": 0.5}, "eval_func must be a function, but got 0.5"),
     ],
 )

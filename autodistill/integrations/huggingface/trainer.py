@@ -29,6 +29,7 @@ from autodistill.integrations.huggingface.trainer_search import TrainerSearch
 from autodistill.processes import current_processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
+from autodistill.teacher import Teacher, load_teacher, teacher_problems
 from autodistill.training import StageRecord
 from search_spaces import Architecture
 
@@ -70,7 +71,7 @@ class AutoDistillationMixin(_Base):
 
     def autodistillation(
         self,
-        teacher_model: nn.Module,
+        teacher_model: Teacher,
         model_builder: ModelBuilder | None = None,
         model_cls: Any = None,
         train_func: TrainFunction | None = None,
@@ -89,7 +90,7 @@ class AutoDistillationMixin(_Base):
         them, else for as long as the trainer's arguments set. The trainer's model is unchanged when this returns.
 
         Args:
-            teacher_model: the teacher.
+            teacher_model: the teacher, or a function without parameters that loads it.
             model_builder: `architecture -> student`; by default, `TransformersBuilder` changes the configuration of
                 the trainer's model.
             model_cls: the class of the students that it builds; by default the class of the trainer's model.
@@ -120,9 +121,12 @@ class AutoDistillationMixin(_Base):
             config = config.with_changes(search=search.with_changes(search_space=space))
         source = self._stream_source(config.seed)
         if init == "auto":
-            can_start = isinstance(builder, TransformersBuilder) and isinstance(teacher_model, nn.Module)
-            requested = can_start and train_func is None and config.init is None
-            init = self._automatic_start(cast(TransformersBuilder, builder), teacher_model, config, source, requested)
+            init = None
+            can_load = teacher_model is not None and not list(teacher_problems(teacher_model))
+            requested = can_load and source is not None and train_func is None and config.init is None
+            if requested and isinstance(builder, TransformersBuilder):
+                teacher_model = load_teacher(teacher_model)
+                init = self._automatic_start(builder, teacher_model, config, source)
         self.autodistillation_search = TrainerSearch(
             builder,
             config,
@@ -189,11 +193,8 @@ class AutoDistillationMixin(_Base):
         teacher: nn.Module,
         config: AutoDistillationConfig,
         source: Any,
-        requested: bool,
     ) -> str | None:
-        """`"teacher"` if it is requested and possible; process 0 decides for all."""
-        if not requested or source is None:
-            return None
+        """`"teacher"` if it is possible; process 0 decides for all."""
         reason = builder.start_blocker(teacher, config.the_search().search_space)
         first = DataStream(source, config.seed).flash_set(1)[0]
         batches = InitializationConfig().batches

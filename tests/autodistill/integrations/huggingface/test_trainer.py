@@ -23,6 +23,7 @@ from small_trainers import (
 )
 from transformers import (
     AutoModelForPreTraining,
+    BertForPreTraining,
     MobileBertForPreTraining,
     Trainer,
 )
@@ -283,7 +284,28 @@ def test_attention_that_a_model_does_not_compute_by_default_is_computed_for_the_
 
 def test_a_teacher_that_is_no_model_is_refused(tmp_path):
     message = problems(tmp_path, teacher_model="bert-base-uncased")
-    assert "teacher_model must be an nn.Module, but got 'bert-base-uncased'; load the model first" in message
+    assert "teacher_model must be an nn.Module or a function that loads one, but got 'bert-base-uncased'" in message
+
+
+def test_a_function_that_needs_arguments_is_refused_as_teacher(tmp_path):
+    message = problems(tmp_path, teacher_model=BertForPreTraining.from_pretrained)
+    assert "called without arguments, but PreTrainedModel.from_pretrained cannot be" in message
+
+
+@pytest.mark.parametrize("init", ["auto", None])
+def test_a_teacher_that_is_loaded_when_needed_trains_the_same_students(tmp_path, init):
+    loaded, calls = bert(16, 2), []
+
+    def load():
+        calls.append(loaded)
+        return loaded
+
+    trainers = [make_trainer(tmp_path / name, bert(), data=Pairs(), arguments=EPOCHS) for name in ("model", "function")]
+    for trainer, teacher_model in zip(trainers, (loaded, load), strict=True):
+        trainer.autodistillation_config = SMALL
+        trainer.autodistillation(teacher_model, init=init, keep="all")
+    assert calls == [loaded]
+    assert_equal(*map(weights, trainers))
 
 
 def test_a_class_for_other_models_is_refused_by_name(tmp_path):
