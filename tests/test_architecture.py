@@ -45,6 +45,7 @@ ORDER = (
     "random_data",
     "data_stream",
     "teacher",
+    "padding",
     "training",
     # folders, and the modules that combine them
     "models",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from autodistill.batch import Batch
 from autodistill.cli.data import label_numbers, load_data
 from autodistill.cli.models import TaskModels
-from autodistill.cli.tasks import Encoder
+from autodistill.cli.tasks import Encoder, Features, Rows
 from autodistill.data_stream import DataStream
+from autodistill.padding import ShuffledGroups
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_TOKENS = "input_ids"
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,36 @@ class TaskBatches:
         encoder = Encoder(models.preprocessor, models.inputs, models.max_length, labels)
         collator = task.collator(models.preprocessor)
 
-        def loader(table: Any, shuffle: bool) -> DataLoader[Any]:
-            encoded = table.with_transform(partial(task.encode, encoder))
+        def loader(table: Dataset, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
             return DataLoader(
-                encoded, data.batch_size, shuffle=shuffle, collate_fn=lambda features: dict(collator(features))
+                cast(Any, table),
+                data.batch_size,
+                sampler=sampler,
+                collate_fn=lambda features: dict(collator(features)),
             )
 
-        return loader(train, True), HeldOut(loader(validation, False))
+        training, held_out = (_encoded(table, partial(task.encode, encoder)) for table in (train, validation))
+        return loader(training, self._shuffled(training)), HeldOut(loader(held_out))
+
+    def _shuffled(self, encoded: Dataset) -> Sampler[int]:
+        """The samples in random order; texts so that those of a batch are of similar length."""
+        size = self.models.config.data.batch_size
+        if _TOKENS not in encoded.column_names or not self.models.config.data.group_by_length:
+            return RandomSampler(cast(Any, encoded))
+        chunks = encoded.data.column(_TOKENS).chunks
+        lengths = [length for chunk in chunks for length in chunk.value_lengths().to_pylist()]
+        return ShuffledGroups(LengthGroupedSampler(size, lengths=lengths), size)
+
+
+def _encoded(table: Dataset, encode: Callable[[Rows], Features]) -> Dataset:
+    """The features of all rows: those of texts are computed once, now; those of images, which are large, when read."""
+    if "image" in table.column_names:
+        return table.with_transform(encode)
+    return table.map(
+        encode,
+        batched=True,
+        remove_columns=table.column_names,
+        keep_in_memory=True,
+        load_from_cache_file=False,
+        new_fingerprint="encoded",  # instead of a hash of the tokenizer: nothing is cached
+    )

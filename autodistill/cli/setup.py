@@ -19,6 +19,7 @@ from autodistill.data_stream import DataStream
 from autodistill.errors import ConfigurationError
 from autodistill.files import replacing
 from autodistill.metrics.built_in import BUILT_IN
+from autodistill.padding import report_padding
 from autodistill.report.mapping_table import MappingRow, explain_mapping
 from autodistill.search.layout import PREPROCESSOR
 from autodistill.search.trial import Trial
@@ -83,8 +84,15 @@ class SearchSetup:
         student = self.models.build(architecture).eval()
         return architecture, explain_mapping(self.settings, student, self.models.teacher, batch)
 
+    def report_padding(self) -> float:
+        """Log and return the share of padding in the first batches for training, with what reduces it."""
+        grouped = self.config.data.group_by_length
+        remedy = None if grouped else "set data.group_by_length: true, so that batches hold texts of similar length"
+        return report_padding(DataStream(self.batches.training, self.settings.seed), remedy)
+
     def search(self, search_dir: Path, *, show_progress_bar: bool = True) -> AutoDistillation:
         """The search in a directory, where it also saves the preprocessor of exported students."""
+        self.report_padding()
         return TaskSearch(
             self.models.build,
             self.settings,

@@ -112,7 +112,12 @@ def language_modelling(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
 def similarity(teacher: nn.Module, batches: Iterable[Batch]) -> Scores:
     """Spearman's rank correlation of the cosine similarities of all pairs of texts with the teacher's."""
     reference = cache(lambda: _similarities(teacher, batches))
-    return lambda student: {"spearman": float(spearmanr(reference(), _similarities(student, batches)).statistic)}
+
+    def score(student: nn.Module) -> dict[str, float]:
+        own = reference() if student is teacher else _similarities(student, batches)
+        return {"spearman": float(spearmanr(reference(), own).statistic)}
+
+    return score
 
 
 def _outputs(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:

@@ -34,6 +34,7 @@ class DataConfig(Section):
         columns: names of columns in the data that differ from the task's, by the task's name.
         max_length: tokens of a text; longer texts are truncated.
         batch_size: samples in a batch.
+        group_by_length: batches for training hold texts of similar length, so that little of them is padding.
     """
 
     train: str
@@ -44,6 +45,7 @@ class DataConfig(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     max_length: PositiveInt = 128
     batch_size: PositiveInt = 32
+    group_by_length: bool = True
 
     @field_validator("validation")
     @classmethod

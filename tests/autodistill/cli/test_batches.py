@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from saved_teachers import BERT, GPT2, save_teacher, write_csv, write_lines
+from saved_teachers import BERT, GPT2, LABELS, NAMED, VIT, save_teacher, write_csv, write_images, write_lines
 
 from autodistill.cli.batches import TaskBatches
 from autodistill.cli.models import TaskModels
 from autodistill.config.command_line import CommandConfig
+from autodistill.data_stream import DataStream
+from autodistill.padding import padding_share
 
 
 def batches_of(task="text-classification", space=None, **changes):
@@ -59,3 +62,79 @@ def test_tokenizer_without_padding_pads_with_its_end_of_text():
     assert batches.models.preprocessor.pad_token == "[SEP]"
     batch = first_batch(batches)
     assert (batch["labels"] == -100).any()  # padding does not count
+
+
+def write_lengths(path, lengths):
+    """Write texts of so many tokens, with the two that the tokenizer adds; no two are alike."""
+    words = [[f"w{number % 20}", *[f"w{number // 20}"] * (length - 3)] for number, length in enumerate(lengths)]
+    rows = [f"{' '.join(text)},{LABELS[number % 2]}" for number, text in enumerate(words)]
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+
+
+LENGTHS = [4 + (7 * number) % 9 for number in range(106)]  # 4 to 12 tokens
+
+
+def of_lengths(**changes):
+    write_lengths(Path("texts.csv"), LENGTHS)
+    data = {"train": "texts.csv", "validation": "texts.csv", "batch_size": 4} | changes
+    return batches_of(data=data)
+
+
+def rows_in(batches):
+    return [tuple(row[row != 0].tolist()) for batch in batches for row in batch.content["input_ids"]]
+
+
+def test_epoch_holds_every_text_once_in_another_order_and_passes_are_equal(classifier):
+    stream = DataStream(of_lengths().training, seed=0)
+    first, second, again = (rows_in(stream.epoch(number)) for number in (0, 1, 0))
+    assert first == again != second
+    assert len({*first}) == len(LENGTHS)
+    assert sorted(first) == sorted(second) == sorted(rows_in(of_lengths().held_out))
+    assert [batch.size for batch in stream.epoch(0)] == [4] * 26 + [2]
+
+
+def test_batches_of_similar_length_have_less_padding(classifier):
+    shares = [
+        padding_share(DataStream(of_lengths(group_by_length=grouped).training, seed=0).epoch(0))
+        for grouped in (True, False)
+    ]
+    assert shares[0] < 0.1 < 0.2 < shares[1]
+
+
+def test_first_batches_are_as_long_as_the_others(classifier):
+    means = []
+    for seed in range(20):
+        first = DataStream(of_lengths().training, seed).flash_set(5)
+        means.append(sum(len(row) for row in rows_in(first)) / 20)
+    assert sum(means) / len(means) == pytest.approx(sum(LENGTHS) / len(LENGTHS), abs=0.5)
+
+
+def test_held_out_texts_keep_their_order(classifier):
+    assert [len(row) for row in rows_in(of_lengths().held_out)] == LENGTHS
+
+
+def test_texts_are_tokenised_once_and_images_are_read_in_every_epoch(classifier, monkeypatch):
+    read = []
+
+    def counted(task):
+        encode = task.encode
+        object.__setattr__(
+            task, "encode", lambda encoder, rows: read.append(len(rows["label"])) or encode(encoder, rows)
+        )
+
+    batches = of_lengths()
+    monkeypatch.setattr(batches.models, "task", replace(batches.models.task))
+    counted(batches.models.task)
+    for _ in range(2):
+        assert len(list(batches.training)) == 27
+    assert sum(read) == 2 * len(LENGTHS)  # for training, and held out
+
+    save_teacher(Path("teacher"), "ViTForImageClassification", **VIT, **NAMED)
+    data = {"train": str(write_images(Path("images"))), "validation": 0.5, "batch_size": 4}
+    images = batches_of("image-classification", data=data)
+    monkeypatch.setattr(images.models, "task", replace(images.models.task))
+    counted(images.models.task)
+    read.clear()
+    for _ in range(2):
+        assert len(list(images.training)) == 3
+    assert sum(read) == 2 * 12

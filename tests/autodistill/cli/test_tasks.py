@@ -116,6 +116,15 @@ def test_similarity_is_the_correlation_of_ranks_of_cosines():
     assert similarity(Embeddings("teacher"), parts)(Embeddings("teacher"))["spearman"] == pytest.approx(1.0)
 
 
+def test_teacher_runs_once_on_the_held_out_texts_however_often_it_is_scored():
+    teacher, calls = Embeddings("teacher"), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    vectors = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    score = similarity(teacher, [Batch({"teacher": vectors[:3]}), Batch({"teacher": vectors[3:]})])
+    assert [score(teacher), score(teacher)] == [{"spearman": pytest.approx(1.0)}] * 2
+    assert len(calls) == 2  # batches
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_class_of_a_task_is_one_of_transformers(name):
     assert hasattr(getattr(transformers, TASKS[name].auto_class), "from_pretrained")
