@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from autodistill.auto_distillation import AutoDistillation, TrainFunction
@@ -26,6 +27,7 @@ from autodistill.integrations.huggingface.model_builder import TransformersBuild
 from autodistill.integrations.huggingface.trainer_checks import trainer_problems
 from autodistill.integrations.huggingface.trainer_distillation import TrainerRun
 from autodistill.integrations.huggingface.trainer_search import TrainerSearch
+from autodistill.padding import ShuffledGroups
 from autodistill.processes import current_processes
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
@@ -60,6 +62,7 @@ class AutoDistillationMixin(_Base):
     autodistillation_config: AutoDistillationConfig | Mapping[str, Any] | str | Path | None = None
     autodistillation_search: AutoDistillation | None = None
     _run: TrainerRun | None = None
+    _makes_stream = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -183,8 +186,12 @@ class AutoDistillationMixin(_Base):
         """The training data as batches on the CPU; the share of this process if there are several."""
         if self.train_dataset is None:
             return None
-        with isolated_random_state(derive_seed(seed, "trainer", "data")):
-            loader = super().get_train_dataloader()
+        self._makes_stream = True
+        try:
+            with isolated_random_state(derive_seed(seed, "trainer", "data")):
+                loader = super().get_train_dataloader()
+        finally:
+            self._makes_stream = False
         return getattr(loader, "base_dataloader", loader)
 
     def _automatic_start(
@@ -270,6 +277,14 @@ class AutoDistillationMixin(_Base):
     def get_train_dataloader(self) -> Any:
         """The trainer's loader, or the stream that every student is trained on."""
         return super().get_train_dataloader() if self._run is None else self._run.loader
+
+    def _get_train_sampler(self, *arguments: Any) -> Any:
+        """The trainer's sampler; in the stream, its groups of similar length are not sorted."""
+        sampler: Any = super()._get_train_sampler(*arguments)
+        if self._makes_stream and isinstance(sampler, LengthGroupedSampler):
+            # neighbouring batches are trained on at the same time by several processes
+            return ShuffledGroups(sampler, sampler.batch_size * self.args.world_size)
+        return sampler
 
     def num_examples(self, dataloader: Any) -> int:
         """The number of samples of a loader."""

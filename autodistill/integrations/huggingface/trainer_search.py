@@ -10,10 +10,12 @@ from torch import nn
 from transformers.trainer_utils import has_length
 
 from autodistill.auto_distillation import AutoDistillation
+from autodistill.data_stream import DataStream
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularTask
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_distillation import EpochLoader, TrainerDistillation
+from autodistill.padding import report_padding
 from autodistill.training import Trained, Training, TrainingContext
 
 RECORDED_ARGUMENTS = (
@@ -34,6 +36,10 @@ RECORDED_ARGUMENTS = (
     "data_seed",
 )
 """The arguments that must be equal for the results of two trainers to be comparable."""
+
+_LESS_PADDING = (
+    "pad in the data collator, not before, and set train_sampling_strategy='group_by_length' in TrainingArguments"
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class TrainerSearch(AutoDistillation):
     def make_training(self, regular_engine: Callable[[RegularTask], Engine] | None = None) -> Training:
         """The built-in training with regular distillation in the trainer, and the trainer's evaluation after it."""
         training = super().make_training(regular_engine or self._regular_engine)
+        if self._processes.is_main and self.train_dataloader is not None:
+            report_padding(DataStream(self.train_dataloader, self.config.seed), _LESS_PADDING)
         return EvaluatedTraining(training, self._trainer.evaluate_student)
 
     def _regular_engine(self, task: RegularTask) -> TrainerDistillation:

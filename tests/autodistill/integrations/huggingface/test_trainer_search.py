@@ -7,19 +7,25 @@ import json
 import pytest
 import torch
 from protocols import differences
+from saved_teachers import BERT, make_tokenizer
 from small_trainers import (
     EPOCHS,
     SMALL,
     Pairs,
+    assert_equal,
     bert,
     make_trainer,
     search,
     weights,
 )
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding
 
 from autodistill import ConfigurationError, SearchDirectoryError
+from autodistill.data_stream import DataStream
+from autodistill.integrations.huggingface.trainer import AutoDistillationTrainer
 from autodistill.integrations.huggingface.trainer_search import EvaluatedTraining
+from autodistill.padding import padding_share
 from autodistill.training import Trained, Training, TrainingContext
 
 
@@ -87,3 +93,99 @@ def test_trained_model_is_evaluated_after_its_training() -> None:
 
 def test_evaluated_training_is_a_training() -> None:
     assert differences(EvaluatedTraining, Training) == {}
+
+
+# --- texts of different lengths ---------------------------------------------------------------------------------------
+
+LENGTHS = [2 + (number % 9) ** 2 // 8 for number in range(130)]  # 2 to 10
+GROUPED = {"train_sampling_strategy": "group_by_length"}
+
+
+def classifier(width):
+    torch.manual_seed(3)
+    return BertForSequenceClassification(
+        BertConfig(**BERT | {"hidden_size": width, "num_hidden_layers": 1}, vocab_size=30)
+    )
+
+
+def of_lengths(directory, cls=AutoDistillationTrainer, **arguments):
+    """A search with texts of these lengths, in batches of four, and updates of eight."""
+    rows = [
+        {"input_ids": [5 + number % 20, *[5 + number // 20] * (length - 1)], "labels": number % 2}
+        for number, length in enumerate(LENGTHS)
+    ]
+    trainer = make_trainer(
+        directory,
+        classifier(8),
+        cls=cls,
+        data=rows,
+        arguments=EPOCHS | {"per_device_train_batch_size": 4} | arguments,
+        data_collator=DataCollatorWithPadding(make_tokenizer()),
+        processing_class=make_tokenizer(),
+    )
+    search_one = SMALL["search"] | {"search_space": {"num_attention_heads": [1, 2]}, "max_trials": 1}
+    trainer.autodistillation_config = SMALL | {"search": search_one, "checkpoint_steps": 1}
+    trainer.autodistillation(classifier(16), init=None, keep="all")
+    return trainer
+
+
+def stream_of(trainer):
+    return DataStream(trainer.autodistillation_search.train_dataloader, seed=0)
+
+
+def rows_in(batches):
+    return [tuple(row[row != 0].tolist()) for batch in batches for row in batch.content["input_ids"]]
+
+
+def test_batches_of_similar_length_are_the_same_in_every_pass_and_hold_every_sample_once(tmp_path):
+    trainer = of_lengths(tmp_path, max_steps=1, **GROUPED)
+    stream = stream_of(trainer)
+    first, second, again = (rows_in(stream.epoch(number)) for number in (0, 1, 0))
+    assert first == again != second
+    assert sorted(map(len, first)) == sorted(map(len, second)) == sorted(LENGTHS)
+    assert len({*first}) == len(LENGTHS)
+    grouped, other = (
+        padding_share(stream.epoch(0)) for stream in (stream, stream_of(of_lengths(tmp_path / "other", max_steps=1)))
+    )
+    assert grouped < 0.1 < 0.2 < other
+
+
+def test_first_batches_of_similar_length_are_as_long_as_the_others(tmp_path):
+    source = of_lengths(tmp_path, max_steps=1, **GROUPED).autodistillation_search.train_dataloader
+    firsts = [rows_in(DataStream(source, seed).flash_set(8)) for seed in range(20)]
+    mean = sum(len(row) for rows in firsts for row in rows) / sum(map(len, firsts))
+    assert mean == pytest.approx(sum(LENGTHS) / len(LENGTHS), abs=0.7)
+
+
+def test_the_trainers_own_training_keeps_the_order_of_transformers(tmp_path):
+    trainer = of_lengths(tmp_path, max_steps=1, **GROUPED)
+    torch.manual_seed(0)
+    lengths = [LENGTHS[sample] for sample in trainer._get_train_sampler()]
+    assert lengths[0] == max(LENGTHS)
+
+
+def test_interrupted_run_with_batches_of_similar_length_resumes_to_the_same_weights(tmp_path):
+    class Killed(AutoDistillationTrainer):
+        def _save_checkpoint(self, model, trial):
+            super()._save_checkpoint(model, trial)
+            if self.state.global_step == 20:  # in the second of two epochs of 17 updates
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        of_lengths(tmp_path / "killed", cls=Killed, **GROUPED)
+    resumed, whole = (of_lengths(tmp_path / name, **GROUPED) for name in ("killed", "whole"))
+    (trial,) = whole.autodistillation_search.search_result
+    assert trial.details["distillation"][-1]["steps"] == 2 * 17
+    assert_equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("arguments", [{}, GROUPED])
+def test_much_padding_is_logged_once_with_what_reduces_it(tmp_path, caplog, arguments):
+    with caplog.at_level("INFO", logger="autodistill"):
+        of_lengths(tmp_path, max_steps=1, **arguments)
+    lines = [record.message for record in caplog.records if "padding" in record.message]
+    advised = [
+        line for line in lines if line.endswith("set train_sampling_strategy='group_by_length' in TrainingArguments")
+    ]
+    assert len(lines) <= 1
+    assert len(advised) == (0 if arguments else 1)
