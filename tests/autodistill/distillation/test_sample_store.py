@@ -236,6 +236,19 @@ def test_rows_that_were_read_stay_in_memory_while_they_fit(
     assert [number for number, one in enumerate(store.get(keys(5))) if one is not None] == expected
 
 
+def test_segments_are_read_whole_while_they_fit(tmp_path: Path) -> None:
+    writer = SampleStore(tmp_path, memory_bytes=0, write_through=True)
+    for start in (0, 5):
+        writer.put([key(start + number) for number in range(5)], [{"x": torch.ones(10)}] * 5)
+    sizes = {path.stat().st_size for path in tmp_path.iterdir()}
+    store = SampleStore(tmp_path, memory_bytes=sum(sizes))  # both have the same size
+    for number in (0, 5):
+        assert None not in store.get([key(number)])
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert [one is not None for one in store.get(keys(10))] == [True] * 5 + [False] * 5
+
+
 @pytest.mark.parametrize(("memory_bytes", "expected"), [(0, []), (90, [0, 1]), (LARGE, [0, 1, 2, 3, 4])])
 def test_rows_that_were_put_stay_in_memory_while_they_fit(
     tmp_path: Path, memory_bytes: int, expected: list[int]
@@ -308,13 +321,16 @@ def test_killed_process_loses_only_rows_that_were_not_flushed(tmp_path: Path) ->
     assert found(SampleStore(tmp_path, memory_bytes=0)) == [0, 1, 2]
 
 
-def test_leftover_temporary_files_are_ignored(tmp_path: Path) -> None:
+def test_leftover_temporary_files_are_ignored(tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
     path = stored(tmp_path)
-    (tmp_path / f"{path.name}.0123.tmp").write_bytes(path.read_bytes()[:50])
+    leftover = tmp_path / f"{path.name}.0123.tmp"
+    leftover.write_bytes(path.read_bytes()[:50])
     size = path.stat().st_size
     store = SampleStore(tmp_path, memory_bytes=0)
     assert found(store) == [0, 1, 2, 3, 4, 5]
     assert store.nbytes_on_disk == size
+    assert leftover.exists()
+    assert warnings() == []
 
 
 def test_flush_syncs_every_segment_that_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +386,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "fewer checksums": with_tensors(lambda tensors: tensors | {"checksums": tensors["checksums"][1:].clone()}),
     "fewer shapes": with_tensors(lambda tensors: tensors | {"shapes.rest": tensors["shapes.rest"][1:].clone()}),
     "shapes of another type": with_tensors(lambda tensors: tensors | {"shapes.values": tensors["shapes.values"].int()}),
-    "matrix of values": with_tensors(lambda tensors: tensors | {"values.values": tensors["values.values"][None]}),
+    "matrix of values": with_tensors(lambda tensors: tensors | {"values.values": tensors["values.values"][:, None]}),
     "fewer values": with_tensors(lambda tensors: tensors | {"values.values": tensors["values.values"][:-1].clone()}),
     "larger shape": with_shape(1, [2, 2, 3]),
     "smaller shape": with_shape(1, [0, 2, 3]),
@@ -448,6 +464,30 @@ def test_damaged_row_is_missing_with_a_warning_and_can_be_put_again(
     assert found(store) == found(SampleStore(tmp_path, memory_bytes=memory_bytes)) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("memory_bytes", [0, LARGE])
+def test_row_under_the_key_of_another_is_missing(
+    tmp_path: Path, memory_bytes: int, warnings: Callable[[], list[str]]
+) -> None:
+    path = stored(tmp_path)
+    tensors = load_file(path)
+    tensors["keys"][[1, 2]] = tensors["keys"][[2, 1]]
+    save_file(tensors, path)
+    assert found(SampleStore(tmp_path, memory_bytes=memory_bytes)) == [0, 3, 4, 5]
+    assert len(warnings()) == 1
+
+
+def test_row_is_checked_whenever_it_is_read_from_disk(tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
+    path = stored(tmp_path)
+    store = SampleStore(tmp_path, memory_bytes=0)
+    assert found(store) == [0, 1, 2, 3, 4, 5]
+    tensors = load_file(path)
+    tensors["values.rest"][4] = 5
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "new")
+    (tmp_path / "new").rename(path)
+    assert found(store) == [0, 1, 2, 3, 5]
+    assert len(warnings()) == 1
+
+
 @MEMORY
 def test_damaged_rows_of_a_segment_cause_one_warning(
     tmp_path: Path, memory_bytes: int, warnings: Callable[[], list[str]]
@@ -505,7 +545,7 @@ def test_folder_with_the_name_of_a_segment_is_missing(tmp_path: Path, warnings: 
 @MEMORY
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: (path.unlink(), path.parent.rmdir())])
 def test_deleted_rows_are_missing_and_can_be_put_again(
-    tmp_path: Path, memory_bytes: int, damage: Callable[[Path], object]
+    tmp_path: Path, memory_bytes: int, damage: Callable[[Path], object], warnings: Callable[[], list[str]]
 ) -> None:
     path = stored(tmp_path / "store")
     store = SampleStore(tmp_path / "store", memory_bytes=memory_bytes)
@@ -516,6 +556,18 @@ def test_deleted_rows_are_missing_and_can_be_put_again(
     store.put(keys(6), rows(6))
     store.flush()
     assert found(store) == [0, 1, 2, 3, 4, 5]
+    assert warnings() == []
+
+
+def test_segment_that_is_deleted_before_it_is_synced_is_missing(
+    tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    store = SampleStore(tmp_path, memory_bytes=0, write_through=True)
+    store.put(keys(6), rows(6))
+    next(tmp_path.iterdir()).unlink()
+    store.flush()
+    assert found(store) == []
+    assert warnings() == []
 
 
 def test_segment_that_was_deleted_and_written_again_is_found(tmp_path: Path) -> None:
