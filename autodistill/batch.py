@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
+from autodistill.samples import IGNORED_LABEL, sample_keys, take_samples
 from autodistill.tensors import content_hash, tensors_in, to_device
 
-IGNORED_LABEL = -100
+__all__ = ["IGNORED_LABEL", "Batch", "next_labels"]
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,26 @@ class Batch:
 
     @cached_property
     def hash(self) -> str:
-        """A hash of the content; the key under which the teacher's features are kept."""
+        """A hash of the content; the key under which the teacher's features of the batch are kept."""
         return content_hash(self.content)
 
+    @cached_property
+    def sample_keys(self) -> tuple[bytes, ...] | None:
+        """A key for each sample, under which the teacher's features of the sample are kept; see `samples`."""
+        return sample_keys(self.model_inputs)
+
+    def take(self, indices: Sequence[int]) -> Batch:
+        """A batch of some of the samples, in the order of `indices`."""
+        return Batch(take_samples(self.content, indices))
+
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; it keeps its hash."""
+        """The batch on `device`; it keeps its hashes."""
         if all(tensor.device == device for tensor in tensors_in(self.content)):
             return self
         moved = Batch(to_device(self.content, device))
-        if "hash" in self.__dict__:
-            moved.__dict__["hash"] = self.hash
+        for name in ("hash", "sample_keys"):
+            if name in self.__dict__:
+                moved.__dict__[name] = self.__dict__[name]
         return moved
 
     def call(self, model: nn.Module) -> Any:
@@ -52,6 +63,11 @@ class Batch:
         if isinstance(self.content, Mapping):
             return model(**self.content)
         return model(self.inputs)
+
+    @property
+    def model_inputs(self) -> Any:
+        """What a model is called with: all entries of a mapping, or the inputs of a pair."""
+        return self.content if isinstance(self.content, Mapping) else self.inputs
 
     @property
     def inputs(self) -> Any:

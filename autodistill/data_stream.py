@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import torch
-
 from autodistill.batch import Batch
 from autodistill.errors import ConfigurationError
-from autodistill.randomness import isolated_random_state
+from autodistill.random_data import loader_parts, loader_random_state
 from autodistill.seeds import derive_seed
 
 
@@ -38,11 +35,11 @@ class DataStream:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         iterator: Iterator[Any] | None = None
-        for part in _parts(self._loader):  # a sampler that counts epochs itself would order each differently
+        for part in loader_parts(self._loader):  # a sampler that counts epochs itself would order each differently
             if hasattr(part, "set_epoch"):
                 part.set_epoch(number)
         for position in itertools.count():
-            with self._random_state(number, position):
+            with loader_random_state(self._loader, derive_seed(self._seed, "data", number, position)):
                 if iterator is None:
                     iterator = iter(self._loader)
                 try:
@@ -59,46 +56,23 @@ class DataStream:
         for number in itertools.count():
             yield from self.epoch(number)
 
-    def reader(self) -> Callable[[int], Batch]:
-        """A function that returns batch number k of the endless stream, for increasing k; the first k is arbitrary."""
-        position, batches = 0, iter(self)
+    def reader(self, skipped: Callable[[int, Batch], None] = lambda number, batch: None) -> Callable[[int], Batch]:
+        """A function that returns batch number k of the endless stream, for increasing k; the first k is arbitrary.
+
+        Args:
+            skipped: called with the number and the content of each batch before it that was not requested.
+        """
+        batches = enumerate(self)
 
         def read(number: int) -> Batch:
-            nonlocal position
-            skipped, position = number - position, number + 1
-            return next(itertools.islice(batches, skipped, None))
+            for position, batch in batches:
+                if position == number:
+                    return batch
+                skipped(position, batch)
+            raise AssertionError("the stream is endless")
 
         return read
 
     def flash_set(self, steps: int) -> list[Batch]:
         """The first `steps` batches of the first epoch; the whole epoch if it is shorter."""
         return list(itertools.islice(self.epoch(0), steps))
-
-    @contextlib.contextmanager
-    def _random_state(self, epoch: int, position: int) -> Iterator[None]:
-        seed = derive_seed(self._seed, "data", epoch, position)
-        generators = _generators(self._loader)
-        states = [generator.get_state() for generator in generators]
-        for generator in generators:
-            generator.manual_seed(seed)
-        try:
-            with isolated_random_state(seed):
-                yield
-        finally:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
-
-
-def _parts(loader: Any) -> Iterator[Any]:
-    """A data loader and what it draws from: its sampler, its batch sampler, and what these wrap."""
-    yield loader
-    for name in ("sampler", "batch_sampler"):
-        inner = getattr(loader, name, None)
-        if inner is not None:
-            yield from _parts(inner)
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """The random generators that a data loader draws from, each once."""
-    found = {id(g): g for part in _parts(loader) if isinstance(g := getattr(part, "generator", None), torch.Generator)}
-    return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,22 +16,24 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.data_stream import DataStream
-from autodistill.distillation.activation_store import Budget
-from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher, run_order
+from autodistill.distillation.activation_store import GIB, Budget
+from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher, mapped_blocks, run_order
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.flash import FlashDistillation
-from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.flash_set import FlashSet, draw_flash_set
 from autodistill.distillation.plan import Plan
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distillation.resolve_plan import Phases, resolve
+from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.environment import resolve_device
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.models.attention import eager_attention
 from autodistill.models.blocks import block_rows, outside_of
-from autodistill.models.taps import AUTO, Tap, process_name
+from autodistill.models.taps import AUTO, INPUT, Tap, process_name
 from autodistill.processes import ALONE, Processes
+from autodistill.random_data import is_randomly_augmented
 from autodistill.tensors import content_hash
 from autodistill.training import StageRecord, Trained, TrainingContext
 
@@ -200,7 +203,8 @@ class Distiller:
         spilled = directory / "activations" if directory is not None else None
         # The captured inputs receive one half of the memory, the teacher's features the other.
         budget = Budget(self.storage.activation_budget_gb / 2, self.storage.activation_disk_gb, spilled)
-        return FlashDistillation(student, plan.flash, plan.flash_criteria, flash_set, budget=budget, exact=self._exact)
+        exact = self._phases.flash is None or self._phases.flash.exact
+        return FlashDistillation(student, plan.flash, plan.flash_criteria, flash_set, budget=budget, exact=exact)
 
     def _untrained_by_flash(self, student: nn.Module, plan: Plan) -> list[str]:
         """The paths of the modules whose weights flash distillation leaves as `model_builder` made them.
@@ -227,7 +231,8 @@ class Distiller:
         settings = self._phases.init
         if settings is None:
             return None
-        batches = self._first_batches[: settings.batches]
+        drawn = self.flash_set.batches[: settings.batches]
+        batches = drawn if len(drawn) == settings.batches else self._first_batches(settings.batches)
         return TeacherInitializer(settings, self.teacher, batches, self.cache, self.storage.directory, self.loss_func)
 
     @cached_property
@@ -237,51 +242,74 @@ class Distiller:
 
     @cached_property
     def flash_set(self) -> FlashSet:
-        """The batches of flash distillation, drawn once; one batch if this process runs no flash distillation."""
-        return FlashSet(self._first_batches[: max(1, self._flash_steps)], self.cache)
+        """The batches of flash distillation, drawn once: as many as its steps read, within its limit in bytes.
 
-    @property
-    def _flash_steps(self) -> int:
+        It is one batch if this process runs no flash distillation.
+        """
         settings = self._phases.flash
         if settings is None:
-            return 0
+            return FlashSet(self._first_batches(1), self.cache)
         per_block = settings.train_steps
         longest = max(per_block) if isinstance(per_block, tuple) else per_block
-        return longest * settings.gradient_accumulation_steps
+        batches = itertools.islice(self.stream.epoch(0), longest * settings.gradient_accumulation_steps)
+        drawn = (batch.to(self._device) for batch in batches)
+        return draw_flash_set(drawn, self.cache, self._requested_in_flash, settings.flash_set_gb)
 
-    @cached_property
-    def _first_batches(self) -> list[Batch]:
-        """The batches on which flash distillation trains, and those that a start inside the teacher uses."""
-        initializer_batches = self._phases.init.batches if self._phases.init is not None else 1
-        return [batch.to(self._device) for batch in self.stream.flash_set(max(initializer_batches, self._flash_steps))]
+    def _first_batches(self, count: int) -> list[Batch]:
+        return [batch.to(self._device) for batch in self.stream.flash_set(count)]
+
+    def _requested_in_flash(self, batch: Batch) -> list[Tap]:
+        """The layers of the teacher that students of the search may request in flash distillation.
+
+        With the automatic mapping, students of other depths request other blocks.
+        """
+        settings = self.config.flash_distillation
+        assert settings is not None
+        mappings = settings.layer_mappings_for_knowledge_transfer
+        if mappings is not None or settings.on_predictions:
+            blocks = mappings if isinstance(mappings, tuple) else ()
+            return list(dict.fromkeys(mapping.teacher for block in blocks for mapping in block))
+        rows = block_rows(self.teacher)
+        if len(rows) > 1:  # a tower may not run
+            running = set(run_order(self.teacher, [block for row in rows for block in row], batch))
+            rows = [row for row in rows if running.issuperset(row)]
+        if len(rows) == 1:
+            search = self.config.search
+            mapped = rows[0] if search is None else mapped_blocks(rows[0], search.search_space)
+            return [Tap(rows[0][0], INPUT), *(Tap(block, AUTO) for block in mapped)]
+        return [tap for row in rows for tap in (Tap(row[0], INPUT), *(Tap(block, AUTO) for block in row))]
 
     @cached_property
     def cache(self) -> TeacherCache:
         """The teacher's features."""
         phases = (self.config.flash_distillation, self.config.regular_distillation)
         precision = next((phase.mixed_precision for phase in phases if phase is not None), "no")
+        flash, memory_gb = self.config.flash_distillation, self.storage.activation_budget_gb / 2
         return TeacherCache(
             self.teacher,
             self.storage.directory,
             disk_gb=self.storage.teacher_cache_gb,
-            memory_gb=self.storage.activation_budget_gb / 2,
+            memory_gb=memory_gb * 3 / 4,
             mixed_precision=precision,
-            exact=self._exact,
-            ahead=self._every_teacher_block(),
+            exact=flash is None or flash.exact,
+            outputs=self._outputs(memory_gb / 4),
         )
 
-    @property
-    def _exact(self) -> bool:
-        flash = self.config.flash_distillation
-        return flash is None or flash.exact
-
-    def _every_teacher_block(self) -> list[Tap]:
-        """With the automatic mapping, students of other depths request other blocks of the teacher."""
-        flash = self.config.flash_distillation
-        if flash is None or flash.layer_mappings_for_knowledge_transfer is not None or self.storage.directory is None:
-            return []
-        rows = block_rows(self.teacher)
-        blocks = [block for row in rows for block in row]
-        if len(rows) > 1:  # a tower may not run
-            blocks = run_order(self.teacher, blocks, self._first_batches[0])
-        return [Tap(block, AUTO) for block in blocks]
+    def _outputs(self, memory_gb: float) -> SampleOutputs | None:
+        """Where the teacher's outputs in regular distillation are kept by sample; None if they are kept by batch."""
+        regular = self._phases.regular
+        if regular is None or regular.exact:
+            return None
+        if is_randomly_augmented(self.train_dataloader):
+            logger.info(
+                "the training data are augmented randomly: no sample occurs twice, so that the teacher runs for each "
+                "batch of regular distillation; its outputs are kept for the next student, which reads the same batches"
+            )
+            return None
+        folder, several = self.storage.directory, self.processes.count > 1
+        return SampleOutputs(
+            None if folder is None else folder / "samples",
+            memory_bytes=int(memory_gb * GIB),
+            disk_bytes=int(self.storage.teacher_cache_gb * GIB),
+            write_through=several,
+        )

@@ -119,20 +119,28 @@ def loader_random_state(loader: Iterable[Any], seed: int) -> Iterator[None]:
 PARTS = ("base_dataloader", "sampler", "batch_sampler", "dataset", "collate_fn")
 
 
-def _parts(whole: Any, found: dict[int, Any]) -> dict[int, Any]:
-    """A data loader and what it draws from, each once, by identity."""
-    if whole is None or id(whole) in found:
-        return found
-    found[id(whole)] = whole
-    concatenated = getattr(whole, "datasets", None)
-    for part in (getattr(whole, name, None) for name in PARTS):
-        _parts(part, found)
-    for part in concatenated if isinstance(concatenated, list | tuple) else ():
-        _parts(part, found)
-    return found
+def loader_parts(loader: Any) -> list[Any]:
+    """A data loader and what it reads from: its samplers, data sets and collator, and what these wrap, each once.
+
+    Examples:
+        >>> loader = DataLoader(torch.arange(9))
+        >>> any(part is loader.batch_sampler for part in loader_parts(loader))
+        True
+    """
+    found: dict[int, Any] = {}
+    waiting = [loader]
+    while waiting:
+        whole = waiting.pop(0)
+        if whole is None or id(whole) in found:
+            continue
+        found[id(whole)] = whole
+        concatenated = getattr(whole, "datasets", None)
+        waiting += [getattr(whole, name, None) for name in PARTS]
+        waiting += concatenated if isinstance(concatenated, list | tuple) else ()
+    return list(found.values())
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
     """The random generators that a data loader draws from, each once."""
-    generators = (getattr(part, "generator", None) for part in _parts(loader, {}).values())
+    generators = (getattr(part, "generator", None) for part in loader_parts(loader))
     return list({id(found): found for found in generators if isinstance(found, torch.Generator)}.values())

@@ -41,6 +41,7 @@ ORDER = (
     "randomness",
     "processes",
     "environment",
+    "samples",
     "batch",
     "random_data",
     "data_stream",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 from torch import nn
 
 from autodistill.config.phase import (
@@ -75,6 +75,8 @@ class FlashDistillationConfig(PhaseConfig):
             with the first block; "blocks" is the first of these alone.
         exact: False keeps captured inputs and the teacher's features as bfloat16: half the memory, at a relative error
             of up to 2⁻⁸ = 0.4% of each number.
+        flash_set_gb: the limit on the batches that the steps read in turn, and on the teacher's hidden states for them,
+            in GiB; it bounds the number of these batches, at least one.
         inputs: 'student' feeds a block the output of the finished blocks before it; 'teacher' feeds it the teacher's
             hidden state at its position, and trains all blocks in one pass.
         projection: with inputs='teacher', a function that brings the teacher's hidden states (..., teacher width) to
@@ -96,6 +98,8 @@ class FlashDistillationConfig(PhaseConfig):
     train_steps: Annotated[Count | tuple[Count, ...], BeforeValidator(_tuples)] = 500
     automatic_mapping: Literal["blocks", "all"] = "all"
     exact: bool = True
+    # Left out of the record at its default: directories of earlier versions do not contain it.
+    flash_set_gb: float = Field(default=1.0, gt=0, allow_inf_nan=False, exclude_if=lambda value: value == 1.0)
     inputs: Literal["student", "teacher"] = "student"
     projection: Annotated[Callable[[torch.Tensor], torch.Tensor] | None, PlainSerializer(_projection_name)] = None
 

@@ -64,6 +64,9 @@ class RegularDistillationConfig(PhaseConfig):
             all others, which for a large vocabulary are a small share of the bytes. The loss is then at most the whole
             divergence: see `top_k_kl_divergence`. Needs one temperature. Logits of at most k classes are kept whole,
             but it is a mistake if no logits have more. None keeps all.
+        exact: False reuses what the teacher computed for a sample in the first batch in which it occurred: in other
+            batches it differs by rounding, where padding differs. True keeps the teacher's outputs by batch, so that
+            the teacher runs at every step of shuffled epochs.
     """
 
     layer_mappings_for_knowledge_transfer: Annotated[
@@ -74,8 +77,9 @@ class RegularDistillationConfig(PhaseConfig):
     loss_weights: Annotated[LossWeight | tuple[LossWeight, ...], BeforeValidator(_only_entry)] = 1.0
     add_origin_loss: Annotated[bool | None, BeforeValidator(_only_entry)] = None
     train_steps: Annotated[Count, BeforeValidator(_only_entry)] = 1000
-    # Left out of the record at its default: directories of earlier versions do not contain it.
+    # Left out of the record at their defaults: directories of earlier versions do not contain them.
     top_k: Count | None = Field(default=None, exclude_if=lambda value: value is None)
+    exact: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @property
     def on_predictions(self) -> bool:

@@ -14,7 +14,7 @@ import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,10 +25,12 @@ from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import are_probabilities
 from autodistill.models.blocks import block_rows
 from autodistill.models.calls import removing
+from autodistill.models.families import FAMILIES
 from autodistill.models.layer_mappings import LayerMapping, automatic_mapping
 from autodistill.models.modes import frozen, plain_forward
 from autodistill.models.module_paths import find_module, is_inside
 from autodistill.models.taps import AUTO, INPUT, Tap
+from search_spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,28 @@ def student_blocks(student: nn.Module, batch: Batch | None = None) -> list[str]:
         logger.info("the student's blocks %s to %s never run: they are not distilled", row[0], row[-1])
     never = [block for row in rows if row not in unused for block in row if block not in order]
     return [*order, *never]
+
+
+def mapped_blocks(row: Sequence[str], space: SearchSpace) -> list[str]:
+    """Those blocks in a teacher's only row to which the students of a space are mapped.
+
+    They are all blocks, unless one dimension of the space has the name of a known family's number of blocks, and lists
+    its values.
+
+    Args:
+        row: the teacher's blocks, in order.
+        space: of the architectures.
+
+    Examples:
+        >>> mapped_blocks(["0", "1", "2", "3"], SearchSpace({"num_hidden_layers": [1, 2]}))
+        ['1', '3']
+    """
+    names = {family.fields.layers for family in FAMILIES.values()}
+    depths = [domain for name, domain in space.dimensions.items() if name in names]
+    if len(depths) != 1 or depths[0].size is None:
+        return list(row)
+    chosen = {index for depth in depths[0].values() for index in automatic_mapping(int(cast(Any, depth)), len(row))}
+    return [block for index, block in enumerate(row) if index in chosen]
 
 
 @torch.no_grad()

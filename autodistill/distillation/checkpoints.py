@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,14 @@ class LoopCheckpoint:
         name: its name.
         modules: what is trained, by name.
         every: steps between two of them; there is one after the last step too.
+        before_saving: makes durable what a resumed training depends on besides.
     """
 
     checkpoints: Checkpoints
     name: str
     modules: Mapping[str, nn.Module]
     every: int
+    before_saving: Callable[[], None] = lambda: None
 
     def save(
         self,
@@ -124,6 +126,7 @@ class LoopCheckpoint:
         others: Mapping[str, Any],
     ) -> None:
         """Write the state after `len(losses)` steps; `others` have a `state_dict` of JSON."""
+        self.before_saving()
         tensors = {
             f"{owner}/{key}": tensor
             for owner, module in self.modules.items()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from autodistill.batch import Batch
-from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
+from autodistill.distillation.teacher_cache import GIB, TeacherCache, loss_inputs
 from autodistill.losses.criterion import Features
 from autodistill.models.taps import Tap
+from autodistill.tensors import nbytes, tensors_in
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,50 @@ class FlashSet:
     def loss_inputs(self, number: int, taps: Sequence[Tap]) -> dict[str, Any]:
         """The inputs of the loss of batch number k besides the student: they explain a loss that is not finite."""
         return loss_inputs(self.batch(number), self.features(number, taps))
+
+
+def draw_flash_set(
+    batches: Iterable[Batch], cache: TeacherCache, requested: Callable[[Batch], Sequence[Tap]], limit_gb: float
+) -> FlashSet:
+    """The first batches whose contents and features of the teacher stay within a limit; at least one.
+
+    The teacher runs on the first batch. The size of the others follows from it, as their features are in proportion to
+    the elements of their first tensor (tokens, pixels).
+
+    Args:
+        batches: in the order of the training data; no more are read than needed.
+        cache: computes all requested features whenever the teacher runs on one of these batches.
+        requested: returns, for the first batch, the taps of the teacher that students may request.
+        limit_gb: of all batches, in GiB.
+
+    Examples:
+        >>> batches = [Batch((torch.full((1, 2), value), None)) for value in (1.0, 2.0, 3.0)]
+        >>> cache = TeacherCache(torch.nn.Identity())
+        >>> drawn = draw_flash_set(batches, cache, lambda batch: [Tap("")], limit_gb=40 / 2**30)
+        >>> len(drawn.batches)  # of 8 bytes each, and 8 bytes of features
+        2
+    """
+    drawn: list[Batch] = []
+    taps: Sequence[Tap] = ()
+    used = size_of_element = 0.0
+    for batch in batches:
+        if not drawn:
+            with contextlib.suppress(Exception):  # raised with all other mistakes when a student is checked
+                taps = requested(batch)
+                size_of_element = cache.nbytes(cache.features(batch, taps)) / _elements(batch)
+        used += nbytes(batch.content) + size_of_element * _elements(batch)
+        if drawn and used > limit_gb * GIB:
+            logger.info(
+                "flash distillation reads %d batches again and again: with the teacher's hidden states, more would "
+                "exceed flash_set_gb (%g)",
+                len(drawn),
+                limit_gb,
+            )
+            break
+        drawn.append(batch)
+    cache.expect(drawn, taps)
+    return FlashSet(drawn, cache)
+
+
+def _elements(batch: Batch) -> int:
+    return max(1, next((tensor.numel() for tensor in tensors_in(batch.content)), 1))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autodistill.batch import Batch
 from autodistill.config.temperature import temperature_at
 from autodistill.data_stream import DataStream
 from autodistill.distillation.checkpoints import LoopCheckpoint, SharedCheckpoints
@@ -17,7 +18,6 @@ from autodistill.distillation.plan import Stage
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
 from autodistill.losses.criterion import Criterion, TrainingStep
-from autodistill.losses.top_k import keep_top_k
 from autodistill.models.modes import compiled, plain_forward, training_only
 from autodistill.models.taps import TapRecorder
 from autodistill.processes import ALONE, Processes
@@ -51,11 +51,20 @@ class RegularTask:
     checkpoint_steps: int = 200
     processes: Processes = ALONE
 
+    def reader(self) -> Callable[[int], Batch]:
+        """A function that returns batch number k of the stream; batches before the first k are caught up with."""
+
+        def catch_up(number: int, batch: Batch) -> None:
+            if number % self.processes.count == self.processes.rank:
+                self.cache.catch_up(batch.to(self.device), self.stage.teacher_taps)
+
+        return self.stream.reader(catch_up)
+
     def checkpoint(self, directory: Path | None) -> LoopCheckpoint:
         """The checkpoint of an interrupted training in this directory; None keeps none."""
         modules = {"student": self.student, "matchers": self.criterion}
         checkpoints = SharedCheckpoints(directory, self.processes)
-        return LoopCheckpoint(checkpoints, CHECKPOINT, modules, self.checkpoint_steps)
+        return LoopCheckpoint(checkpoints, CHECKPOINT, modules, self.checkpoint_steps, self.cache.flush)
 
 
 class RegularDistillation:
@@ -97,11 +106,13 @@ class RegularDistillation:
         return [StageRecord(stage.name, losses[0], losses[-1])]
 
     def _losses(self, recorder: TapRecorder) -> Callable[[int, int], torch.Tensor]:
-        task, stage, next_batch = self._task, self._task.stage, self._task.stream.reader()
+        task, stage, next_batch = self._task, self._task.stage, self._task.reader()
 
         def loss_at(step: int, number: int) -> torch.Tensor:
-            batch = next_batch(number).to(task.device)
-            teacher = keep_top_k(task.cache.features(batch, stage.teacher_taps), stage.top_k)
+            batch = next_batch(number)
+            _ = batch.sample_keys  # computed where the batch is, before it is moved
+            batch = batch.to(task.device)
+            teacher = task.cache.outputs(batch, stage.teacher_taps, stage.top_k)
             output: list[Any] = []
             student = recorder.run(lambda: output.append(batch.call(task.student)))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
@@ -112,4 +123,4 @@ class RegularDistillation:
     def _loss_inputs(self, number: int) -> dict[str, Any]:
         task = self._task
         batch = task.stream.reader()(number).to(task.device)
-        return loss_inputs(batch, task.cache.features(batch, task.stage.teacher_taps))
+        return loss_inputs(batch, task.cache.outputs(batch, task.stage.teacher_taps, task.stage.top_k))

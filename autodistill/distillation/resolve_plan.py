@@ -39,6 +39,7 @@ from autodistill.distillation.plan_checks import (
     shape_problems,
     top_k_problems,
 )
+from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
@@ -53,6 +54,7 @@ from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import Tap, TapRecorder, main_part
 from autodistill.randomness import isolated_random_state
+from autodistill.samples import Padded
 from autodistill.seeds import derive_seed
 
 T = TypeVar("T")
@@ -168,13 +170,17 @@ def _resolved(
     if adds_loss and loss_func is nn.functional.cross_entropy:
         problem = default_loss_problem(output, batch)
         problems += [] if problem is None else [problem]
-    starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
     targets = _attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
+    masks = Masks()
+    if features is not None and targets is not None and not problems:
+        if plan.regular is not None and phases.regular is not None:
+            plan = replace(plan, regular=with_top_k(plan.regular, phases.regular.top_k, features, targets))
+        masks = _masks(student, batch, features, output, loss_func)
+        _keep_by_sample(plan, masks, flash_set.cache, targets, batch)  # first: other checks run the teacher too
+    starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
     if features is None or targets is None or not starts:
         raise ConfigurationError(problems)
     plan = replace(plan, projection=_projection(phases, student, plan, subspaces))
-    if plan.regular is not None and phases.regular is not None:
-        plan = replace(plan, regular=with_top_k(plan.regular, phases.regular.top_k, features, targets))
     compared = plan
     if phases.init is not None and subspaces is None:  # no projection to the subspace: widths may differ
         compared = replace(plan, flash=tuple(replace(stage, input=None) for stage in plan.flash))
@@ -184,12 +190,26 @@ def _resolved(
     )
     _raise(problems)
     assert criteria is not None
-    masks = _masks(student, batch, features, output, loss_func)
     _raise(list(layout_problems(plan.stages, masks, flash_set.cache, targets, batch)))
     for criterion in criteria:
         criterion.masks = masks
     regular_criterion = criteria.pop() if plan.regular is not None else None
     return replace(plan, flash_criteria=tuple(criteria), regular_criterion=regular_criterion)
+
+
+def _keep_by_sample(plan: Plan, masks: Masks, cache: TeacherCache, targets: Features, batch: Batch) -> None:
+    """Have the teacher's outputs in regular distillation kept by sample; what is padding counts in no loss."""
+    if plan.regular is None:
+        return
+    padded: dict[Tap, Padded | None] = {}
+    for tap in plan.regular.teacher_taps:
+        compared = {
+            masks.positions.get(pair.student) for stage in plan.stages for pair in stage.pairs if pair.teacher == tap
+        }
+        (positions,) = compared if len(compared) == 1 else (None,)
+        is_usual = positions is not None and (positions.samples, positions.axis) == (0, 1)
+        padded[tap] = positions.side if positions is not None and is_usual and positions.side != "frames" else None
+    cache.keep_by_sample(batch, targets, padded, plan.regular.top_k)
 
 
 def _planned(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +16,24 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.batch import Batch
+from autodistill.distillation.sample_outputs import (
+    LARGEST_ROW,
+    OutputKind,
+    SampleOutputs,
+    sample_problem,
+    shorter_samples,
+)
+from autodistill.distillation.sample_store import Row
 from autodistill.distillation.step_loop import autocast
 from autodistill.errors import ConfigurationError
+from autodistill.losses.top_k import TeacherFeatures, TopK, TopKLogits, keep_top_k
 from autodistill.models.attention import attention_configurations, implementations, needs_eager_attention
 from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint
 from autodistill.models.masks import Positions, find_masks
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import Tap, TapRecorder
+from autodistill.samples import Padded
 from autodistill.tensor_files import write_tensors
 from autodistill.tensors import content_hash, nbytes
 
@@ -38,18 +50,24 @@ HEADER = 128
 class TeacherCache:
     """Returns the teacher's features of a batch, and runs the teacher only for those that are not stored.
 
-    A feature's key is a hash of the teacher (weights, buffers, configuration, attention implementation), the batch, the
-    layer and its output process, precision, device kind and library versions: if any of them changes, it is recomputed.
-    Features of a callable output process are kept in memory only, since a function has no reliable hash.
+    Features of a batch are kept by a hash of the teacher (weights, buffers, configuration, attention implementation),
+    the batch, the layer and its output process, precision, device kind and library versions: if any of them changes,
+    they are recomputed. Features of a callable output process are kept in memory only, since a function has no
+    reliable hash.
+
+    The teacher's outputs in regular distillation are kept by sample, if there are `outputs`: each is computed in the
+    first batch in which its sample occurs, and found again in batches of other samples, orders and sizes.
 
     Args:
         teacher: put in eval mode; it never receives gradients.
         directory: of the files; None keeps features in memory only.
-        disk_gb: the maximum size of the directory, in GiB; what does not fit is recomputed.
-        memory_gb: the maximum size in memory, in GiB.
+        disk_gb: the maximum size of the directory, in GiB; features of batches that this object has not used are
+            removed for new ones, the oldest first. What does not fit is recomputed.
+        memory_gb: the maximum size of features of batches in memory, in GiB.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`: the precision the teacher runs in.
-        exact: False keeps 32-bit features as bfloat16: half the memory, at a relative error of up to 2⁻⁸ = 0.4%.
-        ahead: the taps that other students may request: written to disk whenever the teacher runs.
+        exact: False keeps 32-bit features of layers, not of the whole model, as bfloat16: half the memory, at a
+            relative error of up to 2⁻⁸ = 0.4%.
+        outputs: keeps outputs by sample; None keeps them by batch.
 
     Examples:
         >>> cache = TeacherCache(nn.Linear(2, 3))
@@ -70,10 +88,11 @@ class TeacherCache:
         memory_gb: float = 2.0,
         mixed_precision: str = "no",
         exact: bool = True,
-        ahead: Iterable[Tap] = (),
+        outputs: SampleOutputs | None = None,
     ) -> None:
         self.teacher = teacher.eval()
         self.forwards = 0
+        self.samples = 0
         self._device = device_of(teacher)
         self._precision = mixed_precision
         self._exact = exact
@@ -88,7 +107,10 @@ class TeacherCache:
             )
         )
         self._directory = directory
-        self._disk_left = disk_gb * GIB - (_size(directory) if directory is not None else 0)
+        self._disk_bytes = disk_gb * GIB
+        self._disk_used = _size(directory) if directory is not None else 0
+        self._used: set[Path] = set()
+        self._all_used = False  # whether all files have been used, and fill the directory
         self._memory_left = memory_gb * GIB
         self._memory: dict[tuple[str, Tap, str], torch.Tensor] = {}
         self._configurations = attention_configurations(teacher)
@@ -97,27 +119,169 @@ class TeacherCache:
         self._positions: dict[Tap, Positions | None] = {}
         self._repeats = False  # whether a teacher that draws random numbers has computed the same features again
         self._run_once: set[str] = set()
-        self._ahead = tuple(ahead) if directory is not None else ()
+        self._expected: dict[str, tuple[Tap, ...]] = {}
+        self._outputs = outputs
+        self._problems: dict[OutputKind, str | None] = {}  # why an output is not kept by sample
 
-    def features(self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap] = ()) -> dict[Tap, torch.Tensor]:
+    def expect(self, batches: Iterable[Batch], taps: Iterable[Tap]) -> None:
+        """Compute the features of further taps whenever the teacher runs on one of these batches.
+
+        Args:
+            batches: the flash set, which every student reads.
+            taps: that other students may request.
+        """
+        self._expected |= dict.fromkeys((batch.hash for batch in batches), tuple(taps))
+
+    def nbytes(self, features: Mapping[Tap, torch.Tensor]) -> int:
+        """The size in bytes in which features are stored."""
+        return sum(nbytes(feature) // (2 if self._rounds(tap, feature) else 1) for tap, feature in features.items())
+
+    def features(
+        self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap] = (), *, once: bool = False
+    ) -> dict[Tap, torch.Tensor]:
         """The features of a batch, on the teacher's device, without gradients.
 
         Args:
             batch: the batch.
             taps: the requested taps.
             also: taps that will be requested later: computed in the same forward pass if one is needed anyway.
+            once: they will not be requested again: of these, only the expected ones are stored.
         """
         found = {tap: feature for tap in taps if (feature := self._recall(batch, tap)) is not None}
         if len(found) < len(set(taps)):
-            requested = dict.fromkeys([*taps, *also])
-            missing = [tap for tap in {**requested, **dict.fromkeys(self._ahead)} if not self._holds(batch, tap)]
-            computed = self._forward(batch, missing)
-            for tap in missing:
-                if tap in requested:
-                    self._remember((batch.hash, tap, self._attention_now()), computed[tap])
-                self._write(batch, tap, computed[tap])
+            computed = self._run_whole(batch, taps, also, once=once)
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: self._unpacked(found[tap]) for tap in taps}
+
+    def _run_whole(
+        self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap], *, once: bool
+    ) -> dict[Tap, torch.Tensor]:
+        """Compute whatever of these taps and of the expected ones is not stored, and store it."""
+        requested = dict.fromkeys([*taps, *also])
+        expected = self._expected.get(batch.hash, ())
+        missing = [tap for tap in {**requested, **dict.fromkeys(expected)} if not self._holds(batch, tap)]
+        computed = self._forward(batch, missing)
+        by_sample = [kind for kind in self._kinds(batch, computed) if kind.tap not in taps]
+        if self._outputs is not None and by_sample:
+            self._add(batch, {kind: computed[kind.tap] for kind in by_sample})
+        kept = {kind.tap for kind in by_sample}
+        for tap in (tap for tap in missing if tap not in kept and (tap in expected or not once)):
+            if tap in requested or self._directory is None:
+                self._remember((batch.hash, tap, self._attention_now()), computed[tap])
+            self._write(batch, tap, computed[tap])
+        return computed
+
+    def keep_by_sample(
+        self,
+        batch: Batch,
+        features: Mapping[Tap, torch.Tensor],
+        padded: Mapping[Tap, Padded | None],
+        top_k: TopK | None = None,
+    ) -> None:
+        """Keep outputs by sample from now on, if they do not depend on the other samples of a batch, or on padding.
+
+        The teacher runs on some samples of the batch, once for all students. An output that depends on more is kept
+        by batch, which is logged.
+
+        Args:
+            batch: any batch.
+            features: the teacher's, of that batch.
+            padded: by tap, the padding of the second axis, whose positions do not count in any loss.
+            top_k: which of them are reduced to the largest logits.
+        """
+        if self._outputs is None or batch.sample_keys is None:
+            return
+        kinds = [OutputKind.of(tap, self._computed_by(), side, top_k) for tap, side in padded.items()]
+        unknown = [kind for kind in kinds if kind not in self._problems]
+        if unknown:
+            indices, part = shorter_samples(batch)
+            computed = self._forward(part, [kind.tap for kind in unknown])
+            for kind in unknown:
+                whole, again = features[kind.tap], computed[kind.tap]
+                problem = self._problems[kind] = sample_problem(kind, (batch, whole), (part, again), indices)
+                if problem is not None:
+                    logger.info("the teacher runs again for each batch, since %s %s", kind.tap, problem)
+        for kind in kinds:
+            if self._problems[kind] is None:
+                self._outputs.announce(kind)
+            else:
+                self._outputs.withdraw(kind.tap)
+
+    def outputs(self, batch: Batch, taps: Sequence[Tap], top_k: TopK | None = None) -> TeacherFeatures:
+        """The teacher's outputs for a batch of regular distillation, on the teacher's device, without gradients.
+
+        Kept by sample, they equal those that the teacher computes for this batch up to rounding, and are zero at
+        padding. Kept by batch, they are what it computes.
+
+        Args:
+            batch: the batch.
+            taps: of the teacher.
+            top_k: which of them are reduced to the largest logits.
+        """
+        kinds = self._kinds(batch, taps)
+        if self._outputs is None or len(kinds) < len(taps):
+            return keep_top_k(self.features(batch, taps), top_k)
+        rows = self._outputs.rows(batch, kinds)
+        missing = [index for index in range(batch.size) if any(rows[kind][index] is None for kind in kinds)]
+        if missing:
+            self._fill(batch, rows, missing)
+        joined = {kind.tap: kind.join([row for row in rows[kind] if row is not None], batch) for kind in kinds}
+        return {
+            tap: TopKLogits(*map(self._unpacked, feature))
+            if isinstance(feature, TopKLogits)
+            else self._unpacked(feature)
+            for tap, feature in joined.items()
+        }
+
+    def _fill(self, batch: Batch, rows: Mapping[OutputKind, list[Row | None]], missing: Sequence[int]) -> None:
+        """Compute the missing rows, each once, in a batch of their samples; features of the batch may hold them."""
+        assert batch.sample_keys is not None
+        first = {batch.sample_keys[index]: index for index in reversed(missing)}
+        part = batch.take(sorted(first.values()))
+        stored = {kind.tap: self._recall(batch, kind.tap) for kind in rows} if batch.hash in self._expected else {}
+        features = {tap: whole[sorted(first.values())] for tap, whole in stored.items() if whole is not None}
+        if len(features) < len(rows):
+            features = self._forward(part, [kind.tap for kind in rows])
+        added = self._add(part, {kind: features[kind.tap] for kind in rows})
+        assert part.sample_keys is not None
+        for kind, new in added.items():
+            by_key = dict(zip(part.sample_keys, new, strict=True))
+            for index in missing:
+                rows[kind][index] = rows[kind][index] or by_key.get(batch.sample_keys[index])
+
+    def _kinds(self, batch: Batch, taps: Iterable[Tap]) -> list[OutputKind]:
+        """Those of these taps whose outputs are kept by sample, in this batch."""
+        if self._outputs is None or batch.sample_keys is None:
+            return []
+        return [kind for kind in self._outputs.announced(self._computed_by()) if kind.tap in set(taps)]
+
+    def _add(self, batch: Batch, features: Mapping[OutputKind, torch.Tensor]) -> Mapping[OutputKind, list[Row]]:
+        """Keep outputs by sample; features of batches make room for them."""
+        assert self._outputs is not None
+        before = self._outputs.nbytes
+        added = self._outputs.add(batch, features)
+        if self._directory is not None:
+            self._disk_used += self._outputs.nbytes - before
+            self._make_room(0, displacing_used=True)
+        return added
+
+    def _computed_by(self) -> str:
+        return self.fingerprint + self._attention_now()
+
+    def catch_up(self, batch: Batch, taps: Sequence[Tap]) -> None:
+        """Keep by sample what a training kept that read this batch, if a later process cannot find it.
+
+        A resumed training calls it for the batches before its own: a sample is always computed in the first batch in
+        which it occurs, and the results do not depend on an interruption.
+        """
+        kinds = self._kinds(batch, taps)
+        if kinds and len(kinds) == len(taps):
+            self.outputs(batch, taps)
+
+    def flush(self) -> None:
+        """Wait until what is kept by sample is on disk: a checkpoint of a student must not depend on less."""
+        if self._outputs is not None:
+            self._outputs.flush()
 
     def needs_eager_attention(self, batch: Batch, taps: Iterable[Tap]) -> bool:
         """Whether the teacher computes one of the taps only by eager attention; it runs once for each set of taps."""
@@ -144,16 +308,21 @@ class TeacherCache:
         now = implementations(self._configurations)
         return "" if now == self._attention else repr(now)
 
-    def _packed(self, feature: torch.Tensor) -> torch.Tensor:
-        round_off = not self._exact and feature.dtype == torch.float32
-        return feature.detach().bfloat16() if round_off else feature.detach()
+    def _packed(self, tap: Tap, feature: torch.Tensor) -> torch.Tensor:
+        return feature.detach().bfloat16() if self._rounds(tap, feature) else feature.detach()
+
+    def _rounds(self, tap: Tap, feature: torch.Tensor) -> bool:
+        return not self._exact and bool(tap.path) and feature.dtype == torch.float32
 
     def _unpacked(self, feature: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cuda" and feature.device.type == "cpu":
+            feature = feature.pin_memory()  # else the transfer waits for the device
         feature = feature.to(self._device, non_blocking=True)
         return feature.float() if not self._exact and feature.dtype == torch.bfloat16 else feature
 
     def _forward(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
         self.forwards += 1
+        self.samples += batch.size
         moved = batch.to(self._device)
         # A forward may end at the last mapped layer once a full one has shown that each of them runs once.
         stop = all(tap.path in self._run_once for tap in taps)
@@ -166,7 +335,7 @@ class TeacherCache:
                 self._repeats = True
         if not stop:
             self._run_once |= {path for path, calls in recorder.calls.items() if calls == 1}
-        return {tap: self._packed(feature) for tap, feature in features.items()}
+        return {tap: self._packed(tap, feature) for tap, feature in features.items()}
 
     def _recall(self, batch: Batch, tap: Tap) -> torch.Tensor | None:
         key = (batch.hash, tap, self._attention_now())
@@ -176,6 +345,7 @@ class TeacherCache:
         if path is None or not path.exists():
             return None
         try:
+            self._use(path)
             feature = load_file(path)["feature"]
         except (SafetensorError, OSError, KeyError):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
@@ -189,11 +359,43 @@ class TeacherCache:
         return (batch.hash, tap, self._attention_now()) in self._memory or (path is not None and path.exists())
 
     def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
-        path = self._path(batch, tap)
-        if path is None or nbytes(feature) + HEADER > self._disk_left:
+        path, size = self._path(batch, tap), nbytes(feature) + HEADER
+        is_large = not tap.path and size > LARGEST_ROW * batch.size
+        if path is None or is_large or not self._make_room(size):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._disk_left -= write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
+        self._disk_used += write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
+        self._used.add(path)
+
+    def _use(self, path: Path) -> None:
+        """Note that a file is used, for other processes by its time: the files used last are removed last."""
+        if path not in self._used:
+            self._used.add(path)
+            os.utime(path)
+
+    def _make_room(self, size: int, *, displacing_used: bool = False) -> bool:
+        """Remove features of batches, those used longest ago first, until the directory has room; whether it has."""
+        if self._disk_used + size <= self._disk_bytes:
+            return True
+        if self._all_used and not displacing_used:
+            return False
+        for is_used, _, path in self._files():
+            if self._disk_used + size <= self._disk_bytes or (is_used and not displacing_used):
+                break
+            with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+                self._disk_used -= path.stat().st_size
+                path.unlink()
+        self._all_used = self._disk_used + size > self._disk_bytes
+        return not self._all_used
+
+    def _files(self) -> list[tuple[bool, int, Path]]:
+        """The files of features: whether this object has used them, and when they were used last; in this order."""
+        assert self._directory is not None
+        found = []
+        for path in self._directory.glob("[0-9a-f]*.safetensors"):  # other names are other things, which are small
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path in self._used, path.stat().st_mtime_ns, path))
+        return sorted(found)
 
     def _remember(self, key: tuple[str, Tap, str], feature: torch.Tensor) -> None:
         size = nbytes(feature)
@@ -209,7 +411,7 @@ class TeacherCache:
         return self._directory / f"{content_hash(parts)}.safetensors"
 
 
-def loss_inputs(batch: Batch, features: Mapping[Tap, torch.Tensor]) -> dict[str, Any]:
+def loss_inputs(batch: Batch, features: TeacherFeatures) -> dict[str, Any]:
     """The inputs of a loss besides the student, by their names in messages."""
     return {"the inputs": batch.content, "the teacher's features": features}
 

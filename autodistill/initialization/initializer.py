@@ -181,9 +181,12 @@ class TeacherInitializer:
         path, _, _ = require_family(student, self._settings.family, "student")
         family = self._method.family
         batches, writers = self._few(POSITIONS[self._fitted]), self._fitted == "all"
-        taps = LeastSquares.teacher_taps(family, self._path, start.layers, writers=writers)
+        taps, every_layer = (
+            LeastSquares.teacher_taps(family, self._path, layers, writers=writers)
+            for layers in (start.layers, range(family.depth(self._base)))
+        )
         for batch in batches:
-            self._cache.features(batch, taps)
+            self._cache.features(batch, taps, every_layer)  # students of other depths start from other layers
         fit = LeastSquares(start, family, student, self._cache.features, batches, Both(path, self._path))
         fit.run(writers=writers)
 
@@ -242,7 +245,7 @@ class TeacherInitializer:
     def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
         taps = self.boundaries
         for batch in self._batches:
-            features = self._cache.features(batch, taps, also)
+            features = self._cache.features(batch, taps, also, once=True)
             yield [batch.without_padding(features[tap]) for tap in taps], None
 
     def _file(self) -> Path | None:

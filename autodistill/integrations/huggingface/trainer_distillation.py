@@ -24,7 +24,6 @@ from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import CHECK_EVERY
 from autodistill.errors import NonFiniteError
 from autodistill.losses.criterion import TrainingStep
-from autodistill.losses.top_k import keep_top_k
 from autodistill.models.modes import plain_forward, training_only
 from autodistill.models.taps import TapRecorder, main_part
 from autodistill.randomness import seed_torch
@@ -183,6 +182,8 @@ class TrainerRun:
         if saved is None:
             return None
         state = saved[1]["others"]["trainer"]["json"]
+        if self._task.processes.count == 1:
+            self._task.reader()(len(saved[1]["losses"]))
         (directory / TRAINER_STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
         if has_length(self.loader):
             updates = math.ceil(len(self.loader) / self._trainer.args.gradient_accumulation_steps)
@@ -247,7 +248,7 @@ class TrainerRun:
         returned: list[tuple[torch.Tensor | None, Any]] = []
         student = self._recorder.run(lambda: returned.append(forward()))
         own_loss, outputs = returned[0]
-        teacher = keep_top_k(self._task.cache.features(batch, self.stage.teacher_taps), self.stage.top_k)
+        teacher = self._task.cache.outputs(batch, self.stage.teacher_taps, self.stage.top_k)
         progress = self._trainer.state.global_step / max(self._trainer.state.max_steps, 1)
         temperature = temperature_at(self.stage.settings.temperature, progress)
         output = {"loss": own_loss, "logits": main_part(outputs)}

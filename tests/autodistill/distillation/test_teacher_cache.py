@@ -87,7 +87,9 @@ def test_features_for_later_stages_are_computed_in_the_same_forward(tmp_path: Pa
     assert list(cache.features(batch(), TAPS[:1], also=TAPS)) == TAPS[:1]
     cache.features(batch(), TAPS)
     assert cache.forwards == 1
-    TeacherCache(Teacher(), tmp_path, ahead=TAPS[2:]).features(batch(), TAPS[:1])
+    cache = TeacherCache(Teacher(), tmp_path)
+    cache.expect([batch()], TAPS[2:])
+    cache.features(batch(), TAPS[:1])
     later = TeacherCache(Teacher(), tmp_path)
     later.features(batch(), [TAPS[0], TAPS[2]])
     assert later.forwards == 0
