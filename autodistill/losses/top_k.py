@@ -53,7 +53,7 @@ class TopK:
 
     Attributes:
         taps: of the teacher, at which logits (N, C) or (N, L, C) are recorded.
-        k: how many are kept, fewer than C.
+        k: how many are kept.
         temperature: T at which they are compared.
     """
 
@@ -67,10 +67,8 @@ def keep_top_k(features: Mapping[Tap, torch.Tensor], top_k: TopK | None) -> Teac
 
     Args:
         features: of one batch.
-        top_k: which logits; None for none of them. Features of other taps are returned as they are.
-
-    Raises:
-        ConfigurationError: k is not smaller than the number of classes.
+        top_k: which logits; None for none of them. Features of other taps are returned as they are, as are logits of at
+            most k classes: those of an answer's start are as many as the positions of the batch.
 
     Examples:
         >>> logits = Tap("head")
@@ -80,10 +78,11 @@ def keep_top_k(features: Mapping[Tap, torch.Tensor], top_k: TopK | None) -> Teac
     """
     if top_k is None:
         return features
-    return {
-        tap: top_k_logits(feature, top_k.k, top_k.temperature) if tap in top_k.taps else feature
-        for tap, feature in features.items()
-    }
+    kept: dict[Tap, torch.Tensor | TopKLogits] = dict(features)
+    for tap in top_k.taps:
+        if features[tap].shape[-1] > top_k.k:
+            kept[tap] = top_k_logits(features[tap], top_k.k, top_k.temperature)
+    return kept
 
 
 def top_k_logits(logits: torch.Tensor, k: int, temperature: float = 1.0) -> TopKLogits:

@@ -119,3 +119,9 @@ def test_reduced_logits_with_positions_first_are_arranged_as_whole_ones_are() ->
     expected = top_k_logits(whole.movedim(1, 0), 3)
     for name in ("values", "indices", "rest"):
         assert torch.equal(getattr(arranged, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("classes", [4, 5])
+def test_logits_of_at_most_k_classes_are_kept_whole(classes: int) -> None:
+    features = {HEAD: logits(2, classes)}
+    assert keep_top_k(features, TopK((HEAD,), 5, 2.0))[HEAD] is features[HEAD]
