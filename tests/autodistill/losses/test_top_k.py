@@ -40,6 +40,20 @@ def test_divergence_is_that_of_the_kept_classes_and_all_others_as_one(shape, tem
     assert value.item() <= kl_divergence(student, teacher, temperature=temperature).item() + 1e-12
 
 
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_what_is_missing_is_the_divergence_within_the_rest_times_its_mass(k: int) -> None:
+    student, teacher = logits(5, 9, seed=1), logits(5, 9, seed=2)
+    missing = []
+    for s, t in zip(student, teacher, strict=True):
+        others = t.argsort(descending=True)[k:]
+        p, q = (row[others].div(2).softmax(-1) for row in (t, s))
+        mass = t.div(2).softmax(-1)[others].sum()
+        missing.append(2.0**2 * mass * (p * (p / q).log()).sum())
+    whole = kl_divergence(student, teacher, temperature=2.0)
+    loss = top_k_kl_divergence(student, top_k_logits(teacher, k, 2.0), None, 2.0)
+    torch.testing.assert_close(whole - loss, torch.stack(missing).mean(), rtol=1e-6, atol=1e-9)
+
+
 def test_with_all_classes_but_one_it_is_the_whole_divergence() -> None:
     student, teacher = logits(5, 9, seed=1), logits(5, 9, seed=2)
     torch.testing.assert_close(top_k_kl_divergence(student, top_k_logits(teacher, 8)), kl_divergence(student, teacher))
