@@ -29,7 +29,7 @@ class ShuffledGroups(Sampler[int]):
             drawn from the global random state of torch. A last group that is smaller remains the last.
 
     Examples:
-        >>> _ = torch.manual_seed(0)
+        >>> _ = torch.manual_seed(1)
         >>> list(ShuffledGroups(range(8), size=3))
         [3, 4, 5, 0, 1, 2, 6, 7]
     """
