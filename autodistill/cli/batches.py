@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _TOKENS = "input_ids"
+_SMALL = ("attention_mask", "token_type_ids")  # features whose values are small numbers
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,17 @@ def _encoded(table: Dataset, encode: Callable[[Rows], Features]) -> Dataset:
     return table.map(
         encode,
         batched=True,
+        features=_features(encode(table[:1])),
         remove_columns=table.column_names,
         keep_in_memory=True,
         load_from_cache_file=False,
         new_fingerprint="encoded",  # instead of a hash of the tokenizer: nothing is cached
     )
+
+
+def _features(rows: Features) -> Any:
+    """The type in memory of each feature; it cannot be inferred from texts without tokens."""
+    from datasets import Features, List, Value
+
+    types = {name: Value("int8" if name in _SMALL else "int32") for name in rows}
+    return Features({name: List(types[name]) if isinstance(rows[name][0], list) else types[name] for name in rows})

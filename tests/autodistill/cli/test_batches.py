@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 import torch
 import transformers
 from saved_teachers import BERT, GPT2, LABELS, NAMED, VIT, save_teacher, write_csv, write_images, write_lines
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from autodistill.cli.batches import TaskBatches
 from autodistill.cli.models import TaskModels
@@ -102,9 +106,9 @@ def test_batches_of_similar_length_have_less_padding(classifier):
 
 
 def test_first_batches_are_as_long_as_the_others(classifier):
-    means = []
+    loader, means = of_lengths().training, []
     for seed in range(20):
-        first = DataStream(of_lengths().training, seed).flash_set(5)
+        first = DataStream(loader, seed).flash_set(5)
         means.append(sum(len(row) for row in rows_in(first)) / 20)
     assert sum(means) / len(means) == pytest.approx(sum(LENGTHS) / len(LENGTHS), abs=0.5)
 
@@ -114,27 +118,35 @@ def test_held_out_texts_keep_their_order(classifier):
 
 
 def test_texts_are_tokenised_once_and_images_are_read_in_every_epoch(classifier, monkeypatch):
-    read = []
-
-    def counted(task):
+    def rows_encoded(batches, epochs):
+        """The rows that are encoded before training, and in so many epochs of it."""
+        read, task = [], batches.models.task
         encode = task.encode
-        object.__setattr__(
-            task, "encode", lambda encoder, rows: read.append(len(rows["label"])) or encode(encoder, rows)
-        )
+        counting = replace(task, encode=lambda encoder, rows: read.append(len(rows["label"])) or encode(encoder, rows))
+        monkeypatch.setattr(batches.models, "task", counting)
+        loader = batches.training
+        before = sum(read)
+        for _ in range(epochs):
+            list(loader)
+        return before, sum(read) - before
 
-    batches = of_lengths()
-    monkeypatch.setattr(batches.models, "task", replace(batches.models.task))
-    counted(batches.models.task)
-    for _ in range(2):
-        assert len(list(batches.training)) == 27
-    assert sum(read) == 2 * len(LENGTHS)  # for training, and held out
+    texts = 2 * len(LENGTHS)  # for training, and held out
+    before, in_epochs = rows_encoded(of_lengths(), epochs=2)
+    assert texts <= before <= texts + 2  # the first of each also shows the types of the features
+    assert in_epochs == 0
 
     save_teacher(Path("teacher"), "ViTForImageClassification", **VIT, **NAMED)
     data = {"train": str(write_images(Path("images"))), "validation": 0.5, "batch_size": 4}
-    images = batches_of("image-classification", data=data)
-    monkeypatch.setattr(images.models, "task", replace(images.models.task))
-    counted(images.models.task)
-    read.clear()
-    for _ in range(2):
-        assert len(list(images.training)) == 3
-    assert sum(read) == 2 * 12
+    assert rows_encoded(batches_of("image-classification", data=data), epochs=2) == (0, 2 * 12)
+
+
+def test_texts_without_tokens_are_padded_like_others():
+    save_teacher(Path("teacher"), "GPT2LMHeadModel", **GPT2)
+    words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "w1": 2, "w2": 3}, "[UNK]"))
+    words.pre_tokenizer = Whitespace()  # like GPT-2's, it adds no special tokens
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained("teacher")
+    rows = [""] * 1000 + ["w1 w2"] * 1000
+    Path("texts.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
+    data = {"train": "texts.jsonl", "validation": "texts.jsonl", "batch_size": 800}
+    held_out = batches_of("causal-lm", space={"n_layer": [1]}, data=data).held_out
+    assert [int(batch.content["attention_mask"].sum()) for batch in held_out] == [0, 2 * 600, 2 * 400]
