@@ -14,8 +14,6 @@ from autodistill.errors import ConfigurationError
 from autodistill.samples import IGNORED_LABEL, sample_keys, take_samples
 from autodistill.tensors import content_hash, tensors_in, to_device
 
-__all__ = ["IGNORED_LABEL", "Batch", "next_labels"]
-
 
 @dataclass(frozen=True)
 class Batch:

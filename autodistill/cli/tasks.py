@@ -12,10 +12,11 @@ import transformers
 from scipy.stats import spearmanr
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, Batch
+from autodistill.batch import Batch
 from autodistill.cli.data import read_image
 from autodistill.models.devices import device_of
 from autodistill.models.label_shift import find_label_shift
+from autodistill.samples import IGNORED_LABEL
 
 _COMPARED_TEXTS = 1000  # at most; they have half a million similarities
 

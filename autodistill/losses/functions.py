@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from autodistill.batch import IGNORED_LABEL
 from autodistill.errors import ConfigurationError
 from autodistill.losses.weights_and_temperature import check_temperature
 from autodistill.models.masks import counted_labels
+from autodistill.samples import IGNORED_LABEL
 
 
 def in_full(feature: torch.Tensor) -> torch.Tensor:

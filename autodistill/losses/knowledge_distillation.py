@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, Batch, next_labels
+from autodistill.batch import Batch, next_labels
 from autodistill.errors import ConfigurationError
 from autodistill.losses.criterion import Criterion, Features, TrainingStep, run_in_eval
 from autodistill.losses.functions import in_full
@@ -19,6 +19,7 @@ from autodistill.losses.weights_and_temperature import check_temperature, temper
 from autodistill.models.label_shift import find_label_shift, has_token_labels, shift_by_loss
 from autodistill.models.masks import OUTPUT, counted_labels, masks_by_shape
 from autodistill.models.taps import main_part, returned_loss
+from autodistill.samples import IGNORED_LABEL
 
 
 class KnowledgeDistillationLoss(Criterion):

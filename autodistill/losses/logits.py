@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from autodistill.batch import IGNORED_LABEL
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import kl_divergence, masked_mean
+from autodistill.samples import IGNORED_LABEL
 
 
 def standardized(logits: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, Batch, next_labels
+from autodistill.batch import Batch, next_labels
 from autodistill.models.calls import call_by_names
 from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.taps import main_part, returned_loss
+from autodistill.samples import IGNORED_LABEL
 
 logger = logging.getLogger(__name__)
 

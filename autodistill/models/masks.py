@@ -17,10 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, Batch
+from autodistill.batch import Batch
 from autodistill.models.modes import evaluating, plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import AUTO, Tap, TapRecorder
+from autodistill.samples import IGNORED_LABEL
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.batch import IGNORED_LABEL, Batch
+from autodistill.batch import Batch
 from autodistill.config.temperature import Temperature, temperature_at
 from autodistill.errors import ConfigurationError
 from autodistill.losses import functions as losses
@@ -23,6 +23,7 @@ from autodistill.losses.loss_modules import (
 )
 from autodistill.losses.weights_and_temperature import weight_problems
 from autodistill.models.masks import both_masks, counted_labels
+from autodistill.samples import IGNORED_LABEL
 
 STUDENT_HIDDEN_STATES, TEACHER_HIDDEN_STATES = "s_hidden_states", "t_hidden_states"
 LOGITS_MASK, HIDDEN_STATES_MASK = "s_logits_mask", "s_hidden_states_mask"
