@@ -164,7 +164,7 @@ class FlashDistillation:
         stage, criterion, flash_set = self._stages[index], self._criteria[index], self._flash_set
 
         def loss_at(step: int, number: int) -> torch.Tensor:
-            teacher = flash_set.features(number, stage.teacher_taps)
+            teacher = flash_set.targets(number, stage)
             student, output = forward(number)
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
             batch = flash_set.batch(number)
@@ -177,7 +177,7 @@ class FlashDistillation:
                 parameters,
                 list(criterion.parameters()),
                 loss_at,
-                loss_inputs_at=lambda number: flash_set.loss_inputs(number, stage.teacher_taps),
+                loss_inputs_at=lambda number: flash_set.loss_inputs(number, stage),
             )
 
     def _replayed_block(self, stage: Stage) -> StudentForward:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from autodistill.batch import Batch
+from autodistill.distillation.plan import Stage
 from autodistill.distillation.teacher_cache import GIB, TeacherCache, loss_inputs
 from autodistill.losses.criterion import Features
+from autodistill.losses.top_k import TeacherFeatures
 from autodistill.models.taps import Tap
 from autodistill.tensors import nbytes, tensors_in
 
@@ -62,9 +64,16 @@ class FlashSet:
         """The teacher's features of batch number k, without gradients."""
         return self.cache.features(self.batch(number), taps, self.later_taps)
 
-    def loss_inputs(self, number: int, taps: Sequence[Tap]) -> dict[str, Any]:
+    def targets(self, number: int, stage: Stage) -> TeacherFeatures:
+        """The teacher's features of batch number k that a stage compares, some logits reduced to the largest."""
+        reduced = set() if stage.top_k is None else set(stage.top_k.taps)
+        whole = self.features(number, [tap for tap in stage.teacher_taps if tap not in reduced])
+        logits = [tap for tap in stage.teacher_taps if tap in reduced]
+        return {**whole, **self.cache.outputs(self.batch(number), logits, stage.top_k)} if logits else whole
+
+    def loss_inputs(self, number: int, stage: Stage) -> dict[str, Any]:
         """The inputs of the loss of batch number k besides the student: they explain a loss that is not finite."""
-        return loss_inputs(self.batch(number), self.features(number, taps))
+        return loss_inputs(self.batch(number), self.targets(number, stage))
 
 
 def draw_flash_set(

@@ -174,7 +174,7 @@ def _resolved(
     masks = Masks()
     if features is not None and targets is not None and not problems:
         if plan.regular is not None and phases.regular is not None:
-            plan = replace(plan, regular=with_top_k(plan.regular, phases.regular.top_k, features, targets))
+            plan = _with_top_k(plan, phases.regular, features, targets)
         masks = _masks(student, batch, features, output, loss_func)
         _keep_by_sample(plan, masks, flash_set.cache, targets, batch)  # first: other checks run the teacher too
     starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
@@ -195,6 +195,18 @@ def _resolved(
         criterion.masks = masks
     regular_criterion = criteria.pop() if plan.regular is not None else None
     return replace(plan, flash_criteria=tuple(criteria), regular_criterion=regular_criterion)
+
+
+def _with_top_k(plan: Plan, settings: RegularDistillationConfig, features: Features, targets: Features) -> Plan:
+    """The plan in which logits are reduced as configured; in flash distillation too, if the temperature is the same."""
+    if settings.top_k is None or plan.regular is None:
+        return plan
+    flash = []
+    for stage in plan.flash:
+        reduced = with_top_k(stage, settings.top_k, features, targets)
+        alike = stage.settings.temperature == settings.temperature and reduced.top_k is not None and reduced.top_k.taps
+        flash.append(reduced if alike else stage)
+    return replace(plan, flash=tuple(flash), regular=with_top_k(plan.regular, settings.top_k, features, targets))
 
 
 def _keep_by_sample(plan: Plan, masks: Masks, cache: TeacherCache, targets: Features, batch: Batch) -> None:

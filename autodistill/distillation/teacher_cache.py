@@ -148,10 +148,22 @@ class TeacherCache:
             once: they will not be requested again: of these, only the expected ones are stored.
         """
         found = {tap: feature for tap in taps if (feature := self._recall(batch, tap)) is not None}
+        found |= self._whole_outputs(batch, [tap for tap in taps if tap not in found])
         if len(found) < len(set(taps)):
             computed = self._run_whole(batch, taps, also, once=once)
             found |= {tap: computed[tap] for tap in taps if tap in computed}
         return {tap: self._unpacked(found[tap]) for tap in taps}
+
+    def _whole_outputs(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
+        """The features among these that are kept by sample, for all samples of the batch and not reduced."""
+        kinds = [kind for kind in self._kinds(batch, taps) if kind.k is None] if taps else []
+        if self._outputs is None or not kinds:
+            return {}
+        rows = {
+            kind: [row for row in found if row is not None] for kind, found in self._outputs.rows(batch, kinds).items()
+        }
+        found = {kind.tap: kind.join(kept, batch) for kind, kept in rows.items() if len(kept) == batch.size}
+        return {tap: feature for tap, feature in found.items() if isinstance(feature, torch.Tensor)}
 
     def _run_whole(
         self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap], *, once: bool

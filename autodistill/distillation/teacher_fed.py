@@ -65,7 +65,9 @@ class TeacherFedDistillation:
         self._projection = projection
         self._fed = [stage for stage in stages if stage.input is not None]
         self._blocks = [block for stage in stages for block in stage.blocks]
-        self._taps = list(dict.fromkeys(tap for stage in stages for tap in stage.teacher_taps))
+        reduced = {tap for stage in stages if stage.top_k is not None for tap in stage.top_k.taps}
+        taps = dict.fromkeys(tap for stage in stages for tap in stage.teacher_taps)
+        self._taps = [tap for tap in taps if tap not in reduced]
         self._boundaries = boundary_taps(stages)
 
     def run(self, context: TrainingContext) -> list[StageRecord]:
@@ -177,7 +179,8 @@ class TeacherFedDistillation:
             with recorder, returning(arguments.standing_in(features)):
                 student = recorder.run(lambda: batch.call(self._student))
             temperature = temperature_at(stage.settings.temperature, step / stage.steps)
-            return criterion.step_loss(student, features, TrainingStep(batch, temperature))
+            logits = {} if stage.top_k is None else self._flash_set.targets(number, stage)
+            return criterion.step_loss(student, {**logits, **features}, TrainingStep(batch, temperature))
 
         return loss
 
