@@ -62,8 +62,8 @@ class RegularDistillationConfig(PhaseConfig):
         train_steps: optimizer updates.
         top_k: reduce the teacher's logits that are compared by 'KL' to the k largest of each position and the mass of
             all others, which for a large vocabulary are a small share of the bytes. The loss is then at most the whole
-            divergence: see `top_k_kl_divergence`. Needs one temperature. Logits of at most k classes are kept whole,
-            but it is a mistake if no logits have more. None keeps all.
+            divergence: see `top_k_kl_divergence`; choose k so that this mass is small. Needs one temperature. Logits of
+            at most k classes are kept whole, but it is a mistake if no logits have more. None keeps all.
         exact: False reuses what the teacher computed for a sample in the first batch in which it occurred: in other
             batches it differs by rounding, where padding differs. True keeps the teacher's outputs by batch, so that
             the teacher runs at every step of shuffled epochs.
