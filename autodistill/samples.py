@@ -118,12 +118,18 @@ def cut_padding(inputs: Any) -> Any:
     """
     if not isinstance(inputs, Mapping):
         return inputs
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.dim() > 1}
+    paddings = {name: _padding_of(name, tensor, inputs) for name, tensor in tensors.items()}
+    widths: dict[int, int] = {}  # a model may require that what is equally wide stays so
+    for padding in paddings.values():
+        if padding is not None:
+            widths[padding.width] = max(widths.get(padding.width, 1), *padding.lengths)
 
     def cut(name: str, value: Any) -> Any:
-        padding = _padding_of(name, value, inputs) if isinstance(value, torch.Tensor) else None
-        return value if padding is None else value[:, : max(1, *padding.lengths)].contiguous()
+        is_cut = paddings.get(name) is not None or (name.startswith("decoder_") and value.dim() == 2)
+        return value[:, : widths[value.shape[1]]].contiguous() if is_cut and value.shape[1] in widths else value
 
-    return {name: cut(name, value) for name, value in inputs.items()}
+    return {name: cut(name, value) if name in tensors else value for name, value in inputs.items()}
 
 
 def _named_tensors(structure: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
