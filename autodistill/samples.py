@@ -120,14 +120,17 @@ def cut_padding(inputs: Any) -> Any:
         return inputs
     tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.dim() > 1}
     paddings = {name: _padding_of(name, tensor, inputs) for name, tensor in tensors.items()}
-    widths: dict[int, int] = {}  # a model may require that what is equally wide stays so
-    for padding in paddings.values():
+    ends: dict[int, int] = {}  # what is equally wide must stay so: a model may compute a loss from it
+    for name, tensor in tensors.items():
+        padding, width = paddings[name], tensor.shape[1]
         if padding is not None:
-            widths[padding.width] = max(widths.get(padding.width, 1), *padding.lengths)
+            ends[width] = max(ends.get(width, 1), *padding.lengths)
+        elif tensor.dim() == 2 and not name.startswith("decoder_"):
+            ends[width] = width
 
-    def cut(name: str, value: Any) -> Any:
-        is_cut = paddings.get(name) is not None or (name.startswith("decoder_") and value.dim() == 2)
-        return value[:, : widths[value.shape[1]]].contiguous() if is_cut and value.shape[1] in widths else value
+    def cut(name: str, value: torch.Tensor) -> torch.Tensor:
+        is_known = paddings[name] is not None or (name.startswith("decoder_") and value.dim() == 2)
+        return value[:, : ends[value.shape[1]]].contiguous() if is_known and value.shape[1] in ends else value
 
     return {name: cut(name, value) if name in tensors else value for name, value in inputs.items()}
 
