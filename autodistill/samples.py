@@ -21,7 +21,8 @@ def sample_keys(inputs: Any) -> tuple[bytes, ...] | None:
     """A key of 16 bytes for each sample: a hash of its part of a model's inputs, without the padding at its end.
 
     A sample has the same key in batches of other sizes and lengths, with other samples. Padding at the start counts,
-    since a model's positions may depend on it. What is not a tensor belongs to all samples.
+    since a model's positions may depend on it. Real numbers at padding count too unless they are zero, since a tensor
+    may be as long as the padded tokens by chance. What is not a tensor belongs to all samples.
 
     Args:
         inputs: what a model is called with; its tensors have the samples on the first axis.
@@ -39,18 +40,19 @@ def sample_keys(inputs: Any) -> tuple[bytes, ...] | None:
     count = len(tensors[0]) if tensors and tensors[0].dim() else 0
     if not count or any(tensor.dim() == 0 or len(tensor) != count for tensor in tensors):
         return None
-    common = content_hash(map_tensors(lambda tensor: str(tensor.dtype), inputs)).encode()
+    common = content_hash(_in_order_of_keys(map_tensors(lambda tensor: str(tensor.dtype), inputs))).encode()
     digests = [hashlib.blake2b(common, digest_size=16) for _ in range(count)]
     for name, tensor in _named_tensors(inputs):
         padding = _padding_of(name, tensor, inputs)
         rows = tensor.detach().cpu().contiguous().view(torch.uint8).reshape(count, -1).numpy()
         for index, digest in enumerate(digests):
-            size, shape = rows.shape[1], tensor.shape[1:]
-            if padding is not None:
-                length = padding.lengths[index]
-                size, shape = size // padding.width * length, torch.Size((length, *shape[1:]))
-            digest.update(str(tuple(shape)).encode())
-            digest.update(rows[index, :size].data)
+            length, width = (padding.lengths[index], padding.width) if padding is not None else (1, 1)
+            end = rows.shape[1] // width * length
+            shape = (length, *tensor.shape[2:]) if padding is not None else tuple(tensor.shape[1:])
+            rest = rows[index, end:].tobytes().rstrip(b"\0") if tensor.is_floating_point() else b""
+            digest.update(f"{shape}{len(rest)}".encode())
+            digest.update(rows[index, :end].data)
+            digest.update(rest)
     return tuple(digest.digest() for digest in digests)
 
 
@@ -135,6 +137,10 @@ def cut_padding(inputs: Any) -> Any:
     return {name: cut(name, value) if name in tensors else value for name, value in inputs.items()}
 
 
+def _in_order_of_keys(inputs: Any) -> Any:
+    return dict(sorted(inputs.items(), key=lambda item: str(item[0]))) if isinstance(inputs, Mapping) else inputs
+
+
 def _named_tensors(structure: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors, each with the key under which it is in the outermost mapping, in the order of the keys."""
     if isinstance(structure, torch.Tensor):
@@ -155,7 +161,8 @@ def _padding_of(name: str, tensor: torch.Tensor, inputs: Any) -> Padding | None:
     padding = Padding.of(inputs, "targets" if of_decoder else "inputs")
     if of_decoder and inputs.get("decoder_attention_mask") is None:
         return None  # the labels are those of the next positions
-    return padding if padding is not None and tensor.dim() > 1 and tensor.shape[1] == padding.width else None
+    is_sequence = tensor.dim() in (2, 3)  # not the channels of an image
+    return padding if padding is not None and is_sequence and tensor.shape[1] == padding.width else None
 
 
 def _are_token_labels(labels: Any) -> bool:
