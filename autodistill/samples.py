@@ -157,10 +157,7 @@ def _padding_of(name: str, tensor: torch.Tensor, inputs: Any) -> Padding | None:
     """The padding of a tensor on its second axis; None if it has none that is known."""
     if name in ("labels", "label"):
         return Padding.of({"labels": tensor}, "targets")
-    of_decoder = name.startswith("decoder_")
-    padding = Padding.of(inputs, "targets" if of_decoder else "inputs")
-    if of_decoder and inputs.get("decoder_attention_mask") is None:
-        return None  # the labels are those of the next positions
+    padding = Padding.of(inputs, "targets" if name.startswith("decoder_") else "inputs")
     is_sequence = tensor.dim() in (2, 3)  # not the channels of an image
     return padding if padding is not None and is_sequence and tensor.shape[1] == padding.width else None
 

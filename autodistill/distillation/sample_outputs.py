@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from autodistill.batch import Batch
 from autodistill.distillation.sample_store import Row, SampleStore
 from autodistill.losses.top_k import TopK, TopKLogits, top_k_logits
 from autodistill.models.taps import Tap
-from autodistill.samples import Padded, Padding, cut_padding
+from autodistill.samples import IGNORED_LABEL, Padded, Padding, cut_padding
 from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 5e-2, tor
 """How much a sample's output may differ in another batch, relative to its size: rounding, and nothing more."""
 
 FEATURE = "feature"
+
+SIDES: tuple[Padded, Padded] = ("inputs", "targets")
 
 
 @dataclass(frozen=True)
@@ -200,41 +203,88 @@ class SampleOutputs:
 # --- what can be kept by sample -----------------------------------------------------------------------------------
 
 
-def shorter_samples(batch: Batch) -> tuple[list[int], Batch]:
-    """The shorter half of a batch's samples, in another order and without common padding; with their indices.
+@dataclass(frozen=True)
+class Probe:
+    """A batch, and some of its samples with less padding: an output that is kept by sample is the same for both.
 
-    Examples:
-        >>> batch = Batch({"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]])})
-        >>> indices, part = shorter_samples(batch)
-        >>> indices, part.content["attention_mask"].tolist()
-        ([1, 2], [[1, 1], [1, 0]])
+    Attributes:
+        whole: the batch, in which each of the samples is padded.
+        part: a batch of the samples, in another order and without common padding.
+        indices: of the samples in the whole batch.
     """
-    padding = Padding.of(batch.model_inputs, "inputs") or Padding.of(batch.model_inputs, "targets")
-    lengths = padding.lengths if padding is not None else (0,) * batch.size
-    shorter = sorted(range(batch.size), key=lambda index: lengths[index])[: max(1, batch.size // 2)]
-    indices = shorter[::-1]
-    return indices, Batch(cut_padding(batch.take(indices).content))
+
+    whole: Batch
+    part: Batch
+    indices: Sequence[int]
+
+    @classmethod
+    def of(cls, batch: Batch, pad_token: int | None = None) -> Probe:
+        """The shorter half of a batch; the last positions of samples that are not padded become padding.
+
+        Args:
+            batch: any batch.
+            pad_token: is written to `input_ids` there.
+
+        Examples:
+            >>> batch = Batch({"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]])})
+            >>> probe = Probe.of(batch)
+            >>> probe.whole is batch, probe.indices, probe.part.content["attention_mask"].tolist()
+            (True, [1, 2], [[1, 1], [1, 0]])
+            >>> Probe.of(Batch({"attention_mask": torch.ones(2, 3)})).part.content["attention_mask"].tolist()
+            [[1.0, 1.0]]
+        """
+        found = [padding for side in SIDES if (padding := Padding.of(batch.model_inputs, side)) is not None]
+        lengths = [sum(padding.lengths[index] for padding in found) for index in range(batch.size)]
+        indices = sorted(range(batch.size), key=lambda index: lengths[index])[: max(1, batch.size // 2)][::-1]
+        content = batch.content
+        for side in SIDES:
+            content = _padded_at_the_end(content, indices, side, pad_token)
+        whole = batch if content is batch.content else Batch(content)
+        return cls(whole, Batch(cut_padding(whole.take(indices).content)), indices)
+
+    def with_all_padding(self) -> Probe:
+        """The same samples as long as in the whole batch, for a teacher of inputs of one length."""
+        return replace(self, part=self.whole.take(self.indices))
 
 
-def sample_problem(
-    kind: OutputKind, whole: tuple[Batch, torch.Tensor], part: tuple[Batch, torch.Tensor], indices: Sequence[int]
-) -> str | None:
+def _padded_at_the_end(content: Any, indices: Sequence[int], side: Padded, pad_token: int | None) -> Any:
+    """A batch's content in which each of some samples has padding at the end of a side, unless it is at the start."""
+    padding = Padding.of(content, side)
+    prefix = "" if side == "inputs" else "decoder_"
+    mask = content.get(f"{prefix}attention_mask") if padding is not None else None
+    if padding is None or (mask is not None and not mask[:, 0].all()):
+        return content
+    longest = [index for index in indices if padding.lengths[index] == padding.width]
+    values = {f"{prefix}attention_mask": 0, "labels": IGNORED_LABEL, f"{prefix}input_ids": pad_token}
+    padded = dict(content)
+    for name, value in values.items():
+        tensor = content.get(name)
+        if value is not None and isinstance(tensor, torch.Tensor) and tensor.shape[1:] == (padding.width,):
+            padded[name] = tensor.clone()
+            padded[name][longest, -1] = value
+    shorter = Padding.of(padded, side)
+    if not longest or shorter is None or min(shorter.lengths[index] for index in longest) == 0:
+        return content  # a sample that is all padding may be NaN
+    return padded
+
+
+def sample_problem(kind: OutputKind, probe: Probe, feature: torch.Tensor, again: torch.Tensor) -> str | None:
     """Why an output cannot be kept by sample, as the end of a sentence; None if it can.
 
     Args:
         kind: the form of its rows.
-        whole: a batch, and the output.
-        part: a batch of some of its samples, with less padding, and the output.
-        indices: of these samples in the whole batch.
+        probe: a batch, and some of its samples.
+        feature: the output for the whole batch.
+        again: that for the samples.
 
     Examples:
         >>> kind, batch = OutputKind(Tap(""), "teacher"), Batch((torch.tensor([[1.0], [2.0]]), None))
         >>> similarities = batch.inputs @ batch.inputs.T
-        >>> sample_problem(kind, (batch, similarities), (batch.take([1]), similarities[1:, 1:]), [1])
+        >>> sample_problem(kind, Probe.of(batch), similarities, similarities[:1, :1])
         'has rows whose shape depends on the other samples or on padding'
     """
-    batch, feature = whole
-    if feature.dim() == 0 or len(feature) != batch.size or len(part[1]) != len(indices):
+    batch = probe.whole
+    if not feature.dim() or len(feature) != batch.size or not again.dim() or len(again) != len(probe.indices):
         return "has no axis of samples at the front"
     padding = Padding.of(batch.model_inputs, kind.padded or "inputs")
     if padding is not None and kind.padded is None and feature.dim() > 2:
@@ -246,14 +296,14 @@ def sample_problem(
         remedy = "" if kind.k is not None else "; regular_distillation.top_k keeps the largest logits only"
         return f"takes {size / 2**20:.1f} MiB a sample, more than {LARGEST_ROW / 2**20:.0f}{remedy}"
     entire = replace(kind, k=None)
-    expected = [entire.split(feature, batch)[index][FEATURE] for index in indices]
-    received = [row[FEATURE] for row in entire.split(part[1], part[0])]
+    expected = [entire.split(feature, batch)[index][FEATURE] for index in probe.indices]
+    received = [row[FEATURE] for row in entire.split(again, probe.part)]
     if any(left.shape != right.shape for left, right in zip(expected, received, strict=True)):
         return "has rows whose shape depends on the other samples or on padding"
     difference = max(map(relative_difference, received, expected))
-    logger.info("%s is kept by sample: in other batches it differs by %.1e of its size", kind.tap, difference)
-    if difference > TOLERANCE.get(part[1].dtype, TOLERANCE[torch.bfloat16]):
+    if difference > TOLERANCE.get(feature.dtype, TOLERANCE[torch.bfloat16]):
         return f"depends on the other samples or on padding: it differs by {difference:.1e} of its size"
+    logger.info("%s is kept by sample: in other batches it differs by %.1e of its size", kind.tap, difference)
     return None
 
 

@@ -19,9 +19,9 @@ from autodistill.batch import Batch
 from autodistill.distillation.sample_outputs import (
     LARGEST_ROW,
     OutputKind,
+    Probe,
     SampleOutputs,
     sample_problem,
-    shorter_samples,
 )
 from autodistill.distillation.sample_store import Row
 from autodistill.distillation.step_loop import autocast
@@ -206,18 +206,29 @@ class TeacherCache:
         kinds = [OutputKind.of(tap, self._computed_by(), side, top_k) for tap, side in padded.items()]
         unknown = [kind for kind in kinds if kind not in self._problems]
         if unknown:
-            indices, part = shorter_samples(batch)
-            computed = self._forward(part, [kind.tap for kind in unknown])
-            for kind in unknown:
-                whole, again = features[kind.tap], computed[kind.tap]
-                problem = self._problems[kind] = sample_problem(kind, (batch, whole), (part, again), indices)
-                if problem is not None:
-                    logger.info("the teacher runs again for each batch, since %s %s", kind.tap, problem)
+            self._problems |= self._sample_problems(batch, features, unknown)
         for kind in kinds:
             if self._problems[kind] is None:
                 self._outputs.announce(kind)
             else:
                 self._outputs.withdraw(kind.tap)
+
+    def _sample_problems(
+        self, batch: Batch, features: Mapping[Tap, torch.Tensor], kinds: Sequence[OutputKind]
+    ) -> dict[OutputKind, str | None]:
+        taps = [kind.tap for kind in kinds]
+        probe = Probe.of(batch, getattr(getattr(self.teacher, "config", None), "pad_token_id", None))
+        problems: dict[OutputKind, str | None] = dict.fromkeys(kinds, "is not computed for some samples of a batch")
+        for tried in (probe, probe.with_all_padding()):
+            with contextlib.suppress(Exception):  # of any kind: what a model requires of its inputs is not known
+                again = self._forward(tried.part, taps)
+                whole = features if tried.whole is batch else self._forward(tried.whole, taps)
+                problems = {kind: sample_problem(kind, tried, whole[kind.tap], again[kind.tap]) for kind in kinds}
+                break
+        for kind, problem in problems.items():
+            if problem is not None:
+                logger.info("the teacher runs again for each batch, since %s %s", kind.tap, problem)
+        return problems
 
     def outputs(self, batch: Batch, taps: Sequence[Tap], top_k: TopK | None = None) -> TeacherFeatures:
         """The teacher's outputs for a batch of regular distillation, on the teacher's device, without gradients.
