@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from autodistill.batch import Batch
-from autodistill.distillation.sample_store import Row, SampleStore
+from autodistill.distillation.sample_store import SUFFIX, Row, SampleStore
 from autodistill.losses.top_k import TopK, TopKLogits, top_k_logits
 from autodistill.models.taps import Tap
 from autodistill.samples import IGNORED_LABEL, Padded, Padding, cut_padding
@@ -129,7 +129,7 @@ class SampleOutputs:
     Args:
         directory: of the files, with a folder for each kind; None keeps rows in memory.
         memory_bytes: the maximum size of the rows of one kind in memory.
-        disk_bytes: no row is added when those of all kinds would exceed it; without a directory it is the memory.
+        disk_bytes: no row is added when the directory would exceed it; without a directory it is the memory.
         write_through: each batch's rows are written at once, for other processes that train the same student.
 
     Examples:
@@ -148,7 +148,7 @@ class SampleOutputs:
         disk_bytes: int = 2**63,
         write_through: bool = False,
     ) -> None:
-        self.nbytes = 0
+        self.nbytes = 0 if directory is None else sum(path.stat().st_size for path in directory.rglob(f"*{SUFFIX}"))
         self._directory = directory
         self._memory_bytes = memory_bytes
         self._limit = memory_bytes if directory is None else disk_bytes
@@ -181,8 +181,7 @@ class SampleOutputs:
             rows = added[kind] = kind.split(feature, batch)
             store, size = self._store(kind), sum(map(nbytes, rows))
             if self.nbytes + size <= self._limit:
-                store.put(batch.sample_keys, rows)
-                self.nbytes += size
+                self.nbytes += store.put(batch.sample_keys, rows)
         return added
 
     def flush(self) -> None:
@@ -196,7 +195,6 @@ class SampleOutputs:
             folder = None if self._directory is None or name is None else self._directory / name
             store = SampleStore(folder, memory_bytes=self._memory_bytes, write_through=self._write_through)
             self._stores[kind] = store
-            self.nbytes += store.nbytes_on_disk
         return self._stores[kind]
 
 

@@ -56,6 +56,7 @@ class SampleStore:
         >>> store = SampleStore(None, memory_bytes=2**20)
         >>> first, second = bytes(16), bytes([1] * 16)
         >>> store.put([first], [{"feature": torch.ones(2, 3)}])
+        24
         >>> store.get([first, second])
         [{'feature': tensor([[1., 1., 1.],
                 [1., 1., 1.]])}, None]
@@ -91,8 +92,8 @@ class SampleStore:
             found |= self._read(block, numbers)
         return [found.get(key) for key in keys]
 
-    def put(self, keys: Sequence[bytes], rows: Sequence[Row]) -> None:
-        """Store rows; a key that is already stored keeps its row.
+    def put(self, keys: Sequence[bytes], rows: Sequence[Row]) -> int:
+        """Store rows, and return the size in bytes of those that are new; a key that is already stored keeps its row.
 
         Args:
             keys: of 16 bytes each.
@@ -117,6 +118,7 @@ class SampleStore:
             self._pending_bytes += self._block(block).nbytes
             if self._write_through or self._pending_bytes > SEGMENT_BYTES:
                 self._write()
+        return sum(map(nbytes, new.values()))
 
     def flush(self) -> None:
         """Write the pending rows, and wait until all rows that were put are on disk."""
