@@ -257,20 +257,33 @@ class TeacherCache:
         }
 
     def _fill(self, batch: Batch, rows: Mapping[OutputKind, list[Row | None]], missing: Sequence[int]) -> None:
-        """Compute the missing rows, each once, in a batch of their samples; features of the batch may hold them."""
+        """Compute the missing rows in a batch of their samples; features of the batch may hold them."""
         assert batch.sample_keys is not None
-        first = {batch.sample_keys[index]: index for index in reversed(missing)}
-        part = batch.take(sorted(first.values()))
+        indices = self._computed_together(batch, missing)
+        part = batch.take(indices)
         stored = {kind.tap: self._recall(batch, kind.tap) for kind in rows} if batch.hash in self._expected else {}
-        features = {tap: whole[sorted(first.values())] for tap, whole in stored.items() if whole is not None}
+        features = {tap: whole[indices] for tap, whole in stored.items() if whole is not None}
         if len(features) < len(rows):
             features = self._forward(part, [kind.tap for kind in rows])
         added = self._add(part, {kind: features[kind.tap] for kind in rows})
         assert part.sample_keys is not None
         for kind, new in added.items():
-            by_key = dict(zip(part.sample_keys, new, strict=True))
+            by_key = dict(zip(reversed(part.sample_keys), reversed(new), strict=True))  # the first, as kept
             for index in missing:
-                rows[kind][index] = rows[kind][index] or by_key.get(batch.sample_keys[index])
+                rows[kind][index] = rows[kind][index] or by_key[batch.sample_keys[index]]
+
+    def _computed_together(self, batch: Batch, missing: Sequence[int]) -> list[int]:
+        """The indices of the samples in whose company missing ones are computed.
+
+        In the flash set these are all, since it may have computed them already: the results do not depend on it.
+        """
+        assert batch.sample_keys is not None
+        if batch.hash in self._expected:
+            return list(range(batch.size))
+        first = {batch.sample_keys[index]: index for index in reversed(missing)}
+        indices = sorted(first.values())
+        # Some models lose the axis of a single sample.
+        return indices if len(indices) > 1 else sorted({*indices, (indices[0] + 1) % batch.size})
 
     def _kinds(self, batch: Batch, taps: Iterable[Tap]) -> list[OutputKind]:
         """Those of these taps whose outputs are kept by sample, in this batch."""

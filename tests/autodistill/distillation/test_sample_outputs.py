@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 from families import seeded
-from outside_families import CLASSES, FAMILIES, TEXT, built, images, next_words, tokens, translations
+from outside_families import CLASSES, FAMILIES, TEXT, built, next_words, tokens
 from shuffled_samples import Counting, assert_equal, difference, distil, joined, make_distiller, shuffled
 from torch import nn
 
@@ -21,7 +21,7 @@ from autodistill.distillation.sample_outputs import (
     sample_problem,
 )
 from autodistill.losses.loss_types import LOSS_TYPES
-from autodistill.losses.top_k import TopK, TopKLogits, top_k_logits
+from autodistill.losses.top_k import TopK, top_k_logits
 from autodistill.models.taps import AUTO, Tap
 from autodistill.samples import sample_keys
 
@@ -176,7 +176,10 @@ X = random(4, 3)
     ("feature_of", "words"),
     [
         (lambda batch: batch.inputs @ batch.inputs.T, "whose shape depends on the other samples"),
-        (lambda batch: batch.inputs - batch.inputs.mean(0), "depends on the other samples or on padding: it differs by"),
+        (
+            lambda batch: batch.inputs - batch.inputs.mean(0),
+            "depends on the other samples or on padding: it differs by",
+        ),
         (lambda batch: batch.inputs.mean(), "no axis of samples"),
         (lambda batch: batch.inputs.T, "no axis of samples"),
         (lambda batch: batch.inputs * torch.nan, "it differs by inf"),
@@ -275,3 +278,194 @@ def test_no_loss_depends_on_what_the_teacher_computes_at_padding(kind: str, on: 
     assert trained[0][1] == trained[1][1]
     assert_equal(trained[0][0], trained[1][0])
     assert difference(trained[0][0], trained[1][0], student) == 0
+
+
+# --- training by sample and by batch ----------------------------------------------------------------------------------
+
+BY_BATCH = {
+    "Funnel": "depends on the other samples or on padding",
+    "ProphetNet": "depends on the other samples or on padding",
+    "CANINE": "depends on the other samples or on padding",
+    "wav2vec2": "has padding that is not known",
+    "CLIP": "has rows whose shape depends on the other samples",
+}
+BY_SAMPLE = ("ELECTRA", "XLNet", "Mixtral", "GPT-NeoX", "BLOOM", "BART", "T5", "DINOv2", "U-Net", "PatchTST", "LSTM")
+
+
+@pytest.mark.parametrize("name", [*BY_BATCH, *BY_SAMPLE])
+def test_students_of_any_family_are_those_of_the_outputs_by_batch(name: str, caplog) -> None:
+    family = FAMILIES[name]
+    content, student, trained = joined(family.batches()), family.student(), {}
+    with caplog.at_level(logging.INFO):
+        for exact in (False, True):
+            counting = Counting(family.teacher())
+            distiller = make_distiller(counting.teacher, shuffled(content, 3), exact=exact)
+            trained[exact] = (*distil(distiller, student), sum(counting.samples))
+    assert difference(trained[False][0], trained[True][0], student) < ROUNDING
+    assert any(not torch.equal(a, b) for a, b in zip(trained[True][0].parameters(), student.parameters(), strict=True))
+    assert trained[False][1][:3] == trained[True][1][:3]  # of the first epoch
+    assert trained[False][1] == pytest.approx(trained[True][1], rel=1e-5)
+    if name in BY_BATCH:
+        assert f"the teacher runs again for each batch, since the model's output[auto] {BY_BATCH[name]}" in caplog.text
+    else:
+        assert trained[False][2] <= 8 + 8 < trained[True][2]  # each sample, besides checks on the first batch
+        assert "is kept by sample: in other batches it differs by" in caplog.text
+
+
+def classifier(width: int, **settings) -> nn.Module:
+    sizes = BERT | {"num_labels": CLASSES, "hidden_dropout_prob": 0.1, "problem_type": "single_label_classification"}
+    return seeded(lambda: built("BertForSequenceClassification", **sizes | settings)(width, 1), width)
+
+
+def labelled_texts() -> dict:
+    """Eight texts, of which two are alike."""
+    content = joined(tokens(sizes=(5, 3)))
+    content = {name: tensor.clone() for name, tensor in content.items()} | {"labels": torch.arange(8) % CLASSES}
+    for tensor in content.values():
+        tensor[7] = tensor[2]
+    return content
+
+
+TEXTS = labelled_texts()
+DISTINCT = 7
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """Samples without indices, in another order in each epoch."""
+
+    def __iter__(self):
+        for index in torch.randperm(8).tolist():
+            yield {name: tensor[index] for name, tensor in TEXTS.items()}
+
+
+def batches_of(loader) -> list:
+    torch.manual_seed(0)
+    return list(loader)
+
+
+LOADERS = {
+    "shuffled": lambda: shuffled(TEXTS, 3),
+    "a last batch is dropped": lambda: shuffled(TEXTS, 3, drop_last=True),
+    "one sample each": lambda: shuffled(TEXTS, 1),
+    "larger than the data": lambda: shuffled(TEXTS, 20),
+    "an epoch longer than the steps": lambda: shuffled(TEXTS, 3, indices=list(range(8)) * 4),
+    "samples several times in a batch": lambda: shuffled(TEXTS, 6, indices=[0, 0, 1, 1, 2, 7, 7, 3]),
+    "without indices": lambda: torch.utils.data.DataLoader(Endless(), 3),
+    "one length": lambda: torch.utils.data.DataLoader(
+        [{name: tensor[index] for name, tensor in TEXTS.items()} for index in range(8)], 3, shuffle=True
+    ),
+    "a list": lambda: batches_of(shuffled(TEXTS, 3)),
+    "read by a process": lambda: shuffled(TEXTS, 3, num_workers=1),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_each_sample_is_computed_once_and_students_differ_by_rounding(name: str) -> None:
+    student, trained, received = classifier(8), {}, []
+    for exact in (False, True):
+        counting = Counting(classifier(16))
+        distiller = make_distiller(counting.teacher, LOADERS[name](), exact=exact)
+        if not exact:
+            distiller.resolve(student)
+            checks = len(counting.samples)
+        trained[exact] = distil(distiller, student)
+        received.append(counting.samples)
+    assert difference(trained[False][0], trained[True][0], student) < ROUNDING
+    assert trained[False][1] == pytest.approx(trained[True][1], rel=1e-5)
+    expected, seen, first_epoch = [], set(), True
+    stream = itertools.islice(make_distiller(classifier(16), LOADERS[name]()).stream, 8)
+    for step, batch in enumerate(stream):
+        new = set(batch.sample_keys) - seen
+        seen |= new
+        if new:
+            expected.append(max(len(new), min(2, batch.size)))  # a sample is not alone, as some models need
+        first_epoch &= len(new) == batch.size
+        if first_epoch:
+            assert trained[False][1][step] == trained[True][1][step]
+    assert received[0][checks:] == expected
+    assert len(seen) <= DISTINCT
+
+
+def test_a_second_student_and_another_batch_size_cost_no_forward(tmp_path) -> None:
+    from autodistill.distiller import Storage
+
+    first = Counting(classifier(16))
+    distil(make_distiller(first.teacher, shuffled(TEXTS, 3), Storage(tmp_path)), classifier(8))
+    again = Counting(classifier(16))
+    distiller = make_distiller(again.teacher, shuffled(TEXTS, 4), Storage(tmp_path))
+    distiller.resolve(classifier(8))
+    checks = len(again.samples)
+    distil(distiller, classifier(8))
+    distil(distiller, classifier(12))
+    assert len(again.samples) == checks
+
+
+class BatchStatistics(nn.Module):
+    """Its logits depend on the other samples, in evaluation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.linear((x - x.mean(0)) / (1 + x.std(0, unbiased=False)))
+
+
+class MeanOfAll(nn.Module):
+    """Its logits depend on the length of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(60, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        return self.head(self.embedding(input_ids).mean(1))
+
+
+class FixedLength(MeanOfAll):
+    """Takes inputs of one length only."""
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        assert input_ids.shape[1] == 8
+        return self.head((self.embedding(input_ids) * attention_mask[..., None]).mean(1))
+
+
+class Squeezing(nn.Module):
+    """Loses the axis of the samples if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.linear(x).squeeze()
+
+
+OTHERS = {
+    "batch statistics": (BatchStatistics, (random(8, 4), torch.arange(8) % 3), {}, False),
+    "mean of all positions": (MeanOfAll, TEXTS, {}, False),
+    "mean of all positions, no padding at first": (MeanOfAll, TEXTS, {"shuffle": False}, False),
+    "one length": (FixedLength, TEXTS, {}, True),
+    "axis of one sample": (Squeezing, (random(8, 4), torch.arange(8) % 3), {}, False),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_teachers_whose_outputs_depend_on_the_batch_are_right(name: str) -> None:
+    model, content, options, by_sample = OTHERS[name]
+    if model is Squeezing:  # the second batch has one new sample
+        options = {"indices": [0, 1, 2, 3, 4, 0, 1, 2, 3, 5], "batch_size": 5, "shuffle": False}
+    if model is MeanOfAll and options:  # the first batch has texts of one length, later ones have others
+        order = [int(index) for index in content["attention_mask"].sum(1).argsort(descending=True)]
+        order = [order[0]] * 3 + order + order[::-1]
+        options = {"shuffle": False, "indices": order}
+    loader = shuffled(content, **{"batch_size": 3} | options)
+    if model is FixedLength:
+        loader = LOADERS["one length"]()
+    trained, student, forwards = {}, seeded(model, 1), []
+    for exact in (False, True):
+        counting = Counting(seeded(model))
+        trained[exact] = distil(make_distiller(counting.teacher, loader, exact=exact, loss_types="KL"), student)
+        forwards.append(len(counting.samples))
+    assert difference(trained[False][0], trained[True][0], student) < ROUNDING
+    assert (forwards[0] < forwards[1]) == by_sample
