@@ -127,14 +127,12 @@ def cut_padding(inputs: Any) -> Any:
         padding, width = paddings[name], tensor.shape[1]
         if padding is not None:
             ends[width] = max(ends.get(width, 1), *padding.lengths)
-        elif tensor.dim() == 2 and not name.startswith("decoder_"):
+        elif tensor.dim() == 2:
             ends[width] = width
-
-    def cut(name: str, value: torch.Tensor) -> torch.Tensor:
-        is_known = paddings[name] is not None or (name.startswith("decoder_") and value.dim() == 2)
-        return value[:, : ends[value.shape[1]]].contiguous() if is_known and value.shape[1] in ends else value
-
-    return {name: cut(name, value) if name in tensors else value for name, value in inputs.items()}
+    return {
+        name: value if paddings.get(name) is None else value[:, : ends[value.shape[1]]].contiguous()
+        for name, value in inputs.items()
+    }
 
 
 def _in_order_of_keys(inputs: Any) -> Any:

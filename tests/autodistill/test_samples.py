@@ -62,16 +62,28 @@ def test_a_sample_has_one_key_in_batches_of_other_sizes_lengths_and_orders(segme
             assert keys(indices, width) == tuple(reference[index] for index in indices)
 
 
-def test_inputs_of_a_decoder_with_a_mask_are_cut_and_those_without_one_are_not() -> None:
-    content = collated(TEXTS[:3], None, [text(2), text(5), text(3)])
-    content["decoder_input_ids"] = padded([text(2), text(5), text(3)], 5, 0)
-    mask = padded([[1] * 2, [1] * 5, [1] * 3], 5, 0)
-    alone = {name: tensor[:1] for name, tensor in content.items()}
-    shorter = alone | {"decoder_input_ids": alone["decoder_input_ids"][:, :2]}
-    assert sample_keys(alone) == sample_keys(content)[:1]
-    assert sample_keys(shorter) != sample_keys(alone)
-    with_mask = content | {"decoder_attention_mask": mask}
-    assert sample_keys(shorter | {"decoder_attention_mask": mask[:1, :2]}) == sample_keys(with_mask)[:1]
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_inputs_of_a_decoder_are_as_long_as_its_mask_or_its_labels(has_mask: bool) -> None:
+    targets = [text(2), text(5), text(3)]
+    content = collated(TEXTS[:3], None, targets) | {"decoder_input_ids": padded(targets, 9, 0)}
+    content["labels"] = padded(targets, 9, -100)
+    if has_mask:
+        content["decoder_attention_mask"] = padded([[1] * len(tokens) for tokens in targets], 9, 0)
+    shorter = {
+        name: tensor[:1, : 2 if "decoder" in name or name == "labels" else None] for name, tensor in content.items()
+    }
+    assert sample_keys(shorter) == sample_keys(content)[:1]
+    others = shorter | {"decoder_input_ids": shorter["decoder_input_ids"] + 1}
+    assert sample_keys(others) != sample_keys(shorter)
+    wide = {name: tensor for name, tensor in content.items() if "decoder" in name or name == "labels"}
+    assert {tensor.shape[1] for tensor in cut_padding(wide).values()} == {5}
+
+
+def test_inputs_of_a_decoder_without_labels_count_in_full() -> None:
+    content = collated(TEXTS[:3], 9) | {"decoder_input_ids": torch.ones(3, 9)}
+    other = content | {"decoder_input_ids": torch.ones(3, 9).index_fill(1, torch.tensor([8]), 2)}
+    assert not set(sample_keys(content)) & set(sample_keys(other))
+    assert cut_padding(content)["decoder_input_ids"].shape == (3, 9)
 
 
 def changed(content: dict, name: str, value) -> dict:
@@ -290,3 +302,8 @@ def test_cut_batch_has_the_same_keys_and_no_common_padding() -> None:
     assert cut_padding(nothing)["input_ids"].shape == (2, 1)
     pair = (torch.ones(2, 3), torch.ones(2))
     assert cut_padding(pair) is pair
+
+
+def test_labels_are_cut_as_their_tokens_are_of_which_the_last_ones_may_have_none() -> None:
+    content = collated(TEXTS[2:4], 9) | {"labels": padded([[-100], text(3)], 9, -100)}
+    assert {tensor.shape for tensor in cut_padding(content).values()} == {(2, 6)}
