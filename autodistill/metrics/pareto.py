@@ -27,10 +27,13 @@ def non_dominated(losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         [True, True, False]
     """
     points = _checked(losses)
-    front = np.ones(len(points), dtype=bool)
-    for i, point in enumerate(points):
-        no_worse = points[(points <= point).all(axis=1)]
-        front[i] = not (no_worse < point).any()
+    front = np.zeros(len(points), dtype=bool)
+    rest = np.lexsort(points.T[::-1])  # no point dominates one that precedes it in lexicographic order
+    points = points[rest]
+    while len(rest):
+        better = (points < points[0]).any(axis=1)  # in some loss; the first point equals or dominates the others
+        front[rest[~better][(points[~better] == points[0]).all(axis=1)]] = True
+        rest, points = rest[better], points[better]
     return front
 
 

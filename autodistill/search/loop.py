@@ -161,7 +161,7 @@ class SearchLoop:
     def _new(self) -> Trial | None:
         if self._exhausted or len(self.result.tried) >= self._limits.trials:
             return None
-        if self.result.unchanged_for >= self._limits.patience:
+        if self._limits.patience < math.inf and self.result.unchanged_for >= self._limits.patience:
             logger.info("the search ends: the front has not changed for %d trials (patience)", self._limits.patience)
             return None
         try:
@@ -234,8 +234,7 @@ class SearchLoop:
         trial = trial.complete(outcome.metrics, outcome.details)
         self.directory.record(trial)
         self._remove_checkpoints(trial)
-        kept = {"all": self.result.completed, "pareto": self.result.pareto_front, "none": []}[self.policy.keep]
-        numbers = {other.number for other in kept}
+        numbers = {other.number for other in self._kept()}
         for number in (self._with_students | {trial.number}) - numbers:
             try:
                 remove(self.directory.student_directory(number))
@@ -243,6 +242,12 @@ class SearchLoop:
                 logger.warning("the student of trial %d is not kept, but could not be removed: %s", number, error)
         self._with_students = numbers
         return trial
+
+    def _kept(self) -> list[Trial]:
+        """The trials whose students stay on disk."""
+        if self.policy.keep == "pareto":
+            return self.result.pareto_front
+        return self.result.completed if self.policy.keep == "all" else []
 
     def _remove_checkpoints(self, trial: Trial) -> None:
         shutil.rmtree(self.directory.trial_directory(trial.number) / CHECKPOINT, ignore_errors=True)

@@ -57,11 +57,10 @@ class Proposals:
             SpaceExhaustedError: every architecture of the space has been tried, or is not worth a trial.
             AdvisorError: the advisor repeated an architecture of its history, or proposed one outside the space.
         """
-        key = self.search.search_space.key
-        taken = {key(trial.architecture) for trial in result}
-        for queued in self._queue:
-            if key(queued) not in taken:
-                return queued
+        tried = [trial.architecture for trial in result] if self._queue else []
+        self._queue = [queued for queued in self._queue if queued not in tried]
+        if self._queue:
+            return self._queue[0]
         assert self.search.seed is not None  # a search chooses one before it proposes
         seed = derive_seed(self.search.seed, "advisor", len(result))
         history = self._history(result)
@@ -84,7 +83,7 @@ class Proposals:
             proposed = space.validate(suggested)
         except SearchSpaceError as error:
             raise AdvisorError(f"an advisor must propose from the space, but {name} did not: {error}") from error
-        if any(space.key(observed.architecture) == space.key(proposed) for observed in history):
+        if any(observed.architecture == proposed for observed in history):
             raise AdvisorError(
                 f"an advisor must propose an architecture that is not in its history, but {name} repeated {proposed}; "
                 "skip the architectures of the history, whatever their state."

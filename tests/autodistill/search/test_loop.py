@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import weakref
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from small_models import Transformer
 from toy_search import make_config, make_search
 from width_search import search, widths_of
 
-from autodistill import AutoDistillation, ConfigurationError, SearchStoppedError
+from autodistill import AutoDistillation, ConfigurationError, SearchSpace, SearchStoppedError
 from autodistill.search import loop
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
@@ -75,6 +76,34 @@ def test_the_result_in_a_callback_comes_from_memory(tmp_path, monkeypatch):
 
     make_search(tmp_path / "search", make_config(max_trials=2), callbacks=[look]).search_loop()
     assert [left == right for left, right in pairs] == [True, True]
+
+
+@pytest.mark.parametrize(("keep", "fronts"), [("none", 0), ("all", 0), ("pareto", 1)])
+def test_no_later_trial_computes_more_keys_or_more_than_one_front(tmp_path, monkeypatch, keep, fronts):
+    calls, calls_by_trial = [], []
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def watched(*arguments):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    def after(search, trial):
+        calls_by_trial.append(Counter(calls))
+        calls.clear()
+
+    watch(SearchSpace, "key")
+    watch(search_result, "non_dominated")
+    agent = search(tmp_path, widths=list(range(1, 30)), max_trials=20, keep=keep, callbacks=[after])
+    agent.enqueue_trial({"width": 7})
+    agent.search_loop()
+    assert len(calls_by_trial) == 20
+    assert [counted["non_dominated"] for counted in calls_by_trial] == [fronts] * 20
+    assert calls_by_trial[0]["key"] > 0
+    assert {counted["key"] for counted in calls_by_trial} == {calls_by_trial[0]["key"]}
 
 
 def test_patience_ends_a_search_whose_best_has_not_changed(tmp_path):
