@@ -30,6 +30,7 @@ from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distiller import Distiller, Storage
 from autodistill.environment import describe_environment, resolve_device
 from autodistill.errors import ConfigurationError
+from autodistill.forecast import Forecast
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
 from autodistill.metrics.metric import Metric, metrics_returned
 from autodistill.processes import current_processes
@@ -44,7 +45,14 @@ from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial, ensure_has_student
 from autodistill.search.untrained_bounds import UntrainedBounds
-from autodistill.set_up_checks import argument_problems, count_problems, limit_problems, set_up_problems, size_problems
+from autodistill.set_up_checks import (
+    argument_problems,
+    count_problems,
+    folder_problems,
+    limit_problems,
+    set_up_problems,
+    size_problems,
+)
 from autodistill.teacher import Teacher, load_teacher, teacher_problems
 from autodistill.training import FunctionTraining, Training
 from search_spaces import Architecture, SearchSpace
@@ -97,6 +105,9 @@ class AutoDistillation:
         init: `"teacher"` starts students inside the teacher instead of with the weights that `model_builder` sets, with
             the settings in the configuration; or a mapping of settings, which override those.
         framework: the library of the models; only `"pytorch"` exists.
+        teacher_cache: the directory of the teacher's features; by default one in the search directory. Searches with
+            the same teacher may share it, also at the same time: what one has computed, the others find. Values that
+            another search computed in other batches equal its own up to rounding.
 
     Raises:
         ConfigurationError: the set-up is invalid; all mistakes in one error.
@@ -144,6 +155,7 @@ class AutoDistillation:
         history_from: Sequence[str | Path] = (),
         init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
         framework: str = "pytorch",
+        teacher_cache: str | Path | None = None,
     ) -> None:
         self.model_builder = model_builder
         self.train_func = train_func
@@ -153,7 +165,8 @@ class AutoDistillation:
         self.train_dataloader = train_dataloader
         self.example_batch = example_batch
         self.history_from = history_from
-        self._sizes = {
+        self.teacher_cache = teacher_cache
+        self._sizes: dict[str, Any] = {
             "teacher_cache_gb": teacher_cache_gb,
             "activation_budget_gb": activation_budget_gb,
             "activation_disk_gb": activation_disk_gb,
@@ -164,6 +177,7 @@ class AutoDistillation:
             *teacher_problems(teacher_model),
             *count_problems(counts),
             *size_problems(self._sizes),
+            *folder_problems({"teacher_cache": teacher_cache}),
         ]
         if problems:
             raise ConfigurationError(problems)
@@ -210,6 +224,11 @@ class AutoDistillation:
     def has_teacher(self) -> bool:
         """Whether there is a teacher, loaded or not."""
         return self._teacher is not None
+
+    @property
+    def teacher_cache_directory(self) -> Path:
+        """The directory of the teacher's features: `teacher_cache`, or one in the search directory."""
+        return self.search_dir / TEACHER_CACHE if self.teacher_cache is None else Path(self.teacher_cache)
 
     @property
     def framework(self) -> str:
@@ -349,14 +368,20 @@ class AutoDistillation:
         Args:
             regular_engine: makes what runs the regular distillation of a student.
         """
+        return self._distiller(regular_engine)
+
+    def _distiller(
+        self, regular_engine: Callable[[RegularTask], Engine] = RegularDistillation, *, read_only: bool = False
+    ) -> Distiller:
         assert self.teacher_model is not None
         assert self.train_dataloader is not None
+        folder = self.teacher_cache_directory
         return Distiller(
             self.teacher_model,
             self.config,
             self.train_dataloader,
             self.device,
-            Storage(self.search_dir / TEACHER_CACHE if self._processes.is_main else None, **self._sizes),
+            Storage(folder if self._processes.is_main else None, read_only=read_only, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,
             regular_engine=regular_engine,
@@ -522,6 +547,75 @@ class AutoDistillation:
                 raise ConfigurationError(problem)
         shared: dict[str, float] = self._processes.broadcast(outcome.metrics)
         return shared
+
+    # --- before searching ---
+
+    def forecast(self, n_trials: int | None = None) -> Forecast:
+        """Predict what `search_loop` costs, from one batch of typical size and three students drawn at random.
+
+        The students are trained for a few steps, and discarded. Neither the search directory nor the results of a
+        search are changed.
+
+        Args:
+            n_trials: the number of trials; by default those that remain until `max_trials`.
+
+        Returns:
+            What the teacher computes, disk and memory, the time of a trial and of the search, and what is limited by a
+            setting, with the remedy.
+
+        Raises:
+            ConfigurationError: there is a `train_func`, whose cost is not known; or the set-up is invalid.
+
+        Examples:
+            >>> data = [(torch.randn(8, 3), torch.randint(0, 2, (8,))) for _ in range(2)]
+            >>> search = {"search_space": {"width": [2, 4]}, "metrics": ["parameters"], "max_trials": 2, "seed": 0}
+            >>> agent = AutoDistillation(
+            ...     lambda sizes: nn.Sequential(nn.Linear(3, sizes["width"]), nn.Linear(sizes["width"], 2)),
+            ...     {"search": search, "regular_distillation": {"train_steps": 5}},
+            ...     teacher_model=nn.Linear(3, 2),
+            ...     train_dataloader=data,
+            ...     search_dir="not-created",
+            ... )
+            >>> forecast = agent.forecast()
+            >>> forecast.teacher.samples, forecast.trials, Path("not-created").exists()
+            (16, 2, False)
+        """
+        self._check_built_in("forecast", "predicts the built-in distillation")
+        if n_trials is None:
+            search, space = self.config.the_search(), self.search_space
+            total = search.max_trials if search.max_trials is not None else space.size
+            n_trials = None if total is None else max(0, total - len(self.search_result.tried))
+        return self._distiller(read_only=True).forecast(self._examples(3), n_trials)
+
+    def fill_teacher_cache(self, part: int = 0, parts: int = 1) -> None:
+        """Run the teacher on everything that students of the search will request, and store it.
+
+        A `search_loop` that follows runs the teacher only for a few checks. It yields the same students, to the bit if
+        both use the same number of threads. What is stored already is not computed again.
+
+        Args:
+            part: of the work, from 0: for processes that share it, each with another part. In the end one process must
+                call it without parts; it stores what remains.
+            parts: their number.
+
+        Raises:
+            ConfigurationError: there is a `train_func`, which does not use the cache; or the set-up is invalid.
+        """
+        parts_problems = count_problems({"part": (part, 0), "parts": (parts, 1)})
+        if not parts_problems and part >= parts:
+            parts_problems = [f"part must be less than parts, but got {part} of {parts}."]
+        self._check_built_in("fill_teacher_cache", "fills the cache of the built-in distillation", parts_problems)
+        self._distiller().fill_cache(self._examples(1)[0], part, parts)
+
+    def _check_built_in(self, name: str, what: str, others: Sequence[str] = ()) -> None:
+        if self.train_func is not None:
+            others = [*others, f"{name} {what}, but there is a train_func; leave one of them out."]
+        self._check_setup(counts_trials=False, others=others)
+
+    def _examples(self, count: int) -> list[nn.Module]:
+        """Students of some architectures of the space, drawn at random."""
+        generator = np.random.default_rng(0)
+        return [self._framework.build(self.search_space.sample(generator)) for _ in range(count)]
 
     # --- results ---
 

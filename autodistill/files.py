@@ -181,3 +181,18 @@ def _first_problem(value: Any, where: str) -> str | None:
     if value is None or isinstance(value, str | int | float | bool):
         return None
     return f"{where or 'it'} is a {type(value).__name__}"
+
+
+def directory_problem(path: Any) -> str | None:
+    """Why a path cannot be that of a directory, existing or not, as the end of a sentence; None if it can.
+
+    Examples:
+        >>> directory_problem(3)
+        'must be the path of a directory, but got 3'
+        >>> directory_problem(f"{__file__}/runs") == f"must be a directory, but {__file__} is a file"
+        True
+    """
+    if not isinstance(path, str | Path) or not str(path).strip():
+        return f"must be the path of a directory, but got {path!r}"
+    file = next((part for part in (Path(path), *Path(path).parents) if part.is_file()), None)
+    return None if file is None else f"must be a directory, but {file} is a file"

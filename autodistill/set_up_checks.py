@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autodistill.config import AutoDistillationConfig, SearchConfig
+from autodistill.files import directory_problem
 from autodistill.metrics.built_in import BUILT_IN, needing
 from autodistill.search.layout import SEARCH_FILE
 from search_spaces import SearchSpaceError
@@ -77,6 +78,12 @@ def size_problems(sizes: Mapping[str, Any]) -> list[str]:
         for name, value in sizes.items()
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf
     ]
+
+
+def folder_problems(folders: Mapping[str, Any]) -> list[str]:
+    """The mistakes in the paths of directories by name; None is the default."""
+    problems = {name: directory_problem(path) for name, path in folders.items() if path is not None}
+    return [f"{name} {problem}." for name, problem in problems.items() if problem is not None]
 
 
 def limit_problems(n_trials: Any, timeout: Any, patience: Any) -> list[str]:

@@ -48,6 +48,7 @@ ORDER = (
     "teacher",
     "padding",
     "training",
+    "forecast",
     # folders, and the modules that combine them
     "models",
     "losses",

@@ -1,4 +1,4 @@
-"""The commands: `autodistill init`, `explain`, `search`, `status`, `trials`, `show` and `export`.
+"""The commands: `autodistill init`, `explain`, `cache`, `search`, `status`, `trials`, `show` and `export`.
 
 A command is a function with its name, in a module that is imported when the command is called: commands that only read
 a search directory do not import torch. The exit status is 0 for success, 1 for failure, 2 for wrong arguments or
@@ -44,8 +44,9 @@ COMMANDS = {
     "search": Command("autodistill.cli.search", "Search, or resume a search that was interrupted."),
     "explain": Command(
         "autodistill.cli.search",
-        "Show what would be distilled into what, for the first architecture of the space.",
+        "Show what would be distilled into what, for the first architecture of the space, and what it would cost.",
     ),
+    "cache": Command("autodistill.cli.cache", "Run the teacher on all that a search needs, in several processes."),
     "status": Command("autodistill.cli.status", "Show the progress of a search in one line, and its best trial."),
     "trials": Command(
         "autodistill.cli.status", "List all trials, paused ones with their metrics after flash distillation."

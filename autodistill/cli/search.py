@@ -16,7 +16,7 @@ from autodistill.cli.setup import SearchSetup
 from autodistill.config.command_line import CommandConfig
 from autodistill.errors import AutoDistillationError
 from autodistill.processes import current_processes
-from autodistill.report.terminal import describe_architecture, results_table
+from autodistill.report.terminal import describe_architecture, forecast_table, results_table
 from autodistill.search.trial import Trial
 
 ConfigFile = Annotated[Path, typer.Argument(help="The file that `autodistill init` wrote.", metavar="CONFIG")]
@@ -28,11 +28,15 @@ def search(
     trials: Annotated[int | None, typer.Option(min=1, help="Run so many more, whatever max_trials is.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Start no trial after this many seconds.")] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict the cost, and end.")] = False,
 ) -> None:
     """Search, or resume a search that was interrupted."""
-    _quiet_libraries()
+    quiet_libraries()
     setup = SearchSetup(CommandConfig.load(config))
     agent = setup.search(search_dir, show_progress_bar=progress)
+    if dry_run:
+        print_table(forecast_table(agent.forecast(trials)))
+        return
     before = len(agent.search_result)
     if before:
         print_line(f"{search_dir} holds {before} trials of this search: resuming.")
@@ -46,18 +50,20 @@ def search(
 
 
 def explain(config: ConfigFile) -> None:
-    """Show what would be distilled into what, for the first architecture of the space."""
-    _quiet_libraries()
-    architecture, rows = SearchSetup(CommandConfig.load(config)).example()
+    """Show what would be distilled into what, for the first architecture of the space, and what it would cost."""
+    quiet_libraries()
+    setup = SearchSetup(CommandConfig.load(config))
+    architecture, rows = setup.example()
     table = Table(title=Text(describe_architecture(Trial(0, architecture))), title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("stage", "student", "teacher", "loss", "weight", "steps"):
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, (row.stage, row.student, row.teacher, row.loss, f"{row.weight:g}", str(row.steps))))
     print_table(table)
+    print_table(forecast_table(setup.forecast()))
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Silence transformers, which logs the loading of weights and those that a task does not use."""
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

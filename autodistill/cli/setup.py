@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from autodistill.config.command_line import CommandConfig
 from autodistill.data_stream import DataStream
 from autodistill.errors import ConfigurationError
 from autodistill.files import replacing
+from autodistill.forecast import Forecast
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.padding import report_padding
 from autodistill.report.mapping_table import MappingRow, explain_mapping
@@ -84,6 +86,11 @@ class SearchSetup:
         student = self.models.build(architecture).eval()
         return architecture, explain_mapping(self.settings, student, self.models.teacher, batch)
 
+    def forecast(self) -> Forecast:
+        """What a new search would cost."""
+        with tempfile.TemporaryDirectory() as unused:
+            return self.search(Path(unused), show_progress_bar=False).forecast()
+
     def report_padding(self) -> float:
         """Log and return the share of padding in the first batches for training, with what reduces it."""
         grouped = self.config.data.group_by_length
@@ -101,6 +108,7 @@ class SearchSetup:
             eval_func=self.scores,
             search_dir=search_dir,
             device=self.config.device,
+            teacher_cache=self.config.teacher_cache,
             show_progress_bar=show_progress_bar,
             callbacks=[self.keep_preprocessor],
             described={

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from autodistill.config import AutoDistillationConfig, ModelConfig, read_configuration
 from autodistill.config.section import Section
+from autodistill.files import directory_problem
 
 TaskName = Literal[
     "text-classification",
@@ -68,6 +69,8 @@ class CommandConfig(Section):
         data: for training and validation.
         auto_distillation: the search and the distillation.
         device: `auto` is a GPU if available.
+        teacher_cache: the directory of the teacher's features, which several searches may share; by default one in the
+            search directory.
         model: a section of the specification's files, next to `auto_distillation`.
 
     Examples:
@@ -87,7 +90,16 @@ class CommandConfig(Section):
     data: DataConfig
     auto_distillation: AutoDistillationConfig
     device: str = "auto"
+    teacher_cache: str | None = None
     model: ModelConfig | None = None
+
+    @field_validator("teacher_cache")
+    @classmethod
+    def _is_a_directory(cls, value: str | None) -> str | None:
+        problem = None if value is None else directory_problem(value)
+        if problem is not None:
+            raise ValueError(f"{problem}.")
+        return value
 
     @classmethod
     def load(cls, source: Mapping[str, Any] | str | Path) -> CommandConfig:

@@ -184,6 +184,10 @@ class SampleOutputs:
                 self.nbytes += store.put(batch.sample_keys, rows)
         return added
 
+    def count(self, kind: OutputKind) -> int:
+        """The number of samples that have a row of this kind."""
+        return self._store(kind).count()
+
     def flush(self) -> None:
         """Wait until all rows that were added are on disk."""
         for store in self._stores.values():

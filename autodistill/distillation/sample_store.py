@@ -75,6 +75,11 @@ class SampleStore:
         self._form: dict[str, tuple[torch.dtype, int]] | None = None
         self._warned_of_writing = False
 
+    def count(self) -> int:
+        """The number of rows, including those in segments that other processes have written so far."""
+        self._find_segments()
+        return sum(self._holds(key) for key in self._index)
+
     def get(self, keys: Sequence[bytes]) -> list[Row | None]:
         """The rows of some keys, in order; None for those that are missing.
 

@@ -68,6 +68,7 @@ class TeacherCache:
         exact: False keeps 32-bit features of layers, not of the whole model, as bfloat16: half the memory, at a
             relative error of up to 2⁻⁸ = 0.4%.
         outputs: keeps outputs by sample; None keeps them by batch.
+        read_only: nothing is written to the directory, nor removed from it.
 
     Examples:
         >>> cache = TeacherCache(nn.Linear(2, 3))
@@ -89,6 +90,7 @@ class TeacherCache:
         mixed_precision: str = "no",
         exact: bool = True,
         outputs: SampleOutputs | None = None,
+        read_only: bool = False,
     ) -> None:
         self.teacher = teacher.eval()
         self.forwards = 0
@@ -107,6 +109,7 @@ class TeacherCache:
             )
         )
         self._directory = directory
+        self._read_only = read_only
         self._disk_bytes = disk_gb * GIB
         self._disk_used = _size(directory) if directory is not None else 0
         self._used: set[Path] = set()
@@ -285,6 +288,64 @@ class TeacherCache:
         # Some models lose the axis of a single sample.
         return indices if len(indices) > 1 else sorted({*indices, (indices[0] + 1) % batch.size})
 
+    def fill(self, batch: Batch, taps: Sequence[Tap], outputs: Sequence[Tap], new: Sequence[int]) -> None:
+        """Store what is missing of a batch before anything requests it, in one forward pass of the teacher.
+
+        Args:
+            batch: the batch; its expected features are stored too.
+            taps: of features that are kept by batch.
+            outputs: taps of regular distillation.
+            new: the indices of the samples that occur in no earlier batch. Only their outputs are kept by sample: those
+                of the others are kept as they were computed there, perhaps by another process.
+        """
+        kinds = self._kinds(batch, outputs)
+        by_sample = self.keeps_by_sample(batch, outputs)
+        requested = [*taps, *self._expected.get(batch.hash, ()), *([] if by_sample else outputs)]
+        missing = [tap for tap in dict.fromkeys(requested) if not self._holds(batch, tap)]
+        rows = self._outputs.rows(batch, kinds) if self._outputs is not None and by_sample else {}
+        lacking = [index for index in new if any(rows[kind][index] is None for kind in rows)]
+        if not missing:
+            if lacking:
+                self._fill(batch, rows, lacking)
+            return
+        added = [kind.tap for kind in rows] if lacking else []
+        computed = self._forward(batch, list(dict.fromkeys([*missing, *added])))
+        for tap in missing:
+            if self._directory is None:
+                self._remember((batch.hash, tap, self._attention_now()), computed[tap])
+            self._write(batch, tap, computed[tap])
+        if lacking:
+            self._add(batch.take(lacking), {kind: computed[kind.tap][lacking] for kind in rows})
+
+    def compute(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
+        """The features of a batch, computed now, and not kept."""
+        return self._forward(batch, taps)
+
+    def keeps_by_sample(self, batch: Batch, taps: Sequence[Tap]) -> bool:
+        """Whether all these outputs of a batch are kept by sample."""
+        return bool(taps) and len(self._kinds(batch, taps)) == len(taps)
+
+    def holds(self, batch: Batch, taps: Iterable[Tap]) -> bool:
+        """Whether all these features of a batch are stored."""
+        return all(self._holds(batch, tap) for tap in taps)
+
+    def row_bytes(self, batch: Batch, features: Mapping[Tap, torch.Tensor]) -> float | None:
+        """The mean size in bytes in which these outputs of a sample are kept; None if they are kept by batch."""
+        if not self.keeps_by_sample(batch, list(features)):
+            return None
+        kinds = self._kinds(batch, features)
+        return sum(nbytes(kind.split(features[kind.tap], batch)) for kind in kinds) / batch.size
+
+    def rows_stored(self, batch: Batch, taps: Iterable[Tap]) -> int:
+        """The number of samples whose outputs are kept, of any batch; 0 if they are kept by batch."""
+        kinds = self._kinds(batch, taps)
+        return min((self._outputs.count(kind) for kind in kinds), default=0) if self._outputs is not None else 0
+
+    def blockers(self, taps: Iterable[Tap]) -> list[str]:
+        """Why outputs are kept by batch: a sentence for each of those taps that were examined, and cannot be."""
+        chosen = set(taps)
+        return [f"{kind.tap} {why}" for kind, why in self._problems.items() if why is not None and kind.tap in chosen]
+
     def _kinds(self, batch: Batch, taps: Iterable[Tap]) -> list[OutputKind]:
         """Those of these taps whose outputs are kept by sample, in this batch."""
         if self._outputs is None or batch.sample_keys is None:
@@ -385,7 +446,8 @@ class TeacherCache:
             feature = load_file(path)["feature"]
         except (SafetensorError, OSError, KeyError):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
-            path.unlink(missing_ok=True)
+            if not self._read_only:
+                path.unlink(missing_ok=True)
             return None
         self._remember(key, feature)
         return feature
@@ -405,12 +467,14 @@ class TeacherCache:
 
     def _use(self, path: Path) -> None:
         """Note that a file is used, for other processes by its time: the files used last are removed last."""
-        if path not in self._used:
+        if path not in self._used and not self._read_only:
             self._used.add(path)
             os.utime(path)
 
     def _make_room(self, size: int, *, displacing_used: bool = False) -> bool:
         """Remove features of batches, those used longest ago first, until the directory has room; whether it has."""
+        if self._read_only:
+            return False
         if self._disk_used + size <= self._disk_bytes:
             return True
         if self._all_used and not displacing_used:

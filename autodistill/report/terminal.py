@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from autodistill.forecast import Forecast
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric
 from autodistill.search.progress import NoProgress, Progress
@@ -226,6 +227,23 @@ def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | N
         choices = (Text(str(trial.architecture.get(name, ""))) for name in dimensions)
         style = "bold" if mark else None
         table.add_row(mark, str(trial.number), *choices, *_values(result, trial.metrics), style=style)
+    return table
+
+
+def forecast_table(forecast: Forecast) -> Table:
+    """What a search is predicted to cost, as a table; remedies for what a setting limits are below it."""
+    table = Table(
+        title="predicted from one batch",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_header=False,
+        caption=Text("\n".join(forecast.limits)),
+        caption_justify="left",
+    )
+    table.add_column()
+    table.add_column(justify="right", overflow="fold")
+    for name, value in forecast.rows():
+        table.add_row(name, value)
     return table
 
 
