@@ -22,7 +22,7 @@ from autodistill.padding import padding_share
 from autodistill.tensors import nbytes, tensors_in
 
 _COMPARED = 16  # batches among which a typical one is chosen
-_ROW_OVERHEAD = 48  # bytes: the key, the checksum and the shapes
+_ROW_OVERHEAD = 32  # bytes: the key, the checksum and the shape
 
 
 def mean(values: Iterable[float]) -> float:

@@ -684,3 +684,131 @@ def test_more_trials_than_a_space_with_constraints_has_end_with_a_warning(tmp_pa
     search.search_loop()
     assert len(search.search_result.completed) == 4
     assert any(record.levelname == "WARNING" for record in caplog.records)
+
+
+# --- before searching ------------------------------------------------------------------------------------------------
+
+
+def students_of(search_dir):
+    """The weights of the students that a search kept, as they are on disk."""
+    return {path.parent.parent.name: path.read_bytes() for path in search_dir.glob("trials/*/student/*.safetensors")}
+
+
+def counting_samples(teacher):
+    """The sizes of the batches that a teacher runs on, from now on."""
+    sizes = []
+    teacher.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    return sizes
+
+
+def repeating_loader():
+    """Samples of which some occur in several batches, with a last batch that is smaller."""
+    inputs, labels = make_loader(30).dataset.tensors
+    data = torch.utils.data.TensorDataset(torch.cat([inputs, inputs[:17]]), torch.cat([labels, labels[:17]]))
+    return torch.utils.data.DataLoader(data, 8, shuffle=True)
+
+
+def test_forecast_is_logged_before_the_first_trial_and_changes_no_bit_of_the_students(tmp_path, caplog):
+    config = make_config(max_trials=3)
+    with caplog.at_level("WARNING", logger="autodistill"):
+        make_search(tmp_path / "without", config, train_dataloader=repeating_loader()).search_loop()
+    assert not caplog.records
+    agent = make_search(tmp_path / "with", config, train_dataloader=repeating_loader())
+    with caplog.at_level("INFO", logger="autodistill"):
+        agent.forecast()
+        agent.search_loop()
+    lines = [record.message for record in caplog.records if record.message.startswith("predicted from one batch")]
+    assert len(lines) == 1
+    assert "the teacher runs on 47 samples" in lines[0]
+    assert "and 3 trials with the teacher" in lines[0]
+    assert len(students_of(tmp_path / "with")) == 3
+    assert students_of(tmp_path / "with") == students_of(tmp_path / "without")
+    caplog.clear()
+    with caplog.at_level("INFO", logger="autodistill"):
+        agent.search_loop(n_trials=1)
+    assert not any(record.message.startswith("predicted") for record in caplog.records)
+
+
+def test_forecast_leaves_the_search_directory_and_random_states_as_they_are(tmp_path):
+    agent = make_search(tmp_path / "search")
+    state = torch.get_rng_state()
+    forecast = agent.forecast()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not agent.search_dir.exists()
+    assert (forecast.trials, forecast.training_samples, forecast.teacher.samples) == (8, 48, 48)
+    agent.search_loop(n_trials=2)
+    before = {path: path.stat().st_mtime_ns for path in agent.search_dir.rglob("*")}
+    again = make_search(tmp_path / "search").forecast()
+    assert {path: path.stat().st_mtime_ns for path in agent.search_dir.rglob("*")} == before
+    assert (again.trials, again.teacher.samples, again.teacher.stored_samples) == (6, 0, 48)
+    assert agent.forecast(n_trials=11).trials == 11
+
+
+def test_forecast_counts_the_samples_and_bytes_of_the_search(tmp_path):
+    teacher = make_teacher()
+    agent = make_search(
+        tmp_path, make_config(max_trials=2), teacher_model=teacher, train_dataloader=make_loader(960, 32)
+    )
+    forecast = agent.forecast().teacher
+    sizes = counting_samples(teacher)
+    agent.search_loop()
+    assert forecast.flash_samples == 4 * 32
+    assert forecast.samples == 9 * 32  # 9 steps read 288 of 960 samples
+    assert forecast.samples <= sum(sizes) <= forecast.samples + 6 * 32  # the checks of the set-up
+    stored = sum(path.stat().st_size for path in (tmp_path / "teacher_cache").rglob("*.safetensors"))
+    assert forecast.disk_bytes == pytest.approx(stored, rel=0.1)
+
+
+def test_forecast_names_the_limits_and_their_remedies(tmp_path):
+    config = make_config()
+    config["flash_distillation"]["flash_set_gb"] = 5e-5
+    limits = make_search(tmp_path, config, teacher_cache_gb=1e-6).forecast().limits
+    assert any("teacher_cache_gb is 1e-06" in limit and "set teacher_cache_gb=1" in limit for limit in limits)
+    assert any("limits the flash set to" in limit and "of 4 batches; flash_set_gb: " in limit for limit in limits)
+
+
+@pytest.mark.parametrize("inputs", ["student", "teacher"])
+def test_search_with_a_filled_cache_yields_the_same_students_and_runs_the_teacher_for_checks_only(tmp_path, inputs):
+    config = make_config(max_trials=2, search_space={"width": [16], "depth": [1, 2, 3]})
+    config["flash_distillation"]["inputs"] = inputs
+    make_search(tmp_path / "alone", config, train_dataloader=repeating_loader()).search_loop()
+    for part in (2, 0, 1, None):
+        teacher = make_teacher()
+        sizes = counting_samples(teacher)
+        agent = make_search(
+            tmp_path / "filled",
+            config,
+            teacher_model=teacher,
+            train_dataloader=repeating_loader(),
+            teacher_cache=tmp_path / "c",
+        )
+        agent.fill_teacher_cache(*(() if part is None else (part, 3)))
+        assert part is not None or sum(sizes) <= 3 * 8, "what the others stored is computed again"
+    sizes.clear()
+    agent.search_loop()
+    assert not (tmp_path / "filled" / "teacher_cache").exists()
+    assert sum(sizes) <= 3 * 8
+    assert len(students_of(tmp_path / "alone")) == 2
+    assert students_of(tmp_path / "filled") == students_of(tmp_path / "alone")
+
+
+def test_two_searches_share_a_cache(tmp_path):
+    for name in ("first", "second"):
+        teacher = make_teacher()
+        sizes = counting_samples(teacher)
+        config = make_config(max_trials=1)
+        make_search(tmp_path / name, config, teacher_model=teacher, teacher_cache=tmp_path / "cache").search_loop()
+    assert sum(sizes) <= 3 * 8
+    assert students_of(tmp_path / "first") == students_of(tmp_path / "second")
+
+
+def test_cost_and_cache_belong_to_the_built_in_distillation(tmp_path):
+    agent = plain_search(tmp_path)
+    for method, name in ((agent.forecast, "forecast"), (agent.fill_teacher_cache, "fill_teacher_cache")):
+        with pytest.raises(ConfigurationError, match=f"{name} .* but there is a train_func"):
+            method()
+
+
+def test_part_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="part must be less than parts, but got 2 of 2"):
+        make_search(tmp_path).fill_teacher_cache(2, 2)
