@@ -295,8 +295,15 @@ class Distiller:
         """The layers of the teacher that flash distillation of this and of other students may request."""
         if self._phases.flash is None:
             return []
-        mapped = (tap for stage in plan.flash for tap in stage.teacher_taps)
-        return list(dict.fromkeys([*self._requested_in_flash(self.flash_set.batch(0)), *mapped]))
+        reduced = {tap for stage in plan.flash if stage.top_k is not None for tap in stage.top_k.taps}
+        mapped = (
+            tap
+            for stage in plan.flash
+            for tap in stage.teacher_taps
+            if stage.top_k is None or tap not in stage.top_k.taps
+        )
+        requested = (tap for tap in self._requested_in_flash(self.flash_set.batch(0)) if tap not in reduced)
+        return list(dict.fromkeys([*requested, *mapped]))
 
     # --- what a search costs ---
 

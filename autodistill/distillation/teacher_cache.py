@@ -300,8 +300,13 @@ class TeacherCache:
         """
         kinds = self._kinds(batch, outputs)
         by_sample = self.keeps_by_sample(batch, outputs)
-        requested = [*taps, *self._expected.get(batch.hash, ()), *([] if by_sample else outputs)]
-        missing = [tap for tap in dict.fromkeys(requested) if not self._holds(batch, tap)]
+        kept = {kind.tap for kind in kinds if by_sample}
+        joined = {kind.tap for kind in kinds if by_sample and kind.k is None}  # also when requested by batch
+        expected = [tap for tap in self._expected.get(batch.hash, ()) if tap not in kept]
+        requested = dict.fromkeys([*taps, *expected, *([] if by_sample else outputs)])
+        if not joined.issuperset(requested):
+            requested = dict.fromkeys(tap for tap in requested if tap not in joined)
+        missing = [tap for tap in requested if not self._holds(batch, tap)]
         rows = self._outputs.rows(batch, kinds) if self._outputs is not None and by_sample else {}
         lacking = [index for index in new if any(rows[kind][index] is None for kind in rows)]
         if not missing:
@@ -327,7 +332,7 @@ class TeacherCache:
 
     def holds(self, batch: Batch, taps: Iterable[Tap]) -> bool:
         """Whether all these features of a batch are stored."""
-        return all(self._holds(batch, tap) for tap in taps)
+        return all(self._holds(batch, tap) or self._whole_outputs(batch, [tap]) for tap in taps)
 
     def row_bytes(self, batch: Batch, features: Mapping[Tap, torch.Tensor]) -> float | None:
         """The mean size in bytes in which these outputs of a sample are kept; None if they are kept by batch."""
