@@ -373,8 +373,11 @@ class Distiller:
             if self._phases.init is not None:
                 count = max(count, self._phases.init.batches)
             regular = RegularReads(count, plan.regular.teacher_taps)
+        start = FlashReads()
+        if self._initializer is not None:
+            start = FlashReads.first(self.flash_set.batches, *self._initializer.reads())
         with eager_attention(*plan.eager):
-            return predict_teacher_work(data, self.cache, scratch, flash, regular)
+            return predict_teacher_work(data, self.cache, scratch, flash, regular, start)
 
     def _seconds(self, student: nn.Module, plan: Plan, flash_set: FlashSet) -> tuple[float, float]:
         """The seconds of flash distillation and of regular distillation of a student, which is trained."""

@@ -142,10 +142,10 @@ def step_seconds(run: Callable[[int], object], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class FlashReads:
-    """What flash distillation reads of the teacher.
+    """What is read of the teacher by batch.
 
     Args:
-        batches: the flash set; empty without flash distillation.
+        batches: the flash set, or some of it; empty without flash distillation.
         taps: the layers that students may request.
     """
 
@@ -156,6 +156,16 @@ class FlashReads:
     def samples(self) -> int:
         """The number of samples in the flash set."""
         return sum(batch.size for batch in self.batches)
+
+    @classmethod
+    def first(cls, batches: Sequence[Batch], taps: Sequence[Tap], positions: int) -> FlashReads:
+        """The reads of the first batches that together have so many positions without padding, or of all."""
+        read = 0.0
+        for count, batch in enumerate(batches):
+            if read >= positions:
+                return cls(batches[:count], taps)
+            read += elements(batch) * (1 - padding_share([batch]))
+        return cls(batches, taps)
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,12 @@ class RegularReads:
 
 
 def predict_teacher_work(
-    data: DataView, cache: TeacherCache, scratch: TeacherCache, flash: FlashReads, regular: RegularReads
+    data: DataView,
+    cache: TeacherCache,
+    scratch: TeacherCache,
+    flash: FlashReads,
+    regular: RegularReads,
+    start: FlashReads = FlashReads(),
 ) -> TeacherWork:
     """What the teacher has to compute; it runs twice on the typical batch.
 
@@ -182,8 +197,9 @@ def predict_teacher_work(
         scratch: another one with the same teacher, in which nothing is stored that the search will read.
         flash: what flash distillation requests.
         regular: what regular distillation requests.
+        start: what a start inside the teacher requests besides, of a few batches.
     """
-    typical, taps = data.typical, list(dict.fromkeys([*flash.taps, *regular.taps]))
+    typical, taps = data.typical, list(dict.fromkeys([*flash.taps, *regular.taps, *start.taps]))
     if not taps:
         return TeacherWork(flash.samples, 0, 0, 0.0, 0)
     features = scratch.features(typical, taps)  # the first forward pass runs to the end
@@ -195,7 +211,8 @@ def predict_teacher_work(
     rows = cache.rows_stored(typical, regular.taps)
     missing = max(flash.samples - held, read - rows)
     per_element = {tap: cache.nbytes({tap: feature}) / elements(typical) for tap, feature in features.items()}
-    size = sum(per_element[tap] * elements(batch) + HEADER for batch in flash.batches for tap in flash.taps)
+    by_batch = {(batch.hash, tap): batch for reads in (flash, start) for batch in reads.batches for tap in reads.taps}
+    size = sum(per_element[tap] * elements(batch) + HEADER for (_, tap), batch in by_batch.items())
     if row_bytes is not None:
         size += read * (row_bytes + _ROW_OVERHEAD)
     else:

@@ -113,6 +113,7 @@ class TeacherCache:
         self._disk_bytes = disk_gb * GIB
         self._disk_used = _size(directory) if directory is not None else 0
         self._used: set[Path] = set()
+        self._damaged: set[Path] = set()
         self._all_used = False  # whether all files have been used, and fill the directory
         self._memory_left = memory_gb * GIB
         self._memory: dict[tuple[str, Tap, str], torch.Tensor] = {}
@@ -451,6 +452,7 @@ class TeacherCache:
             feature = load_file(path)["feature"]
         except (SafetensorError, OSError, KeyError):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
+            self._damaged.add(path)
             if not self._read_only:
                 path.unlink(missing_ok=True)
             return None
@@ -459,7 +461,8 @@ class TeacherCache:
 
     def _holds(self, batch: Batch, tap: Tap) -> bool:
         path = self._path(batch, tap)
-        return (batch.hash, tap, self._attention_now()) in self._memory or (path is not None and path.exists())
+        in_memory = (batch.hash, tap, self._attention_now()) in self._memory
+        return in_memory or (path is not None and path not in self._damaged and path.exists())
 
     def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
         path, size = self._path(batch, tap), nbytes(feature) + HEADER
@@ -469,6 +472,7 @@ class TeacherCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._disk_used += write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
         self._used.add(path)
+        self._damaged.discard(path)
 
     def _use(self, path: Path) -> None:
         """Note that a file is used, for other processes by its time: the files used last are removed last."""

@@ -177,6 +177,17 @@ class TeacherInitializer:
             family=self._settings.family,
         )
 
+    def reads(self) -> tuple[list[Tap], int]:
+        """The taps that the least squares of students of any depth read, and from how many positions of the flash set.
+
+        Both are empty if nothing is fitted.
+        """
+        if self._fitted == "none" or self._settings.weights != "all":
+            return [], 0
+        layers, writers = range(self._family.depth(self._base)), self._fitted == "all"
+        taps = LeastSquares.teacher_taps(self._method.family, self._path, layers, writers=writers)
+        return taps, POSITIONS[self._fitted]
+
     def _fit(self, student: nn.Module, start: TeacherStart) -> None:
         path, _, _ = require_family(student, self._settings.family, "student")
         family = self._method.family

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autodistill.files import TEMPORARY_SUFFIX, read_json, remove, replacing, write_json
+from autodistill.files import TEMPORARY_SUFFIX, directory_problem, read_json, remove, replacing, write_json
 
 
 class Killed(BaseException):
@@ -151,3 +151,14 @@ def test_json_that_cannot_be_written_leaves_the_old(path: Path) -> None:
         write_json(path, {"losses": [float("nan")]})
     assert read_json(path) == {"losses": [0.5]}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_path_of_a_directory_may_not_exist_but_must_not_lie_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert directory_problem(tmp_path) is None
+    assert directory_problem(str(tmp_path / "new" / "folder")) is None
+    for wrong in (file, file / "below" / "it"):
+        assert directory_problem(wrong) == f"must be a directory, but {file} is a file"
+    for nothing in ("", " ", None, 3):
+        assert directory_problem(nothing) == f"must be the path of a directory, but got {nothing!r}"

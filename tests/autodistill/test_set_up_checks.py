@@ -8,7 +8,7 @@ from toy_search import make_config, make_search
 from width_search import search
 
 from autodistill import AutoDistillation, ConfigurationError
-from autodistill.set_up_checks import count_problems, limit_problems, size_problems
+from autodistill.set_up_checks import count_problems, folder_problems, limit_problems, size_problems
 
 
 def test_a_path_without_a_search_is_refused_as_history(tmp_path):
@@ -56,6 +56,8 @@ def test_all_missing_parts_are_named_in_one_error(tmp_path):
         ({"max_consecutive_failures": 0}, "max_consecutive_failures must be a whole number of at least 1, but got 0"),
         ({"max_retries": "3"}, "max_retries must be a whole number of at least 0, but got '3'"),
         ({"teacher_cache_gb": -1}, "teacher_cache_gb must be a finite size in GiB, zero or more, but got -1"),
+        ({"teacher_cache": 3}, "teacher_cache must be the path of a directory, but got 3"),
+        ({"teacher_cache": __file__}, f"teacher_cache must be a directory, but {__file__} is a file"),
         ({"callbacks": print}, "callbacks must be a list of functions"),
         ({"teacher_model": "bert"}, "teacher_model must be an nn.Module or a function that loads one, but got 'bert'"),
         ({"eval_func": 0.5}, "eval_func must be a function, but got 0.5"),
@@ -78,9 +80,10 @@ def test_a_search_without_metrics_is_refused_before_anything_runs(tmp_path):
         search.search_loop()
 
 
-def test_numbers_within_their_limits_have_no_problems():
+def test_arguments_within_their_limits_have_no_problems(tmp_path):
     assert count_problems({"max_retries": (0, 0), "n_trials": (5, 1)}) == []
     assert size_problems({"teacher_cache_gb": 0, "disk_gb": 0.5}) == []
+    assert folder_problems({"teacher_cache": None, "other": tmp_path, "third": str(tmp_path / "a" / "b")}) == []
     assert limit_problems(n_trials=0, timeout=0.0, patience=1) == limit_problems(None, None, None) == []
 
 

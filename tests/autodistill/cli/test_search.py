@@ -29,6 +29,26 @@ def test_explain_shows_the_teacher_block_of_each_student_block(classifier):
     assert not Path("runs").exists()
 
 
+def test_explain_and_a_dry_run_predict_the_cost_and_write_nothing(classifier):
+    configure("text-classification", classifier, write_csv(Path("train.csv")))
+    for command in (["explain", "search.yaml"], ["search", "search.yaml", "--search-dir", "runs", "--dry-run"]):
+        shown = run(*command)
+        assert "training samples 12" in shown
+        assert "samples that the teacher runs on 12 " in shown
+        assert "search of 2 trials" in shown
+    assert "search of 7 trials" in run("search", "search.yaml", "--search-dir", "runs", "--dry-run", "--trials", 7)
+    assert not Path("runs").exists()
+    assert not Path("autodistillation").exists()
+
+
+def test_dry_run_of_a_search_counts_what_it_has_done(classifier):
+    configure("text-classification", classifier, write_csv(Path("train.csv")))
+    run("search", "search.yaml", "--search-dir", "runs", "--trials", 1, "--no-progress")
+    shown = run("search", "search.yaml", "--search-dir", "runs", "--dry-run")
+    assert "samples that the teacher runs on 0 (12 more are stored)" in shown
+    assert "search of 1 trials" in shown
+
+
 def test_search_dir_of_other_held_out_data_is_refused(classifier):
     config = configure("text-classification", classifier, write_csv(Path("train.csv")))
     run("search", "search.yaml", "--search-dir", "runs", "--trials", 1, "--no-progress")

@@ -181,6 +181,25 @@ def test_what_is_stored_is_not_predicted(tmp_path: Path) -> None:
     assert (predicted.samples, predicted.stored_samples) == (16, 8)
 
 
+def test_start_inside_the_teacher_keeps_further_features_of_the_first_batches() -> None:
+    cache = make_cache(make_teacher())
+    batches, flash = [text(10, padded=5), text(10), text(10)], FlashReads(vectors(3), [HIDDEN])
+    assert [len(FlashReads.first(batches, [LOGITS], count).batches) for count in (0, 1, 20, 21, 60, 999)] == [
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
+    view, scratch = DataView(24, vectors(3), recurs=False), TeacherCache(cache.teacher)
+    start = FlashReads(vectors(2), [HIDDEN, LOGITS])
+    sizes = [
+        predict_teacher_work(view, cache, scratch, flash, RegularReads(), *more).disk_bytes for more in ([], [start])
+    ]
+    assert sizes[1] - sizes[0] == 2 * (4 * 3 * 4 + 128)  # the hidden states are the same
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 

@@ -663,3 +663,13 @@ def test_rows_of_another_form_are_refused(other: Row) -> None:
 def test_unequal_numbers_of_keys_and_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         SampleStore(None, memory_bytes=LARGE).put(keys(2), rows(1))
+
+
+def test_rows_are_counted_with_those_of_other_processes(tmp_path: Path) -> None:
+    store, other = (SampleStore(tmp_path, memory_bytes=LARGE) for _ in range(2))
+    store.put(keys(3), rows(3))
+    assert (store.count(), other.count()) == (3, 0)
+    store.flush()
+    other.put(keys(5)[2:], rows(5)[2:])
+    assert other.count() == 5
+    assert SampleStore(None, memory_bytes=LARGE).count() == 0

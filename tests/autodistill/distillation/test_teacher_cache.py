@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from autodistill.batch import Batch
+from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.models.attention import eager_attention
@@ -292,3 +293,80 @@ def test_the_axes_of_features_are_found_once_for_all_students() -> None:
         found = cache.positions(batch, cache.features(batch, [tap]))
         assert found[tap] == Positions("inputs", samples=0, axis=1)
     assert len(calls) == 2  # for the features, and for the axes
+
+
+# --- filling it beforehand, and looking at it ------------------------------------------------------------------------
+
+
+HEAD, TRUNK = Tap(""), Tap("trunk")
+
+
+def cache_by_sample(folder: Path | None = None) -> TeacherCache:
+    outputs = SampleOutputs(None if folder is None else folder / "samples", memory_bytes=2**20)
+    cache = TeacherCache(Teacher(), folder, outputs=outputs)
+    cache.keep_by_sample(batch(), cache.compute(batch(), [HEAD]), {HEAD: None})
+    cache.forwards = cache.samples = 0
+    return cache
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_filled_cache_holds_features_and_outputs_after_one_forward(tmp_path: Path, on_disk: bool) -> None:
+    cache = cache_by_sample(tmp_path if on_disk else None)
+    assert not cache.holds(batch(), [TRUNK])
+    cache.fill(batch(), [TRUNK], [HEAD], range(5))
+    assert cache.holds(batch(), [TRUNK, HEAD])
+    assert cache.rows_stored(batch(), [HEAD]) == 5
+    cache.fill(batch(), [TRUNK], [HEAD], range(5))
+    features = cache.features(batch(), [TRUNK]) | cache.outputs(batch(), [HEAD])
+    assert cache.forwards == 1
+    trunk, _, head = expected(cache.teacher, batch())
+    torch.testing.assert_close(features, {TRUNK: trunk.detach(), HEAD: head.detach()})
+
+
+def test_outputs_are_kept_only_for_samples_that_no_earlier_batch_has() -> None:
+    cache = cache_by_sample()
+    cache.fill(batch(), [TRUNK], [HEAD], [1, 3])
+    assert (cache.rows_stored(batch(), [HEAD]), cache.samples) == (2, 5)
+    cache.fill(batch(1), [], [HEAD], [0, 2, 4])  # not in the flash set: the teacher runs on these samples only
+    assert (cache.rows_stored(batch(), [HEAD]), cache.samples) == (5, 8)
+    cache.fill(batch(1), [], [HEAD], [])
+    assert cache.forwards == 2
+
+
+def test_outputs_that_are_kept_by_batch_are_filled_for_the_batch(tmp_path: Path) -> None:
+    cache = TeacherCache(Teacher(), tmp_path)
+    assert not cache.keeps_by_sample(batch(), [HEAD])
+    assert cache.row_bytes(batch(), cache.compute(batch(), [HEAD])) is None
+    cache.fill(batch(), [], [HEAD], [])
+    again = TeacherCache(Teacher(), tmp_path)
+    again.outputs(batch(), [HEAD])
+    assert (again.forwards, again.rows_stored(batch(), [HEAD])) == (0, 0)
+
+
+def test_size_of_a_row_is_that_of_its_numbers() -> None:
+    cache = cache_by_sample()
+    assert cache.row_bytes(batch(), cache.compute(batch(), [HEAD])) == 3 * 4
+    assert cache.blockers([HEAD]) == []
+
+
+def test_output_that_depends_on_other_samples_has_a_reason() -> None:
+    class Similarities(nn.Module):
+        def forward(self, x):
+            return x @ x.T
+
+    cache = TeacherCache(Similarities(), outputs=SampleOutputs(None, memory_bytes=2**20))
+    cache.keep_by_sample(batch(), cache.compute(batch(), [HEAD]), {HEAD: None})
+    (reason,) = cache.blockers([HEAD, TRUNK])
+    assert "shape depends on the other samples" in reason
+
+
+def test_cache_that_is_read_only_finds_features_and_changes_no_file(tmp_path: Path) -> None:
+    features = TeacherCache(Teacher(), tmp_path).features(batch(), TAPS)
+    damaged = next(tmp_path.glob("*.safetensors"))
+    damaged.write_bytes(b"damaged")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*")}
+    cache = TeacherCache(Teacher(), tmp_path, disk_gb=0, read_only=True)
+    assert identical(cache.features(batch(), TAPS), features)
+    assert cache.forwards == 1  # for the damaged one
+    cache.features(batch(1), TAPS)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*")} == before

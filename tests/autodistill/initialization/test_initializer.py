@@ -297,3 +297,15 @@ def test_a_model_of_no_known_family_needs_no_table_without_init():
         .train(nn.Linear(3, 2), TrainingContext(seed=0))
         .stages
     )
+
+
+def test_a_forecast_of_the_disk_includes_what_the_start_reads(tmp_path):
+    phases = {"flash_distillation": {"train_steps": 6}, "regular_distillation": {"train_steps": 6}, "init": {}}
+    config = AutoDistillationConfig.load({"search": SEARCH} | phases)
+    distil = Distiller(model(), config, texts(), torch.device("cpu"), Storage(tmp_path))
+    student = model(8, 2, seed=1)
+    predicted = distil.forecast([student]).teacher.disk_bytes
+    distil.check(student)
+    distil.train(student, TrainingContext(seed=0))
+    stored = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors") if "subspace" not in path.name)
+    assert predicted == pytest.approx(stored, rel=0.1)

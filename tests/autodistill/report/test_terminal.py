@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
+from autodistill.forecast import Forecast, TeacherWork
 from autodistill.metrics.metric import Metric
 from autodistill.report.terminal import (
     PlainProgress,
     RichProgress,
     describe_result,
+    forecast_table,
     format_number,
     make_progress,
     results_table,
@@ -265,3 +267,14 @@ def test_table_prints_headings_units_and_values_on_a_console() -> None:
     text = text_of(target)
     for expected in ("accuracy", "(max)", "(min, ms)", "(min, MB)", "[b]", "best", "1 trials: 1 complete"):
         assert expected in text
+
+
+def test_table_of_a_forecast_shows_every_row_and_the_remedies_below() -> None:
+    limits = ("set teacher_cache_gb=4", "flash_set_gb: 2 holds them all [1]")
+    forecast = Forecast(6000, 0.1, TeacherWork(480, 600, 0, 60.0, 2**30), 2**29, 10.0, 50.0, trials=6, limits=limits)
+    target = console(terminal=False)
+    target.print(forecast_table(forecast))
+    lines = text_of(target).splitlines()
+    for name, value in forecast.rows():
+        assert any(name in line and value in line for line in lines), name
+    assert [line.strip() for line in lines if line.strip()][-2:] == list(limits)
