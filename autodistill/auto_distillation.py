@@ -33,6 +33,7 @@ from autodistill.errors import ConfigurationError
 from autodistill.forecast import Forecast
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
 from autodistill.metrics.metric import Metric, metrics_returned
+from autodistill.preparation import Preparation
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
 from autodistill.search.directory import SearchDirectory, read_description
@@ -198,6 +199,7 @@ class AutoDistillation:
         self._policy = Policy(keep, max_retries, max_consecutive_failures)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._directory: SearchDirectory | None = None  # while search_loop holds it
+        self._in_use: Distiller | None = None  # what the built-in training was made of
         self._stopped = False
 
     @property
@@ -302,6 +304,7 @@ class AutoDistillation:
             loop = SearchLoop(directory, spec, self._proposals, self._bounds, executor, self._policy, progress)
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
             limits = Limits(*(math.inf if limit is None else limit for limit in (trials, timeout, patience)))
+            self._log_forecast(None if trials is None else max(0, trials - len(loop.result.tried)))
             for trial in loop.run(limits):
                 for callback in self.callbacks:
                     callback(self, copy.deepcopy(trial))  # changes by a callback do not affect the search
@@ -368,7 +371,8 @@ class AutoDistillation:
         Args:
             regular_engine: makes what runs the regular distillation of a student.
         """
-        return self._distiller(regular_engine)
+        self._in_use = self._distiller(regular_engine)
+        return self._in_use
 
     def _distiller(
         self, regular_engine: Callable[[RegularTask], Engine] = RegularDistillation, *, read_only: bool = False
@@ -585,7 +589,7 @@ class AutoDistillation:
             search, space = self.config.the_search(), self.search_space
             total = search.max_trials if search.max_trials is not None else space.size
             n_trials = None if total is None else max(0, total - len(self.search_result.tried))
-        return self._distiller(read_only=True).forecast(self._examples(3), n_trials)
+        return Preparation(self._distiller(read_only=True)).forecast(self._examples(3), n_trials)
 
     def fill_teacher_cache(self, part: int = 0, parts: int = 1) -> None:
         """Run the teacher on everything that students of the search will request, and store it.
@@ -605,7 +609,18 @@ class AutoDistillation:
         if not parts_problems and part >= parts:
             parts_problems = [f"part must be less than parts, but got {part} of {parts}."]
         self._check_built_in("fill_teacher_cache", "fills the cache of the built-in distillation", parts_problems)
-        self._distiller().fill_cache(self._examples(1)[0], part, parts)
+        Preparation(self._distiller()).fill_cache(self._examples(1)[0], part, parts)
+
+    def _log_forecast(self, trials: int | None) -> None:
+        """Log what the trials will cost, if anyone reads it; mistakes in the set-up are raised by the first trial."""
+        if self._in_use is None or self.train_func is not None or trials == 0 or not logger.isEnabledFor(logging.INFO):
+            return
+        try:
+            forecast = Preparation(self._in_use).forecast(self._examples(1), trials)
+        except Exception:  # whatever a model raises
+            logger.debug("the cost of the search cannot be predicted", exc_info=True)
+        else:
+            logger.info("%s", forecast.describe())
 
     def _check_built_in(self, name: str, what: str, others: Sequence[str] = ()) -> None:
         if self.train_func is not None:

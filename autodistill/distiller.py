@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,33 +22,18 @@ from autodistill.distillation.engine import Engine
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.flash_set import FlashSet, draw_flash_set
 from autodistill.distillation.plan import Plan
-from autodistill.distillation.predicted_cost import (
-    DataView,
-    FlashReads,
-    RegularReads,
-    count_samples,
-    mean,
-    memory_of,
-    predict_teacher_work,
-    shortened,
-    step_seconds,
-    timed,
-)
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.environment import resolve_device
-from autodistill.forecast import Forecast, TeacherWork, format_bytes
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.models.attention import eager_attention
 from autodistill.models.blocks import block_rows, outside_of
 from autodistill.models.taps import AUTO, INPUT, Tap, process_name
 from autodistill.processes import ALONE, Processes
 from autodistill.random_data import is_randomly_augmented
-from autodistill.randomness import isolated_random_state
-from autodistill.seeds import derive_seed
 from autodistill.tensors import content_hash
 from autodistill.training import StageRecord, Trained, TrainingContext
 
@@ -126,7 +109,6 @@ class Distiller:
         Raises:
             ConfigurationError: the settings do not fit this student; all mistakes in one error.
         """
-        self._log_forecast(student)
         plan = self.resolve(student)
         if self.config.search is None or self.config.search.promote is None:
             return
@@ -169,7 +151,7 @@ class Distiller:
         with self.processes.together():
             self.initialize(student, plan)
             if plan.flash:
-                records += self._flash_engine(student, plan, context.checkpoint_directory).run(context)
+                records += self.flash_engine(student, plan, context.checkpoint_directory).run(context)
         criterion = plan.regular_criterion
         matchers = criterion.parameters() if criterion is not None else ()
         self.processes.broadcast_tensors([*student.parameters(), *student.buffers(), *matchers])
@@ -191,34 +173,34 @@ class Distiller:
         hashes = [batch.hash for batch in self.flash_set.batches]
         return {"distillation": settings, "environment": {"flash_set": content_hash(hashes)}}
 
-    def resolve(self, student: nn.Module) -> Plan:
+    def resolve(self, student: nn.Module, *, checks_start: bool = True) -> Plan:
         """The stages for a student in order, with new criteria.
+
+        Args:
+            student: on `device`.
+            checks_start: False leaves out the start inside the teacher, which looks at many batches.
 
         Raises:
             ConfigurationError: the settings do not fit this student; all mistakes in one error.
         """
         return resolve(
-            self._phases,
+            self.phases,
             student,
             self.flash_set,
             anatomy=self._anatomy,
-            subspaces=self._initializer,
+            subspaces=self.initializer if checks_start else None,
             loss_func=self.loss_func,
         )
 
-    def _resolve_without_start(self, student: nn.Module) -> Plan:
-        """The same without the start inside the teacher, which looks at many batches."""
-        return resolve(self._phases, student, self.flash_set, anatomy=self._anatomy, loss_func=self.loss_func)
-
     def initialize(self, student: nn.Module, plan: Plan) -> None:
         """Write the first weights of a student and of its plan's matchers from the teacher, if so configured."""
-        if self._initializer is not None:
-            start = self._initializer.start(student, plan.teacher_taps)
+        if self.initializer is not None:
+            start = self.initializer.start(student, plan.teacher_taps)
             criteria = [*plan.flash_criteria, *([plan.regular_criterion] if plan.regular_criterion is not None else [])]
             for criterion in criteria:
-                self._initializer.start_matchers(start, student, criterion)
+                self.initializer.start_matchers(start, student, criterion)
 
-    def _flash_engine(
+    def flash_engine(
         self, student: nn.Module, plan: Plan, directory: Path | None, flash_set: FlashSet | None = None
     ) -> Engine:
         flash_set = (flash_set or self.flash_set).with_later_taps(plan.teacher_taps)
@@ -229,7 +211,7 @@ class Distiller:
         spilled = directory / "activations" if directory is not None else None
         # The captured inputs receive one half of the memory, the teacher's features the other.
         budget = Budget(self.storage.activation_budget_gb / 2, self.storage.activation_disk_gb, spilled)
-        exact = self._phases.flash is None or self._phases.flash.exact
+        exact = self.phases.flash is None or self.phases.flash.exact
         return FlashDistillation(student, plan.flash, plan.flash_criteria, flash_set, budget=budget, exact=exact)
 
     def _untrained_by_flash(self, student: nn.Module, plan: Plan) -> list[str]:
@@ -242,202 +224,10 @@ class Distiller:
         blocks = [block for stage in plan.flash for block in stage.blocks]
         return [] if "" in blocks else outside_of(student, blocks)
 
-    # --- filling the cache before a search ---
-
-    def fill_cache(self, student: nn.Module, part: int = 0, parts: int = 1) -> None:
-        """Store what the teacher computes in a search: hidden states of the flash set, and outputs by sample.
-
-        Every value is computed in the batch in which a search would compute it, so that a search finds what it would
-        have computed itself: to the bit, if the processes use as many threads as it does.
-
-        Args:
-            student: of any architecture, on `device`; it is not changed.
-            part: of the work, from 0: the batches whose number is `part` modulo `parts`. Other processes do the others.
-            parts: their number. With one part, the decomposition of the teacher's stream is stored too, if students
-                start inside the teacher.
-
-        Raises:
-            ConfigurationError: the settings do not fit the student.
-        """
-        student = copy.deepcopy(student)
-        plan = self.resolve(student) if parts == 1 else self._resolve_without_start(student)
-        hidden = self._hidden_states(plan)
-        outputs = [] if plan.regular is None else plan.regular.teacher_taps
-        with isolated_random_state(derive_seed(self.config.seed, "fill")), eager_attention(*plan.eager):
-            for number, batch, new in self._batches_to_fill(outputs):
-                if number % parts == part:
-                    in_flash_set = number < self._flash_set_size
-                    self.cache.fill(batch.to(self._device), hidden if in_flash_set else [], outputs, new)
-            if parts == 1:
-                self.initialize(student, plan)
-        self.cache.flush()
-
-    def _batches_to_fill(self, outputs: Sequence[Tap]) -> Iterator[tuple[int, Batch, list[int]]]:
-        """The batches that a student reads, with their numbers, and the indices of samples that are in none before."""
-        count, number = max(self._flash_set_size, self._regular_batches if outputs else 0), 0
-        seen: set[bytes] = set()
-        for epoch in itertools.count():
-            read = 0
-            for batch in itertools.islice(self.stream.epoch(epoch), count - number):
-                first = {key: index for index, key in reversed(list(enumerate(batch.sample_keys or ())))}
-                yield number, batch, sorted(index for key, index in first.items() if key not in seen)
-                seen.update(first)
-                number, read = number + 1, read + batch.size
-            everything = read == count_samples(self.train_dataloader)
-            if number == count or (everything and self.cache.keeps_by_sample(self.flash_set.batch(0), outputs)):
-                return
-
     @property
-    def _flash_set_size(self) -> int:
-        return 0 if self._phases.flash is None else len(self.flash_set.batches)
-
-    def _hidden_states(self, plan: Plan) -> list[Tap]:
-        """The layers of the teacher that flash distillation of this and of other students may request."""
-        if self._phases.flash is None:
-            return []
-        reduced = {tap for stage in plan.flash if stage.top_k is not None for tap in stage.top_k.taps}
-        mapped = (
-            tap
-            for stage in plan.flash
-            for tap in stage.teacher_taps
-            if stage.top_k is None or tap not in stage.top_k.taps
-        )
-        requested = (tap for tap in self._requested_in_flash(self.flash_set.batch(0)) if tap not in reduced)
-        return list(dict.fromkeys([*requested, *mapped]))
-
-    # --- what a search costs ---
-
-    def forecast(self, students: Sequence[nn.Module], trials: int | None = None) -> Forecast:
-        """Predict the cost of a search from one batch, without any effect on its results.
-
-        The teacher and the students run a few times on a batch of typical size.
-
-        Args:
-            students: one or more, on `device`; copies of them are trained for a few steps. The time of a trial is the
-                mean over them.
-            trials: that remain to be run; None if their number is not known.
-
-        Raises:
-            ConfigurationError: the settings do not fit a student.
-
-        Examples:
-            >>> config = {"search": {"search_space": {"width": [4]}, "metrics": ["loss"]},
-            ...           "regular_distillation": {"train_steps": 2}}
-            >>> data = [(torch.randn(8, 3), torch.randint(0, 2, (8,))) for _ in range(2)]
-            >>> distiller = Distiller(nn.Linear(3, 2), AutoDistillationConfig.load(config), data, "cpu")
-            >>> distiller.forecast([nn.Linear(3, 2)], trials=5).teacher.samples
-            16
-        """
-        with isolated_random_state(derive_seed(self.config.seed, "forecast")):
-            copies = [copy.deepcopy(student) for student in students]
-            plans = [self._resolve_without_start(student) for student in copies]
-            scratch = self._scratch
-            data = DataView.of(self.train_dataloader, self.stream, self.flash_set)
-            teacher = self._teacher_work(plans[0], data, scratch)
-            seconds = [
-                self._seconds(student, plan, FlashSet([data.typical], scratch))
-                for student, plan in zip(copies, plans, strict=True)
-            ]
-        self.cache.samples += scratch.samples
-        self.cache.forwards += scratch.forwards
-        kept = min(teacher.disk_bytes, self.storage.activation_budget_gb / 2 * GIB)
-        return Forecast(
-            data.samples,
-            data.padding,
-            teacher,
-            memory_of(self.teacher, students, kept),
-            flash_seconds=mean(flash for flash, _ in seconds),
-            regular_seconds=mean(regular for _, regular in seconds),
-            trials=trials,
-            promoted=(self.config.search.promote if self.config.search is not None else None) or 1.0,
-            limits=tuple(self._limits(plans[0], teacher)),
-        )
-
-    def _log_forecast(self, student: nn.Module) -> None:
-        """Log what a search costs, if anyone reads it and it can be predicted: mistakes are those of the check."""
-        if not logger.isEnabledFor(logging.INFO):
-            return
-        try:
-            forecast = self.forecast([student], self.config.search.max_trials if self.config.search else None)
-        except Exception:  # whatever a model raises
-            logger.debug("the cost of the search cannot be predicted", exc_info=True)
-        else:
-            logger.info("%s", forecast.describe())
-
-    def _teacher_work(self, plan: Plan, data: DataView, scratch: TeacherCache) -> TeacherWork:
-        flash, regular = FlashReads(), RegularReads()
-        if self._phases.flash is not None:
-            flash = FlashReads(self.flash_set.batches, self._hidden_states(plan))
-        if plan.regular is not None:
-            count = self._regular_batches
-            if self._phases.init is not None:
-                count = max(count, self._phases.init.batches)
-            regular = RegularReads(count, plan.regular.teacher_taps)
-        start = FlashReads()
-        if self._initializer is not None:
-            start = FlashReads.first(self.flash_set.batches, *self._initializer.reads())
-        with eager_attention(*plan.eager):
-            return predict_teacher_work(data, self.cache, scratch, flash, regular, start)
-
-    def _seconds(self, student: nn.Module, plan: Plan, flash_set: FlashSet) -> tuple[float, float]:
-        """The seconds of flash distillation and of regular distillation of a student, which is trained."""
-        context, flash, regular = TrainingContext(seed=0), 0.0, 0.0
-        batch = flash_set.batch(0)
-        with eager_attention(*plan.eager):
-            if plan.regular is not None and plan.regular_criterion is not None:
-                stage, stream = plan.regular, DataStream([batch.content], self.config.seed)
-                task = RegularTask(student, stage, plan.regular_criterion, stream, flash_set.cache, self._device)
-                per_step = step_seconds(
-                    lambda steps: RegularDistillation(replace(task, stage=shortened(stage, steps))).run(context),
-                    self._device,
-                )
-                regular = per_step * stage.steps * stage.settings.gradient_accumulation_steps
-            if plan.flash:
-                flash = self._flash_seconds(student, plan, flash_set)
-        return flash, regular
-
-    def _flash_seconds(self, student: nn.Module, plan: Plan, flash_set: FlashSet) -> float:
-        """The seconds of all steps of all blocks, and of the forwards that capture the blocks' inputs."""
-        batch = flash_set.batch(0)
-        with torch.no_grad():
-            forward = timed(lambda: batch.call(student.eval()), self._device)
-        steps = mean(stage.steps for stage in plan.flash) * plan.flash[0].settings.gradient_accumulation_steps
-        if plan.is_teacher_fed and plan.projection is None and self._phases.init is not None:
-            return steps * 3 * forward  # a backward pass takes twice the time of a forward pass
-
-        def run(count: int) -> object:
-            shorter = replace(plan, flash=tuple(shortened(stage, count) for stage in plan.flash))
-            return self._flash_engine(student, shorter, None, flash_set).run(TrainingContext(seed=0))
-
-        return steps * step_seconds(run, self._device) + forward * len(self.flash_set.batches)
-
-    def _limits(self, plan: Plan, teacher: TeacherWork) -> Iterator[str]:
-        """What is limited, with the remedy."""
-        limit = self.storage.teacher_cache_gb * GIB
-        if self.storage.directory is not None and teacher.disk_bytes > limit:
-            needed = math.ceil(1.1 * teacher.disk_bytes / GIB)
-            yield (
-                f"the teacher's features need {format_bytes(teacher.disk_bytes)}, but teacher_cache_gb is "
-                f"{self.storage.teacher_cache_gb:g}: the teacher runs again for the rest in every trial; set "
-                f"teacher_cache_gb={needed}, or lower flash_set_gb"
-            )
-        flash, drawn = self._phases.flash, len(self.flash_set.batches)
-        wanted = self._flash_batches if flash is not None else 0
-        if isinstance(self.train_dataloader, Sized):
-            wanted = min(wanted, len(self.train_dataloader))
-        if flash is not None and drawn < wanted and isinstance(self.train_dataloader, Sized):
-            yield (
-                f"flash_set_gb ({flash.flash_set_gb:g}) limits the flash set to {drawn} of {wanted} batches; "
-                f"flash_set_gb: {math.ceil(11 * flash.flash_set_gb * wanted / drawn) / 10:g} holds them all"
-            )
-        if plan.regular is not None:
-            for reason in self.cache.blockers(plan.regular.teacher_taps):
-                yield f"the teacher runs again for each batch of regular distillation, since {reason}"
-
-    @property
-    def _flash_batches(self) -> int:
+    def flash_steps(self) -> int:
         """The number of batches that the steps of a block read."""
-        settings = self._phases.flash
+        settings = self.phases.flash
         if settings is None:
             return 1
         per_block = settings.train_steps
@@ -445,26 +235,26 @@ class Distiller:
         return longest * settings.gradient_accumulation_steps
 
     @property
-    def _regular_batches(self) -> int:
+    def regular_batches(self) -> int:
         """The number of batches that the regular distillation of a student reads, in all processes together."""
-        settings = self._phases.regular
+        settings = self.phases.regular
         if settings is None:
             return 0
         return settings.train_steps * settings.gradient_accumulation_steps * self.processes.count
 
     @cached_property
-    def _phases(self) -> Phases:
+    def phases(self) -> Phases:
         """All phases in process 0; the other processes receive its student, and run regular distillation only."""
         return Phases.of(self.config, leads=self.processes.is_main)
 
     @cached_property
     def _anatomy(self) -> Anatomy | None:
-        flash = self._phases.flash
+        flash = self.phases.flash
         return None if flash is None else anatomy_of_teacher(flash, self.teacher, self.flash_set.batch(0))
 
     @cached_property
-    def _initializer(self) -> TeacherInitializer | None:
-        settings = self._phases.init
+    def initializer(self) -> TeacherInitializer | None:
+        settings = self.phases.init
         if settings is None:
             return None
         drawn = self.flash_set.batches[: settings.batches]
@@ -482,17 +272,17 @@ class Distiller:
 
         It is one batch if this process runs no flash distillation.
         """
-        settings = self._phases.flash
+        settings = self.phases.flash
         if settings is None:
             return FlashSet(self._first_batches(1), self.cache)
-        batches = itertools.islice(self.stream.epoch(0), self._flash_batches)
+        batches = itertools.islice(self.stream.epoch(0), self.flash_steps)
         drawn = (batch.to(self._device) for batch in batches)
-        return draw_flash_set(drawn, self.cache, self._requested_in_flash, settings.flash_set_gb)
+        return draw_flash_set(drawn, self.cache, self.requested_in_flash, settings.flash_set_gb)
 
     def _first_batches(self, count: int) -> list[Batch]:
         return [batch.to(self._device) for batch in self.stream.flash_set(count)]
 
-    def _requested_in_flash(self, batch: Batch) -> list[Tap]:
+    def requested_in_flash(self, batch: Batch) -> list[Tap]:
         """The layers of the teacher that students of the search may request in flash distillation.
 
         With the automatic mapping, students of other depths request other blocks.
@@ -522,26 +312,20 @@ class Distiller:
             self.storage.directory,
             disk_gb=self.storage.teacher_cache_gb,
             memory_gb=memory_gb * 3 / 4,
-            mixed_precision=self._precision,
+            mixed_precision=self.mixed_precision,
             exact=flash is None or flash.exact,
             outputs=self._outputs(memory_gb / 4),
             read_only=self.storage.read_only,
         )
 
     @property
-    def _scratch(self) -> TeacherCache:
-        """A cache in memory that nothing but a forecast reads."""
-        flash, precision = self.config.flash_distillation, self._precision
-        return TeacherCache(self.teacher, mixed_precision=precision, exact=flash is None or flash.exact)
-
-    @property
-    def _precision(self) -> str:
+    def mixed_precision(self) -> str:
         phases = (self.config.flash_distillation, self.config.regular_distillation)
         return next((phase.mixed_precision for phase in phases if phase is not None), "no")
 
     def _outputs(self, memory_gb: float) -> SampleOutputs | None:
         """Where the teacher's outputs in regular distillation are kept by sample; None if they are kept by batch."""
-        regular = self._phases.regular
+        regular = self.phases.regular
         if regular is None or regular.exact:
             return None
         if is_randomly_augmented(self.train_dataloader):

@@ -57,6 +57,7 @@ ORDER = (
     "distillation",
     "initialization",
     "distiller",
+    "preparation",
     "frameworks",
     "search",
     "export",
