@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import platform
@@ -124,6 +125,8 @@ class TeacherCache:
         self._repeats = False  # whether a teacher that draws random numbers has computed the same features again
         self._run_once: set[str] = set()
         self._expected: dict[str, tuple[Tap, ...]] = {}
+        self._flash_set: tuple[Batch, ...] = ()
+        self._in_order: set[tuple[OutputKind, str]] = set()  # the batches of the flash set whose samples are kept
         self._outputs = outputs
         self._problems: dict[OutputKind, str | None] = {}  # why an output is not kept by sample
 
@@ -134,7 +137,8 @@ class TeacherCache:
             batches: the flash set, which every student reads.
             taps: that other students may request.
         """
-        self._expected |= dict.fromkeys((batch.hash for batch in batches), tuple(taps))
+        self._flash_set = tuple(batches)
+        self._expected |= dict.fromkeys((batch.hash for batch in self._flash_set), tuple(taps))
 
     def nbytes(self, features: Mapping[Tap, torch.Tensor]) -> int:
         """The size in bytes in which features are stored."""
@@ -178,8 +182,8 @@ class TeacherCache:
         missing = [tap for tap in {**requested, **dict.fromkeys(expected)} if not self._holds(batch, tap)]
         computed = self._forward(batch, missing)
         by_sample = [kind for kind in self._kinds(batch, computed) if kind.tap not in taps]
-        if self._outputs is not None and by_sample:
-            self._add(batch, {kind: computed[kind.tap] for kind in by_sample})
+        if batch.hash in self._expected:
+            self._add_in_order(batch, {kind: computed[kind.tap] for kind in by_sample})
         kept = {kind.tap for kind in by_sample}
         for tap in (tap for tap in missing if tap not in kept and (tap in expected or not once)):
             if tap in requested or self._directory is None:
@@ -367,6 +371,19 @@ class TeacherCache:
             self._disk_used += self._outputs.nbytes - before
             self._make_room(0, displacing_used=True)
         return added
+
+    def _add_in_order(self, batch: Batch, features: Mapping[OutputKind, torch.Tensor]) -> None:
+        """Keep outputs of the flash set by sample, after those of the batches before, which come first in the stream.
+
+        Those may be missing though their hidden states are kept: when a process was killed, or files were deleted.
+        """
+        for kind, feature in features.items():
+            for earlier in itertools.takewhile(lambda each: each.hash != batch.hash, self._flash_set):
+                if (kind, earlier.hash) not in self._in_order:
+                    self._in_order.add((kind, earlier.hash))
+                    self.outputs(earlier, [kind.tap])
+            self._in_order.add((kind, batch.hash))
+            self._add(batch, {kind: feature})
 
     def _computed_by(self) -> str:
         return self.fingerprint + self._attention_now()

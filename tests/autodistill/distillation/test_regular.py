@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 
 import pytest
 import torch
 import transformers
 from independent_losses import joined_divergence
 from interruptions import Killed, count_steps
+from shuffled_samples import assert_equal, distil, shuffled
+from shuffled_samples import make_distiller as make_shuffled_distiller
 from small_models import Counted, Transformer
 from torch import nn
 from toy_search import make_loader
@@ -27,7 +30,7 @@ from transformers import (
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.temperature import AnnealedTemperature
 from autodistill.data_stream import DataStream
-from autodistill.distiller import Distiller
+from autodistill.distiller import Distiller, Storage
 from autodistill.errors import ConfigurationError, NonFiniteError
 from autodistill.seeds import derive_seed
 from autodistill.training import TrainingContext
@@ -415,3 +418,96 @@ def test_description_of_a_search_has_top_k_only_if_configured() -> None:
     assert "top_k" not in without["distillation"]["regular_distillation"]  # as in directories of earlier versions
     expected = without["distillation"]["regular_distillation"] | {"top_k": 3}
     assert with_it["distillation"]["regular_distillation"] == expected
+
+
+# --- interruptions, with outputs that are kept by sample --------------------------------------------------------------
+
+
+def some_texts() -> dict:
+    """Ten texts of 2 to 8 tokens; some occur twice."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([8, 3, 5, 2, 7, 8, 4, 6, 3, 5])
+    mask = (torch.arange(8) < lengths[:, None]).long()
+    ids = torch.randint(1, 20, (10, 8), generator=generator) * mask
+    content = {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(10) % 3}
+    for tensor in content.values():
+        tensor[5], tensor[8] = tensor[0], tensor[1]
+    return content
+
+
+def text_model(width: int) -> nn.Module:
+    config = BertConfig(**SIZES | {"num_hidden_layers": 2}, hidden_size=width, num_labels=3, initializer_range=0.5)
+    config.problem_type = "single_label_classification"
+    return seeded(lambda: transformers.BertForSequenceClassification(config), width)
+
+
+def rounding_teacher(width: int = 16) -> nn.Module:
+    """A teacher whose logits show in which batch a sample was computed, as rounding does in larger models."""
+
+    def rounded(module, args, inputs, output):
+        samples, length = inputs["input_ids"].shape
+        output.logits = output.logits * (1 + 1e-5 * samples + 1e-6 * length)
+        return output
+
+    teacher = text_model(width)
+    teacher.register_forward_hook(rounded, with_kwargs=True)
+    return teacher
+
+
+FLASH = {"train_steps": 3, "flash_set_gb": 1e-4}
+
+
+def delete_half(directory) -> None:
+    for number, path in enumerate(sorted(directory.rglob("*.safetensors"))):
+        if number % 2:
+            path.unlink()
+
+
+LOST = {
+    "nothing": lambda directory: None,
+    "everything": lambda directory: shutil.rmtree(directory, ignore_errors=True),
+    "all samples": lambda directory: shutil.rmtree(directory / "samples", ignore_errors=True),
+    "half of the files": delete_half,
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("flash", [None, FLASH], ids=["regular", "both phases"])
+def test_a_training_killed_at_any_step_ends_with_the_same_weights(tmp_path, monkeypatch, flash, lost) -> None:
+    def train(directory):
+        storage = Storage(directory / "cache")
+        loader = shuffled(some_texts(), 3)
+        distiller = make_shuffled_distiller(rounding_teacher(), loader, storage, flash=flash, train_steps=9)
+        distiller.config = distiller.config.model_copy(update={"checkpoint_steps": 2})
+        return distil(distiller, text_model(8), directory / "checkpoints")
+
+    whole, losses = train(tmp_path / "whole")
+    for die_at in (2, 5, 8) if flash is None else (4, 8, 13):
+        directory = tmp_path / str(die_at)
+        with monkeypatch.context() as patch:
+            count_steps(patch, die_at=die_at)
+            with pytest.raises(Killed):
+                train(directory)
+        LOST[lost](directory / "cache")
+        resumed, again = train(directory)
+        assert again == losses, die_at
+        assert_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("flash", [None, FLASH], ids=["regular", "both phases"])
+def test_a_cache_lost_between_two_students_changes_neither(tmp_path, flash, lost) -> None:
+    def train(directory, student, *, new=True):
+        loader = shuffled(some_texts(), 3)
+        teacher = rounding_teacher()
+        distiller = make_shuffled_distiller(teacher, loader, Storage(directory), flash=flash, train_steps=9)
+        distil(distiller, text_model(12))
+        if new:
+            LOST[lost](directory)
+            distiller = make_shuffled_distiller(teacher, loader, Storage(directory), flash=flash, train_steps=9)
+        return distil(distiller, student)
+
+    expected, losses = train(tmp_path / "whole", text_model(8), new=False)
+    found, again = train(tmp_path / "lost", text_model(8))
+    assert again == losses
+    assert_equal(found, expected)
