@@ -1,10 +1,13 @@
-"""Real text of every Python installation: the docstrings of its standard library, as batches of tokens."""
+"""Real text: the standard library's docstrings as batches of tokens, and paragraphs of those of more libraries."""
 
 from __future__ import annotations
 
 import ast
+import itertools
 import random
+import re
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from transformers import AutoTokenizer
 
 LEAST_CHARACTERS = 120
+LIBRARIES = ("numpy", "pandas", "scipy", "sklearn", "torch")
 
 
 def minilm_directory() -> Path:
@@ -34,15 +38,67 @@ def docstrings() -> list[str]:
 
 
 def _docstrings_of(path: Path) -> Iterator[str]:
+    return (" ".join(text.split()) for text in _raw_docstrings(path))
+
+
+def _raw_docstrings(path: Path) -> Iterator[str]:
     try:
-        tree = ast.parse(path.read_bytes())
+        with warnings.catch_warnings(action="ignore"):  # of escape sequences in the parsed sources
+            tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # the library has a few files that are invalid on purpose
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
-                yield " ".join(text.split())
+                yield text
+
+
+def paragraphs(count: int) -> list[tuple[str, str]]:
+    """`count` different paragraphs of prose, each with the library whose docstrings contain it, in a fixed order.
+
+    The sources are the standard library and `LIBRARIES`, in turns.
+    """
+    sources = {"python": Path(sysconfig.get_paths()["stdlib"])}
+    for name in LIBRARIES:
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            sources[name] = Path(spec.origin).parent
+    found: dict[str, str] = {}
+    streams = {name: _paragraphs_below(root) for name, root in sources.items()}
+    while streams and len(found) < count:
+        for name, stream in [*streams.items()]:
+            text = next((text for text in stream if text not in found), None)
+            if text is None:
+                del streams[name]
+            else:
+                found[text] = name
+    if len(found) < count:
+        raise SystemExit(f"{count} paragraphs are needed, but {', '.join(sources)} have {len(found)}.")
+    texts = list(itertools.islice(found.items(), count))
+    random.Random(0).shuffle(texts)
+    return [(name, text) for text, name in texts]
+
+
+def _paragraphs_below(root: Path) -> Iterator[str]:
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not {"site-packages", "test", "tests"} & {*path.relative_to(root).parts}
+    ]
+    random.Random(0).shuffle(files)
+    for path in files:
+        for docstring in _raw_docstrings(path):
+            for part in re.split(r"\n\s*\n", docstring):
+                text = " ".join(part.split())
+                if _is_prose(text):
+                    yield text
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a paragraph is a sentence or more, and not code or a table."""
+    letters = sum(character.isalpha() or character == " " for character in text)
+    return len(text) >= 30 and ">>>" not in text and letters > 0.85 * len(text)
 
 
 def token_batches(count: int, size: int = 16, length: int = 64) -> list[dict[str, torch.Tensor]]:
