@@ -26,6 +26,7 @@ coverage: $(INSTALLED)  ## run the test suite with coverage
 bench: $(INSTALLED)  ## run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(MINILM)
 	$(BIN)/python benchmarks/flash.py
+	$(BIN)/python benchmarks/search_cost.py --minutes 40
 
 bench-peers: $(PEERS)/.installed  ## compare with torchdistill, in an environment of its own (several GB)
 	$(PEERS)/bin/python benchmarks/flash.py --peer --depths 6

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,17 +24,9 @@ import torch
 import transformers
 from common import RESULTS, machine, print_table
 from search_equality import equality
-from search_jobs import (
-    Options,
-    augmented_images,
-    causal_lm,
-    causal_lm_top_k,
-    images,
-    loop,
-    sentence_embedding,
-    text_classification,
-    trial,
-)
+from search_jobs import augmented_images, causal_lm, causal_lm_top_k, images, loop, text_classification
+from search_sentences import sentence_embedding, trial
+from search_watch import Options
 
 JOBS: Mapping[str, Callable[[Options], dict[str, Any]]] = {
     "sentence-embedding": sentence_embedding,
@@ -52,26 +43,22 @@ GIB = 2**30
 
 
 def main() -> None:
-    """Run one job, or several in processes of their own."""
+    """Run the chosen jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="these jobs")
     parser.add_argument("--quick", action="store_true", help="small versions, three minutes in all")
     parser.add_argument("--trials", type=int, help="of the sentence encoders' search; default: the template's 20")
-    parser.add_argument("--minutes", type=float, help="interrupt a search after so many")
+    parser.add_argument("--minutes", type=float, help="of CPU time, after which a search is interrupted")
     parser.add_argument("--profile", action="store_true", help="sample the stack of the sentence encoders' search")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="of the results")
     arguments = parser.parse_args()
-    if len(arguments.only) > 1:
-        chosen = " ".join(arguments.only)
-        others = sys.argv[1:]
-        if "--only" in others:
-            start = others.index("--only")
-            others = others[:start] + others[start + 1 + len(arguments.only) :]
-        for name in chosen.split():
-            subprocess.run([sys.executable, __file__, *others, "--only", name], check=True)
-        return
-    run(arguments.only[0], arguments)
+    for name in arguments.only:
+        process = multiprocessing.get_context("spawn").Process(target=run, args=(name, arguments))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{name} ended with exit code {process.exitcode}.")
 
 
 def run(name: str, arguments: argparse.Namespace) -> None:

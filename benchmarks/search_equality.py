@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file
-from search_jobs import Options, encoded_paragraphs
-from search_watch import TEACHER_CACHE
+from search_jobs import encoded_paragraphs
+from search_watch import TEACHER_CACHE, Options
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding

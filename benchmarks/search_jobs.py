@@ -1,19 +1,14 @@
-"""The searches of `search_cost.py`: a teacher, real data, and the search that is watched."""
+"""Smaller searches: classifiers of text and of images, language models, and trials that take no time."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from common import in_turns
-from search_watch import SearchWatch, padding_share, peak_memory_mib
+from search_watch import Options, SearchWatch, padding_share
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from text import minilm_directory, paragraphs
@@ -34,151 +29,11 @@ from transformers import (
 )
 
 from autodistill import AutoDistillation
-from autodistill.cli.setup import SearchSetup
-from autodistill.cli.template import configuration_text
-from autodistill.config.command_line import CommandConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data_stream import DataStream
-from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.integrations.huggingface.trainer import AutoDistillationTrainer
-from autodistill.training import TrainingContext
 
 WITH_TOP_K = "top_k" in RegularDistillationConfig.model_fields
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a job is run.
-
-    Attributes:
-        quick: a small version.
-        trials: of the sentence encoders' search; None for the template's.
-        minutes: after which that search is interrupted.
-        profile: sample the stack of the main thread of that search.
-        device: of the models.
-        directory: for the files of a job.
-    """
-
-    quick: bool = False
-    trials: int | None = None
-    minutes: float | None = None
-    profile: bool = False
-    device: str = "cpu"
-    directory: Path = Path()
-
-    def of(self, usual: int, quick: int) -> int:
-        """One of two sizes."""
-        return quick if self.quick else usual
-
-
-# --- sentence embeddings, with the command line's template ---
-
-
-def sentence_setup(options: Options, **auto_distillation: Any) -> SearchSetup:
-    """The search that `autodistill init sentence-embedding` describes, for MiniLM and real paragraphs."""
-    data = options.directory / "texts.jsonl"
-    texts = [text for _, text in paragraphs(options.of(6000, 120))]
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    file = options.directory / "autodistill.yaml"
-    template = configuration_text("sentence-embedding", file=file, teacher=str(minilm_directory()), train=str(data))
-    settings = yaml.safe_load(template) | {"device": options.device}
-    if options.quick:
-        settings["data"] |= {"max_length": 32, "batch_size": 8}
-    for section, changes in auto_distillation.items():
-        settings["auto_distillation"][section] |= changes
-    return SearchSetup(CommandConfig.load(settings))
-
-
-def sentence_embedding(options: Options) -> dict[str, Any]:
-    """The search with the settings of the template: 20 trials of 200 flash steps and 1,000 regular steps."""
-    shorter = {"flash_distillation": {"train_steps": 6}, "regular_distillation": {"train_steps": 20}}
-    setup = sentence_setup(options, **(shorter if options.quick else {}))
-    teacher = setup.models.teacher
-    search_dir = options.directory / "search"
-    agent = setup.search(search_dir, show_progress_bar=False)
-    watch = SearchWatch(teacher, search_dir, profile=options.profile)
-    agent.callbacks.append(watch.trial_ended)
-    with watch.running(options.minutes):
-        agent.search_loop(n_trials=options.trials or (2 if options.quick else None))
-    stream = DataStream(setup.batches.training, agent.config.seed)
-    return watch.results(len(setup.batches.training.dataset)) | {"padding": padding_share(stream.epoch(0))}
-
-
-def trial(options: Options) -> dict[str, Any]:
-    """CPU time of training one student, with the teacher's cache empty, warm, and with outputs that cost nothing."""
-    flash, regular = options.of(20, 4), options.of(100, 12)
-    steps = {"flash_distillation": {"train_steps": flash}, "regular_distillation": {"train_steps": regular}}
-    setup = sentence_setup(options, **steps)
-    agent = setup.search(options.directory / "search", show_progress_bar=False)
-    training = agent.make_training()
-    architecture = {"num_hidden_layers": 4, "hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 768}
-    outputs = KnownOutputs()
-
-    def prepared() -> Any:
-        torch.manual_seed(0)
-        student = setup.models.build(architecture).to(agent.device)
-        folder = tempfile.mkdtemp(dir=options.directory)
-        return lambda: training.train(student, TrainingContext(seed=0, checkpoint_directory=Path(folder)))
-
-    def with_cache(replacement: Any) -> Any:
-        def prepare() -> Any:
-            run = prepared()
-
-            def patched() -> None:
-                usual, TeacherCache.features = TeacherCache.features, replacement
-                try:
-                    run()
-                finally:
-                    TeacherCache.features = usual
-
-            return patched
-
-        return prepare
-
-    cold = in_turns({"cold": with_cache(outputs.recording(TeacherCache.features))}, 1)
-    timings = cold | in_turns({"warm": prepared, "free": with_cache(outputs.known)}, options.of(2, 1))
-    free = timings["free"].cpu_median
-    return {
-        "architecture": architecture,
-        "flash_steps": flash,
-        "regular_steps": regular,
-        "cold_to_free": timings["cold"].cpu_median / free,
-        "warm_to_free": timings["warm"].cpu_median / free,
-        "peak_memory_mib": peak_memory_mib(),
-        "timings": {name: timing.to_json() for name, timing in timings.items()},
-    }
-
-
-class KnownOutputs:
-    """The teacher's outputs for any batch of the same shapes, from memory: they cost no time, and may be another's."""
-
-    def __init__(self) -> None:
-        self._features: dict[Any, torch.Tensor] = {}
-
-    def recording(self, features: Any) -> Any:
-        """A method `TeacherCache.features` that records what it returns."""
-
-        def recorded(cache: Any, batch: Any, taps: Any, *arguments: Any, **options: Any) -> Any:
-            found = features(cache, batch, taps, *arguments, **options)
-            for tap, feature in found.items():
-                self._features.setdefault((tap, _shapes(batch)), feature)
-            return found
-
-        return recorded
-
-    @property
-    def known(self) -> Any:
-        """A method `TeacherCache.features` that returns what was recorded for the shapes of the batch."""
-        return lambda cache, batch, taps, *_, **__: {tap: self._features[tap, _shapes(batch)] for tap in taps}
-
-
-def _shapes(batch: Any) -> Any:
-    content = batch.content
-    tensors = content.values() if isinstance(content, Mapping) else content
-    return tuple(tensor.shape for tensor in tensors)
-
-
-# --- other searches ---
 
 
 @dataclass(frozen=True)
@@ -377,9 +232,6 @@ def watched(
         agent.search_loop()
     padding = padding_share(DataStream(loader, 0).epoch(0))
     return watch.results(len(loader.dataset)) | {"regular_steps": search.regular_steps, "padding": padding}
-
-
-# --- the loop ---
 
 
 def loop(options: Options) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,27 +42,55 @@ CAUSES = (
 """Parts of the path of a source file, and the cause of a forward pass of the teacher with this file on its stack."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a job is run.
+
+    Attributes:
+        quick: a small version.
+        trials: of the sentence encoders' search; None for the template's.
+        minutes: of CPU time, after which a search is interrupted.
+        profile: sample the stack of the main thread of that search.
+        device: of the models.
+        directory: for the files of a job.
+    """
+
+    quick: bool = False
+    trials: int | None = None
+    minutes: float | None = None
+    profile: bool = False
+    device: str = "cpu"
+    directory: Path = Path()
+
+    def of(self, usual: int, quick: int) -> int:
+        """One of two sizes."""
+        return quick if self.quick else usual
+
+
 class TimeIsUp(KeyboardInterrupt):
     """Interrupts a search, which leaves its current trial to be resumed."""
 
 
 @contextlib.contextmanager
 def interrupted_after(seconds: float | None) -> Iterator[list[bool]]:
-    """End the block after this many seconds; the list that it yields then contains True."""
+    """End the block after this many seconds of CPU time, which depends less on other programs than wall-clock time.
+
+    The list that it yields then contains True. None sets no limit.
+    """
     interrupted: list[bool] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         raise TimeIsUp
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds or 0)
     try:
         yield interrupted
     except TimeIsUp:
         interrupted.append(True)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 class TeacherCounter:
@@ -182,7 +211,7 @@ class SearchWatch:
 
     @contextlib.contextmanager
     def running(self, minutes: float | None = None) -> Iterator[None]:
-        """Watch while the block runs; interrupt it after so many minutes."""
+        """Watch while the block runs; interrupt it after so many minutes of CPU time."""
         self._ends.append((time.perf_counter(), time.process_time()))
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._counter.counting(self._teacher))
@@ -248,7 +277,7 @@ def padding_share(batches: Iterator[Any]) -> float | None:
     """The share of padding in the positions of batches with an attention mask; None without one."""
     padding = positions = 0
     for batch in batches:
-        mask = batch.content.get("attention_mask") if isinstance(batch.content, dict) else None
+        mask = batch.content.get("attention_mask") if isinstance(batch.content, Mapping) else None
         if isinstance(mask, torch.Tensor):
             padding += int((mask == 0).sum())
             positions += mask.numel()
