@@ -40,6 +40,25 @@ JOBS: Mapping[str, Callable[[Options], dict[str, Any]]] = {
     "loop": loop,
 }
 GIB = 2**30
+COMPARED = {
+    "trials_ended": "trials that ended",
+    "training_ratio": "samples that the teacher ran on, per training sample",
+    "total_ratio": "the same with held-out data and timing",
+    "largest_teacher_cache_bytes": "disk, teacher's cache",
+    "largest_search_directory_bytes": "disk, search directory",
+    "peak_memory_mib": "peak memory, MiB",
+    "first_trial_cpu": "first trial, CPU s",
+    "later_trials_cpu": "later trials, CPU s, median",
+    "cpu": "all that ran, CPU s",
+    "padding": "share of padding",
+    "cold_to_free": "CPU time of a trial with an empty cache, to free teacher outputs",
+    "warm_to_free": "CPU time of a trial with a warm cache, to free teacher outputs",
+    "differing_tensors": "tensors that differ",
+    "first_cpu_ms": "first trials, CPU ms",
+    "last_cpu_ms": "last trials, CPU ms",
+}
+"""What the comparison shows: the keys of results, and their names."""
+OUTPUT = RESULTS / "search_cost.json"
 
 
 def main() -> None:
@@ -52,7 +71,11 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="sample the stack of the sentence encoders' search")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="of the results")
+    parser.add_argument("--compare", type=Path, help="run nothing: compare earlier results with those of --output")
     arguments = parser.parse_args()
+    if arguments.compare is not None:
+        compare(arguments.compare, arguments.output or OUTPUT)
+        return
     for name in arguments.only:
         process = multiprocessing.get_context("spawn").Process(target=run, args=(name, arguments))
         process.start()
@@ -81,7 +104,7 @@ def run(name: str, arguments: argparse.Namespace) -> None:
         print(f"{name}: not supported by this version of the library")
         return
     print_result(name, result)
-    output = arguments.output or (None if arguments.quick else RESULTS / "search_cost.json")
+    output = arguments.output or (None if arguments.quick else OUTPUT)
     if output is not None:
         found = json.loads(output.read_text()) if output.exists() else {}
         found[name] = {"machine": described, "quick": arguments.quick} | result
@@ -99,7 +122,6 @@ def print_result(name: str, result: Mapping[str, Any]) -> None:
     rows = []
     for key, value in result.items():
         if key == "trials" and isinstance(value, list):
-            rows.append(["trials that ended", len(value)])
             rows += [
                 [f"trial {number}, CPU s (wall s)", f"{entry['cpu']:.1f} ({entry['wall']:.1f})"]
                 for number, entry in enumerate(value)
@@ -116,13 +138,28 @@ def print_result(name: str, result: Mapping[str, Any]) -> None:
 
 
 def _shown(key: str, value: Any) -> str:
-    if key.endswith("bytes"):
+    if key.endswith("bytes") and value is not None:
         return f"{value / GIB:.3f} GiB"
+    if value is None:
+        return "none"
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, dict):
         return "\n".join(f"{name}: {count}" for name, count in value.items())
     return str(value)
+
+
+def compare(before: Path, after: Path) -> None:
+    """Print a table of two files of results."""
+    earlier, later = (json.loads(path.read_text()) for path in (before, after))
+    rows = [
+        [f"{job}: {name}", *(_shown(key, found[job].get(key)) for found in (earlier, later))]
+        for job in JOBS
+        if job in earlier and job in later
+        for key, name in COMPARED.items()
+        if key in earlier[job] or key in later[job]
+    ]
+    print_table("the costs of searches", ["what", "before", "after"], rows)
 
 
 if __name__ == "__main__":

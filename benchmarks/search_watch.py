@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -250,7 +251,7 @@ class SearchWatch:
         """What was measured; ratios are to the number of different training samples."""
         samples = self._counter.samples
         training = sum(count for cause, count in samples.items() if cause not in NOT_TRAINING)
-        first = self._trials[0]["wall"] if self._trials else None
+        first, *later = self._trials or [{"wall": None, "cpu": None}]
         return {
             "training_samples": training_samples,
             "teacher_samples": dict(samples.most_common()),
@@ -263,7 +264,10 @@ class SearchWatch:
             "interrupted": bool(self._interrupted),
             "wall": self._total[0],
             "cpu": self._total[1],
-            "first_trial_wall": first,
+            "trials_ended": len(self._trials),
+            "first_trial_wall": first["wall"],
+            "first_trial_cpu": first["cpu"],
+            "later_trials_cpu": statistics.median(entry["cpu"] for entry in later) if later else None,
             "trials": self._trials,
         } | ({"profile": self._profile.to_json()} if self._profile is not None else {})
 
