@@ -304,7 +304,8 @@ class AutoDistillation:
             loop = SearchLoop(directory, spec, self._proposals, self._bounds, executor, self._policy, progress)
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
             limits = Limits(*(math.inf if limit is None else limit for limit in (trials, timeout, patience)))
-            self._log_forecast(None if trials is None else max(0, trials - len(loop.result.tried)))
+            if not loop.result.tried:
+                self._log_forecast(trials)
             for trial in loop.run(limits):
                 for callback in self.callbacks:
                     callback(self, copy.deepcopy(trial))  # changes by a callback do not affect the search

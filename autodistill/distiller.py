@@ -203,6 +203,14 @@ class Distiller:
     def flash_engine(
         self, student: nn.Module, plan: Plan, directory: Path | None, flash_set: FlashSet | None = None
     ) -> Engine:
+        """The engine of a student's flash distillation.
+
+        Args:
+            student: on `device`.
+            plan: of the student.
+            directory: of its checkpoints, which receives captured inputs that do not fit in memory; None for none.
+            flash_set: another one than that of the search.
+        """
         flash_set = (flash_set or self.flash_set).with_later_taps(plan.teacher_taps)
         if plan.is_teacher_fed:
             return TeacherFedDistillation(
@@ -254,6 +262,7 @@ class Distiller:
 
     @cached_property
     def initializer(self) -> TeacherInitializer | None:
+        """Starts the students inside the teacher; None if they keep the weights with which they were built."""
         settings = self.phases.init
         if settings is None:
             return None
@@ -320,6 +329,7 @@ class Distiller:
 
     @property
     def mixed_precision(self) -> str:
+        """The precision in which the teacher runs: `"no"`, `"bf16"` or `"fp16"`."""
         phases = (self.config.flash_distillation, self.config.regular_distillation)
         return next((phase.mixed_precision for phase in phases if phase is not None), "no")
 

@@ -6,8 +6,11 @@ import torch
 from small_models import Counted, Transformer
 
 from autodistill.batch import Batch
+from autodistill.config.phase import PhaseConfig
 from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.plan import Stage
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import Tap
 
 
@@ -33,6 +36,7 @@ def test_later_taps_are_computed_in_the_same_forward() -> None:
 
 def test_a_loss_that_is_not_finite_is_explained_by_the_inputs_and_the_features() -> None:
     flash_set, tap = FlashSet(batches(), TeacherCache(Transformer(8, 2))), Tap("layers.0")
-    inputs = flash_set.loss_inputs(4, [tap])
+    stage = Stage("layer", ("layers.0",), (LayerMapping(tap, tap),), ("NMSE",), (1.0,), False, 1, PhaseConfig())
+    inputs = flash_set.loss_inputs(4, stage)
     assert inputs["the inputs"] is flash_set.batches[1].content
     assert torch.equal(inputs["the teacher's features"][tap], flash_set.features(1, [tap])[tap])
