@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teach
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distillation.flash_set import FlashSet, draw_flash_set
-from autodistill.distillation.plan import Plan
+from autodistill.distillation.plan import Plan, regular_mappings
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distillation.resolve_plan import Phases, resolve
 from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.environment import resolve_device
-from autodistill.initialization.initializer import TeacherInitializer
+from autodistill.initialization.initializer import TeacherInitializer, read_by_starts
 from autodistill.models.attention import eager_attention
 from autodistill.models.blocks import block_rows, outside_of
 from autodistill.models.taps import AUTO, INPUT, Tap, process_name
@@ -258,7 +259,7 @@ class Distiller:
     @cached_property
     def _anatomy(self) -> Anatomy | None:
         flash = self.phases.flash
-        return None if flash is None else anatomy_of_teacher(flash, self.teacher, self.flash_set.batch(0))
+        return None if flash is None else anatomy_of_teacher(flash, self.cache, self.flash_set.batch(0))
 
     @cached_property
     def initializer(self) -> TeacherInitializer | None:
@@ -283,13 +284,35 @@ class Distiller:
         """
         settings = self.phases.flash
         if settings is None:
-            return FlashSet(self._first_batches(1), self.cache)
+            first = self._first_batches(1)
+            for batch in first:
+                self._run_on_first(batch, ())
+            return FlashSet(first, self.cache)
         batches = itertools.islice(self.stream.epoch(0), self.flash_steps)
         drawn = (batch.to(self._device) for batch in batches)
-        return draw_flash_set(drawn, self.cache, self.requested_in_flash, settings.flash_set_gb)
+        return draw_flash_set(drawn, self.cache, self._requested_of_first, settings.flash_set_gb)
 
     def _first_batches(self, count: int) -> list[Batch]:
         return [batch.to(self._device) for batch in self.stream.flash_set(count)]
+
+    def _requested_of_first(self, batch: Batch) -> list[Tap]:
+        """The layers of `requested_in_flash`, after one forward that computes all that is requested of this batch."""
+        taps = self.requested_in_flash(batch)
+        self._run_on_first(batch, taps)
+        return taps
+
+    def _run_on_first(self, batch: Batch, taps: Sequence[Tap]) -> None:
+        """Compute these features of the first batch, with all that other parts of a search will request of it.
+
+        What is not known yet, as it depends on a student, is computed later.
+        """
+        phases = self.phases
+        with contextlib.suppress(Exception):  # raised with all other mistakes when a student is checked
+            later = [] if phases.init is None else read_by_starts(phases.init, self.cache)
+            if phases.regular is not None and not callable(phases.regular.layer_mappings_for_knowledge_transfer):
+                mappings = regular_mappings(phases.regular, self.teacher, self.teacher)
+                later += [mapping.teacher for mapping in mappings]
+            self.cache.features(batch, [*taps, *(tap for tap in later if not tap.selects_a_part)])
 
     def requested_in_flash(self, batch: Batch) -> list[Tap]:
         """The layers of the teacher that students of the search may request in flash distillation.
@@ -304,7 +327,9 @@ class Distiller:
             return list(dict.fromkeys(mapping.teacher for block in blocks for mapping in block))
         rows = block_rows(self.teacher)
         if len(rows) > 1:  # a tower may not run
-            running = set(run_order(self.teacher, [block for row in rows for block in row], batch))
+            paths = [block for row in rows for block in row]
+            find = partial(run_order, self.teacher, paths, batch)
+            running = set(self.cache.fact("run order", batch, map(Tap, paths), find))
             rows = [row for row in rows if running.issuperset(row)]
         if len(rows) == 1:
             search = self.config.search

@@ -106,15 +106,20 @@ def read_json(path: Path) -> Any:
     return decode_json(path.read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, cached: bool = False) -> None:
     """Write a JSON file by `replacing`.
+
+    Args:
+        path: of the file, in a folder that exists.
+        value: its content.
+        cached: it can be computed again; see `replacing`.
 
     Raises:
         ValueError: `value` is not JSON.
         OSError: the file cannot be written.
     """
     text = encode_json(value)
-    with replacing(path) as temporary:
+    with replacing(path, cached=cached) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from autodistill.files import replacing
@@ -39,5 +40,8 @@ def write_tensors(
         80
     """
     with replacing(path, cached=cached) as temporary:
-        save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
+        try:
+            save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
+        except SafetensorError as error:  # of a full disk, too
+            raise OSError(f"{path} cannot be written: {error}") from error
         return temporary.stat().st_size

@@ -21,6 +21,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.config.flash_distillation import FlashDistillationConfig
+from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.errors import ConfigurationError
 from autodistill.losses.functions import are_probabilities
 from autodistill.models.blocks import block_rows
@@ -65,6 +66,24 @@ class Anatomy:
     embeddings: Mapping[str, tuple[str, ...]]
     attention: Mapping[str, Tap]
     heads: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """The anatomy as JSON, which `from_json` reads."""
+        attention = {block: [tap.path, tap.process] for block, tap in self.attention.items()}
+        return {"embeddings": dict(self.embeddings), "attention": attention, "heads": dict(self.heads)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Anatomy:
+        """The anatomy from JSON.
+
+        Examples:
+            >>> anatomy = Anatomy({"layer.0": ("embeddings",)}, {"layer.0": Tap("layer.0.self", "1")}, {"layer.0": 2})
+            >>> Anatomy.from_json(anatomy.as_json()) == anatomy
+            True
+        """
+        embeddings = {block: tuple(paths) for block, paths in value["embeddings"].items()}
+        attention = {block: Tap(*tap) for block, tap in value["attention"].items()}
+        return cls(embeddings, attention, value["heads"])
 
 
 def automatic_stages(
@@ -263,19 +282,21 @@ def _named_rows(model: nn.Module) -> dict[tuple[str, ...], str]:
     }
 
 
-def anatomy_of_teacher(config: FlashDistillationConfig, teacher: nn.Module, batch: Batch) -> Anatomy | None:
+def anatomy_of_teacher(config: FlashDistillationConfig, cache: TeacherCache, batch: Batch) -> Anatomy | None:
     """The anatomy of a teacher; None if only its hidden states are mapped, so that the teacher need not run.
 
     Args:
         config: only hidden states are mapped if it has mappings or loss types, or weights for each block.
-        teacher: runs on `batch`.
+        cache: of the teacher, which runs on `batch` if its anatomy is not known.
         batch: any batch.
     """
+    teacher = cache.teacher
     configured_losses = config.loss_types != "NMSE" or isinstance(config.loss_weights, tuple)
     configured = config.layer_mappings_for_knowledge_transfer is not None or configured_losses
     if configured or config.automatic_mapping != "all" or not _is_transformer(teacher):
         return None
-    return anatomy(teacher, block_rows(teacher), batch)
+    found = cache.fact("anatomy", batch, (), lambda: anatomy(teacher, block_rows(teacher), batch).as_json())
+    return Anatomy.from_json(found)
 
 
 def _is_transformer(model: nn.Module) -> bool:

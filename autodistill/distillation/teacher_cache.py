@@ -7,7 +7,9 @@ import itertools
 import logging
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.batch import Batch
+from autodistill.distillation.facts import Facts
 from autodistill.distillation.sample_outputs import (
     LARGEST_ROW,
     OutputKind,
@@ -105,7 +108,7 @@ class TeacherCache:
                 mixed_precision,
                 exact,
                 self._device.type,
-                torch.__version__,
+                _versions(teacher),
                 platform.machine(),
             )
         )
@@ -115,12 +118,13 @@ class TeacherCache:
         self._disk_used = _size(directory) if directory is not None else 0
         self._used: set[Path] = set()
         self._damaged: set[Path] = set()
+        self._warned = False  # that a file cannot be written
         self._all_used = False  # whether all files have been used, and fill the directory
         self._memory_left = memory_gb * GIB
         self._memory: dict[tuple[str, Tap, str], torch.Tensor] = {}
         self._configurations = attention_configurations(teacher)
         self._attention = implementations(self._configurations)
-        self._lacks_attention: dict[tuple[Tap, ...], bool] = {}
+        self._facts = Facts(None if directory is None else directory / "facts")
         self._positions: dict[Tap, Positions | None] = {}
         self._repeats = False  # whether a teacher that draws random numbers has computed the same features again
         self._run_once: set[str] = set()
@@ -153,7 +157,7 @@ class TeacherCache:
             batch: the batch.
             taps: the requested taps.
             also: taps that will be requested later: computed in the same forward pass if one is needed anyway.
-            once: they will not be requested again: of these, only the expected ones are stored.
+            once: `taps` will not be requested again: of these, only the expected ones are stored.
         """
         found = {tap: feature for tap in taps if (feature := self._recall(batch, tap)) is not None}
         found |= self._whole_outputs(batch, [tap for tap in taps if tap not in found])
@@ -177,7 +181,8 @@ class TeacherCache:
         self, batch: Batch, taps: Sequence[Tap], also: Iterable[Tap], *, once: bool
     ) -> dict[Tap, torch.Tensor]:
         """Compute whatever of these taps and of the expected ones is not stored, and store it."""
-        requested = dict.fromkeys([*taps, *also])
+        later = dict.fromkeys([*also] if once else [*taps, *also])
+        requested = dict.fromkeys([*taps, *later])
         expected = self._expected.get(batch.hash, ())
         missing = [tap for tap in {**requested, **dict.fromkeys(expected)} if not self._holds(batch, tap)]
         computed = self._forward(batch, missing)
@@ -185,7 +190,7 @@ class TeacherCache:
         if batch.hash in self._expected:
             self._add_in_order(batch, {kind: computed[kind.tap] for kind in by_sample})
         kept = {kind.tap for kind in by_sample}
-        for tap in (tap for tap in missing if tap not in kept and (tap in expected or not once)):
+        for tap in (tap for tap in missing if tap not in kept and (tap in expected or tap in later)):
             if tap in requested or self._directory is None:
                 self._remember((batch.hash, tap, self._attention_now()), computed[tap])
             self._write(batch, tap, computed[tap])
@@ -226,13 +231,17 @@ class TeacherCache:
     ) -> dict[OutputKind, str | None]:
         taps = [kind.tap for kind in kinds]
         probe = Probe.of(batch, getattr(getattr(self.teacher, "config", None), "pad_token_id", None))
-        problems: dict[OutputKind, str | None] = dict.fromkeys(kinds, "is not computed for some samples of a batch")
-        for tried in (probe, probe.with_all_padding()):
-            with contextlib.suppress(Exception):  # of any kind: what a model requires of its inputs is not known
-                again = self._forward(tried.part, taps)
-                whole = features if tried.whole is batch else self._forward(tried.whole, taps)
-                problems = {kind: sample_problem(kind, tried, whole[kind.tap], again[kind.tap]) for kind in kinds}
-                break
+
+        def find() -> list[str | None]:
+            for tried in (probe, probe.with_all_padding()):
+                with contextlib.suppress(Exception):  # of any kind: what a model requires of its inputs is not known
+                    again = self._forward(tried.part, taps)
+                    whole = features if tried.whole is batch else self._forward(tried.whole, taps)
+                    return [sample_problem(kind, tried, whole[kind.tap], again[kind.tap]) for kind in kinds]
+            return ["is not computed for some samples of a batch"] * len(kinds)
+
+        name = f"rows {[(kind.padded, kind.k, kind.temperature) for kind in kinds]}"
+        problems = dict(zip(kinds, self.fact(name, batch, taps, find), strict=True))
         for kind, problem in problems.items():
             if problem is not None:
                 logger.info("the teacher runs again for each batch, since %s %s", kind.tap, problem)
@@ -403,12 +412,35 @@ class TeacherCache:
         if self._outputs is not None:
             self._outputs.flush()
 
+    def fact(self, name: str, batch: Batch | None, taps: Iterable[Tap], find: Callable[[], Any]) -> Any:
+        """A small fact about the teacher that is found by running it, once for all searches with this directory.
+
+        Args:
+            name: what is asked; with batch, taps and the teacher all that the fact depends on.
+            batch: on which the teacher runs; None if it does not matter.
+            taps: of the teacher, whose layers the fact is about.
+            find: returns the fact, which is JSON.
+
+        Returns:
+            The fact as JSON returns it: tuples are lists.
+        """
+        taps = tuple(taps)
+        on_disk = not any(callable(tap.process) for tap in taps)
+        made_of = (name, self._computed_by(), None if batch is None else batch.hash, *taps)
+        return self._facts.get(made_of, find, on_disk=on_disk)
+
     def needs_eager_attention(self, batch: Batch, taps: Iterable[Tap]) -> bool:
         """Whether the teacher computes one of the taps only by eager attention; it runs once for each set of taps."""
-        parts = tuple(tap for tap in taps if tap.selects_a_part)
-        if parts not in self._lacks_attention:
-            self._lacks_attention[parts] = needs_eager_attention(self.teacher, parts, batch.to(self._device))
-        return self._lacks_attention[parts]
+        parts = [tap for tap in taps if tap.selects_a_part]
+        if not parts:
+            return False
+        found = self.fact(
+            "needs eager attention",
+            batch,
+            parts,
+            lambda: needs_eager_attention(self.teacher, parts, batch.to(self._device)),
+        )
+        return bool(found)
 
     def positions(self, batch: Batch, features: Mapping[Tap, torch.Tensor]) -> Mapping[Tap, Positions | None]:
         """The axes of the teacher's features; it runs for taps of which they are not known.
@@ -419,8 +451,13 @@ class TeacherCache:
         """
         unknown = {tap: feature for tap, feature in features.items() if tap not in self._positions}
         if unknown:
-            found = find_masks(self.teacher, unknown, batch.to(self._device)).positions
-            self._positions |= {tap: found.get(tap) for tap in unknown}
+
+            def find() -> list[Any]:
+                found = find_masks(self.teacher, unknown, batch.to(self._device)).positions
+                return [astuple(found[tap]) if tap in found else None for tap in unknown]
+
+            axes = self.fact("positions", batch, unknown, find)
+            self._positions |= {tap: Positions(*one) if one else None for tap, one in zip(unknown, axes, strict=True)}
         return self._positions
 
     def _attention_now(self) -> str:
@@ -486,10 +523,15 @@ class TeacherCache:
         is_large = not tap.path and size > LARGEST_ROW * batch.size
         if path is None or is_large or not self._make_room(size):
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._disk_used += write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
-        self._used.add(path)
-        self._damaged.discard(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._disk_used += write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
+            self._used.add(path)
+            self._damaged.discard(path)
+        except OSError as error:
+            if not self._warned:
+                logger.warning("the teacher's features are not kept on disk: %s", error)
+            self._warned = True
 
     def _use(self, path: Path) -> None:
         """Note that a file is used, for other processes by its time: the files used last are removed last."""
@@ -544,6 +586,12 @@ def loss_inputs(batch: Batch, features: TeacherFeatures) -> dict[str, Any]:
 
 def _size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
+
+
+def _versions(model: nn.Module) -> dict[str, str]:
+    """The versions of the packages whose code a model runs."""
+    packages = {"torch", *(type(module).__module__.partition(".")[0] for module in model.modules())}
+    return {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in sorted(packages)}
 
 
 def _random_state(device: torch.device) -> torch.Tensor:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.batch import Batch
@@ -23,6 +25,7 @@ from autodistill.models.modes import evaluating, frozen, plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import returned_loss
 from autodistill.models.weights import has, join
+from autodistill.tensor_files import write_tensors
 from autodistill.tensors import tensors_in
 
 Kind = Literal["activations", "gradients"]
@@ -54,6 +57,15 @@ class Importance:
             return measured
         weighed: torch.Tensor = measured * written.norm(dim=0)
         return weighed
+
+    def save(self, path: Path) -> None:
+        """Write it atomically, as safetensors."""
+        write_tensors(path, {name: values.contiguous() for name, values in self.inputs.items()}, cached=True)
+
+    @classmethod
+    def load(cls, path: Path, kind: Kind) -> Importance:
+        """Read what `save` wrote; the file does not contain the kind."""
+        return cls(kind, load_file(path))
 
 
 def measure_importance(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +29,7 @@ from autodistill.initialization.start_method import Fitted
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose
 from autodistill.losses.criterion import Criterion
 from autodistill.losses.feature_matchers import ChannelMatcher
-from autodistill.models.families import require_family
+from autodistill.models.families import WeightTable, require_family
 from autodistill.models.taps import AUTO, INPUT, Tap
 from autodistill.models.weights import Affine, has, join, shape, write
 from autodistill.tensors import content_hash
@@ -39,6 +39,59 @@ logger = logging.getLogger(__name__)
 POSITIONS = {"importance": 1024, "norms": 512, "all": 4096}
 """Numbers of tokens or patches of the flash set that the importance of heads and neurons and the least squares use: a
 few numbers per channel need fewer than a whole map."""
+
+
+class _Saved(Protocol):
+    def save(self, path: Path) -> None: ...
+
+
+SavedT = TypeVar("SavedT", bound=_Saved)
+
+
+def read_by_starts(settings: InitializationConfig, cache: TeacherCache) -> list[Tap]:
+    """What the starts of students of all depths read of a batch of the teacher: its stream, and what is fitted to.
+
+    Args:
+        settings: the configuration of the start.
+        cache: of the teacher, a model of a known family.
+
+    Raises:
+        ConfigurationError: the teacher's residual stream is not known.
+
+    Examples:
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=9)
+        >>> taps = read_by_starts(InitializationConfig(), TeacherCache(BertModel(BertConfig(**sizes))))
+        >>> [str(tap) for tap in taps][:3]
+        ["'encoder.layer.0'[input]", "'encoder.layer.0'[auto]", "'encoder.layer.0.attention.output.LayerNorm'"]
+    """
+    path, base, family = require_family(cache.teacher, settings.family, "teacher")
+    return [*_boundaries(path, family, base), *_fitted_to(settings, cache)]
+
+
+def _boundaries(path: str, family: WeightTable, base: nn.Module) -> list[Tap]:
+    blocks = join(path, family.blocks)
+    return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(family.depth(base)))]
+
+
+def _fitted(settings: InitializationConfig, cache: TeacherCache) -> Fitted:
+    """What least squares fits."""
+    if settings.weights != "all":
+        return "none"
+    _, _, family = require_family(cache.teacher, settings.family, "teacher")
+    find = partial(start_method(family).least_squares, settings.least_squares, cache.teacher)
+    fitted: Fitted = cache.fact(f"fitted by {settings.least_squares}, {family.text}", None, (), find)
+    return fitted
+
+
+def _fitted_to(settings: InitializationConfig, cache: TeacherCache) -> list[Tap]:
+    """The taps of the teacher to which least squares fits students of all depths."""
+    path, base, family = require_family(cache.teacher, settings.family, "teacher")
+    fitted = _fitted(settings, cache)
+    if fitted == "none":
+        return []
+    layers = range(family.depth(base))
+    return LeastSquares.teacher_taps(start_method(family).family, path, layers, writers=fitted == "all")
 
 
 class TeacherInitializer:
@@ -78,9 +131,7 @@ class TeacherInitializer:
     @property
     def boundaries(self) -> list[Tap]:
         """The taps of the teacher's stream before its first block and after each block."""
-        blocks = join(self._path, self._family.blocks)
-        depth = self._family.depth(self._base)
-        return [Tap(f"{blocks}.0", INPUT), *(Tap(f"{blocks}.{index}", AUTO) for index in range(depth))]
+        return _boundaries(self._path, self._family, self._base)
 
     def boundary(self, tap: Tap) -> int:
         """The number of the boundary that a tap of the teacher records; -1, the last, for a tap elsewhere."""
@@ -152,7 +203,7 @@ class TeacherInitializer:
             importance=self._importance if settings.weights == "all" else None,
             family=settings.family,
         )
-        if self._fitted != "none" and settings.weights == "all":
+        if self._fitted != "none":
             self._fit(student, start)
         if settings.projection_head is not None:
             write(student, settings.projection_head, start.matcher)
@@ -161,7 +212,7 @@ class TeacherInitializer:
     @property
     def _fitted(self) -> Fitted:
         """What least squares fits."""
-        return self._method.least_squares(self._settings.least_squares, self._teacher)
+        return _fitted(self._settings, self._cache)
 
     @cached_property
     def _importance(self) -> Importance | None:
@@ -169,12 +220,14 @@ class TeacherInitializer:
         kind = self._method.importance(self._settings.importance)
         if kind is None:
             return None
-        return measure_importance(
-            self._teacher,
-            self._few(POSITIONS["importance"]),
-            kind,
-            loss_func=self._loss_func,
-            family=self._settings.family,
+        batches = self._few(POSITIONS["importance"])
+        is_standard = kind == "activations" or self._loss_func in (None, nn.functional.cross_entropy)
+        return _kept(
+            self._file("importance", batches, kind) if is_standard else None,  # other functions have no hash
+            partial(Importance.load, kind=kind),
+            lambda: measure_importance(
+                self._teacher, batches, kind, loss_func=self._loss_func, family=self._settings.family
+            ),
         )
 
     def reads(self) -> tuple[list[Tap], int]:
@@ -192,10 +245,8 @@ class TeacherInitializer:
         path, _, _ = require_family(student, self._settings.family, "student")
         family = self._method.family
         batches, writers = self._few(POSITIONS[self._fitted]), self._fitted == "all"
-        taps, every_layer = (
-            LeastSquares.teacher_taps(family, self._path, layers, writers=writers)
-            for layers in (start.layers, range(family.depth(self._base)))
-        )
+        taps = LeastSquares.teacher_taps(family, self._path, start.layers, writers=writers)
+        every_layer = _fitted_to(self._settings, self._cache)
         for batch in batches:
             self._cache.features(batch, taps, every_layer)  # students of other depths start from other layers
         fit = LeastSquares(start, family, student, self._cache.features, batches, Both(path, self._path))
@@ -228,46 +279,61 @@ class TeacherInitializer:
 
     def _decomposition(self, also: tuple[Tap, ...]) -> StreamDecomposition:
         if self._known is None:
-            path = self._file()
-            self._known = self._saved(path) if path is not None and path.exists() else None
-            if self._known is None:
-                whole = self._family.mean_blocker(self._base) is not None
-                centring: Centring = "none" if whole else self._settings.centring
-                self._known = decompose(
+            settings, family = self._settings, self._family
+            whole = family.mean_blocker(self._base) is not None
+            centring: Centring = "none" if whole else settings.centring
+            self._known = _kept(
+                self._file("subspace", self._batches, settings.weighting, settings.centring),
+                StreamDecomposition.load,
+                lambda: decompose(
                     self._streams(also),
-                    weighting=self._settings.weighting,
+                    weighting=settings.weighting,
                     centring=centring,
-                    keeps_constant=self._family.keeps_constant,
-                    selects=self._family.selects_channels,
-                )
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    self._known.save(path)
+                    keeps_constant=family.keeps_constant,
+                    selects=family.selects_channels,
+                ),
+            )
         return self._known
 
-    @staticmethod
-    def _saved(path: Path) -> StreamDecomposition | None:
-        try:
-            return StreamDecomposition.load(path)
-        except (SafetensorError, OSError, KeyError):
-            logger.warning("the decomposition of the teacher's stream, %s, is damaged and is recomputed", path)
-            return None
-
     def _streams(self, also: tuple[Tap, ...]) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
-        taps = self.boundaries
+        """The stream of each batch; the same pass computes `also` and what starts read of the first batches."""
+        taps, positions = self.boundaries, 0
+        fitted, importance = (
+            _fitted_to(self._settings, self._cache),
+            self._method.importance(self._settings.importance),
+        )
         for batch in self._batches:
-            features = self._cache.features(batch, taps, also, once=True)
-            yield [batch.without_padding(features[tap]) for tap in taps], None
+            later = list(also)
+            if fitted and positions < POSITIONS[self._fitted]:
+                later += [taps[0], *fitted]
+            if importance is not None and positions < POSITIONS["importance"]:
+                later.append(taps[0])  # which `_few` counts
+            features = self._cache.features(batch, taps, later, once=True)
+            streams = [batch.without_padding(features[tap]) for tap in taps]
+            positions += len(streams[0])
+            yield streams, None
 
-    def _file(self) -> Path | None:
+    def _file(self, name: str, batches: Iterable[Batch], *settings: str) -> Path | None:
+        """The file of what was computed from these batches; None without a directory."""
         if self._directory is None:
             return None
-        settings = self._settings
-        made_of = (
-            self._cache.fingerprint,
-            [batch.hash for batch in self._batches],
-            settings.weighting,
-            settings.centring,
-            self._family.text,
-        )
-        return self._directory / f"subspace-{content_hash(made_of)}.safetensors"
+        made_of = (self._cache.fingerprint, [batch.hash for batch in batches], *settings, self._family.text)
+        return self._directory / f"{name}-{content_hash(made_of)}.safetensors"
+
+
+def _kept(path: Path | None, load: Callable[[Path], SavedT], compute: Callable[[], SavedT]) -> SavedT:
+    """What a file holds, or what is computed and then written to it; None only computes."""
+    if path is None:
+        return compute()
+    if path.exists():
+        try:
+            return load(path)
+        except (SafetensorError, OSError, KeyError):
+            logger.warning("%s, computed from the teacher, is damaged and is recomputed", path)
+    computed = compute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        computed.save(path)
+    except OSError as error:
+        logger.warning("what was computed from the teacher is not kept: %s", error)
+    return computed

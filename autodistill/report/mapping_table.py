@@ -71,7 +71,7 @@ def explain_mapping(
     content = batch.content if isinstance(batch, Batch) else batch
     flash_set = FlashSet([Batch(content).to(device)], TeacherCache(teacher.to(device)))
     phases = Phases.of(AutoDistillationConfig.load(config))
-    anatomy = None if phases.flash is None else anatomy_of_teacher(phases.flash, teacher, flash_set.batch(0))
+    anatomy = None if phases.flash is None else anatomy_of_teacher(phases.flash, flash_set.cache, flash_set.batch(0))
     # A start inside the teacher looks at more than one batch: the layers are compared without it.
     plan = resolve(phases, student, flash_set, anatomy=anatomy)
     rows = []

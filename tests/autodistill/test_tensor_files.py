@@ -41,3 +41,15 @@ def test_metadata_is_written_into_the_header(tmp_path: Path) -> None:
     write_tensors(tmp_path / "some.safetensors", {"one": torch.ones(3)}, {"record": "[0.5]"})
     with safe_open(tmp_path / "some.safetensors", "pt") as file:
         assert file.metadata() == {"record": "[0.5]"}
+
+
+def test_a_full_disk_is_an_error_of_the_operating_system(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # no file may grow
+    try:
+        with pytest.raises(OSError, match="cannot be written"):
+            write_tensors(tmp_path / "some.safetensors", {"one": torch.ones(3)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -33,6 +33,7 @@ from autodistill.distillation.automatic_mapping import (
     automatic_stages,
     pair_rows,
 )
+from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distiller import Distiller, Storage
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping
@@ -57,7 +58,9 @@ STUDENT = [("encoder.layer.0",), ("encoder.layer.1",)]
 
 
 def stages(student: nn.Module, teacher: nn.Module, config: FlashDistillationConfig = AUTOMATIC):
-    return automatic_stages(config, STUDENT, student, teacher, TOKENS, anatomy_of_teacher(config, teacher, TOKENS))
+    return automatic_stages(
+        config, STUDENT, student, teacher, TOKENS, anatomy_of_teacher(config, TeacherCache(teacher), TOKENS)
+    )
 
 
 def test_transformer_is_mapped_by_attention_embeddings_and_hidden_states() -> None:
@@ -107,7 +110,7 @@ def test_model_of_another_library_is_mapped_by_hidden_states() -> None:
 )
 def test_teacher_does_not_run_if_only_hidden_states_are_mapped(settings: dict, teacher: nn.Module) -> None:
     teacher.register_forward_pre_hook(lambda *_: pytest.fail("it runs"))
-    assert anatomy_of_teacher(FlashDistillationConfig(train_steps=1, **settings), teacher, TOKENS) is None
+    assert anatomy_of_teacher(FlashDistillationConfig(train_steps=1, **settings), TeacherCache(teacher), TOKENS) is None
 
 
 def test_anatomy_is_that_of_one_forward_and_leaves_no_hooks() -> None:

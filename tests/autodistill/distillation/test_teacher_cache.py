@@ -370,3 +370,32 @@ def test_cache_that_is_read_only_finds_features_and_changes_no_file(tmp_path: Pa
     assert cache.forwards == 1  # for the damaged one
     cache.features(batch(1), TAPS)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*")} == before
+
+
+def test_a_full_disk_costs_one_warning_and_features_are_computed_again(tmp_path: Path, caplog) -> None:
+    resource = pytest.importorskip("resource")
+    teacher = Teacher()
+    cache = TeacherCache(teacher, tmp_path / "cache", memory_gb=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # no file may grow
+    try:
+        found = [cache.features(batch(), TAPS) for _ in range(2)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert identical(*found)
+    assert teacher.calls == 2
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "the teacher's features are not kept on disk"
+    ]
+    assert not list((tmp_path / "cache").iterdir())
+    cache.features(batch(), TAPS)  # there is room again
+    TeacherCache(teacher, tmp_path / "cache").features(batch(), TAPS)
+    assert teacher.calls == 3
+
+
+def test_features_of_other_library_versions_are_computed_again(tmp_path: Path, monkeypatch) -> None:
+    teacher = BertModel(BertConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4))
+    before = TeacherCache(teacher).fingerprint
+    assert TeacherCache(teacher).fingerprint == before
+    monkeypatch.setattr("transformers.__version__", "0.0.1")
+    assert TeacherCache(teacher).fingerprint != before

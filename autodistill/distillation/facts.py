@@ -1,0 +1,83 @@
+"""Small facts that a forward of the teacher reveals: found once, kept in memory and on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+from autodistill.files import decode_json, encode_json, read_json, write_json
+from autodistill.tensors import content_hash
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of what is kept: raised when a function that finds a fact finds another one."""
+
+
+class Facts:
+    """Facts in JSON, by all that they depend on.
+
+    A file that is damaged is replaced, with a warning; one that cannot be written is left out, with a warning.
+
+    Args:
+        directory: with a file for each fact; it need not exist. None keeps facts in memory only.
+
+    Examples:
+        >>> facts = Facts(None)
+        >>> facts.get(("layers", "of BERT"), lambda: 12)
+        12
+        >>> facts.get(("layers", "of BERT"), lambda: 13)
+        12
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._memory: dict[tuple[Hashable, ...], Any] = {}
+
+    def get(self, made_of: tuple[Hashable, ...], find: Callable[[], Any], *, on_disk: bool = True) -> Any:
+        """A fact, as JSON returns it: tuples are lists.
+
+        Args:
+            made_of: everything that the fact depends on, and its name.
+            find: returns the fact, which is JSON; called if it is not kept.
+            on_disk: False for what depends on something without a reliable hash.
+        """
+        if made_of not in self._memory:
+            is_stored = on_disk and self._directory is not None
+            self._memory[made_of] = self._stored(made_of, find) if is_stored else _as_json(find())
+        return self._memory[made_of]
+
+    def _stored(self, made_of: tuple[Hashable, ...], find: Callable[[], Any]) -> Any:
+        assert self._directory is not None
+        path = self._directory / f"{content_hash((VERSION, made_of))}.json"
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError):
+            logger.warning("the fact about the teacher in %s is damaged; it is found again", path)
+        fact = _as_json(find())
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"fact": fact, "hash": content_hash(encode_json(fact))}, cached=True)
+        except OSError as error:
+            logger.warning("a fact about the teacher is not kept: %s cannot be written (%s)", path, error)
+        return fact
+
+
+def _as_json(fact: Any) -> Any:
+    return decode_json(encode_json(fact))
+
+
+def _read(path: Path) -> Any:
+    """The fact in a file.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the file cannot be read, or is damaged.
+    """
+    content = read_json(path)
+    if content["hash"] != content_hash(encode_json(content["fact"])):
+        raise ValueError("the hash of a fact must be that of its text, but it is another one.")
+    return content["fact"]
