@@ -23,6 +23,7 @@ class Facts:
 
     Args:
         directory: with a file for each fact; it need not exist. None keeps facts in memory only.
+        read_only: nothing is written there.
 
     Examples:
         >>> facts = Facts(None)
@@ -32,8 +33,9 @@ class Facts:
         12
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, *, read_only: bool = False) -> None:
         self._directory = directory
+        self._read_only = read_only
         self._memory: dict[tuple[Hashable, ...], Any] = {}
 
     def get(self, made_of: tuple[Hashable, ...], find: Callable[[], Any], *, on_disk: bool = True) -> Any:
@@ -59,6 +61,8 @@ class Facts:
         except (OSError, ValueError, KeyError, TypeError):
             logger.warning("the fact about the teacher in %s is damaged; it is found again", path)
         fact = _as_json(find())
+        if self._read_only:
+            return fact
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             write_json(path, {"fact": fact, "hash": content_hash(encode_json(fact))}, cached=True)

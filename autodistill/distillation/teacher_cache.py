@@ -124,7 +124,7 @@ class TeacherCache:
         self._memory: dict[tuple[str, Tap, str], torch.Tensor] = {}
         self._configurations = attention_configurations(teacher)
         self._attention = implementations(self._configurations)
-        self._facts = Facts(None if directory is None else directory / "facts")
+        self._facts = Facts(None if directory is None else directory / "facts", read_only=read_only)
         self._positions: dict[Tap, Positions | None] = {}
         self._repeats = False  # whether a teacher that draws random numbers has computed the same features again
         self._run_once: set[str] = set()

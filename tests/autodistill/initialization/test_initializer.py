@@ -15,6 +15,7 @@ from autodistill import AutoDistillation, AutoDistillationConfig
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.distiller import Distiller, Storage
 from autodistill.errors import ConfigurationError
+from autodistill.preparation import Preparation
 from autodistill.training import TrainingContext
 
 bert = hugging_face("BertForSequenceClassification", **BERT_LIKE, num_labels=3)
@@ -129,7 +130,7 @@ def test_matchers_begin_as_the_way_back_from_the_subspace():
     distil = distiller(teacher, regular=regular, init={})
     plan = distil.resolve(student)
     distil.initialize(student, plan)
-    subspace = distil._initializer.subspace(student)
+    subspace = distil.initializer.subspace(student)
     for matcher in plan.regular_criterion.feature_matchers:
         torch.testing.assert_close(matcher.linear.weight.double(), subspace.up, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(matcher.linear.bias.double(), subspace.mean(0), atol=1e-6, rtol=1e-6)
@@ -152,7 +153,7 @@ def test_each_boundary_has_its_mean_however_layers_are_named(process):
     distil = distiller(teacher, TEACHER_FED | flash, regular, init={"centring": "boundary"})
     plan = distil.resolve(student)
     distil.initialize(student, plan)
-    subspace, projection = distil._initializer.subspace(student), plan.projection
+    subspace, projection = distil.initializer.subspace(student), plan.projection
     assert len({tuple(mean.tolist()) for mean in subspace.means}) == 5
     sources = [plan.flash[0].input.teacher, *(stage.mappings[0].teacher for stage in plan.flash[:2])]
     hidden = torch.randn(2, 3, 16)
@@ -182,7 +183,7 @@ def test_a_projection_head_begins_as_the_way_back():
     plan = distil.resolve(student)
     distil.initialize(student, plan)
     torch.testing.assert_close(
-        student.projection.weight.double(), distil._initializer.subspace(student).up, atol=1e-6, rtol=1e-6
+        student.projection.weight.double(), distil.initializer.subspace(student).up, atol=1e-6, rtol=1e-6
     )
 
 
@@ -273,7 +274,7 @@ def test_a_damaged_decomposition_is_computed_again(tmp_path, caplog):
     second = begun()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert path.read_bytes() == whole
-    assert f"{path}, is damaged and is recomputed" in caplog.text
+    assert f"{path}, computed from the teacher, is damaged and is recomputed" in caplog.text
 
 
 def test_the_teacher_runs_once_a_sample(tmp_path):
@@ -304,7 +305,7 @@ def test_a_forecast_of_the_disk_includes_what_the_start_reads(tmp_path):
     config = AutoDistillationConfig.load({"search": SEARCH} | phases)
     distil = Distiller(model(), config, texts(), torch.device("cpu"), Storage(tmp_path))
     student = model(8, 2, seed=1)
-    predicted = distil.forecast([student]).teacher.disk_bytes
+    predicted = Preparation(distil).forecast([student]).teacher.disk_bytes
     distil.check(student)
     distil.train(student, TrainingContext(seed=0))
     stored = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors") if "subspace" not in path.name)
