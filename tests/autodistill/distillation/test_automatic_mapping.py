@@ -31,6 +31,7 @@ from autodistill.distillation.automatic_mapping import (
     anatomy,
     anatomy_of_teacher,
     automatic_stages,
+    mapped_blocks,
     pair_rows,
 )
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -38,6 +39,7 @@ from autodistill.distiller import Distiller, Storage
 from autodistill.errors import ConfigurationError
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import AUTO, INPUT, Tap
+from search_spaces import SearchSpace
 
 TOKENS = Batch({"input_ids": torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])})
 AUTOMATIC = FlashDistillationConfig(train_steps=1)
@@ -338,3 +340,20 @@ def test_funnel_is_mapped_by_the_layers_that_run() -> None:
         "decoder.layers.0": "decoder.layers.0",
         "decoder.layers.1": "decoder.layers.1",
     }
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"num_hidden_layers": [1]}, [11]),
+        ({"num_hidden_layers": [2, 3]}, [3, 5, 7, 11]),
+        ({"n_layer": [4], "width": [8, 16]}, [2, 5, 8, 11]),
+        ({"num_hidden_layers": [12]}, list(range(12))),
+        ({"depth": [1, 2]}, list(range(12))),
+        ({"num_hidden_layers": [1], "n_layer": [1]}, list(range(12))),
+    ],
+    ids=["one", "two depths", "another family", "all", "unknown name", "two names"],
+)
+def test_blocks_to_which_a_search_maps_students_are_those_of_its_depths(space: dict, expected: list[int]) -> None:
+    row = [f"encoder.layer.{index}" for index in range(12)]
+    assert mapped_blocks(row, SearchSpace(space)) == [row[index] for index in expected]

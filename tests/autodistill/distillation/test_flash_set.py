@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
 import torch
+from safetensors.torch import load_file
+from shuffled_samples import make_distiller
 from small_models import Counted, Transformer
 
 from autodistill.batch import Batch
-from autodistill.config.phase import PhaseConfig
-from autodistill.distillation.flash_set import FlashSet
+from autodistill.config.flash_distillation import FlashDistillationConfig
+from autodistill.distillation.flash_set import FlashSet, draw_flash_set
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.distiller import Storage
 from autodistill.models.layer_mappings import LayerMapping
 from autodistill.models.taps import Tap
 
@@ -36,7 +42,50 @@ def test_later_taps_are_computed_in_the_same_forward() -> None:
 
 def test_a_loss_that_is_not_finite_is_explained_by_the_inputs_and_the_features() -> None:
     flash_set, tap = FlashSet(batches(), TeacherCache(Transformer(8, 2))), Tap("layers.0")
-    stage = Stage("layer", ("layers.0",), (LayerMapping(tap, tap),), ("NMSE",), (1.0,), False, 1, PhaseConfig())
+    pair = LayerMapping(tap, tap)
+    stage = Stage("first", ("layers.0",), (pair,), ("MSE",), (1.0,), False, 1, FlashDistillationConfig())
     inputs = flash_set.loss_inputs(4, stage)
     assert inputs["the inputs"] is flash_set.batches[1].content
     assert torch.equal(inputs["the teacher's features"][tap], flash_set.features(1, [tap])[tap])
+
+
+BATCH, FEATURE, HIDDEN = 2 * 5 * 8 * 4, 2 * 5 * 6 * 4, ("layers.0", "layers.1")
+"""The bytes of a batch of `batches`, and of a hidden state of 6 channels."""
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_batches_are_drawn_while_they_and_their_features_are_within_the_limit(count: int, exact: bool) -> None:
+    one = BATCH + len(HIDDEN) * FEATURE // (1 if exact else 2)
+    for spare in (0, one - 1):
+        cache = TeacherCache(Transformer(6, 2), exact=exact)
+        drawn = draw_flash_set(
+            iter(batches(6)), cache, lambda batch: [*map(Tap, HIDDEN)], (count * one + spare) / 2**30
+        )
+        assert len(drawn.batches) == count
+        assert cache.forwards == 1
+
+
+def test_one_batch_is_drawn_however_small_the_limit_and_no_more_are_read_than_needed(caplog) -> None:
+    read = []
+    given = (read.append(batch) or batch for batch in batches(6))
+    with caplog.at_level(logging.INFO):
+        drawn = draw_flash_set(given, TeacherCache(Transformer(6, 2)), lambda batch: [Tap(HIDDEN[0])], 1e-12)
+    assert len(drawn.batches) == 1
+    assert len(read) == 2
+    assert "flash distillation reads 1 batches again and again" in caplog.text
+
+
+def test_features_on_disk_are_as_large_as_the_limit_allows(tmp_path) -> None:
+    limit = 6 * (BATCH + 3 * FEATURE)  # the input of the first block, and the outputs of two
+    loader = [batch.content for batch in batches(20)]
+    loader = [(inputs, torch.zeros(2).long()) for inputs, _ in loader]
+    distiller = make_distiller(
+        Transformer(6, 2), loader, Storage(tmp_path), flash={"train_steps": 20, "flash_set_gb": limit / 2**30}
+    )
+    flash_set = distiller.flash_set
+    assert len(flash_set.batches) == 5  # with their targets
+    for number in range(5):
+        flash_set.features(number, [Tap("layers.1", "auto")])
+    kept = [load_file(path)["feature"] for path in tmp_path.glob("*.safetensors")]
+    assert sum(4 * feature.numel() for feature in kept) == 5 * 3 * FEATURE <= limit - 5 * BATCH
