@@ -194,7 +194,7 @@ def causal_lm_top_k(options: Options) -> dict[str, Any]:
 
 
 def _causal_lm(options: Options, **regular: Any) -> dict[str, Any]:
-    tokenizer, rows = encoded_paragraphs(options.of(192, 48), max_length=48)
+    tokenizer, rows = encoded_paragraphs(options.of(256, 48), max_length=48)
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     loader = DataLoader([tokens for _, tokens in rows], 8, shuffle=True, collate_fn=lambda rows: dict(collator(rows)))
 
