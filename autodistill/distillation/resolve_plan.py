@@ -49,12 +49,12 @@ from autodistill.models.attention import eager_attention, needs_eager_attention
 from autodistill.models.calls import unknown_arguments
 from autodistill.models.label_shift import find_label_shift
 from autodistill.models.layer_mappings import LayerMapping
-from autodistill.models.masks import Masks, find_masks
+from autodistill.models.masks import Masks, Positions, find_masks
 from autodistill.models.modes import plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import Tap, TapRecorder, main_part
 from autodistill.randomness import isolated_random_state
-from autodistill.samples import Padded
+from autodistill.samples import Padded, Padding
 from autodistill.seeds import derive_seed
 
 T = TypeVar("T")
@@ -197,6 +197,13 @@ def _resolved(
     return replace(plan, flash_criteria=tuple(criteria), regular_criterion=regular_criterion)
 
 
+def _padded_side(positions: Positions, batch: Batch) -> Padded | None:
+    """Which padding the second axis of a feature has; None for features of another form, and without a mask."""
+    if positions.side == "frames" or (positions.samples, positions.axis) != (0, 1):
+        return None
+    return positions.side if Padding.of(batch.model_inputs, positions.side) is not None else None
+
+
 def _with_top_k(plan: Plan, settings: RegularDistillationConfig, features: Features, targets: Features) -> Plan:
     """The plan in which logits are reduced as configured; in flash distillation too, if the temperature is the same."""
     if settings.top_k is None or plan.regular is None:
@@ -219,8 +226,7 @@ def _keep_by_sample(plan: Plan, masks: Masks, cache: TeacherCache, targets: Feat
             masks.positions.get(pair.student) for stage in plan.stages for pair in stage.pairs if pair.teacher == tap
         }
         (positions,) = compared if len(compared) == 1 else (None,)
-        is_usual = positions is not None and (positions.samples, positions.axis) == (0, 1)
-        padded[tap] = positions.side if positions is not None and is_usual and positions.side != "frames" else None
+        padded[tap] = _padded_side(positions, batch) if positions is not None else None
     cache.keep_by_sample(batch, targets, padded, plan.regular.top_k)
 
 

@@ -312,6 +312,19 @@ def test_students_of_any_family_are_those_of_the_outputs_by_batch(name: str, cap
         assert "is kept by sample: in other batches it differs by" in caplog.text
 
 
+def test_a_language_model_of_texts_without_a_mask_is_kept_by_sample() -> None:
+    family = FAMILIES["OPT"]
+    packed = {"input_ids": torch.randint(3, 30, (8, 6), generator=torch.Generator().manual_seed(0))}
+    packed["labels"] = packed["input_ids"].clone()
+    student, trained = family.student(), {}
+    for exact in (False, True):
+        counting = Counting(family.teacher())
+        distiller = make_distiller(counting.teacher, shuffled(packed, 3), exact=exact)
+        trained[exact] = (*distil(distiller, student), sum(counting.samples))
+    assert difference(trained[False][0], trained[True][0], student) < ROUNDING
+    assert trained[False][2] <= 8 + 8 < trained[True][2]
+
+
 def classifier(width: int, **settings) -> nn.Module:
     sizes = BERT | {"num_labels": CLASSES, "hidden_dropout_prob": 0.1, "problem_type": "single_label_classification"}
     return seeded(lambda: built("BertForSequenceClassification", **sizes | settings)(width, 1), width)
