@@ -386,7 +386,7 @@ class AutoDistillation:
             self.config,
             self.train_dataloader,
             self.device,
-            Storage(folder if self._processes.is_main else None, read_only=read_only, **self._sizes),
+            Storage(folder, read_only=read_only, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,
             regular_engine=regular_engine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,9 @@ def search(
     before = len(agent.search_result)
     if before:
         print_line(f"{search_dir} holds {before} trials of this search: resuming.")
+    elif progress and current_processes().is_main:
+        with contextlib.suppress(AutoDistillationError):  # the search raises it, unless it holds for one student only
+            print_line(agent.forecast(trials).describe(), stderr=True)
     best = agent.search_loop(n_trials=trials, timeout=timeout)
     if not current_processes().is_main:  # under `accelerate launch`, one process prints
         return

@@ -54,11 +54,21 @@ class RegularTask:
     def reader(self) -> Callable[[int], Batch]:
         """A function that returns batch number k of the stream; batches before the first k are caught up with."""
 
+        began = False
+
         def catch_up(number: int, batch: Batch) -> None:
-            if number % self.processes.count == self.processes.rank:
+            if not began:  # later, the batches between its own are those of other processes
                 self.cache.catch_up(batch.to(self.device), self.stage.teacher_taps)
 
-        return self.stream.reader(catch_up)
+        read = self.stream.reader(catch_up)
+
+        def next_batch(number: int) -> Batch:
+            nonlocal began
+            batch = read(number)
+            began = True
+            return batch
+
+        return next_batch
 
     def checkpoint(self, directory: Path | None) -> LoopCheckpoint:
         """The checkpoint of an interrupted training in this directory; None keeps none."""

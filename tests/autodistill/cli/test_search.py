@@ -41,6 +41,13 @@ def test_explain_and_a_dry_run_predict_the_cost_and_write_nothing(classifier):
     assert not Path("autodistillation").exists()
 
 
+def test_a_new_search_begins_with_its_predicted_cost_and_a_resumed_one_does_not(classifier):
+    configure("text-classification", classifier, write_csv(Path("train.csv")))
+    first = run("search", "search.yaml", "--search-dir", "runs", "--trials", 1)
+    assert "predicted from one batch: the teacher runs on 12 samples" in first
+    assert "predicted" not in run("search", "search.yaml", "--search-dir", "runs")
+
+
 def test_dry_run_of_a_search_counts_what_it_has_done(classifier):
     configure("text-classification", classifier, write_csv(Path("train.csv")))
     run("search", "search.yaml", "--search-dir", "runs", "--trials", 1, "--no-progress")
