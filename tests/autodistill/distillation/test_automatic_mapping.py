@@ -319,7 +319,7 @@ def test_features_of_every_teacher_block_that_runs_are_computed_ahead(tmp_path) 
     data = [(torch.zeros(2, 3, 8), None)]
     distiller = Distiller(teacher, config, data, torch.device("cpu"), Storage(tmp_path))
     distiller.resolve(Towers(8, ("left", "right"), used=1))
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3  # the input of the first block, and the outputs of both
 
 
 def test_funnel_is_mapped_by_the_layers_that_run() -> None:
