@@ -267,8 +267,11 @@ class Distiller:
         settings = self.phases.init
         if settings is None:
             return None
-        drawn = self.flash_set.batches[: settings.batches]
-        batches = drawn if len(drawn) == settings.batches else self._first_batches(settings.batches)
+        batches = list(self.flash_set.batches[: settings.batches])
+        if len(batches) < settings.batches:
+            more = self._first_batches(settings.batches)[len(batches) :]
+            self.cache.expect(more, ())
+            batches += more
         return TeacherInitializer(settings, self.teacher, batches, self.cache, self.storage.directory, self.loss_func)
 
     @cached_property

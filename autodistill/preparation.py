@@ -144,8 +144,8 @@ class Preparation:
                 self._seconds(student, plan, FlashSet([data.typical], scratch))
                 for student, plan in zip(copies, plans, strict=True)
             ]
-        self._of.cache.samples += scratch.samples
-        self._of.cache.forwards += scratch.forwards
+        self._of.cache.run.samples += scratch.run.samples
+        self._of.cache.run.forwards += scratch.run.forwards
         kept = min(teacher.disk_bytes, self._of.storage.activation_budget_gb / 2 * GIB)
         return Forecast(
             data.samples,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.batch import Batch
+from autodistill.distillation.batch_features import BatchFeatures, FeatureKey
 from autodistill.distillation.facts import Facts
 from autodistill.distillation.sample_outputs import (
     LARGEST_ROW,
@@ -28,17 +25,13 @@ from autodistill.distillation.sample_outputs import (
     sample_problem,
 )
 from autodistill.distillation.sample_store import Row
-from autodistill.distillation.step_loop import autocast
-from autodistill.errors import ConfigurationError
+from autodistill.distillation.teacher_run import TeacherRun
 from autodistill.losses.top_k import TeacherFeatures, TopK, TopKLogits, keep_top_k
 from autodistill.models.attention import attention_configurations, implementations, needs_eager_attention
-from autodistill.models.devices import device_of
 from autodistill.models.fingerprint import model_fingerprint
 from autodistill.models.masks import Positions, find_masks
-from autodistill.models.modes import plain_forward
-from autodistill.models.taps import Tap, TapRecorder
+from autodistill.models.taps import Tap
 from autodistill.samples import Padded
-from autodistill.tensor_files import write_tensors
 from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
@@ -80,7 +73,7 @@ class TeacherCache:
         >>> [tuple(feature.shape) for feature in cache.features(batch, [Tap("")]).values()]
         [(1, 3)]
         >>> _ = cache.features(batch, [Tap("")])
-        >>> cache.forwards
+        >>> cache.run.forwards
         1
     """
 
@@ -96,53 +89,41 @@ class TeacherCache:
         outputs: SampleOutputs | None = None,
         read_only: bool = False,
     ) -> None:
-        self.teacher = teacher.eval()
-        self.forwards = 0
-        self.samples = 0
-        self._device = device_of(teacher)
-        self._precision = mixed_precision
+        self.run = TeacherRun(teacher, mixed_precision)
         self._exact = exact
-        self.fingerprint = content_hash(
-            (
-                model_fingerprint(teacher),
-                mixed_precision,
-                exact,
-                self._device.type,
-                _versions(teacher),
-                platform.machine(),
-            )
+        made_of = (model_fingerprint(teacher), mixed_precision, exact, self._device.type)
+        self.fingerprint = content_hash((*made_of, _versions(teacher), platform.machine()))
+        self._of_batches = BatchFeatures(
+            directory, memory_bytes=memory_gb * GIB, disk_bytes=disk_gb * GIB, read_only=read_only
         )
-        self._directory = directory
-        self._read_only = read_only
-        self._disk_bytes = disk_gb * GIB
-        self._disk_used = _size(directory) if directory is not None else 0
-        self._used: set[Path] = set()
-        self._damaged: set[Path] = set()
-        self._warned = False  # that a file cannot be written
-        self._all_used = False  # whether all files have been used, and fill the directory
-        self._memory_left = memory_gb * GIB
-        self._memory: dict[tuple[str, Tap, str], torch.Tensor] = {}
         self._configurations = attention_configurations(teacher)
         self._attention = implementations(self._configurations)
         self._facts = Facts(None if directory is None else directory / "facts", read_only=read_only)
         self._positions: dict[Tap, Positions | None] = {}
-        self._repeats = False  # whether a teacher that draws random numbers has computed the same features again
-        self._run_once: set[str] = set()
         self._expected: dict[str, tuple[Tap, ...]] = {}
-        self._flash_set: tuple[Batch, ...] = ()
-        self._in_order: set[tuple[OutputKind, str]] = set()  # the batches of the flash set whose samples are kept
+        self._first: tuple[Batch, ...] = ()  # the beginning of the stream
+        self._in_order: set[tuple[OutputKind, str]] = set()  # those of them whose samples are kept
         self._outputs = outputs
         self._problems: dict[OutputKind, str | None] = {}  # why an output is not kept by sample
 
-    def expect(self, batches: Iterable[Batch], taps: Iterable[Tap]) -> None:
+    @property
+    def teacher(self) -> nn.Module:
+        """The teacher, in eval mode."""
+        return self.run.teacher
+
+    @property
+    def _device(self) -> torch.device:
+        return self.run.device
+
+    def expect(self, batches: Sequence[Batch], taps: Iterable[Tap]) -> None:
         """Compute the features of further taps whenever the teacher runs on one of these batches.
 
         Args:
-            batches: the flash set, which every student reads.
-            taps: that other students may request.
+            batches: the first ones of the stream, or those that follow the ones that are expected already.
+            taps: that students may request.
         """
-        self._flash_set = tuple(batches)
-        self._expected |= dict.fromkeys((batch.hash for batch in self._flash_set), tuple(taps))
+        self._first = (*self._first, *batches)
+        self._expected |= dict.fromkeys((batch.hash for batch in batches), tuple(taps))
 
     def nbytes(self, features: Mapping[Tap, torch.Tensor]) -> int:
         """The size in bytes in which features are stored."""
@@ -191,9 +172,7 @@ class TeacherCache:
             self._add_in_order(batch, {kind: computed[kind.tap] for kind in by_sample})
         kept = {kind.tap for kind in by_sample}
         for tap in (tap for tap in missing if tap not in kept and (tap in expected or tap in later)):
-            if tap in requested or self._directory is None:
-                self._remember((batch.hash, tap, self._attention_now()), computed[tap])
-            self._write(batch, tap, computed[tap])
+            self._keep(batch, tap, computed[tap], in_memory=tap in requested)
         return computed
 
     def keep_by_sample(
@@ -234,9 +213,14 @@ class TeacherCache:
 
         def find() -> list[str | None]:
             for tried in (probe, probe.with_all_padding()):
-                with contextlib.suppress(Exception):  # of any kind: what a model requires of its inputs is not known
+                try:
                     again = self._forward(tried.part, taps)
                     whole = features if tried.whole is batch else self._forward(tried.whole, taps)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # of any kind: what a model requires of its inputs is not known
+                    logger.debug("the teacher does not run on some samples of a batch: %s", error)
+                else:
                     return [sample_problem(kind, tried, whole[kind.tap], again[kind.tap]) for kind in kinds]
             return ["is not computed for some samples of a batch"] * len(kinds)
 
@@ -330,9 +314,7 @@ class TeacherCache:
         added = [kind.tap for kind in rows] if lacking else []
         computed = self._forward(batch, list(dict.fromkeys([*missing, *added])))
         for tap in missing:
-            if self._directory is None:
-                self._remember((batch.hash, tap, self._attention_now()), computed[tap])
-            self._write(batch, tap, computed[tap])
+            self._keep(batch, tap, computed[tap], in_memory=False)
         if lacking:
             self._add(batch.take(lacking), {kind: computed[kind.tap][lacking] for kind in rows})
 
@@ -376,9 +358,7 @@ class TeacherCache:
         assert self._outputs is not None
         before = self._outputs.nbytes
         added = self._outputs.add(batch, features)
-        if self._directory is not None:
-            self._disk_used += self._outputs.nbytes - before
-            self._make_room(0, displacing_used=True)
+        self._of_batches.displace(self._outputs.nbytes - before)
         return added
 
     def _add_in_order(self, batch: Batch, features: Mapping[OutputKind, torch.Tensor]) -> None:
@@ -387,7 +367,7 @@ class TeacherCache:
         Those may be missing though their hidden states are kept: when a process was killed, or files were deleted.
         """
         for kind, feature in features.items():
-            for earlier in itertools.takewhile(lambda each: each.hash != batch.hash, self._flash_set):
+            for earlier in itertools.takewhile(lambda each: each.hash != batch.hash, self._first):
                 if (kind, earlier.hash) not in self._in_order:
                     self._in_order.add((kind, earlier.hash))
                     self.outputs(earlier, [kind.tap])
@@ -403,8 +383,7 @@ class TeacherCache:
         A resumed training calls it for the batches before its own: a sample is always computed in the first batch in
         which it occurs, and the results do not depend on an interruption.
         """
-        kinds = self._kinds(batch, taps)
-        if kinds and len(kinds) == len(taps):
+        if self.keeps_by_sample(batch, taps):
             self.outputs(batch, taps)
 
     def flush(self) -> None:
@@ -478,105 +457,22 @@ class TeacherCache:
         return feature.float() if not self._exact and feature.dtype == torch.bfloat16 else feature
 
     def _forward(self, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
-        self.forwards += 1
-        self.samples += batch.size
-        moved = batch.to(self._device)
-        # A forward may end at the last mapped layer once a full one has shown that each of them runs once.
-        stop = all(tap.path in self._run_once for tap in taps)
-        recorder = TapRecorder(self.teacher, taps, owner="teacher", stop=stop)
-        with recorder, torch.no_grad(), plain_forward(self.teacher), autocast(self._device, self._precision):
-            state = _random_state(self._device)
-            features = recorder.run(lambda: moved.call(self.teacher))
-            if not (self._repeats or torch.equal(state, _random_state(self._device))):
-                _check_repeated(features, recorder.run(lambda: moved.call(self.teacher)))
-                self._repeats = True
-        if not stop:
-            self._run_once |= {path for path, calls in recorder.calls.items() if calls == 1}
-        return {tap: self._packed(tap, feature) for tap, feature in features.items()}
+        return {tap: self._packed(tap, feature) for tap, feature in self.run.features(batch, taps).items()}
 
     def _recall(self, batch: Batch, tap: Tap) -> torch.Tensor | None:
-        key = (batch.hash, tap, self._attention_now())
-        if key in self._memory:
-            return self._memory[key]
-        path = self._path(batch, tap)
-        if path is None or not path.exists():
-            return None
-        try:
-            self._use(path)
-            feature = load_file(path)["feature"]
-        except (SafetensorError, OSError, KeyError):
-            logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
-            self._damaged.add(path)
-            if not self._read_only:
-                path.unlink(missing_ok=True)
-            return None
-        self._remember(key, feature)
-        return feature
+        return self._of_batches.get(self._key(batch, tap))
 
     def _holds(self, batch: Batch, tap: Tap) -> bool:
-        path = self._path(batch, tap)
-        in_memory = (batch.hash, tap, self._attention_now()) in self._memory
-        return in_memory or (path is not None and path not in self._damaged and path.exists())
+        return self._of_batches.holds(self._key(batch, tap))
 
-    def _write(self, batch: Batch, tap: Tap, feature: torch.Tensor) -> None:
-        path, size = self._path(batch, tap), nbytes(feature) + HEADER
-        is_large = not tap.path and size > LARGEST_ROW * batch.size
-        if path is None or is_large or not self._make_room(size):
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._disk_used += write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
-            self._used.add(path)
-            self._damaged.discard(path)
-        except OSError as error:
-            if not self._warned:
-                logger.warning("the teacher's features are not kept on disk: %s", error)
-            self._warned = True
+    def _keep(self, batch: Batch, tap: Tap, feature: torch.Tensor, *, in_memory: bool) -> None:
+        """Keep a feature of a batch; large outputs of the whole model only in memory."""
+        is_large = not tap.path and nbytes(feature) > LARGEST_ROW * batch.size
+        self._of_batches.put(self._key(batch, tap), feature, in_memory=in_memory, on_disk=not is_large)
 
-    def _use(self, path: Path) -> None:
-        """Note that a file is used, for other processes by its time: the files used last are removed last."""
-        if path not in self._used and not self._read_only:
-            self._used.add(path)
-            os.utime(path)
-
-    def _make_room(self, size: int, *, displacing_used: bool = False) -> bool:
-        """Remove features of batches, those used longest ago first, until the directory has room; whether it has."""
-        if self._read_only:
-            return False
-        if self._disk_used + size <= self._disk_bytes:
-            return True
-        if self._all_used and not displacing_used:
-            return False
-        for is_used, _, path in self._files():
-            if self._disk_used + size <= self._disk_bytes or (is_used and not displacing_used):
-                break
-            with contextlib.suppress(FileNotFoundError):  # another process may have removed it
-                self._disk_used -= path.stat().st_size
-                path.unlink()
-        self._all_used = self._disk_used + size > self._disk_bytes
-        return not self._all_used
-
-    def _files(self) -> list[tuple[bool, int, Path]]:
-        """The files of features: whether this object has used them, and when they were used last; in this order."""
-        assert self._directory is not None
-        found = []
-        for path in self._directory.glob("[0-9a-f]*.safetensors"):  # other names are other things, which are small
-            with contextlib.suppress(FileNotFoundError):
-                found.append((path in self._used, path.stat().st_mtime_ns, path))
-        return sorted(found)
-
-    def _remember(self, key: tuple[str, Tap, str], feature: torch.Tensor) -> None:
-        size = nbytes(feature)
-        if size <= self._memory_left:
-            self._memory[key] = feature
-            self._memory_left -= size
-
-    def _path(self, batch: Batch, tap: Tap) -> Path | None:
-        if self._directory is None or callable(tap.process):
-            return None
+    def _key(self, batch: Batch, tap: Tap) -> FeatureKey:
         switched = self._attention_now()
-        parts = (self.fingerprint, batch.hash, tap.path, tap.process, *([switched] if switched else []))
-        return self._directory / f"{content_hash(parts)}.safetensors"
+        return FeatureKey((self.fingerprint, *([switched] if switched else [])), batch.hash, tap)
 
 
 def loss_inputs(batch: Batch, features: TeacherFeatures) -> dict[str, Any]:
@@ -584,32 +480,7 @@ def loss_inputs(batch: Batch, features: TeacherFeatures) -> dict[str, Any]:
     return {"the inputs": batch.content, "the teacher's features": features}
 
 
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
-
-
 def _versions(model: nn.Module) -> dict[str, str]:
     """The versions of the packages whose code a model runs."""
     packages = {"torch", *(type(module).__module__.partition(".")[0] for module in model.modules())}
     return {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in sorted(packages)}
-
-
-def _random_state(device: torch.device) -> torch.Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _check_repeated(first: Mapping[Tap, torch.Tensor], second: Mapping[Tap, torch.Tensor]) -> None:
-    """A teacher that draws random numbers in eval mode must not use them in what is mapped.
-
-    Raises:
-        ConfigurationError: the features of two forward passes differ by more than rounding.
-    """
-    for tap, feature in first.items():
-        if feature.shape != second[tap].shape or not torch.allclose(
-            feature.float(), second[tap].float(), rtol=1e-2, atol=1e-3, equal_nan=True
-        ):
-            raise ConfigurationError(
-                f"a teacher must compute the same features whenever it runs on a batch, but {tap} differs between two "
-                "forward passes in eval mode, since the model draws random numbers; pass these with the batch if its "
-                "forward accepts them (noise in ViTMAE, bool_masked_pos in others), or switch them off."
-            )

@@ -63,7 +63,7 @@ def test_batches_are_drawn_while_they_and_their_features_are_within_the_limit(co
             iter(batches(6)), cache, lambda batch: [*map(Tap, HIDDEN)], (count * one + spare) / 2**30
         )
         assert len(drawn.batches) == count
-        assert cache.forwards == 1
+        assert cache.run.forwards == 1
 
 
 def test_one_batch_is_drawn_however_small_the_limit_and_no_more_are_read_than_needed(caplog) -> None:

@@ -72,7 +72,7 @@ def test_features_are_the_teachers_and_the_second_call_runs_nothing(tmp_path: Pa
     assert not teacher.training
     assert identical(cache.features(batch(), TAPS), features)
     assert identical(cache.features(batch(), TAPS[1:2]), {TAPS[1]: features[TAPS[1]]})
-    assert teacher.calls == cache.forwards == 1
+    assert teacher.calls == cache.run.forwards == 1
 
 
 def test_new_instance_on_the_same_directory_runs_nothing(tmp_path: Path) -> None:
@@ -80,20 +80,20 @@ def test_new_instance_on_the_same_directory_runs_nothing(tmp_path: Path) -> None
     teacher = Teacher()
     cache = TeacherCache(teacher, tmp_path)
     assert identical([cache.features(batch(number), TAPS) for number in range(3)], features)
-    assert teacher.calls == cache.forwards == 0
+    assert teacher.calls == cache.run.forwards == 0
 
 
 def test_features_for_later_stages_are_computed_in_the_same_forward(tmp_path: Path) -> None:
     cache = TeacherCache(Teacher())
     assert list(cache.features(batch(), TAPS[:1], also=TAPS)) == TAPS[:1]
     cache.features(batch(), TAPS)
-    assert cache.forwards == 1
+    assert cache.run.forwards == 1
     cache = TeacherCache(Teacher(), tmp_path)
     cache.expect([batch()], TAPS[2:])
     cache.features(batch(), TAPS[:1])
     later = TeacherCache(Teacher(), tmp_path)
     later.features(batch(), [TAPS[0], TAPS[2]])
-    assert later.forwards == 0
+    assert later.run.forwards == 0
 
 
 def test_forward_after_the_first_ends_at_the_last_mapped_layer() -> None:
@@ -145,7 +145,7 @@ def test_changed_teacher_misses(tmp_path: Path, change) -> None:
     change(teacher)
     cache = TeacherCache(teacher, tmp_path)
     cache.features(given, tap)
-    assert cache.forwards == 1
+    assert cache.run.forwards == 1
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_other_batch_layer_process_or_precision_misses(tmp_path: Path, given: Ba
     TeacherCache(Teacher(), tmp_path).features(batch(), [Tap("trunk"), Tap("middle", "1")])
     cache = TeacherCache(Teacher(), tmp_path, **options)
     cache.features(given, taps)
-    assert cache.forwards == 1
+    assert cache.run.forwards == 1
 
 
 def test_mixed_precision_is_what_the_teacher_runs_in() -> None:
@@ -184,7 +184,7 @@ def test_damaged_file_is_computed_again_with_a_warning(
         assert identical(cache.features(batch(), TAPS), features)
     assert caplog.text.count("is damaged; it is recomputed") == 1
     assert str(files[0]) in caplog.text
-    assert cache.forwards == 1
+    assert cache.run.forwards == 1
     assert TeacherCache(Teacher(), tmp_path).features(batch(), TAPS)
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -203,7 +203,7 @@ def test_directory_never_grows_beyond_its_budget(tmp_path: Path, files: int) -> 
         kept = list(directory.rglob("*.safetensors"))
         assert sum(path.stat().st_size for path in kept) <= budget
         assert len(kept) == files
-    assert cache.forwards == 8 - files
+    assert cache.run.forwards == 8 - files
 
 
 def test_memory_budget_is_kept_and_the_rest_is_computed_again() -> None:
@@ -212,7 +212,7 @@ def test_memory_budget_is_kept_and_the_rest_is_computed_again() -> None:
     for _ in range(2):
         for number in range(3):
             cache.features(batch(number), TAPS[:1])
-    assert cache.forwards == 3 + 1
+    assert cache.run.forwards == 3 + 1
 
 
 def test_feature_of_a_callable_process_is_kept_in_memory_alone(tmp_path: Path) -> None:
@@ -223,11 +223,11 @@ def test_feature_of_a_callable_process_is_kept_in_memory_alone(tmp_path: Path) -
         features[0], TeacherCache(Teacher()).features(batch(), [Tap("middle", "0")]).popitem()[1] + 1
     )
     assert torch.equal(features[0], features[1])
-    assert cache.forwards == 1
+    assert cache.run.forwards == 1
     assert not list(tmp_path.rglob("*.safetensors"))
     again = TeacherCache(Teacher(), tmp_path)
     again.features(batch(), [tap])
-    assert again.forwards == 1
+    assert again.run.forwards == 1
 
 
 def test_teacher_receives_no_gradients_and_keeps_its_own_flags() -> None:
@@ -247,7 +247,7 @@ def test_features_of_another_attention_implementation_are_computed_again(tmp_pat
             cache.features(tokens, taps)
             with eager_attention(teacher):
                 cache.features(tokens, taps)
-        assert cache.forwards == forwards
+        assert cache.run.forwards == forwards
         assert cache.needs_eager_attention(tokens, [attention])
 
 
@@ -305,7 +305,7 @@ def cache_by_sample(folder: Path | None = None) -> TeacherCache:
     outputs = SampleOutputs(None if folder is None else folder / "samples", memory_bytes=2**20)
     cache = TeacherCache(Teacher(), folder, outputs=outputs)
     cache.keep_by_sample(batch(), cache.compute(batch(), [HEAD]), {HEAD: None})
-    cache.forwards = cache.samples = 0
+    cache.run.forwards = cache.run.samples = 0
     return cache
 
 
@@ -318,7 +318,7 @@ def test_filled_cache_holds_features_and_outputs_after_one_forward(tmp_path: Pat
     assert cache.rows_stored(batch(), [HEAD]) == 5
     cache.fill(batch(), [TRUNK], [HEAD], range(5))
     features = cache.features(batch(), [TRUNK]) | cache.outputs(batch(), [HEAD])
-    assert cache.forwards == 1
+    assert cache.run.forwards == 1
     trunk, _, head = expected(cache.teacher, batch())
     torch.testing.assert_close(features, {TRUNK: trunk.detach(), HEAD: head.detach()})
 
@@ -326,11 +326,11 @@ def test_filled_cache_holds_features_and_outputs_after_one_forward(tmp_path: Pat
 def test_outputs_are_kept_only_for_samples_that_no_earlier_batch_has() -> None:
     cache = cache_by_sample()
     cache.fill(batch(), [TRUNK], [HEAD], [1, 3])
-    assert (cache.rows_stored(batch(), [HEAD]), cache.samples) == (2, 5)
+    assert (cache.rows_stored(batch(), [HEAD]), cache.run.samples) == (2, 5)
     cache.fill(batch(1), [], [HEAD], [0, 2, 4])  # not in the flash set: the teacher runs on these samples only
-    assert (cache.rows_stored(batch(), [HEAD]), cache.samples) == (5, 8)
+    assert (cache.rows_stored(batch(), [HEAD]), cache.run.samples) == (5, 8)
     cache.fill(batch(1), [], [HEAD], [])
-    assert cache.forwards == 2
+    assert cache.run.forwards == 2
 
 
 def test_outputs_that_are_kept_by_batch_are_filled_for_the_batch(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_outputs_that_are_kept_by_batch_are_filled_for_the_batch(tmp_path: Path)
     cache.fill(batch(), [], [HEAD], [])
     again = TeacherCache(Teacher(), tmp_path)
     again.outputs(batch(), [HEAD])
-    assert (again.forwards, again.rows_stored(batch(), [HEAD])) == (0, 0)
+    assert (again.run.forwards, again.rows_stored(batch(), [HEAD])) == (0, 0)
 
 
 def test_size_of_a_row_is_that_of_its_numbers() -> None:
@@ -367,7 +367,7 @@ def test_cache_that_is_read_only_finds_features_and_changes_no_file(tmp_path: Pa
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*")}
     cache = TeacherCache(Teacher(), tmp_path, disk_gb=0, read_only=True)
     assert identical(cache.features(batch(), TAPS), features)
-    assert cache.forwards == 1  # for the damaged one
+    assert cache.run.forwards == 1  # for the damaged one
     cache.features(batch(1), TAPS)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*")} == before
 
