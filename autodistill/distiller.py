@@ -288,8 +288,8 @@ class Distiller:
         settings = self.phases.flash
         if settings is None:
             first = self._first_batches(1)
-            for batch in first:
-                self._run_on_first(batch, ())
+            self.cache.expect(first, ())
+            self._run_on_first(first[0], ())
             return FlashSet(first, self.cache)
         batches = itertools.islice(self.stream.epoch(0), self.flash_steps)
         drawn = (batch.to(self._device) for batch in batches)

@@ -277,14 +277,18 @@ def test_a_damaged_decomposition_is_computed_again(tmp_path, caplog):
     assert f"{path}, computed from the teacher, is damaged and is recomputed" in caplog.text
 
 
-def test_the_teacher_runs_once_a_sample(tmp_path):
+@pytest.mark.parametrize("flash", [TEACHER_FED, None], ids=["flash", "regular only"])
+def test_the_teacher_runs_once_a_sample(tmp_path, flash):
     teacher, seen = model(), []
 
     def count(module, args, kwargs):
         seen.append(len(kwargs["input_ids"]))
 
     teacher.bert.embeddings.register_forward_pre_hook(count, with_kwargs=True)
-    search(tmp_path, teacher=teacher, init={"least_squares": "none", "importance": "weights"}).search_loop()
+    config = {"search": SEARCH | {"max_trials": 2, "seed": 3}, "regular_distillation": {"train_steps": 9}}
+    config |= {} if flash is None else {"flash_distillation": flash}
+    start = {"least_squares": "none", "importance": "weights"}
+    search(tmp_path, teacher=teacher, init=start, config=config).search_loop()
     sizes = [len(content["input_ids"]) for content in texts()]
     # The first batch also shows what the teacher computes: its states, its other layers, axes, and independence.
     assert sum(seen) <= sum(sizes) + 4 * sizes[0]
