@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,15 @@ def is_randomly_augmented(loader: Iterable[Any]) -> bool | None:
     """Whether a loader's first samples, read and collated twice, differ.
 
     The batches that a `DataLoader` would read first (or their beginnings: 32 samples a batch, and no further batch
-    after 32 samples) are read from its data set and collated in this process, twice, in two random states. A random
-    transform is found, and a collator that masks tokens randomly. Changes that are the same in every reading, such as
+    after 32 samples) are read from its data set and collated twice, in two random states; by one worker process if the
+    loader has workers, since its data set may open files there alone. A random transform is found, and a collator that
+    masks tokens randomly. Changes that are the same in every reading, such as
     padding, are not random.
 
     Afterwards, the global random states are as before, and so are the generators of the loader, its sampler, data set
     and collator that are attributes named `generator`. A transform that keeps another generator of its own has
-    advanced it: it is found, but its later draws differ from those without the check.
+    advanced it: it is found, but its later draws differ from those without the check. In a worker process it begins
+    anew each time, and is not found: samples that differ later have other keys.
 
     Args:
         loader: the training data; `DataLoader`s that accelerate or a `Trainer` prepared are treated as those in them.
@@ -76,16 +79,24 @@ def _reads_by_index(loader: Any) -> bool:
 
 
 def _sample_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A loader, without worker processes, of the samples that `loader` would read now, in its order."""
+    """A loader, with at most one worker process, of the samples that `loader` would read now, in its order."""
+    read = partial(
+        DataLoader,
+        loader.dataset,
+        collate_fn=loader.collate_fn,
+        num_workers=min(1, loader.num_workers),
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
     if loader.batch_sampler is None:
         keys = list(itertools.islice(loader.sampler, SAMPLES))
-        return DataLoader(loader.dataset, batch_size=None, sampler=keys, collate_fn=loader.collate_fn)
+        return read(batch_size=None, sampler=keys)
     batches: list[list[Any]] = []
     for batch in loader.batch_sampler:
         batches.append(list(itertools.islice(batch, SAMPLES)))
         if sum(map(len, batches)) >= SAMPLES:
             break
-    return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
+    return read(batch_sampler=batches)
 
 
 @contextlib.contextmanager
