@@ -228,5 +228,5 @@ def memory_of(teacher: nn.Module, students: Sequence[nn.Module], features: float
 
 def shortened(stage: Stage, steps: int) -> Stage:
     """A stage of so many steps of one batch, to be measured: not compiled, which takes long."""
-    settings = stage.settings.model_copy(update={"compile": False, "gradient_accumulation_steps": 1})
+    settings = stage.settings.with_changes(compile=False, gradient_accumulation_steps=1)
     return replace(stage, steps=steps, settings=settings)

@@ -395,7 +395,7 @@ def test_each_sample_is_computed_once_and_students_differ_by_rounding(name: str)
         first_epoch &= len(new) == batch.size
         if first_epoch:
             assert trained[False][1][step] == trained[True][1][step]
-    assert received[0][checks:] == expected
+    assert received[0][checks:] == expected[1:]  # the first batch was computed to check the student
     assert len(seen) <= DISTINCT
 
 
