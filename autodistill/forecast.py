@@ -98,7 +98,7 @@ min, and 20 trials with the teacher for 42 min, without evaluation
         yield "memory for models and features", format_bytes(self.memory_bytes)
         yield "flash distillation of a trial", format_seconds(self.flash_seconds)
         yield "regular distillation of a trial", format_seconds(self.regular_seconds)
-        if seconds is not None:
+        if seconds is not None and self.trials:
             yield f"search of {self.trials} trials", f"{format_seconds(seconds)}, without evaluation"
 
 

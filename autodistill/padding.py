@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
 from torch.utils.data import Sampler
@@ -68,6 +68,40 @@ def padding_share(batches: Iterable[Batch]) -> float:
     return padding / max(positions, 1)
 
 
+def recurrence_problem(batches: Sequence[Batch]) -> str | None:
+    """Why samples have another key in batches of another width, as a sentence with the remedy; None if they do not.
+
+    A key leaves out the padding at the end, if there is an `attention_mask`; see `samples.sample_keys`.
+
+    Args:
+        batches: a few of the training data.
+
+    Examples:
+        >>> batch = Batch({"input_ids": torch.tensor([[0, 5]]), "attention_mask": torch.tensor([[0, 1]])})
+        >>> recurrence_problem([batch])
+        "texts are padded at the start, so that a sample is found again only in batches of its width; pad at the end \
+(padding_side='right')"
+    """
+    masks = [_mask(batch) for batch in batches]
+    if any(mask is not None and not bool(mask[:, 0].all()) for mask in masks):
+        return (
+            "texts are padded at the start, so that a sample is found again only in batches of its width; pad at the "
+            "end (padding_side='right')"
+        )
+    widths = {_width(batch) for batch, mask in zip(batches, masks, strict=True) if mask is None}
+    if len(widths) > 1:
+        return (
+            "texts of several widths have no attention_mask, so that a sample is found again only in batches of its "
+            "width; add it to the batches"
+        )
+    return None
+
+
+def _width(batch: Batch) -> int | None:
+    tokens = batch.content.get("input_ids") if isinstance(batch.content, Mapping) else None
+    return tokens.shape[1] if isinstance(tokens, torch.Tensor) and tokens.dim() == 2 else None
+
+
 def report_padding(stream: DataStream, remedy: str | None = None) -> float:
     """Log the share of padding in the first 16 batches of a stream, if there is padding, and return it.
 
@@ -75,10 +109,13 @@ def report_padding(stream: DataStream, remedy: str | None = None) -> float:
         stream: the training data.
         remedy: what reduces it, as an imperative; it is part of the line if more than a quarter is padding.
     """
-    if _mask(stream.flash_set(1)[0]) is None:  # such as images, which take long to read
+    first = stream.flash_set(1)[0]
+    if _mask(first) is None and _width(first) is None:  # such as images, which take long to read
         return 0.0
     batches = stream.flash_set(_REPORTED_BATCHES)
-    share = padding_share(batches)
+    share, problem = padding_share(batches), recurrence_problem(batches)
+    if problem is not None:
+        logger.info("the teacher runs again for many samples: %s", problem)
     if share:
         advice = f"; {remedy}" if remedy is not None and share > _MUCH else ""
         logger.info("%.0f %% of the positions in the first %d batches are padding%s", 100 * share, len(batches), advice)

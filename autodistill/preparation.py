@@ -35,6 +35,7 @@ from autodistill.environment import resolve_device
 from autodistill.forecast import Forecast, TeacherWork, format_bytes
 from autodistill.models.attention import eager_attention
 from autodistill.models.taps import Tap
+from autodistill.padding import recurrence_problem
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
 from autodistill.training import TrainingContext
@@ -57,8 +58,18 @@ class Preparation:
     """
 
     def __init__(self, distiller: Distiller) -> None:
-        self._of = distiller
+        self._distiller = distiller
+        self._config = distiller.config
+        self._storage = distiller.storage
         self._device = resolve_device(distiller.device)
+
+    @property
+    def _cache(self) -> TeacherCache:
+        return self._distiller.cache
+
+    @property
+    def _flash_set(self) -> FlashSet:
+        return self._distiller.flash_set
 
     def fill_cache(self, student: nn.Module, part: int = 0, parts: int = 1) -> None:
         """Store what the teacher computes in a search: hidden states of the flash set, and outputs by sample.
@@ -76,40 +87,41 @@ class Preparation:
             ConfigurationError: the settings do not fit the student.
         """
         student = copy.deepcopy(student)
-        plan = self._of.resolve(student) if parts == 1 else self._of.resolve(student, checks_start=False)
+        plan = self._distiller.resolve(student) if parts == 1 else self._distiller.resolve(student, checks_start=False)
         hidden = self._hidden_states(plan)
         outputs = [] if plan.regular is None else plan.regular.teacher_taps
-        with isolated_random_state(derive_seed(self._of.config.seed, "fill")), eager_attention(*plan.eager):
+        with isolated_random_state(derive_seed(self._config.seed, "fill")), eager_attention(*plan.eager):
             for number, batch, new in self._batches_to_fill(outputs):
                 if number % parts == part:
                     in_flash_set = number < self._flash_set_size
-                    self._of.cache.fill(batch.to(self._device), hidden if in_flash_set else [], outputs, new)
+                    self._cache.fill(batch.to(self._device), hidden if in_flash_set else [], outputs, new)
             if parts == 1:
-                self._of.initialize(student, plan)
-        self._of.cache.flush()
+                self._distiller.initialize(student, plan)
+        self._cache.flush()
 
     def _batches_to_fill(self, outputs: Sequence[Tap]) -> Iterator[tuple[int, Batch, list[int]]]:
         """The batches that a student reads, with their numbers, and the indices of samples that are in none before."""
-        count, number = max(self._flash_set_size, self._of.regular_batches if outputs else 0), 0
+        count, number = max(self._flash_set_size, self._distiller.regular_batches if outputs else 0), 0
         seen: set[bytes] = set()
+        recur = recurrence_problem(self._flash_set.batches) is None
         for epoch in itertools.count():
             read = 0
-            for batch in itertools.islice(self._of.stream.epoch(epoch), count - number):
+            for batch in itertools.islice(self._distiller.stream.epoch(epoch), count - number):
                 first = {key: index for index, key in reversed(list(enumerate(batch.sample_keys or ())))}
                 yield number, batch, sorted(index for key, index in first.items() if key not in seen)
                 seen.update(first)
                 number, read = number + 1, read + batch.size
-            everything = read == count_samples(self._of.train_dataloader)
-            if number == count or (everything and self._of.cache.keeps_by_sample(self._of.flash_set.batch(0), outputs)):
+            everything = recur and read == count_samples(self._distiller.train_dataloader)
+            if number == count or (everything and self._cache.keeps_by_sample(self._flash_set.batch(0), outputs)):
                 return
 
     @property
     def _flash_set_size(self) -> int:
-        return 0 if self._of.phases.flash is None else len(self._of.flash_set.batches)
+        return 0 if self._distiller.phases.flash is None else len(self._flash_set.batches)
 
     def _hidden_states(self, plan: Plan) -> list[Tap]:
         """The layers of the teacher that flash distillation of this and of other students may request."""
-        if self._of.phases.flash is None:
+        if self._distiller.phases.flash is None:
             return []
         reduced = {tap for stage in plan.flash if stage.top_k is not None for tap in stage.top_k.taps}
         mapped = (
@@ -118,7 +130,7 @@ class Preparation:
             for tap in stage.teacher_taps
             if stage.top_k is None or tap not in stage.top_k.taps
         )
-        requested = (tap for tap in self._of.requested_in_flash(self._of.flash_set.batch(0)) if tap not in reduced)
+        requested = (tap for tap in self._distiller.requested_in_flash(self._flash_set.batch(0)) if tap not in reduced)
         return list(dict.fromkeys([*requested, *mapped]))
 
     def forecast(self, students: Sequence[nn.Module], trials: int | None = None) -> Forecast:
@@ -134,45 +146,45 @@ class Preparation:
         Raises:
             ConfigurationError: the settings do not fit a student.
         """
-        with isolated_random_state(derive_seed(self._of.config.seed, "forecast")):
+        with isolated_random_state(derive_seed(self._config.seed, "forecast")):
             copies = [copy.deepcopy(student) for student in students]
-            plans = [self._of.resolve(student, checks_start=False) for student in copies]
+            plans = [self._distiller.resolve(student, checks_start=False) for student in copies]
             scratch = self._scratch
-            data = DataView.of(self._of.train_dataloader, self._of.stream, self._of.flash_set)
+            data = DataView.of(self._distiller.train_dataloader, self._distiller.stream, self._flash_set)
             teacher = self._teacher_work(plans[0], data, scratch)
             seconds = [
                 self._seconds(student, plan, FlashSet([data.typical], scratch))
                 for student, plan in zip(copies, plans, strict=True)
             ]
-        self._of.cache.run.samples += scratch.run.samples
-        self._of.cache.run.forwards += scratch.run.forwards
-        kept = min(teacher.disk_bytes, self._of.storage.activation_budget_gb / 2 * GIB)
+        self._cache.run.samples += scratch.run.samples
+        self._cache.run.forwards += scratch.run.forwards
+        kept = min(teacher.disk_bytes, self._storage.activation_budget_gb / 2 * GIB)
         return Forecast(
             data.samples,
             data.padding,
             teacher,
-            memory_of(self._of.teacher, students, kept),
+            memory_of(self._distiller.teacher, students, kept),
             flash_seconds=mean(flash for flash, _ in seconds),
             regular_seconds=mean(regular for _, regular in seconds),
             trials=trials,
-            promoted=(self._of.config.search.promote if self._of.config.search is not None else None) or 1.0,
+            promoted=(self._config.search.promote if self._config.search is not None else None) or 1.0,
             limits=tuple(self._limits(plans[0], teacher)),
         )
 
     def _teacher_work(self, plan: Plan, data: DataView, scratch: TeacherCache) -> TeacherWork:
         flash, regular = FlashReads(), RegularReads()
-        if self._of.phases.flash is not None:
-            flash = FlashReads(self._of.flash_set.batches, self._hidden_states(plan))
+        if self._distiller.phases.flash is not None:
+            flash = FlashReads(self._flash_set.batches, self._hidden_states(plan))
         if plan.regular is not None:
-            count = self._of.regular_batches
-            if self._of.phases.init is not None:
-                count = max(count, self._of.phases.init.batches)
+            count = self._distiller.regular_batches
+            if self._distiller.phases.init is not None:
+                count = max(count, self._distiller.phases.init.batches)
             regular = RegularReads(count, plan.regular.teacher_taps)
         start = FlashReads()
-        if self._of.initializer is not None:
-            start = FlashReads.first(self._of.flash_set.batches, *self._of.initializer.reads())
+        if self._distiller.initializer is not None:
+            start = FlashReads.first(self._flash_set.batches, *self._distiller.initializer.reads())
         with eager_attention(*plan.eager):
-            return predict_teacher_work(data, self._of.cache, scratch, flash, regular, start)
+            return predict_teacher_work(data, self._cache, scratch, flash, regular, start)
 
     def _seconds(self, student: nn.Module, plan: Plan, flash_set: FlashSet) -> tuple[float, float]:
         """The seconds of flash distillation and of regular distillation of a student, which is trained."""
@@ -180,7 +192,7 @@ class Preparation:
         batch = flash_set.batch(0)
         with eager_attention(*plan.eager):
             if plan.regular is not None and plan.regular_criterion is not None:
-                stage, stream = plan.regular, DataStream([batch.content], self._of.config.seed)
+                stage, stream = plan.regular, DataStream([batch.content], self._config.seed)
                 task = RegularTask(student, stage, plan.regular_criterion, stream, flash_set.cache, self._device)
                 per_step = step_seconds(
                     lambda steps: RegularDistillation(replace(task, stage=shortened(stage, steps))).run(context),
@@ -197,40 +209,43 @@ class Preparation:
         with torch.no_grad():
             forward = timed(lambda: batch.call(student.eval()), self._device)
         steps = mean(stage.steps for stage in plan.flash) * plan.flash[0].settings.gradient_accumulation_steps
-        if plan.is_teacher_fed and plan.projection is None and self._of.phases.init is not None:
+        if plan.is_teacher_fed and plan.projection is None and self._distiller.phases.init is not None:
             return steps * 3 * forward  # a backward pass takes twice the time of a forward pass
 
         def run(count: int) -> object:
             shorter = replace(plan, flash=tuple(shortened(stage, count) for stage in plan.flash))
-            return self._of.flash_engine(student, shorter, None, flash_set).run(TrainingContext(seed=0))
+            return self._distiller.flash_engine(student, shorter, None, flash_set).run(TrainingContext(seed=0))
 
-        return steps * step_seconds(run, self._device) + forward * len(self._of.flash_set.batches)
+        return steps * step_seconds(run, self._device) + forward * len(self._flash_set.batches)
 
     def _limits(self, plan: Plan, teacher: TeacherWork) -> Iterator[str]:
         """What is limited, with the remedy."""
-        limit = self._of.storage.teacher_cache_gb * GIB
-        if self._of.storage.directory is not None and teacher.disk_bytes > limit:
+        limit = self._storage.teacher_cache_gb * GIB
+        if self._storage.directory is not None and teacher.disk_bytes > limit:
             needed = math.ceil(1.1 * teacher.disk_bytes / GIB)
             yield (
                 f"the teacher's features need {format_bytes(teacher.disk_bytes)}, but teacher_cache_gb is "
-                f"{self._of.storage.teacher_cache_gb:g}: the teacher runs again for the rest in every trial; set "
+                f"{self._storage.teacher_cache_gb:g}: the teacher runs again for the rest in every trial; set "
                 f"teacher_cache_gb={needed}, or lower flash_set_gb"
             )
-        flash, drawn = self._of.phases.flash, len(self._of.flash_set.batches)
-        wanted = self._of.flash_steps if flash is not None else 0
-        if isinstance(self._of.train_dataloader, Sized):
-            wanted = min(wanted, len(self._of.train_dataloader))
-        if flash is not None and drawn < wanted and isinstance(self._of.train_dataloader, Sized):
+        flash, drawn = self._distiller.phases.flash, len(self._flash_set.batches)
+        wanted = self._distiller.flash_steps if flash is not None else 0
+        if isinstance(self._distiller.train_dataloader, Sized):
+            wanted = min(wanted, len(self._distiller.train_dataloader))
+        if flash is not None and drawn < wanted and isinstance(self._distiller.train_dataloader, Sized):
             yield (
                 f"flash_set_gb ({flash.flash_set_gb:g}) limits the flash set to {drawn} of {wanted} batches; "
-                f"flash_set_gb: {math.ceil(11 * flash.flash_set_gb * wanted / drawn) / 10:g} holds them all"
+                f"flash_set_gb: {1.1 * flash.flash_set_gb * wanted / drawn:.2g} holds them all"
             )
         if plan.regular is not None:
-            for reason in self._of.cache.blockers(plan.regular.teacher_taps):
+            problem = recurrence_problem(self._flash_set.batches)
+            if problem is not None and self._cache.keeps_by_sample(self._flash_set.batch(0), plan.regular.teacher_taps):
+                yield f"the teacher runs again for many samples: {problem}"
+            for reason in self._cache.blockers(plan.regular.teacher_taps):
                 yield f"the teacher runs again for each batch of regular distillation, since {reason}"
 
     @property
     def _scratch(self) -> TeacherCache:
         """A cache in memory that nothing but a forecast reads."""
-        flash, precision = self._of.config.flash_distillation, self._of.mixed_precision
-        return TeacherCache(self._of.teacher, mixed_precision=precision, exact=flash is None or flash.exact)
+        flash, precision = self._config.flash_distillation, self._distiller.mixed_precision
+        return TeacherCache(self._distiller.teacher, mixed_precision=precision, exact=flash is None or flash.exact)

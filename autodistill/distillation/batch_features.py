@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from autodistill.models.taps import Tap
 from autodistill.tensor_files import write_tensors
@@ -18,7 +17,10 @@ from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
 
-HEADER = 128
+FEATURE, HASH = "feature", "hash"
+"""The names of a file's one tensor, and of its hash in the metadata."""
+
+HEADER = 192
 """The maximum overhead of a file beyond its one feature, in bytes."""
 
 
@@ -91,8 +93,8 @@ class BatchFeatures:
         if path is None or not path.exists():
             return None
         try:
-            feature = load_file(path)["feature"]
-        except (SafetensorError, OSError, KeyError):
+            feature = _read(path)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
             self._damaged.add(path)
             if not self._read_only:
@@ -124,7 +126,8 @@ class BatchFeatures:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._disk_used += write_tensors(path, {"feature": feature.cpu().contiguous()}, cached=True)
+            stored = feature.cpu().contiguous()
+            self._disk_used += write_tensors(path, {FEATURE: stored}, {HASH: content_hash(stored)}, cached=True)
             self._used.add(path)
             self._damaged.discard(path)
         except OSError as error:
@@ -181,3 +184,16 @@ class BatchFeatures:
             with contextlib.suppress(FileNotFoundError):
                 found.append((path in self._used, path.stat().st_mtime_ns, path))
         return sorted(found)
+
+
+def _read(path: Path) -> torch.Tensor:
+    """The feature in a file.
+
+    Raises:
+        SafetensorError, OSError, KeyError, TypeError, ValueError: the file cannot be read, or is damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        feature: torch.Tensor = file.get_tensor(FEATURE)
+        if file.metadata()[HASH] != content_hash(feature):
+            raise ValueError("the hash of a feature must be that of its file, but it is another one.")
+    return feature

@@ -36,6 +36,7 @@ class Facts:
     def __init__(self, directory: Path | None, *, read_only: bool = False) -> None:
         self._directory = directory
         self._read_only = read_only
+        self._warned = False  # that a file cannot be written
         self._memory: dict[tuple[Hashable, ...], Any] = {}
 
     def get(self, made_of: tuple[Hashable, ...], find: Callable[[], Any], *, on_disk: bool = True) -> Any:
@@ -67,7 +68,9 @@ class Facts:
             self._directory.mkdir(parents=True, exist_ok=True)
             write_json(path, {"fact": fact, "hash": content_hash(encode_json(fact))}, cached=True)
         except OSError as error:
-            logger.warning("a fact about the teacher is not kept: %s cannot be written (%s)", path, error)
+            if not self._warned:
+                logger.warning("facts about the teacher are not kept: %s cannot be written (%s)", path, error)
+            self._warned = True
         return fact
 
 

@@ -104,8 +104,8 @@ def draw_flash_set(
         if not drawn:
             with contextlib.suppress(Exception):  # raised with all other mistakes when a student is checked
                 taps = requested(batch)
-                size_of_element = cache.nbytes(cache.features(batch, taps)) / _elements(batch)
-        used += nbytes(batch.content) + size_of_element * _elements(batch)
+                size_of_element = cache.nbytes(cache.features(batch, taps)) / elements_of_inputs(batch)
+        used += nbytes(batch.content) + size_of_element * elements_of_inputs(batch)
         if drawn and used > limit_gb * GIB:
             logger.info(
                 "flash distillation reads %d batches again and again: with the teacher's hidden states, more would "
@@ -119,5 +119,11 @@ def draw_flash_set(
     return FlashSet(drawn, cache)
 
 
-def _elements(batch: Batch) -> int:
+def elements_of_inputs(batch: Batch) -> int:
+    """The number of elements of a batch's first tensor: its tokens or pixels, in proportion to which a model works.
+
+    Examples:
+        >>> elements_of_inputs(Batch({"input_ids": torch.ones(2, 5), "labels": torch.ones(2)}))
+        10
+    """
     return max(1, next((tensor.numel() for tensor in tensors_in(batch.content)), 1))

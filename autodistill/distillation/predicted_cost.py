@@ -13,13 +13,14 @@ from torch.utils.data import IterableDataset
 
 from autodistill.batch import Batch
 from autodistill.data_stream import DataStream
-from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.batch_features import HEADER
+from autodistill.distillation.flash_set import FlashSet, elements_of_inputs
 from autodistill.distillation.plan import Stage
-from autodistill.distillation.teacher_cache import HEADER, TeacherCache
+from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.forecast import TeacherWork
 from autodistill.models.taps import Tap
-from autodistill.padding import padding_share
-from autodistill.tensors import nbytes, tensors_in
+from autodistill.padding import padding_share, recurrence_problem
+from autodistill.tensors import nbytes
 
 _COMPARED = 16  # batches among which a typical one is chosen
 _ROW_OVERHEAD = 32  # bytes: the key, the checksum and the shape
@@ -82,12 +83,12 @@ class DataView:
         """The one whose size is closest to the mean, among the batches with the most samples."""
         largest = max(batch.size for batch in self.batches)
         full = [batch for batch in self.batches if batch.size == largest]
-        return min(full, key=lambda batch: abs(elements(batch) / batch.size - self.sample_elements))
+        return min(full, key=lambda batch: abs(elements_of_inputs(batch) / batch.size - self.sample_elements))
 
     @property
     def sample_elements(self) -> float:
         """The mean number of elements (tokens, pixels) of a sample in its batch."""
-        return sum(map(elements, self.batches)) / sum(batch.size for batch in self.batches)
+        return sum(map(elements_of_inputs, self.batches)) / sum(batch.size for batch in self.batches)
 
     @property
     def padding(self) -> float:
@@ -104,11 +105,6 @@ class DataView:
         size = max(batch.size for batch in self.batches)
         once = by_sample or self.recurs
         return min(batches * size, self.samples) if once and self.samples is not None else batches * size
-
-
-def elements(batch: Batch) -> int:
-    """The number of elements of a batch's first tensor: its tokens or pixels, in proportion to which a model works."""
-    return max(1, next((tensor.numel() for tensor in tensors_in(batch.content)), 1))
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -164,7 +160,7 @@ class FlashReads:
         for count, batch in enumerate(batches):
             if read >= positions:
                 return cls(batches[:count], taps)
-            read += elements(batch) * (1 - padding_share([batch]))
+            read += elements_of_inputs(batch) * (1 - padding_share([batch]))
         return cls(batches, taps)
 
 
@@ -203,16 +199,17 @@ def predict_teacher_work(
     if not taps:
         return TeacherWork(flash.samples, 0, 0, 0.0, 0)
     features = scratch.features(typical, taps)  # the first forward pass runs to the end
-    seconds = timed(lambda: scratch.compute(typical, taps), typical.device) / elements(typical)
+    seconds = timed(lambda: scratch.compute(typical, taps), typical.device) / elements_of_inputs(typical)
     row_bytes = cache.row_bytes(typical, {tap: features[tap] for tap in regular.taps})
-    read = data.distinct(regular.batches, by_sample=row_bytes is not None) if regular.taps else 0
+    recurs = row_bytes is not None and recurrence_problem(data.batches) is None
+    read = data.distinct(regular.batches, by_sample=recurs) if regular.taps else 0
     total = max(flash.samples, read)
     held = sum(batch.size for batch in flash.batches if cache.holds(batch, flash.taps))
     rows = cache.rows_stored(typical, regular.taps)
     missing = max(flash.samples - held, read - rows)
-    per_element = {tap: cache.nbytes({tap: feature}) / elements(typical) for tap, feature in features.items()}
+    per_element = {tap: cache.nbytes({tap: feature}) / elements_of_inputs(typical) for tap, feature in features.items()}
     by_batch = {(batch.hash, tap): batch for reads in (flash, start) for batch in reads.batches for tap in reads.taps}
-    size = sum(per_element[tap] * elements(batch) + HEADER for (_, tap), batch in by_batch.items())
+    size = sum(per_element[tap] * elements_of_inputs(batch) + HEADER for (_, tap), batch in by_batch.items())
     if row_bytes is not None:
         size += read * (row_bytes + _ROW_OVERHEAD)
     else:

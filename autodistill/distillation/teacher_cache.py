@@ -40,10 +40,6 @@ logger = logging.getLogger(__name__)
 GIB = 2**30
 
 
-HEADER = 128
-"""The maximum overhead of a file beyond its one feature, in bytes."""
-
-
 class TeacherCache:
     """Returns the teacher's features of a batch, and runs the teacher only for those that are not stored.
 
@@ -248,7 +244,7 @@ class TeacherCache:
         rows = self._outputs.rows(batch, kinds)
         missing = [index for index in range(batch.size) if any(rows[kind][index] is None for kind in kinds)]
         if missing:
-            self._fill(batch, rows, missing)
+            self._compute_missing_rows(batch, rows, missing)
         joined = {kind.tap: kind.join([row for row in rows[kind] if row is not None], batch) for kind in kinds}
         return {
             tap: TopKLogits(*map(self._unpacked, feature))
@@ -257,7 +253,9 @@ class TeacherCache:
             for tap, feature in joined.items()
         }
 
-    def _fill(self, batch: Batch, rows: Mapping[OutputKind, list[Row | None]], missing: Sequence[int]) -> None:
+    def _compute_missing_rows(
+        self, batch: Batch, rows: Mapping[OutputKind, list[Row | None]], missing: Sequence[int]
+    ) -> None:
         """Compute the missing rows in a batch of their samples; features of the batch may hold them."""
         assert batch.sample_keys is not None
         indices = self._computed_together(batch, missing)
@@ -309,7 +307,7 @@ class TeacherCache:
         lacking = [index for index in new if any(rows[kind][index] is None for kind in rows)]
         if not missing:
             if lacking:
-                self._fill(batch, rows, lacking)
+                self._compute_missing_rows(batch, rows, lacking)
             return
         added = [kind.tap for kind in rows] if lacking else []
         computed = self._forward(batch, list(dict.fromkeys([*missing, *added])))

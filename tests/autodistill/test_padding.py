@@ -9,7 +9,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from autodistill.batch import Batch
 from autodistill.data_stream import DataStream
-from autodistill.padding import ShuffledGroups, padding_share, report_padding
+from autodistill.padding import ShuffledGroups, padding_share, recurrence_problem, report_padding
 
 
 def masked(*lengths, width):
@@ -83,3 +83,23 @@ def test_share_of_the_first_batches_is_logged_with_the_remedy_if_it_is_large(cap
     with caplog.at_level("INFO", logger="autodistill"):
         assert report_padding(stream(lengths), "pad less") == share
     assert [record.message for record in caplog.records] == ([] if line is None else [line])
+
+
+def batch(tokens, mask=None) -> Batch:
+    content = {"input_ids": torch.tensor(tokens)}
+    return Batch(content if mask is None else content | {"attention_mask": torch.tensor(mask)})
+
+
+@pytest.mark.parametrize(
+    ("batches", "problem"),
+    [
+        ([batch([[5, 6], [7, 0]], [[1, 1], [1, 0]]), batch([[5, 6, 7]], [[1, 1, 1]])], None),
+        ([batch([[5, 6], [0, 7]], [[1, 1], [0, 1]])], "padded at the start"),
+        ([batch([[5, 6]]), batch([[5, 6, 7]])], "have no attention_mask"),
+        ([batch([[5, 6]]), batch([[7, 8]])], None),
+        ([Batch((torch.ones(2, 3), None)), Batch((torch.ones(2, 4), None))], None),
+    ],
+)
+def test_samples_recur_if_their_padding_is_left_out_of_the_keys(batches, problem) -> None:
+    found = recurrence_problem(batches)
+    assert (found is None) if problem is None else (problem in str(found))

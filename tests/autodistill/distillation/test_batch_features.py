@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from autodistill.distillation.batch_features import HEADER, BatchFeatures, FeatureKey
 from autodistill.models.taps import Tap
@@ -88,11 +89,24 @@ def test_what_is_more_valuable_displaces_features_in_use(tmp_path: Path) -> None
     assert sum(features.holds(key(number)) for number in range(2)) == 1
 
 
-def test_a_damaged_file_is_removed_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def cut(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def with_another_bit(content: bytes) -> bytes:
+    return content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+
+
+def without_its_hash(content: bytes) -> bytes:
+    return save({"feature": feature()})
+
+
+@pytest.mark.parametrize("damage", [cut, with_another_bit, without_its_hash])
+def test_a_damaged_file_is_removed_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
     features = kept(tmp_path)
     features.put(key(), feature())
     path = tmp_path / str(key().file)
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert features.get(key()) is None
     assert "is damaged; it is recomputed" in caplog.text

@@ -77,4 +77,4 @@ def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         assert [facts.get(("fact",), find) for _ in range(2)] == [FACT] * 2
     assert find.calls == 1
-    assert "a fact about the teacher is not kept" in caplog.text
+    assert "facts about the teacher are not kept" in caplog.text

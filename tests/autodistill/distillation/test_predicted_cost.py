@@ -13,14 +13,14 @@ from autodistill.batch import Batch
 from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation import predicted_cost
-from autodistill.distillation.flash_set import FlashSet
+from autodistill.distillation.batch_features import HEADER
+from autodistill.distillation.flash_set import FlashSet, elements_of_inputs
 from autodistill.distillation.plan import Stage
 from autodistill.distillation.predicted_cost import (
     DataView,
     FlashReads,
     RegularReads,
     count_samples,
-    elements,
     memory_of,
     predict_teacher_work,
     shortened,
@@ -149,7 +149,7 @@ def test_outputs_by_batch_are_computed_for_each_batch() -> None:
     cache = TeacherCache(make_teacher())
     predicted = work(cache, FlashReads(vectors(3), [HIDDEN]), RegularReads(50, [LOGITS]))
     assert predicted.samples == 200
-    assert predicted.disk_bytes == pytest.approx(3 * (4 * 32 * 4 + 128) + 200 * 3 * 4)
+    assert predicted.disk_bytes == pytest.approx(3 * (4 * 32 * 4 + HEADER) + 200 * 3 * 4)
 
 
 def test_predicted_size_is_that_of_the_files(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_start_inside_the_teacher_keeps_further_features_of_the_first_batches() 
     sizes = [
         predict_teacher_work(view, cache, scratch, flash, RegularReads(), *more).disk_bytes for more in ([], [start])
     ]
-    assert sizes[1] - sizes[0] == 2 * (4 * 3 * 4 + 128)  # the hidden states are the same
+    assert sizes[1] - sizes[0] == 2 * (4 * 3 * 4 + HEADER)  # the hidden states are the same
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -226,4 +226,4 @@ def test_measured_stage_is_not_compiled_and_takes_one_batch_a_step() -> None:
 
 
 def test_elements_are_those_of_the_first_tensor() -> None:
-    assert elements(text(5)) == 20
+    assert elements_of_inputs(text(5)) == 20

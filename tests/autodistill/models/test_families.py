@@ -179,7 +179,7 @@ def test_a_mean_that_cannot_be_absorbed_is_refused_and_a_search_does_not_subtrac
     batch = (torch.randn(8, 8, 8), torch.zeros(8, dtype=torch.long))
     distil = Distiller(teacher, AutoDistillationConfig.load(config), [batch], torch.device("cpu"))
     distil.resolve(student)
-    assert not distil._initializer.subspace(student).means.any()
+    assert not distil.initializer.subspace(student).means.any()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of peft
