@@ -38,7 +38,7 @@ from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
 from autodistill.search.directory import SearchDirectory, read_description
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
-from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE, student_directory
+from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE, ensure_no_links, student_directory
 from autodistill.search.loop import Limits, Policy, SearchLoop
 from autodistill.search.observations import measured_elsewhere
 from autodistill.search.proposals import Proposals
@@ -380,6 +380,7 @@ class AutoDistillation:
     ) -> Distiller:
         assert self.teacher_model is not None
         assert self.train_dataloader is not None
+        ensure_no_links(self.search_dir)  # without a search, nothing else has looked there
         folder = self.teacher_cache_directory
         return Distiller(
             self.teacher_model,

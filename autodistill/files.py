@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,8 @@ def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
 
     A reader finds either the complete old content or the complete new content, even if the writer is killed or
     the power fails; when one folder replaces another, neither exists for a moment. If the context raises, `path` is
-    unchanged.
+    unchanged. The temporary name is random: nobody can place a link there through which another file would be written,
+    and no file of the user has it. What a killed writer of the same path left is removed.
 
     Args:
         path: of the file or folder, in a folder that exists; previous content is replaced.
@@ -41,9 +43,9 @@ def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
         ...     [(file.name, file.read_text()) for file in Path(directory).iterdir()]
         [('notes.txt', 'complete')]
     """
-    unique = f".{uuid.uuid4().hex}" if cached else ""
-    temporary = path.with_name(path.name + unique + TEMPORARY_SUFFIX)
-    _delete(temporary)
+    if not cached:  # several processes write the files of a cache
+        _delete_leftovers(path)
+    temporary = _temporary(path)
     try:
         yield temporary
         if not cached:
@@ -147,10 +149,21 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Delete what earlier writers of `path` left; nothing else has a name of this form."""
+    form = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}" + re.escape(TEMPORARY_SUFFIX))
+    for entry in list(path.parent.iterdir()):
+        if form.fullmatch(entry.name):
+            _delete(entry)
+
+
 def _move_away(path: Path) -> Path:
     """Rename what is at `path`, if anything, and return its new path."""
-    old = path.with_name(f"{path.name}.old{TEMPORARY_SUFFIX}")
-    _delete(old)
+    old = _temporary(path)
     with contextlib.suppress(FileNotFoundError):
         os.replace(path, old)
     return old
@@ -161,6 +174,34 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def link_or_device(folder: Path) -> Path | None:
+    """Something below a folder that is neither a file nor a folder, such as a symbolic link or a pipe; None if not.
+
+    Links lead out of the folder, and reading a pipe may never end.
+
+    Raises:
+        OSError: a folder cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     write_json(Path(directory) / "notes.json", {})
+        ...     link_or_device(Path(directory))
+        ...     (Path(directory) / "link").symlink_to("/")
+        ...     link_or_device(Path(directory)).name
+        'link'
+    """
+    folders = [folder]
+    while folders:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # its owner may remove it
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    return Path(entry.path)
+    return None
 
 
 def _refuse_constant(token: str) -> NoReturn:

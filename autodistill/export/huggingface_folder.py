@@ -8,7 +8,7 @@ from pathlib import Path
 from autodistill.errors import ConfigurationError
 from autodistill.files import replacing
 from autodistill.frameworks.student_files import DESCRIPTION_FILE, OWN_WEIGHTS_FILE, reload_problems
-from autodistill.search.layout import PREPROCESSOR, student_directory
+from autodistill.search.layout import PREPROCESSOR, ensure_no_links, student_directory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, ensure_has_student
 
@@ -27,8 +27,9 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
     Raises:
         ConfigurationError: the student or its preprocessor does not exist, the folder is not empty, or the class of the
             student would load another model from it than the one that was measured.
-        SearchDirectoryError: the directory holds no search.
+        SearchDirectoryError: the directory holds no search, or holds links, of which the targets would be exported.
     """
+    ensure_no_links(search_dir)
     student = student_directory(search_dir, trial.number)
     ensure_has_student(trial)
     if not student.exists():

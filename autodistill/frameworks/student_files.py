@@ -256,7 +256,14 @@ def _write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _read(directory: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The tensors of these files; the later ones count."""
+    """The tensors of these files; the later ones count.
+
+    Raises:
+        ConfigurationError: a file lies outside of the directory; who wrote the directory may be unknown.
+    """
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name == "..":
+            raise ConfigurationError(f"the tensors of a student are in its own folder, but {directory} names {name!r}.")
     return {name: tensor for file in names for name, tensor in load_file(directory / file).items()}
 
 

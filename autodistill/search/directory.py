@@ -81,7 +81,7 @@ class SearchDirectory:
             space: the search space; the recorded architectures must belong to it.
 
         Raises:
-            SearchDirectoryError: the path is a file or not writable, holds other files or another search, or
+            SearchDirectoryError: the path is a file or not writable, holds links, other files or another search, or
                 another process holds it.
         """
         path = Path(path).absolute()
@@ -254,7 +254,7 @@ class SearchDirectory:
         claims = self.path / _CLAIMS
         if claims.is_dir() and not claims.is_symlink():
             shutil.rmtree(claims)
-        for folder in (self.path / TEACHER_CACHE, *trial_directories(self.path)):
+        for folder in (self.path, self.path / TEACHER_CACHE, *trial_directories(self.path)):
             for staged in list(folder.glob("*" + TEMPORARY_SUFFIX)):
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
         for folder in trial_directories(self.path):

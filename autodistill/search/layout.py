@@ -7,12 +7,17 @@ search_dir/
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
   teacher_cache/         safe to delete
   preprocessor/          the tokenizer or image processor that exported students are used with
-  */*.tmp                files that are being written; ignored, and removed when the directory is opened
+  *.tmp, */*.tmp         files that are being written; ignored, and removed when the directory is opened
+
+All of them are files and folders; a directory with symbolic links is refused, since it may come from somebody else.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from autodistill.errors import SearchDirectoryError
+from autodistill.files import link_or_device
 
 SEARCH_FILE = "search.json"
 LOCK_FILE = "search.lock"
@@ -50,3 +55,25 @@ def trial_directories(search_dir: Path) -> list[Path]:
     """The folders of trials in a search directory, by number."""
     folders = [path for path in (search_dir / TRIALS).glob("*") if path.name.isdecimal() and path.is_dir()]
     return sorted(folders, key=lambda path: int(path.name))
+
+
+def ensure_no_links(search_dir: Path) -> None:
+    """Refuse a search directory with which files outside of it could be read, changed or deleted.
+
+    The path of the directory itself may be a symbolic link.
+
+    Raises:
+        SearchDirectoryError: it contains a symbolic link, a pipe, a socket or a device, or cannot be read.
+    """
+    try:
+        found = link_or_device(search_dir)
+    except OSError as error:
+        raise SearchDirectoryError(
+            f"a search directory must be readable, but {search_dir} is not: {error}; change its permissions."
+        ) from error
+    if found is not None:
+        raise SearchDirectoryError(
+            "a search directory must consist of files and folders, since links would lead out of it, but "
+            f"{found} is {'a symbolic link' if found.is_symlink() else 'a pipe, a socket or a device'}; remove it, or "
+            "replace it by what it refers to. For a teacher_cache elsewhere, use the setting of that name."
+        )

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from autodistill.errors import SearchDirectoryError
 from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
-from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE
+from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links
 from autodistill.search.trial import now
 
 # What a directory may hold before it holds a search: the first process to open it may have been killed.
@@ -23,13 +23,14 @@ def prepare(path: Path) -> None:
     """Create the directory if it does not exist.
 
     Raises:
-        SearchDirectoryError: it is a file, cannot be created, or holds something other than a search.
+        SearchDirectoryError: it is a file, cannot be created, or holds something other than a search, or links.
     """
     if path.exists() and not path.is_dir():
         raise SearchDirectoryError(f"search_dir must be a directory, but {path} is a file; name another path.")
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         entries = {entry.name for entry in path.iterdir()}
+    ensure_no_links(path)
     if SEARCH_FILE in entries:
         return
     foreign = sorted(name for name in entries - _BEFORE_A_SEARCH if not name.endswith(TEMPORARY_SUFFIX))

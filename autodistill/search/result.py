@@ -12,7 +12,7 @@ from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.files import read_json
 from autodistill.metrics.metric import Metric, is_finite_number, losses, metric_problems, violations
 from autodistill.metrics.pareto import nearest_to_ideal, non_dominated
-from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, trial_directories
+from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, ensure_no_links, trial_directories
 from autodistill.search.trial import Trial, TrialState, read_trial
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ class SearchResult(Sequence[Trial]):
         """The result so far of the search in a directory, which may still be running; nothing is written there.
 
         Raises:
-            SearchDirectoryError: the directory holds no search, or its description cannot be read.
+            SearchDirectoryError: the directory holds no search, or its description cannot be read; or it holds links.
         """
         path = Path(search_dir) / SEARCH_FILE
+        if Path(search_dir).is_dir():
+            ensure_no_links(Path(search_dir))
         try:
             result = cls([], [Metric.of(spec) for spec in read_json(path)["metrics"]])
         except (FileNotFoundError, NotADirectoryError):

@@ -812,3 +812,12 @@ def test_cost_and_cache_belong_to_the_built_in_distillation(tmp_path):
 def test_part_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="part must be less than parts, but got 2 of 2"):
         make_search(tmp_path).fill_teacher_cache(2, 2)
+
+
+def test_nothing_is_cached_through_a_link(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "teacher_cache").symlink_to(tmp_path / "outside")
+    with pytest.raises(SearchDirectoryError, match="teacher_cache is a symbolic link"):
+        make_search(tmp_path / "search").train_evaluate({"width": 8, "depth": 1})
+    assert not list((tmp_path / "outside").iterdir())

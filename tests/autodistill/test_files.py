@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from autodistill.files import TEMPORARY_SUFFIX, directory_problem, read_json, remove, replacing, write_json
+from autodistill.files import (
+    TEMPORARY_SUFFIX,
+    directory_problem,
+    link_or_device,
+    read_json,
+    remove,
+    replacing,
+    write_json,
+)
 
 
 class Killed(BaseException):
@@ -68,17 +76,45 @@ def test_failure_keeps_the_old_content_and_removes_the_temporary(path: Path, fol
 
 
 @pytest.mark.parametrize("leftover_is_folder", [False, True])
-def test_leftover_of_a_killed_writer_is_no_obstacle(path: Path, folder: bool, leftover_is_folder: bool) -> None:
-    for name in (path.name + TEMPORARY_SUFFIX, path.name + ".old" + TEMPORARY_SUFFIX):
-        leftover = path.with_name(name)
+def test_leftover_of_a_killed_writer_is_removed_by_the_next(path: Path, leftover_is_folder: bool, folder: bool) -> None:
+    leftover = path.with_name(f"{path.name}.{'0f' * 16}{TEMPORARY_SUFFIX}")
+    for content in ("old", "new"):
         if leftover_is_folder:
             leftover.mkdir()
             (leftover / "half").write_text("half")
         else:
             leftover.write_text("half")
-    write(path, "old", folder=folder)
+        write(path, content, folder=folder)
+        assert content_of(path) == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_files_of_the_user_with_similar_names_are_kept(path: Path, folder: bool) -> None:
+    names = [f"{path.name}.tmp", f"{path.name}.old.tmp", f"{path.name}.old", f"other.{'0f' * 16}.tmp"]
+    for name in names:
+        path.with_name(name).write_text("mine")
+    for content in ("old", "new"):
+        write(path, content, folder=folder)
+    remove(path)
+    assert {entry.name: entry.read_text() for entry in path.parent.iterdir()} == dict.fromkeys(names, "mine")
+
+
+def test_link_at_a_temporary_name_of_earlier_versions_overwrites_nothing(path: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    path.with_name(path.name + TEMPORARY_SUFFIX).symlink_to(outside)
+    write_json(path, {})
+    assert outside.read_text() == "mine"
+    assert read_json(path) == {}
+
+
+def test_link_is_replaced_and_not_written_through(path: Path, tmp_path: Path, folder: bool) -> None:
+    outside = tmp_path / "outside"
+    write(outside, "mine", folder=folder)
+    path.symlink_to(outside)
     write(path, "new", folder=folder)
-    assert content_of(path) == "new"
+    assert not path.is_symlink()
+    assert (content_of(path), content_of(outside)) == ("new", "mine")
 
 
 def test_kill_before_the_rename_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +187,20 @@ def test_json_that_cannot_be_written_leaves_the_old(path: Path) -> None:
         write_json(path, {"losses": [float("nan")]})
     assert read_json(path) == {"losses": [0.5]}
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipes")
+def test_links_and_pipes_are_found_at_any_depth_and_files_and_folders_are_none(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (below / "file").write_text("")
+    assert link_or_device(tmp_path) is None
+    for target in (tmp_path, below / "file", tmp_path / "missing"):
+        (below / "link").symlink_to(target)
+        assert link_or_device(tmp_path) == below / "link"
+        (below / "link").unlink()
+    os.mkfifo(below / "pipe")
+    assert link_or_device(tmp_path) == below / "pipe"
 
 
 def test_path_of_a_directory_may_not_exist_but_must_not_lie_in_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from autodistill.errors import ConfigurationError
+from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.export.huggingface_folder import export_folder
 from autodistill.frameworks.student_files import save_student
 from autodistill.search.directory import SearchDirectory
@@ -84,3 +84,20 @@ def test_student_that_from_pretrained_would_change_is_refused_and_another_is_exp
     with pytest.raises(ConfigurationError, match="exported with its configuration"):
         export_folder(RUNS, trials[1], Path("changed"))
     assert not Path("changed").exists()
+
+
+@pytest.mark.parametrize("folder", [student_directory(RUNS, 1), RUNS / PREPROCESSOR])
+def test_target_of_a_link_is_not_exported(trials, tmp_path, folder):
+    secret = tmp_path / "secret"
+    secret.write_text("mine", encoding="utf-8")
+    (folder / "vocab.txt").symlink_to(secret)
+    with pytest.raises(SearchDirectoryError, match=r"vocab\.txt is a symbolic link"):
+        export_folder(RUNS, trials[1], Path("out"))
+    assert not Path("out").exists()
+
+
+def test_folder_of_the_user_beside_the_exported_one_is_kept(trials):
+    Path("out.tmp").mkdir()
+    Path("out.tmp/mine.txt").write_text("mine", encoding="utf-8")
+    export_folder(RUNS, trials[1], Path("out"))
+    assert Path("out.tmp/mine.txt").read_text(encoding="utf-8") == "mine"

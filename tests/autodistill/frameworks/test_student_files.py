@@ -296,3 +296,18 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="must consist of tensors to be saved, but '_extra_state' is not"):
         save_student(Counting(2, 2), {}, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/model.safetensors", "..", 3])
+def test_files_of_a_student_outside_of_its_folder_are_refused(tmp_path: Path, name: object) -> None:
+    save_student(bert(), {}, tmp_path / "other")
+    save_student(bert(), {}, tmp_path / "student")
+    file = tmp_path / "student" / "student.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights": [name]}))
+    with pytest.raises(ConfigurationError, match=r"are in its own folder, but .*student names"):
+        load_student(bert(), tmp_path / "student")
+    file.unlink()
+    index = {"metadata": {}, "weight_map": {"pooler.dense.bias": name}}
+    (tmp_path / "student" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigurationError, match=r"are in its own folder, but .*student names"):
+        load_student(bert(), tmp_path / "student")

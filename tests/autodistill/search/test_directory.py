@@ -351,16 +351,6 @@ def test_claims_of_an_earlier_version_are_removed_and_its_trials_are_kept(tmp_pa
         assert directory.begin(architecture(3)).number == 1
 
 
-def test_link_in_the_name_of_the_claims_is_not_followed(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "mine").write_text("precious")
-    opened(tmp_path / "search").close()
-    (tmp_path / "search" / "architectures").symlink_to(outside)
-    opened(tmp_path / "search").close()
-    assert (outside / "mine").read_text() == "precious"
-
-
 def test_added_trial_is_complete_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def add(path: Path) -> None:
         with opened(path) as directory:
@@ -597,3 +587,75 @@ def test_a_trial_that_cannot_be_recorded_is_not_begun_in_memory(tmp_path, monkey
                 directory.begin({"width": 8, "depth": 1})
         assert list(directory.result) == []
         assert directory.begin({"width": 8, "depth": 1}).number == 0
+
+
+# --- a directory from somebody else -----------------------------------------------------------------------------------
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "trials/000008",
+        "trials",
+        "architectures",
+        "teacher_cache",
+        "preprocessor",
+        "trials/000000/checkpoint",
+        "trials/000000/student",
+        "trials/000000/teacher_cache/below",
+    ],
+)
+@pytest.mark.parametrize("read", [False, True])
+def test_folder_that_is_a_link_is_refused_and_nothing_outside_changes(tmp_path: Path, link: str, read: bool) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "search"
+    (victim / "below").mkdir(parents=True)
+    for name in ("notes.tmp", "thesis.txt", "0a.safetensors", "below/notes.tmp"):
+        (victim / name).write_text("mine")
+    before = content(victim)
+    two_trials(path)
+    if link == "trials":
+        (path / "trials").rename(path / "moved")
+    (path / link).parent.mkdir(exist_ok=True)
+    (path / link).symlink_to(victim)
+    with pytest.raises(SearchDirectoryError, match=rf"{link} is a symbolic link; remove it"):
+        SearchResult.load(path) if read else opened(path)
+    assert content(victim) == before
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize(
+    "link",
+    [
+        "owner.json",
+        "owner.json.tmp",
+        "search.json.tmp",
+        "search.lock",
+        "trials/000000/trial.json.tmp",
+        "trials/000000/progress.jsonl",
+    ],
+)
+def test_file_that_is_a_link_is_refused_and_its_target_is_not_overwritten(tmp_path: Path, link: str, new: bool) -> None:
+    victim, path = tmp_path / "thesis.txt", tmp_path / "search"
+    victim.write_text("mine")
+    if new:
+        path.mkdir()
+    else:
+        two_trials(path)
+    (path / link).parent.mkdir(parents=True, exist_ok=True)
+    (path / link).unlink(missing_ok=True)
+    (path / link).symlink_to(victim)
+    with pytest.raises(SearchDirectoryError, match=r"is a symbolic link|new, empty or hold a search"):
+        opened(path)
+    assert victim.read_text() == "mine"
+
+
+def test_leftovers_of_a_killed_process_in_the_directory_itself_are_removed(tmp_path: Path) -> None:
+    two_trials(tmp_path)
+    (tmp_path / f"search.json.{'0f' * 16}.tmp").write_text("half")
+    (tmp_path / f"preprocessor.{'0f' * 16}.tmp").mkdir()
+    with opened(tmp_path) as directory:
+        assert_consistent(directory)

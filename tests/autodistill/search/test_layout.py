@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
+
+from autodistill.errors import SearchDirectoryError
 from autodistill.search import layout
 
 
@@ -27,3 +31,31 @@ def test_folders_of_trials_are_listed_by_number_and_nothing_else_is(tmp_path: Pa
     (tmp_path / "trials" / "notes").mkdir()
     (tmp_path / "trials" / "000005").write_text("a file")
     assert [folder.name for folder in layout.trial_directories(tmp_path)] == ["000000", "999999", "1000000"]
+
+
+def test_directory_with_a_link_is_refused_and_one_that_is_reached_by_a_link_is_not(tmp_path: Path) -> None:
+    directory = tmp_path / "search"
+    layout.student_directory(directory, 0).mkdir(parents=True)
+    (tmp_path / "latest").symlink_to(directory)
+    layout.ensure_no_links(tmp_path / "latest")
+    (layout.student_directory(directory, 0) / "config.json").symlink_to(tmp_path)
+    with pytest.raises(SearchDirectoryError, match=r"must consist of .*config\.json is a symbolic link; remove it"):
+        layout.ensure_no_links(tmp_path / "latest")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipes")
+def test_directory_with_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / layout.SEARCH_FILE)
+    with pytest.raises(SearchDirectoryError, match=r"search\.json is a pipe, a socket or a device"):
+        layout.ensure_no_links(tmp_path)
+
+
+def test_directory_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(
+        SearchDirectoryError, match=r"must be readable, but .*Permission denied; change its permissions"
+    ):
+        layout.ensure_no_links(tmp_path)
