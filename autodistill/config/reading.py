@@ -13,6 +13,15 @@ from pydantic_core import ErrorDetails
 from autodistill.errors import ConfigurationError
 from search_spaces.checks import did_you_mean
 
+MAX_CHARACTERS = 50_000
+"""Of a configuration file. Reading takes about a second for so many."""
+
+MAX_VALUES = 20_000
+"""In a configuration file, those that aliases repeat included: ten lines of aliases can stand for billions."""
+
+_MAX_NUMBER = 100  # characters
+_MAX_BRACKETS = 50  # nested in each other; PyYAML takes seconds for hundreds
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -30,20 +39,71 @@ def read_configuration(model: type[Model], source: Mapping[str, Any] | str | Pat
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file, which may come from anybody: no other types, and limited in size.
 
     Raises:
-        ConfigurationError: the file cannot be read, is not YAML, or holds something else.
+        ConfigurationError: the file cannot be read, is not YAML in UTF-8, is too large, or holds something else.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            data = _decode_yaml(file.read(MAX_CHARACTERS + 1))
     except OSError as error:
         raise ConfigurationError(f"the configuration file {path} must be readable, but: {error.strerror}.") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the configuration file {path} must be text in UTF-8, but: {error}.") from None
+    except RecursionError:
+        raise ConfigurationError(f"the configuration file {path} must be YAML, but is nested too deeply.") from None
+    # Of a scalar with a tag that does not fit, PyYAML raises what its conversion raises: 2024-13-01 is a date.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
         raise ConfigurationError(f"the configuration file {path} must be YAML, but: {error}") from None
     if not isinstance(data, Mapping):
         raise ConfigurationError(f"the configuration file {path} must hold a mapping, but holds {type(data).__name__}.")
     return dict(data)
+
+
+class _Loader(yaml.SafeLoader):
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803
+        if self.flow_level >= _MAX_BRACKETS:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
+
+
+def _decode_yaml(text: str) -> Any:
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters.")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _ensure_small(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _ensure_small(root: yaml.Node) -> None:
+    """Check the number of values without expanding the aliases: each stands for the node to which it refers."""
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if id(node) in counts:
+            return counts[id(node)]
+        counts[id(node)] = MAX_VALUES  # until it is counted: an alias of what contains it has no end
+        if isinstance(node, yaml.ScalarNode):
+            children: list[yaml.Node] = []
+            if node.tag != "tag:yaml.org,2002:str" and len(node.value) > _MAX_NUMBER:
+                raise ValueError(f"a value that is no text has more than {_MAX_NUMBER} characters{node.start_mark}")
+        elif isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        else:
+            children = node.value
+        counts[id(node)] = 1 + sum(map(count, children))
+        if counts[id(node)] > MAX_VALUES:
+            raise ValueError(f"aliases make it more than {MAX_VALUES:,} values{node.start_mark}")
+        return counts[id(node)]
+
+    count(root)
 
 
 def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:

@@ -70,7 +70,7 @@ class SearchConfig(Section):
     @classmethod
     def _is_a_share(cls, value: Any) -> Any:
         try:
-            share = None if value is None or isinstance(value, bool) else float(Fraction(value))
+            share = None if value is None or isinstance(value, bool) else _share(value)
         except (TypeError, ValueError, OverflowError, ZeroDivisionError):
             share = None
         if value is not None and (share is None or not 0 < share < 1):
@@ -118,6 +118,13 @@ class SearchConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return made
+
+
+def _share(value: Any) -> float:
+    try:
+        return float(value)  # not by Fraction: that of "1e999999999" has a billion digits
+    except ValueError:
+        return float(Fraction(value))
 
 
 def _plain_metric(metric: Metric) -> Any:

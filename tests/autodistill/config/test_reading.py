@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
 from configurations import SEARCH, mistakes
 
 from autodistill.config import AutoDistillationConfig
-from autodistill.config.reading import is_number_with_comma, read_yaml
+from autodistill.config.reading import MAX_CHARACTERS, is_number_with_comma, read_yaml
 from autodistill.errors import ConfigurationError
 
 LOSS_TYPE = (
@@ -155,3 +156,59 @@ def test_yaml_file_is_read_as_a_mapping_of_plain_values(tmp_path: Path) -> None:
 )
 def test_number_with_a_comma_is_recognised(value: object, expected: bool) -> None:
     assert is_number_with_comma(value) is expected
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+)
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, r"must be YAML, but: aliases make it more than 20,000 values +in .*, line 5, column 5"),
+        (MERGED, r"must be YAML, but: aliases make it more than 20,000 values"),
+        ("a: &a [1, *a]", r"must be YAML, but: aliases make it more than 20,000 values"),
+        ("a: " + "[" * 49_000, "must be YAML, but is nested too deeply"),
+        ("a: " + "{x: " * 51, "must be YAML, but is nested too deeply"),
+        ("- " * 24_000, "must be YAML, but is nested too deeply"),
+        ("a: " + "x" * MAX_CHARACTERS, "must be YAML, but: it has more than 50,000 characters"),
+        ("seed: 0x" + "f" * 5_000, r"a value that is no text has more than 100 characters +in .*, line 1, column 7"),
+        ("seed: 1" + ":59" * 5_000, r"a value that is no text has more than 100 characters"),
+        ("a: 2024-13-01", r"must be YAML, but: month must be in 1\.\.12"),
+        ("a: 2024-01-01 25:00:00", r"must be YAML, but: hour must be in 0\.\.23"),
+        ("a: !!timestamp today", "must be YAML, but: "),
+        ("a: !!int one", "must be YAML, but: invalid literal for int"),
+        ("a: !!float ''", "must be YAML, but: "),
+        ("a: !!bool perhaps", "must be YAML, but: 'perhaps'"),
+        ("a: !!python/object/apply:os.getcwd []", "must be YAML, but: could not determine a constructor"),
+        ("{1, [2]: 3}: 4", "must be YAML, but: while constructing a mapping"),
+        ("a: \x00", "must be YAML, but: unacceptable character #x0000"),
+        ("", "must hold a mapping, but holds NoneType"),
+    ],
+)
+def test_hostile_or_odd_file_is_one_mistake(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        read_yaml(file)
+    assert len(caught.value.problems) == 1
+    assert len(str(caught.value)) < 1000
+
+
+def test_file_in_another_encoding_is_one_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes("metrics: [exactitude_élevée]".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"must be text in UTF-8, but: .* byte 0xe9 in position 21"):
+        read_yaml(file)
+
+
+def test_aliases_and_merged_mappings_within_the_limit_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 2024-02-03}\n")
+    data = read_yaml(file)
+    assert data["b"] == {"x": [1, 2]}
+    assert data["c"] == {"x": [1, 2], "y": datetime.date(2024, 2, 3)}
+    file.write_text(f"a: &a [{', '.join(['1'] * 100)}]\nb: [{', '.join(['*a'] * 190)}]")
+    assert sum(map(len, read_yaml(file)["b"])) == 19_000

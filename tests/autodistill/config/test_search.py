@@ -82,7 +82,7 @@ def test_space_may_hold_domains_or_be_one() -> None:
                 {"promote": share},
                 f"search.promote: must be a share of the trials between 0 and 1, such as 1/3, but got {share!r}.",
             )
-            for share in (0, 1, 1.5, -0.2, True, "a third", "1/0", float("nan"), [0.5])
+            for share in (0, 1, 1.5, -0.2, True, "a third", "1/0", "1e999999999", "1/1e999999999", float("nan"), [0.5])
         ),
         ({"max_trials": 0}, "search.max_trials: Input should be greater than or equal to 1, but got 0."),
         ({"max_trials": True}, "search.max_trials: Input should be a valid integer, but got True."),
