@@ -2,7 +2,8 @@
 
 A constraint is an expression such as `"hidden_size % num_attention_heads == 0"` or a function of the architecture.
 Expressions are evaluated by simpleeval, never by `eval`: they can use the dimensions, numbers and strings,
-arithmetic, comparisons, `and`/`or`/`not`/`in`, `x if c else y` and a few functions, nothing else.
+arithmetic, comparisons, `and`/`or`/`not`/`in`, `x if c else y` and a few functions, nothing else. They may come from
+anybody: their length and depth, and the size of every intermediate value, are bounded, and so is the time they take.
 """
 
 from __future__ import annotations
@@ -25,12 +26,26 @@ Architecture = dict[str, Value]
 
 ConstraintSpec = str | Callable[[Architecture], bool]
 
+MAX_CHARACTERS = 2_000
+"""Of an expression."""
+
+_MAX_DEPTH = 100  # levels of the syntax tree
+_MAX_BITS = 4_096  # of an integer
+_MAX_DIGITS = 400  # of `round`: no float has more, before or behind the decimal point
+
+
+def _round(number: Any, digits: Any = None) -> Any:
+    if digits is not None and abs(digits) > _MAX_DIGITS:
+        raise ValueError(f"round takes at most {_MAX_DIGITS} digits")  # of an integer, it computes 10 ** -digits
+    return round(number, digits)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "len": len,
     "max": max,
     "min": min,
-    "round": round,
+    "round": _round,
     "sum": sum,
 }
 
@@ -41,7 +56,38 @@ def _remainder(dividend: Any, divisor: Any) -> Any:
     return dividend % divisor
 
 
-_OPERATORS = simpleeval.DEFAULT_OPERATORS | {ast.Mod: _remainder}
+def _product(left: Any, right: Any) -> Any:
+    if hasattr(left, "__len__") or hasattr(right, "__len__"):
+        raise TypeError("* is the product of numbers here; it does not repeat text or lists")
+    _ensure_bits(_bits(left) + _bits(right))
+    return left * right
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    _ensure_bits(max(_bits(base) - 1, 0) * exponent if isinstance(exponent, int) else 0)
+    return base**exponent
+
+
+def _shifted(number: Any, bits: Any) -> Any:
+    _ensure_bits(_bits(number) + bits)
+    return number << bits
+
+
+def _bits(number: Any) -> int:
+    return number.bit_length() if isinstance(number, int) else 0
+
+
+def _ensure_bits(bits: int) -> None:
+    if bits > _MAX_BITS:
+        raise OverflowError(f"integers have at most {_MAX_BITS} bits here")
+
+
+_OPERATORS = simpleeval.DEFAULT_OPERATORS | {
+    ast.Mod: _remainder,
+    ast.Mult: _product,
+    ast.Pow: _power,
+    ast.LShift: _shifted,
+}
 
 _FORBIDDEN_SYNTAX = (ast.Attribute, ast.Lambda, ast.comprehension, ast.NamedExpr, ast.Starred, ast.JoinedStr)
 
@@ -155,10 +201,20 @@ class _DottedNames(ast.NodeTransformer):
 
 
 def _parse(text: str, dimensions: Sequence[str]) -> ast.Expr:
+    if len(text) > MAX_CHARACTERS:
+        raise SearchSpaceError(
+            f"a constraint must have at most {MAX_CHARACTERS:,} characters, but {text[:40]!r}… has {len(text):,}; "
+            "pass a function instead"
+        )
     try:
-        statements = _DottedNames(dimensions).visit(ast.parse(text.strip())).body
+        tree = ast.parse(text.strip())
     except (SyntaxError, ValueError) as error:
         raise SearchSpaceError(f"constraint {text!r} is not an expression: {error}") from error
+    except (RecursionError, MemoryError):  # of the parser, whatever memory there is
+        raise _too_deep(text) from None
+    if _depth(tree) > _MAX_DEPTH:
+        raise _too_deep(text)
+    statements = _DottedNames(dimensions).visit(tree).body
     if len(statements) != 1 or not isinstance(statements[0], ast.Expr):
         raise SearchSpaceError(f"constraint {text!r} must be one expression; compare with `==`, join parts with `and`")
     for node in ast.walk(statements[0]):
@@ -168,6 +224,20 @@ def _parse(text: str, dimensions: Sequence[str]) -> ast.Expr:
                 "pass a function instead"
             )
     return statements[0]
+
+
+def _too_deep(text: str) -> SearchSpaceError:
+    return SearchSpaceError(
+        f"a constraint must be nested at most {_MAX_DEPTH} levels deep, but {text[:40]!r}… is deeper; "
+        "pass a function instead"
+    )
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 def _dimensions_read(text: str, body: ast.Expr, dimensions: Sequence[str]) -> list[str]:

@@ -90,3 +90,49 @@ def test_a_constraint_that_raises_is_reported_with_the_values(constraint: str, m
 def test_a_constraint_that_returns_neither_true_nor_false_is_an_error(constraint: object) -> None:
     with pytest.raises(SearchSpaceError, match="must return True or False, but returned"):
         feasible(constraint)
+
+
+LONG = "act in ['gelu', " + "'x', " * 390 + "]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("round(a, -10**7) == 0", r"failed on \{'a': 1\}: ValueError: round takes at most 400 digits"),
+        ("round(a, 10**7) == 0", "ValueError: round takes at most 400 digits"),
+        ("a < 4000000 ** 4000000", "OverflowError: integers have at most 4096 bits here"),
+        ("a < 2 ** 2 ** 2 ** 2 ** 2 ** 2", "OverflowError: integers have at most 4096 bits here"),
+        ("a < 1 << 10 ** 12", "OverflowError: integers have at most 4096 bits here"),
+        ("a < " + " * ".join(["9" * 400] * 4), "OverflowError: integers have at most 4096 bits here"),
+        ("a < 10.0 ** 10 ** 9", "OverflowError"),
+        ("[a] * 100000 == [a]", r"TypeError: \* is the product of numbers here; it does not repeat text or lists"),
+        ("100000 * act == act", r"TypeError: \* is the product of numbers here"),
+        (
+            "a == 1 or " * 300 + "on",
+            r"must have at most 2,000 characters, but 'a == 1 or .*'… has 3,002; pass a function",
+        ),
+        (
+            "a < " + " + ".join(["a"] * 400),
+            r"nested at most 100 levels deep, but 'a < a \+ .*'… is deeper; pass a function",
+        ),
+        ("-" * 1_900 + "a == 1", "nested at most 100 levels deep"),
+        ("(" * 900 + "a" + ")" * 900, "is not an expression: too many nested parentheses"),
+        ("a" + "()" * 900, "nested at most 100 levels deep"),
+        ("a" + ".a" * 900, "nested at most 100 levels deep"),
+        ("a < " + "9" * 1_900 + " ** 3", "OverflowError: integers have at most 4096 bits here"),
+        (", ".join(f"b{n}" for n in range(300)), "names an unknown dimension 'b299'"),
+    ],
+)
+def test_an_expression_that_would_take_forever_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SearchSpaceError, match=message):
+        feasible(text)
+
+
+def test_large_expressions_and_numbers_within_the_bounds_are_evaluated() -> None:
+    assert len(LONG) > 1_900
+    assert feasible(LONG) == [point for point in GRID if point[2] == "gelu"]
+    assert feasible("a * 2 ** 4000 > 3 * 2 ** 4000 and round(a / 3, 3) > 1 and a << 4000 > 0 and 2.0 ** a == 16") == [
+        point for point in GRID if point[0] == 4
+    ]
+    assert feasible("round(a, -1) == 0 and 2 ** -a == 0.5") == [point for point in GRID if point[0] == 1]
+    assert feasible(" and ".join(["a > 1"] * 200)) == [point for point in GRID if point[0] > 1]
