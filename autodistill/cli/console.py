@@ -5,12 +5,16 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from autodistill.report.printable import printable
+
 _WIDE = 300  # characters
 
 
 def print_line(line: str, *, stderr: bool = False) -> None:
-    """Print a sentence in one line, without wrapping."""
-    Console(stderr=stderr).print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    """Print a sentence in one line, or several with a line each, without wrapping; control characters are escaped."""
+    Console(stderr=stderr).print(
+        printable(line, lines=True), markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
 
 
 def print_table(table: Table) -> None:

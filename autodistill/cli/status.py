@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autodistill.cli.console import print_line, print_table
 from autodistill.cli.search_directory import Directory, find_trial
+from autodistill.report.printable import printable
 from autodistill.report.terminal import describe_architecture, describe_outcome, describe_result, format_number
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import TrialState
@@ -46,12 +47,13 @@ def trials(
     metrics = list(dict.fromkeys(name for values in measured for name in values))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("trial", "state", *dimensions, *metrics, "seconds"):
-        table.add_column(Text(heading), justify="right", overflow="fold")
+        table.add_column(Text(printable(heading)), justify="right", overflow="fold")
     for trial, known in zip(result, measured, strict=True):
         choices = (str(trial.architecture.get(name, "")) for name in dimensions)
         values = (format_number(known[name]) if name in known else "" for name in metrics)
         seconds = "" if trial.duration is None else f"{trial.duration:.1f}"
-        table.add_row(*map(Text, (str(trial.number), trial.state.value, *choices, *values, seconds)))
+        cells = (str(trial.number), trial.state.value, *choices, *values, seconds)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     print_table(table)
 
 
@@ -61,6 +63,6 @@ def show(
     """Show everything that is recorded of one trial."""
     trial = find_trial(directory, number)
     record = {name: value for name, value in trial.to_json().items() if name != "error"}
-    print(json.dumps(record, indent=2))
+    print(json.dumps(record, indent=2))  # in ASCII, with escapes
     if trial.error is not None:
-        print(trial.error)
+        print(printable(trial.error, lines=True))

@@ -15,6 +15,7 @@ from rich.text import Text
 from autodistill.forecast import Forecast
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric
+from autodistill.report.printable import printable
 from autodistill.search.progress import NoProgress, Progress
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
@@ -158,13 +159,13 @@ class RichProgress:
 
 
 def describe_architecture(trial: Trial) -> str:
-    """A trial's architecture in one line.
+    """A trial's architecture in one line; it may have been read from a file.
 
     Examples:
         >>> describe_architecture(Trial(0, {"layers": 2, "activation": "relu"}))
         'layers=2, activation=relu'
     """
-    return ", ".join(f"{name}={value}" for name, value in trial.architecture.items())
+    return printable(", ".join(f"{name}={value}" for name, value in trial.architecture.items()))
 
 
 def describe_outcome(trial: Trial) -> str:
@@ -177,9 +178,9 @@ def describe_outcome(trial: Trial) -> str:
     seconds = "" if trial.duration is None else f" ({trial.duration:.1f} s)"
     if trial.state is TrialState.FAILED:
         lines = (trial.error or "").strip().splitlines()
-        return f"trial {trial.number} failed{seconds}: {lines[-1] if lines else 'unknown error'}"
+        return f"trial {trial.number} failed{seconds}: {printable(lines[-1]) if lines else 'unknown error'}"
     measured = trial.metrics or trial.after_flash
-    values = ", ".join(f"{name} {format_number(value)}" for name, value in measured.items())
+    values = printable(", ".join(f"{name} {format_number(value)}" for name, value in measured.items()))
     state = "paused after flash distillation" if trial.state is TrialState.PAUSED else trial.state.value
     return f"trial {trial.number} {state}{seconds}: {values}"
 
@@ -216,7 +217,7 @@ def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | N
     table = Table(title=describe_result(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     table.add_column("trial", justify="right")
-    for heading in (*dimensions, *(_heading(metric) for metric in result.metrics)):
+    for heading in (*map(printable, dimensions), *(_heading(metric) for metric in result.metrics)):
         # As Text: a name in brackets would be parsed as a style.
         table.add_column(Text(heading), justify="right", overflow="fold")
     if teacher_metrics is not None:
@@ -224,7 +225,7 @@ def results_table(result: SearchResult, teacher_metrics: Mapping[str, float] | N
     best = result.best
     for trial in rows:
         mark = "best" if trial is best else ""
-        choices = (Text(str(trial.architecture.get(name, ""))) for name in dimensions)
+        choices = (Text(printable(str(trial.architecture.get(name, "")))) for name in dimensions)
         style = "bold" if mark else None
         table.add_row(mark, str(trial.number), *choices, *_values(result, trial.metrics), style=style)
     return table
@@ -256,7 +257,7 @@ def _rows(result: SearchResult) -> list[Trial]:
 
 def _heading(metric: Metric) -> str:
     unit = BUILT_IN[metric.name].unit if metric.name in BUILT_IN else ""
-    return f"{metric.name}\n({'max' if metric.greater_is_better else 'min'}{', ' if unit else ''}{unit})"
+    return f"{printable(metric.name)}\n({'max' if metric.greater_is_better else 'min'}{', ' if unit else ''}{unit})"
 
 
 def _values(result: SearchResult, values: Mapping[str, float]) -> list[str]:

@@ -23,6 +23,11 @@ def test_sentence_for_standard_error_is_printed_there(capsys):
     assert capsys.readouterr() == ("", "error\n")
 
 
+def test_control_characters_in_a_sentence_are_shown_and_line_breaks_kept(capsys):
+    print_line("no \x1b[2J\x9b2J here\nbut here")
+    assert capsys.readouterr().out == "no \\x1b[2J\\x9b2J here\nbut here\n"
+
+
 def test_table_without_a_terminal_has_no_broken_lines(capsys):
     cells = [letter * 60 for letter in "abcd"]
     table = Table(box=None, pad_edge=False)

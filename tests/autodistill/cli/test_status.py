@@ -56,3 +56,22 @@ def test_show_prints_the_record_of_one_trial(recorded):
     shown = json.loads(CliRunner().invoke(app, ["show", recorded, "0"]).output)
     assert (shown["state"], shown["architecture"]) == ("complete", {"layers": 2})
     assert "error" not in shown
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("trials",), ("trials", "--json"), ("show", "0"), ("show", "7"), ("export", "out")]
+)
+@pytest.mark.parametrize("state", ["complete", "failed"])
+def test_nothing_in_a_record_reaches_the_terminal_as_a_command(recorded, command, state):
+    (file,) = Path(recorded).rglob("trial.json")
+    hostile = "\x1b]0;owned\x07\x9b2J\u202e\rfake\nfake"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record |= {"state": state, "architecture": {hostile: hostile}, "error": f"Traceback {hostile}\nError: {hostile}"}
+    record["metrics"] |= {hostile: 1.0}
+    file.write_text(json.dumps(record), encoding="utf-8")
+    name, *rest = command
+    result = CliRunner().invoke(app, [name, recorded, *rest])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert all(character.isprintable() or character in "\n\t" for character in result.output)
+    if command[0] in ("trials", "show") and command[-1] != "7":
+        assert "owned" in result.output

@@ -278,3 +278,21 @@ def test_table_of_a_forecast_shows_every_row_and_the_remedies_below() -> None:
     for name, value in forecast.rows():
         assert any(name in line and value in line for line in lines), name
     assert [line.strip() for line in lines if line.strip()][-2:] == list(limits)
+
+
+def test_no_control_character_of_a_record_is_displayed() -> None:
+    hostile = "\x1b[2J\rfake\nfake"
+    trials = [Trial(0, {hostile: hostile}).complete({hostile: 0.5}), Trial(1, {"a": hostile}).fail(f"E: {hostile}\x1b")]
+    result = SearchResult(trials, [Metric(hostile, greater_is_better=True)])
+    for terminal in (False, True):
+        target = console(terminal=terminal)
+        progress = make_progress(console=target)
+        progress.search_started(2, 0)
+        for trial in trials:
+            progress.trial_started(trial)
+            progress.trial_finished(trial)
+        progress.search_finished(result)
+        target.print(results_table(result))
+        assert "\x1b[2J" not in text_of(target)
+        assert "\rfake" not in text_of(target)
+        assert r"\x1b[2J\rfake\nfake" in text_of(target)
