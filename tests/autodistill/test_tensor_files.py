@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from autodistill import tensor_files
@@ -53,3 +55,29 @@ def test_a_full_disk_is_an_error_of_the_operating_system(tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def header(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (struct.pack("<Q", 2**63) + b"{}", "header too large"),
+        (struct.pack("<Q", 200_000_000) + b"{}", "header too large"),
+        (header('{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'), "not fully covered"),
+        (header('{"w":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,0]}}'), "overflow"),
+        (header('{"w":' + "[" * 1_000_000), "invalid JSON"),
+    ],
+    ids=["beyond the file", "beyond the limit", "tensor beyond the file", "size beyond 64 bits", "nested"],
+)
+def test_a_header_that_claims_to_be_huge_is_refused_before_memory_is_taken(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(content)
+    os.truncate(path, max(len(content), 300_000_000 if message == "header too large" else 0))  # sparse
+    for read in (load_file, lambda path: safe_open(path, "pt")):
+        with pytest.raises(SafetensorError, match=message):
+            read(path)
