@@ -32,6 +32,7 @@ from autodistill.environment import describe_environment, resolve_device
 from autodistill.errors import ConfigurationError
 from autodistill.forecast import Forecast
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
+from autodistill.machine_faults import stopping_at_faults
 from autodistill.metrics.metric import Metric, metrics_returned
 from autodistill.preparation import Preparation
 from autodistill.processes import current_processes
@@ -246,7 +247,12 @@ class AutoDistillation:
     # --- searching ---
 
     def search_loop(
-        self, n_trials: int | None = None, timeout: float | None = None, patience: int | None = None
+        self,
+        n_trials: int | None = None,
+        timeout: float | None = None,
+        patience: int | None = None,
+        *,
+        retry_failed: bool = False,
     ) -> Architecture | None:
         """Run trials until the directory holds `max_trials`; resume if it holds this search already.
 
@@ -258,6 +264,8 @@ class AutoDistillation:
             timeout: start and promote no trial after this many seconds (except one if no trial is complete).
             patience: propose no architecture when the Pareto front (the best trial if there is one goal) has not
                 changed for this many trials.
+            retry_failed: first run again the trials that have failed, under their numbers; `n_trials` does not count
+                them. Their errors remain in `trial.details["earlier_errors"]`.
 
         Returns:
             The best architecture; None if no trial is feasible.
@@ -265,7 +273,9 @@ class AutoDistillation:
         Raises:
             ConfigurationError: the set-up is invalid; all mistakes in one error, before anything runs.
             SearchDirectoryError: the directory holds another search, or cannot be used.
-            SearchStoppedError: too many trials failed in a row; in the other processes, process 0 stopped.
+            SearchStoppedError: too many trials failed in a row; or the machine failed (a full disk, a lack of memory
+                other than the GPU's, too many open files), which leaves the trial to be resumed; in the other
+                processes, process 0 stopped.
             AdvisorError: the advisor repeated an architecture or proposed one outside the space.
         """
         with self._processes.together():
@@ -277,7 +287,7 @@ class AutoDistillation:
             return best
         group = GroupExecutor(self._processes) if self._processes.count > 1 else None
         try:
-            best = self._search(spec, group or SerialExecutor(), n_trials, timeout, patience)
+            best = self._search(spec, group or SerialExecutor(), n_trials, timeout, patience, retry_failed)
         except Exception as error:
             if group is not None:
                 group.stop(error)
@@ -293,10 +303,12 @@ class AutoDistillation:
         n_trials: int | None,
         timeout: float | None,
         patience: int | None,
+        retry_failed: bool,
     ) -> Architecture | None:
         """Run the trials, call the callbacks after each, and show the progress."""
         self._stopped = False
         with (
+            stopping_at_faults(self.search_dir),
             self._open() as directory,
             contextlib.closing(make_progress(self._show_progress_bar)) as progress,
         ):
@@ -304,6 +316,9 @@ class AutoDistillation:
             loop = SearchLoop(directory, spec, self._proposals, self._bounds, executor, self._policy, progress)
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
             limits = Limits(*(math.inf if limit is None else limit for limit in (trials, timeout, patience)))
+            if retry_failed:
+                for failed in loop.result.failed:
+                    directory.reopen(failed)
             if not loop.result.tried:
                 self._log_forecast(trials)
             for trial in loop.run(limits):

@@ -7,7 +7,7 @@
     ├── AdvisorError (ValueError)         an advisor is unknown, or its proposal is invalid
     ├── SpaceExhaustedError               every architecture of the space has been tried
     ├── SearchDirectoryError              the directory belongs to another search, is not writable, or is in use
-    ├── SearchStoppedError                too many trials failed in a row; `__cause__` is the last failure
+    ├── SearchStoppedError                too many trials in a row, or the machine, failed; see `__cause__`
     └── TrialError                        one trial cannot be finished; it is recorded and the search goes on
         └── NonFiniteError                a loss or a metric is NaN or infinite
 
@@ -56,7 +56,10 @@ class SearchDirectoryError(AutoDistillationError):
 
 
 class SearchStoppedError(AutoDistillationError):
-    """Too many trials failed in a row; `__cause__` is the last failure, and the directory can be resumed."""
+    """Too many trials failed in a row, or the machine failed, by a full disk or a lack of memory, say.
+
+    `__cause__` is the (last) failure. The directory can be resumed.
+    """
 
 
 class TrialError(AutoDistillationError):

@@ -33,6 +33,7 @@ FILES = {
 ORDER = (
     # small modules without dependencies on folders
     "errors",
+    "machine_faults",
     "package_check",
     "files",
     "tensors",

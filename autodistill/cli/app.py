@@ -21,6 +21,7 @@ from autodistill.errors import (
     SearchDirectoryError,
     SearchSpaceError,
 )
+from autodistill.machine_faults import describe, machine_fault
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
@@ -79,6 +80,11 @@ class Commands(TyperGroup):
             code, message = WRONG, str(error)
         except AutoDistillationError as error:
             code, message = FAILED, str(error)
+        except (OSError, MemoryError) as error:
+            fault = machine_fault(error)
+            if fault is None:
+                raise
+            code, message = FAILED, f"the machine must not fail, but there was {describe(fault)}."
         except KeyboardInterrupt:
             code, message = INTERRUPTED, "interrupted; the same command resumes from here."
         print_line(f"autodistill: {message}", stderr=True)

@@ -29,6 +29,7 @@ def search(
     trials: Annotated[int | None, typer.Option(min=1, help="Run so many more, whatever max_trials is.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Start no trial after this many seconds.")] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again first.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict the cost, and end.")] = False,
 ) -> None:
     """Search, or resume a search that was interrupted."""
@@ -44,7 +45,7 @@ def search(
     elif progress and current_processes().is_main:
         with contextlib.suppress(AutoDistillationError):  # the search raises it, unless it holds for one student only
             print_line(agent.forecast(trials).describe(), stderr=True)
-    best = agent.search_loop(n_trials=trials, timeout=timeout)
+    best = agent.search_loop(n_trials=trials, timeout=timeout, retry_failed=retry_failed)
     if not current_processes().is_main:  # under `accelerate launch`, one process prints
         return
     setup.keep_preprocessor(agent)

@@ -151,6 +151,10 @@ class SearchDirectory:
         self.record(trial)
         return trial
 
+    def reopen(self, trial: Trial) -> None:
+        """Leave a failed trial to be run again, like an interrupted one."""
+        self.record(trial.reopen())
+
     def record(self, trial: Trial) -> None:
         """Write the new state of a trial, completely or not at all.
 

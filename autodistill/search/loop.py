@@ -13,8 +13,9 @@ from functools import partial
 from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
-from autodistill.errors import ConfigurationError, SearchStoppedError
+from autodistill.errors import ConfigurationError, SearchDirectoryError, SearchStoppedError
 from autodistill.files import remove
+from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor
 from autodistill.search.layout import CHECKPOINT
@@ -182,7 +183,7 @@ class SearchLoop:
             self.spec.training.check(self.spec.framework.build(architecture))
         except ConfigurationError:
             raise
-        except Exception as error:  # the trial of this architecture records the cause; the next student is checked
+        except Exception as error:  # its trial meets the same error, and handles it; the next student is checked
             logger.debug("the settings could not be checked against %s: %s", architecture, error)
         else:
             self._checked = True
@@ -190,16 +191,23 @@ class SearchLoop:
     # --- running and recording it ---
 
     def _run(self, trial: Trial) -> tuple[Trial, Exception | None]:
-        """Run one trial, or the part of it that is due, and record it; also returns the error if it failed."""
+        """Run one trial, or the part of it that is due, and record it; also returns the error if it failed.
+
+        A fault of the machine is raised, and leaves the trial to be started again.
+        """
         self.progress.trial_started(trial)
         try:
             future = self.executor.submit(run_trial, self.spec, trial)
             error = future.exception()
+            if error is not None and machine_fault(error) is not None:
+                raise error
             problem = None if error is not None else missing_metrics(self.spec.metrics, future.result())
             if problem is not None:
                 raise ConfigurationError(problem)
-        except BaseException:
-            self._interrupt(trial)
+        except BaseException as stopping:
+            fault = machine_fault(stopping)
+            if fault is None or not fault.may_be_caused:
+                self._interrupt(trial)
             raise
         if isinstance(error, Exception):
             return self._fail(trial, error), error
@@ -209,7 +217,10 @@ class SearchLoop:
 
     def _interrupt(self, trial: Trial) -> None:
         """Leave a trial to be started again; an orderly interruption does not count as an attempt."""
-        self.directory.record(replace(trial, attempts=trial.attempts - 1))
+        try:
+            self.directory.record(replace(trial, attempts=trial.attempts - 1))
+        except SearchDirectoryError as error:  # what interrupts the trial may be a full disk
+            logger.warning("the interruption of trial %d counts as an attempt: %s", trial.number, error)
 
     def _fail(self, trial: Trial, error: Exception) -> Trial:
         logger.warning("trial %d failed: %s: %s", trial.number, type(error).__name__, error)

@@ -15,6 +15,9 @@ from autodistill.search.layout import TRIAL_FILE, trial_name
 from search_spaces import Architecture
 from search_spaces.checks import plain
 
+EARLIER_ERRORS = "earlier_errors"
+"""The key in the details of a trial that failed and was run again: the list of its errors, the first one first."""
+
 
 class TrialState(StrEnum):
     """The state of a trial."""
@@ -44,7 +47,8 @@ class Trial:
         directory: its folder in the search directory.
         started_at: when its last attempt began, in UTC.
         finished_at: when it was completed, failed or paused.
-        attempts: how often it was started; more than once after an interruption. A promotion resets it to one.
+        attempts: how often it was started; more than once after an interruption. A promotion, or running a failed
+            trial again, resets it to one.
         details: further results, as JSON: losses by block, the spread of the latency.
         added: it was run elsewhere and recorded with `add_trial`; it has no student.
     """
@@ -89,6 +93,18 @@ class Trial:
     def fail(self, error: str, details: Mapping[str, Any] | None = None) -> Trial:
         """This trial, failed now; `error` is its traceback."""
         return self._finish(TrialState.FAILED, details, error=error)
+
+    def reopen(self) -> Trial:
+        """This failed trial, to be run again as after an orderly interruption; its error becomes a detail."""
+        errors = [*self.details.get(EARLIER_ERRORS, []), self.error]
+        return replace(
+            self,
+            state=TrialState.RUNNING,
+            attempts=0,
+            error=None,
+            finished_at=None,
+            details={**self.details, EARLIER_ERRORS: errors},
+        )
 
     def _finish(self, state: TrialState, details: Mapping[str, Any] | None, **changes: Any) -> Trial:
         merged = {**self.details, **(details or {})}

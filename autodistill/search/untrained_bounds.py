@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from autodistill.errors import ConfigurationError
+from autodistill.machine_faults import machine_fault
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, violations
 from autodistill.search.run_trial import TrialSpec
@@ -49,7 +50,9 @@ def _keeps(checked: list[Metric], spec: TrialSpec, architecture: Architecture) -
         values = spec.framework.measure(spec.framework.build(architecture), [metric.name for metric in checked]).metrics
     except ConfigurationError:
         raise
-    except Exception:
+    except Exception as error:
+        if machine_fault(error) is not None:
+            raise
         return True
     kept = all(violation <= 0 for violation in violations(checked, values))
     if not kept:

@@ -466,11 +466,11 @@ def test_a_builder_that_raises_on_some_architectures_costs_those_trials_only(tmp
 
 def test_three_failures_in_a_row_stop_the_search_and_it_can_be_resumed(tmp_path):
     def fail(student):
-        raise MemoryError(f"width {student.in_features}")
+        raise torch.OutOfMemoryError(f"width {student.in_features}")
 
-    with pytest.raises(SearchStoppedError, match=r"3 trials fail in a row.*MemoryError: width 3") as caught:
+    with pytest.raises(SearchStoppedError, match=r"3 trials fail in a row.*OutOfMemoryError: width 3") as caught:
         plain_search(tmp_path, fail).search_loop()
-    assert isinstance(caught.value.__cause__, MemoryError)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     fixed = plain_search(tmp_path)
     assert fixed.search_loop() == {"width": 4}
     assert len(fixed.search_result.failed) == 3

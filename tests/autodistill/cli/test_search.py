@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import yaml
@@ -110,6 +112,38 @@ def test_search_whose_trials_all_fail_ends_with_1(classifier, monkeypatch):
     assert "RuntimeError: no more" in CliRunner().invoke(app, ["show", "runs", "0"]).output
     assert "failed" in run("trials", "runs")
     assert "holds none" in run("export", "runs", "out", code=2)
+
+
+def test_full_disk_ends_a_search_with_1_and_a_sentence_and_it_resumes(classifier, monkeypatch):
+    configure("text-classification", classifier, write_csv(Path("train.csv")))
+
+    def full(*arguments, **named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "student")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("autodistill.frameworks.pytorch.save_student", full)
+        shown = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=1)
+    assert "No space left on device: 'student'; free disk space, then resume" in shown
+    with monkeypatch.context() as patched:
+        patched.setattr("autodistill.cli.setup.SearchSetup.search", full)
+        shown = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=1)
+    assert "the machine must not fail, but there was OSError: [Errno 28]" in shown
+    assert "2 trials: 2 complete" in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
+
+
+def test_failed_trials_are_run_again_where_that_is_asked_for(classifier, monkeypatch):
+    configure("text-classification", classifier, write_csv(Path("train.csv")))
+
+    def broken(*arguments):
+        raise RuntimeError("no more")
+
+    command = ("search", "search.yaml", "--search-dir", "runs", "--no-progress")
+    with monkeypatch.context() as patched:
+        patched.setattr("autodistill.frameworks.pytorch.save_student", broken)
+        run(*command, code=1)
+    assert "2 trials: 0 complete, 2 failed" in run(*command, code=1)
+    assert "2 trials: 2 complete" in run(*command, "--retry-failed")
+    assert "RuntimeError: no more" in run("show", "runs", "0")
 
 
 def test_interrupted_search_ends_with_130_and_resumes(classifier, monkeypatch):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import weakref
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_models import Transformer
 from toy_search import make_config, make_search
-from width_search import search, widths_of
+from width_search import WIDTHS, search, widths_of
 
-from autodistill import AutoDistillation, ConfigurationError, SearchSpace, SearchStoppedError
+from autodistill import AutoDistillation, ConfigurationError, Metric, SearchResult, SearchSpace, SearchStoppedError
 from autodistill.search import loop
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
@@ -212,6 +214,174 @@ def test_failure_while_a_student_is_saved_fails_its_trial_only(tmp_path):
     }
     assert "it cannot be saved" in by_width[4].error
     assert [path.name for path in by_width[4].directory.iterdir()] == ["trial.json"]
+
+
+class FullDisk:
+    """A disk on which the write of a given number fails, and all that follow."""
+
+    def __init__(self, monkeypatch, full_at=None):
+        self.writes = 0
+        self.full_at = full_at
+        for owner, name in ((os, "replace"), (os, "fsync"), (Path, "mkdir"), (Path, "open"), (Path, "write_text")):
+            self._watch(monkeypatch, owner, name)
+
+    def _watch(self, monkeypatch, owner, name):
+        original = getattr(owner, name)
+
+        def watched(*arguments, **named):
+            self.writes += 1
+            if self.full_at is not None and self.writes > self.full_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+
+def outcomes(directory):
+    """All that a search decides, to the bit."""
+    return [
+        (trial.number, trial.architecture, trial.state, trial.metrics, trial.attempts, weights_of(trial.directory))
+        for trial in SearchResult.load(directory)
+    ]
+
+
+def weights_of(folder):
+    return (folder / "student" / "model.safetensors").read_bytes()
+
+
+def small_search(directory, **arguments):
+    config = make_config(search_space={"width": [8, 12], "depth": [1, 2]}, max_trials=2)
+    return make_search(directory, config, **arguments)
+
+
+def test_full_disk_at_some_write_stops_the_search_and_changes_nothing_of_its_result(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        disk = FullDisk(patch)
+        small_search(tmp_path / "undisturbed").search_loop()
+    expected = outcomes(tmp_path / "undisturbed")
+    stopped = 0
+    for full_at in np.random.default_rng(0).permutation(disk.writes)[:10]:
+        directory = tmp_path / str(full_at)
+        agent = small_search(directory)
+        with monkeypatch.context() as patch:
+            FullDisk(patch, full_at)
+            try:
+                agent.search_loop()
+            except SearchStoppedError as error:
+                assert "No space left" in str(error)  # noqa: PT017  some writes are of no consequence
+                stopped += 1
+        small_search(directory).search_loop()
+        found = outcomes(directory)
+        # A retry that could not be recorded as an orderly interruption counts as an attempt.
+        assert [(*trial[:4], trial[5]) for trial in found] == [(*trial[:4], trial[5]) for trial in expected]
+    assert stopped >= 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts"), [(OSError(errno.EMFILE, "Too many open files"), 1), (MemoryError("no memory"), 2)], ids=repr
+)
+def test_fault_of_the_machine_stops_the_search_and_leaves_its_trial_running(tmp_path, fault, attempts):
+    faults = [fault]
+
+    def score(width):
+        if width == 3 and faults:
+            raise faults.pop()
+        return width
+
+    agent = search(tmp_path, score=score)
+    with pytest.raises(SearchStoppedError, match=f"fault of the machine.*{fault.args[-1]}; .*resume"):
+        agent.search_loop()
+    assert [trial.state.value for trial in agent.search_result] == ["complete", "complete", "running"]
+    agent.search_loop()
+    assert widths_of(tmp_path) == WIDTHS
+    assert not agent.search_result.failed
+    assert [trial.attempts for trial in agent.search_result] == [1, 1, attempts, 1, 1, 1]
+
+
+def test_architecture_that_never_fits_in_memory_fails_after_max_retries(tmp_path):
+    def score(width):
+        if width == 3:
+            raise MemoryError
+        return width
+
+    for _ in range(2):
+        with pytest.raises(SearchStoppedError, match="MemoryError; free memory, then resume"):
+            search(tmp_path, score=score, max_retries=1).search_loop()
+    agent = search(tmp_path, score=score, max_retries=1)
+    agent.search_loop()
+    assert [trial.number for trial in agent.search_result.failed] == [2]
+
+
+def test_other_error_of_the_system_in_a_hook_fails_its_trial(tmp_path):
+    def score(width):
+        return width if width != 3 else open(tmp_path / "missing")
+
+    agent = search(tmp_path, score=score)
+    agent.search_loop()
+    assert ["FileNotFoundError" in trial.error for trial in agent.search_result.failed] == [True]
+    assert len(agent.search_result.completed) == 5
+
+
+def test_failed_trials_are_run_again_under_their_numbers_and_keep_their_errors(tmp_path):
+    broken = {2, 4}
+
+    def score(width):
+        if width in broken:
+            raise ValueError(f"{width} is broken")
+        return width
+
+    agent = search(tmp_path, score=score)
+    agent.search_loop()
+    assert [trial.number for trial in agent.search_result.failed] == [1, 3]
+    finished = agent.search_result[0].finished_at
+    agent.search_loop()
+    assert len(agent.search_result.failed) == 2  # nothing runs them unasked
+    broken.remove(2)
+    agent.search_loop(retry_failed=True)
+    again, still = agent.search_result[1], agent.search_result[3]
+    assert widths_of(tmp_path) == WIDTHS
+    assert (again.state.value, again.metrics["score"], again.error, again.attempts) == ("complete", 2, None, 1)
+    (error,) = again.details["earlier_errors"]
+    assert "ValueError: 2 is broken" in error
+    assert still.state.value == "failed"
+    assert len(still.details["earlier_errors"]) == 1
+    assert agent.search_result[0].finished_at == finished  # a complete trial is left alone
+    search(tmp_path).search_loop(retry_failed=True)
+    assert len(agent.search_result.completed) == 6
+
+
+def test_run_of_failed_trials_that_is_interrupted_continues_when_the_search_is_resumed(tmp_path):
+    def interrupted(width):
+        raise KeyboardInterrupt
+
+    def broken(width):
+        raise ValueError(width)
+
+    with pytest.raises(SearchStoppedError):
+        search(tmp_path, score=broken).search_loop()
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, score=interrupted).search_loop(n_trials=1, retry_failed=True)
+    assert [trial.state.value for trial in SearchResult.load(tmp_path)] == ["running"] * 3
+    search(tmp_path).search_loop(n_trials=4)
+    assert [trial.state.value for trial in SearchResult.load(tmp_path)] == ["complete"] * 4
+
+
+def test_fault_in_the_check_of_a_bound_stops_the_search_before_the_trial(tmp_path):
+    faults = [OSError(errno.EIO, "Input/output error")]
+    agent = search(tmp_path, metrics=["score", Metric("parameters", at_most=100, before_training=True)])
+    build = agent.model_builder
+
+    def failing(architecture):
+        if architecture["width"] == 3 and faults:
+            raise faults.pop()
+        return build(architecture)
+
+    agent.model_builder = failing
+    with pytest.raises(SearchStoppedError, match="check the disk"):
+        agent.search_loop()
+    assert len(agent.search_result) == 2
+    agent.search_loop()
+    assert widths_of(tmp_path) == WIDTHS
 
 
 def test_student_that_cannot_be_removed_does_not_end_the_search(tmp_path, monkeypatch, caplog):
