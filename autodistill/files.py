@@ -9,12 +9,16 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
 """The suffix of everything that is being written or removed; a killed process may leave such files."""
+
+
+_DEEPEST = 100  # levels of nested JSON: what is deeper exhausts the stack of the functions that copy or write it
+_TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
 
 
 @contextlib.contextmanager
@@ -93,9 +97,25 @@ def decode_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: the text is not JSON; NaN and infinity are not.
+        ValueError: the text is not JSON; NaN, infinity and numbers beyond the largest float are not. Or it is nested
+            more than 100 levels deep.
+
+    Examples:
+        >>> decode_json("1e999")
+        Traceback (most recent call last):
+        ...
+        ValueError: 1e999 is beyond the largest float
     """
-    return json.loads(text, parse_constant=_refuse_constant)
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    layer = [value]
+    for _ in range(_DEEPEST):
+        layer = [item for outer in layer for item in _items(outer) if isinstance(item, dict | list)]
+        if not layer:
+            return value
+    raise ValueError(_TOO_DEEP)
 
 
 def read_json(path: Path) -> Any:
@@ -202,6 +222,19 @@ def link_or_device(folder: Path) -> Path | None:
                 elif not entry.is_file(follow_symlinks=False):
                     return Path(entry.path)
     return None
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(token: str) -> float:
+    number = float(token)
+    if math.isinf(number):
+        raise ValueError(f"{token} is beyond the largest float")
+    return number
 
 
 def _refuse_constant(token: str) -> NoReturn:

@@ -24,9 +24,8 @@ def status(directory: Directory) -> None:
     print_line(describe_result(result))
     running = [trial for trial in result if trial.state is TrialState.RUNNING]
     for trial in running:
-        print_line(
-            f"trial {trial.number} has been running since {trial.started_at:%Y-%m-%d %H:%M} UTC, or was interrupted"
-        )
+        since = "an unknown time" if trial.started_at is None else f"{trial.started_at:%Y-%m-%d %H:%M} UTC"
+        print_line(f"trial {trial.number} has been running since {since}, or was interrupted")
     if result.best is not None:
         print_line(describe_outcome(result.best))
         print_line(f"  {describe_architecture(result.best)}")

@@ -262,6 +262,8 @@ def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, flo
     for name, value in values.items():
         sentence = f"a metric must be a finite number, but {source} {value!r} for {name!r}."
         try:
+            if isinstance(value, str | bytes):
+                raise TypeError
             number = float(value)
         except OverflowError:  # an integer beyond the largest float
             number = math.inf
@@ -276,5 +278,8 @@ def metric_values(values: Mapping[Any, Any], source: str) -> tuple[dict[str, flo
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether a setting is a finite number; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a setting is a finite number; booleans are not, nor are integers beyond the largest float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

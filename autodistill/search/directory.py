@@ -23,6 +23,7 @@ from autodistill.files import TEMPORARY_SUFFIX, decode_json, encode_json, read_j
 from autodistill.metrics.metric import Metric
 from autodistill.search.description import compare_descriptions
 from autodistill.search.layout import (
+    DAMAGED_SUFFIX,
     SEARCH_FILE,
     TEACHER_CACHE,
     TRIAL_FILE,
@@ -33,13 +34,12 @@ from autodistill.search.layout import (
 )
 from autodistill.search.lock import hold, prepare, writing
 from autodistill.search.result import SearchResult
-from autodistill.search.trial import Trial, TrialState, now, read_trial
+from autodistill.search.trial import Trial, TrialState, has_lost_its_record, now, read_trial
 from search_spaces import SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-DAMAGED_SUFFIX = ".damaged"
 
 _CLAIMS = "architectures"  # one file for each architecture, written by versions before 0.1.0
 
@@ -206,7 +206,7 @@ class SearchDirectory:
 
     def _resume(self, description: dict[str, Any]) -> None:
         recorded = read_description(self.path / SEARCH_FILE)
-        trials = self._read_trials()
+        trials = self._read_trials(described_metrics(recorded, self.path / SEARCH_FILE))
         try:
             compare_descriptions(recorded, description, self.path)
         except SearchDirectoryError:
@@ -222,12 +222,13 @@ class SearchDirectory:
         if recorded != description:
             write_json(self.path / SEARCH_FILE, description)
 
-    def _read_trials(self) -> list[Trial]:
-        """The trials on disk by number; damaged ones are renamed."""
+    def _read_trials(self, metrics: tuple[Metric, ...]) -> list[Trial]:
+        """The trials on disk by number, which have these metrics; damaged ones are renamed."""
+        names = [metric.name for metric in metrics]
         trials = []
         for folder in trial_directories(self.path):
             try:
-                trial = read_trial(folder)
+                trial = _read(folder, names)
             except ValueError as error:
                 logger.warning(
                     "%s is damaged (%s): it is set aside as %s, and the trial is lost.",
@@ -263,6 +264,12 @@ class SearchDirectory:
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
         for folder in trial_directories(self.path):
             if int(folder.name) not in self._trials:
+                if has_lost_its_record(folder):
+                    logger.warning(
+                        "%s is missing, and the trial is lost: the other files of its folder are set aside as *%s.",
+                        folder / TRIAL_FILE,
+                        DAMAGED_SUFFIX,
+                    )
                 _rename_damaged(folder)
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
@@ -282,10 +289,8 @@ def read_description(file: Path) -> dict[str, Any]:
     try:
         description = read_json(file)
         version = description["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SearchDirectoryError(
-            f"{file} must describe the search, but is damaged ({error}); restore it, or take another search_dir."
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
     if version != SCHEMA_VERSION:
         raise SearchDirectoryError(
             f"this version reads search directories of schema {SCHEMA_VERSION}, but {file} has schema {version}; "
@@ -293,6 +298,34 @@ def read_description(file: Path) -> dict[str, Any]:
         )
     result: dict[str, Any] = description
     return result
+
+
+def described_metrics(description: Mapping[str, Any], file: Path) -> tuple[Metric, ...]:
+    """The metrics in a description of a search, which was read from a file.
+
+    Raises:
+        SearchDirectoryError: it is damaged.
+    """
+    try:
+        return tuple(map(Metric.of, description["metrics"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> SearchDirectoryError:
+    return SearchDirectoryError(
+        f"{file} must describe the search, but is damaged ({error}); restore it, or take another search_dir."
+    )
+
+
+def _read(folder: Path, metrics: list[str]) -> Trial | None:
+    try:
+        return read_trial(folder, metrics)
+    except OSError as error:
+        raise SearchDirectoryError(
+            f"the records of all trials must be readable, but {folder / TRIAL_FILE} is not: {error}; make it readable, "
+            "or remove it, which loses its trial."
+        ) from error
 
 
 def _rename_damaged(folder: Path) -> None:

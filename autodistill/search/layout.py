@@ -29,6 +29,8 @@ CHECKPOINT = "checkpoint"
 STUDENT = "student"
 TEACHER_CACHE = "teacher_cache"
 PREPROCESSOR = "preprocessor"
+DAMAGED_SUFFIX = ".damaged"
+"""The suffix of what was set aside, since it cannot be read or belongs to such a record."""
 
 
 def trial_name(number: int) -> str:
@@ -52,8 +54,16 @@ def student_directory(search_dir: Path, number: int) -> Path:
 
 
 def trial_directories(search_dir: Path) -> list[Path]:
-    """The folders of trials in a search directory, by number."""
-    folders = [path for path in (search_dir / TRIALS).glob("*") if path.name.isdecimal() and path.is_dir()]
+    """The folders of trials in a search directory, by number; none if it holds no trials yet.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    try:
+        entries = list((search_dir / TRIALS).iterdir())
+    except FileNotFoundError:
+        return []
+    folders = [path for path in entries if path.name.isdecimal() and path.is_dir()]
     return sorted(folders, key=lambda path: int(path.name))
 
 

@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[None]:
     """Raise `SearchDirectoryError` for a disk that is full, read-only or missing."""
     try:
         yield
-    except (Timeout, FileExistsError):
+    except Timeout:
         raise
     except OSError as error:
         raise SearchDirectoryError(f"search_dir must be writable, but {path} is not: {error}") from error

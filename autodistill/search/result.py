@@ -13,7 +13,7 @@ from autodistill.files import read_json
 from autodistill.metrics.metric import Metric, is_finite_number, losses, metric_problems, violations
 from autodistill.metrics.pareto import nearest_to_ideal, non_dominated
 from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, ensure_no_links, trial_directories
-from autodistill.search.trial import Trial, TrialState, read_trial
+from autodistill.search.trial import Trial, TrialState, has_lost_its_record, read_trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +57,8 @@ class SearchResult(Sequence[Trial]):
     def load(cls, search_dir: str | Path) -> SearchResult:
         """The result so far of the search in a directory, which may still be running; nothing is written there.
 
+        A trial whose record is missing, damaged or unreadable is left out with a warning.
+
         Raises:
             SearchDirectoryError: the directory holds no search, or its description cannot be read; or it holds links.
         """
@@ -73,15 +75,12 @@ class SearchResult(Sequence[Trial]):
             raise SearchDirectoryError(
                 f"{path} must describe the search's metrics, but cannot be read: {error}"
             ) from error
-        trials = []
-        for directory in trial_directories(Path(search_dir)):
-            try:
-                trial = read_trial(directory)
-            except ValueError as error:
-                logger.warning("%s is damaged and left out: %s", directory / TRIAL_FILE, error)
-                continue
-            if trial is not None:
-                trials.append(trial)
+        try:
+            folders = trial_directories(Path(search_dir))
+        except OSError as error:
+            raise SearchDirectoryError(f"the trials in {search_dir} must be readable, but are not: {error}") from error
+        names = [metric.name for metric in result.metrics]
+        trials = [trial for folder in folders if (trial := _read(folder, names)) is not None]
         return cls(trials, result.metrics)
 
     @overload
@@ -199,6 +198,22 @@ class SearchResult(Sequence[Trial]):
         except ImportError as error:
             raise ImportError("a data frame needs pandas: pip install 'autodistill-nas[pandas]'") from error
         return pd.DataFrame([_row(trial) for trial in self])
+
+
+def _read(folder: Path, metrics: list[str]) -> Trial | None:
+    """The trial in a folder; None, with a warning unless it is only just beginning, if it cannot be read."""
+    file = folder / TRIAL_FILE
+    try:
+        trial = read_trial(folder, metrics)
+        if trial is None and has_lost_its_record(folder):
+            logger.warning("%s is missing, and its trial is left out", file)
+    except ValueError as error:
+        logger.warning("%s is damaged and left out: %s", file, error)
+        return None
+    except OSError as error:
+        logger.warning("%s cannot be read and is left out: %s", file, error)
+        return None
+    return trial
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from autodistill.errors import ConfigurationError
-from autodistill.files import read_json
-from autodistill.search.layout import TRIAL_FILE, trial_name
+from autodistill.files import TEMPORARY_SUFFIX, read_json
+from autodistill.metrics.metric import is_finite_number
+from autodistill.search.layout import DAMAGED_SUFFIX, TRIAL_FILE, trial_name
 from search_spaces import Architecture
-from search_spaces.checks import plain
+from search_spaces.checks import is_value, plain
+
+_MOST_ATTEMPTS = 10**6
 
 EARLIER_ERRORS = "earlier_errors"
 """The key in the details of a trial that failed and was run again: the list of its errors, the first one first."""
@@ -140,12 +144,8 @@ class Trial:
             ValueError: the record does not describe a trial.
         """
         try:
-            started, finished = (
-                None if record[key] is None else datetime.fromisoformat(record[key])
-                for key in ("started_at", "finished_at")
-            )
             details = _typed(record, "details", dict)
-            return cls(
+            trial = cls(
                 number=_typed(record, "number", int),
                 architecture={name: plain(value) for name, value in _typed(record, "architecture", dict).items()},
                 state=TrialState(record["state"]),
@@ -153,25 +153,76 @@ class Trial:
                 after_flash=_numbers(record, "after_flash"),
                 error=_typed(record, "error", str | None),
                 directory=directory,
-                started_at=started,
-                finished_at=finished,
+                started_at=_time(record, "started_at"),
+                finished_at=_time(record, "finished_at"),
                 attempts=_typed(record, "attempts", int),
                 details=details,
                 added=record.get("added", details.get("added", False)) is True,  # earlier versions: in the details
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"no record of a trial: {type(error).__name__} {error}") from error
+        trial._check()
+        return trial
+
+    def _check(self) -> None:
+        if not 0 <= self.attempts <= _MOST_ATTEMPTS:
+            raise ValueError(f"attempts must be from 0 to {_MOST_ATTEMPTS}, but are {_shown(self.attempts)}")
+        if not all(is_value(value) for value in self.architecture.values()):
+            raise ValueError("the values of the architecture must be numbers, texts, or lists of such values")
+        if (missing := self.lacks()) is not None:
+            raise ValueError(missing)
+
+    def lacks(self, metrics: Collection[str] = ()) -> str | None:
+        """What is missing of the values that the trial must have in its state, as the end of a sentence.
+
+        Args:
+            metrics: the names of all metrics of the search; at least one value is needed in any case.
+
+        Returns:
+            None if nothing is missing.
+
+        Examples:
+            >>> Trial(0, {"layers": 2}).complete({"accuracy": 0.9}).lacks(["accuracy", "latency"])
+            "it is complete, but has no value of 'latency'"
+        """
+        needed = {"is complete": self.metrics} if self.state is TrialState.COMPLETE else {}
+        if self.after_flash or self.state is TrialState.PAUSED:
+            needed["was evaluated after flash distillation"] = self.after_flash
+        for what, values in needed.items():
+            missing = [name for name in metrics if name not in values]
+            if missing or not values:
+                return f"it {what}, but has no value of {', '.join(map(repr, missing)) or 'any metric'}"
+        return None
 
 
 def _numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
-    return {name: float(value) for name, value in _typed(record, key, dict).items()}
+    values = _typed(record, key, dict)
+    for name, value in values.items():
+        if not is_finite_number(value):
+            raise TypeError(f"{key} has {_shown(value)} for {name!r}, which is no finite number")
+    return {name: float(value) for name, value in values.items()}
+
+
+def _time(record: Mapping[str, Any], key: str) -> datetime | None:
+    text = _typed(record, key, str | None)
+    if text is None:
+        return None
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{key} must have a zone, but is {text}")
+    return time.astimezone(UTC)
 
 
 def _typed(record: Mapping[str, Any], key: str, kind: Any) -> Any:
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{key} is {value!r}")
+        raise TypeError(f"{key} is {_shown(value)}")
     return value
+
+
+def _shown(value: object) -> str:
+    """A value of unknown size for a message."""
+    return reprlib.repr(value)
 
 
 def ensure_has_student(trial: Trial) -> None:
@@ -192,16 +243,35 @@ def ensure_has_student(trial: Trial) -> None:
         )
 
 
-def read_trial(directory: Path) -> Trial | None:
+def read_trial(directory: Path, metrics: Collection[str] = ()) -> Trial | None:
     """The trial in a folder; None if the folder has no record yet.
 
+    Args:
+        directory: the folder.
+        metrics: the names of the search's metrics.
+
     Raises:
-        ValueError: the record is damaged, or is that of another folder's trial.
+        ValueError: the record is damaged, lacks a metric, or is that of another folder's trial.
+        OSError: it cannot be read.
     """
     try:
         trial = Trial.from_json(read_json(directory / TRIAL_FILE), directory)
     except FileNotFoundError:
         return None
+    except IsADirectoryError as error:
+        raise ValueError("it is a folder") from error
     if directory.name != trial_name(trial.number):
-        raise ValueError(f"the record is that of trial {trial.number}")
+        raise ValueError(f"the record is that of trial {_shown(trial.number)}")
+    if (missing := trial.lacks(metrics)) is not None:
+        raise ValueError(missing)
     return trial
+
+
+def has_lost_its_record(directory: Path) -> bool:
+    """Whether a folder without a record holds files of a trial; those set aside or still being written do not count.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    passing = {TEMPORARY_SUFFIX, DAMAGED_SUFFIX}
+    return not all(passing.intersection(entry.suffixes) for entry in directory.iterdir())

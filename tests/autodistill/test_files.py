@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from autodistill.files import (
     TEMPORARY_SUFFIX,
+    decode_json,
     directory_problem,
     link_or_device,
     read_json,
@@ -212,3 +214,21 @@ def test_path_of_a_directory_may_not_exist_but_must_not_lie_in_a_file(tmp_path: 
         assert directory_problem(wrong) == f"must be a directory, but {file} is a file"
     for nothing in ("", " ", None, 3):
         assert directory_problem(nothing) == f"must be the path of a directory, but got {nothing!r}"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[" * 100_000 + "]" * 100_000]
+)
+def test_json_of_many_levels_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="nested more than 100 levels deep"):
+        decode_json(text)
+
+
+def test_json_of_a_hundred_levels_is_read() -> None:
+    assert json.dumps(decode_json("[" * 100 + "]" * 100)) == "[" * 100 + "]" * 100
+
+
+@pytest.mark.parametrize("text", ["1e999", "[-1e400]"])
+def test_number_beyond_the_largest_float_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="beyond the largest float"):
+        decode_json(text)

@@ -75,3 +75,22 @@ def test_nothing_in_a_record_reaches_the_terminal_as_a_command(recorded, command
     assert all(character.isprintable() or character in "\n\t" for character in result.output)
     if command[0] in ("trials", "show") and command[-1] != "7":
         assert "owned" in result.output
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "[" * 10_000, "\udcff", '{"metrics": 1e999}', '{"number": ' + "9" * 400 + "}"],
+    ids=["empty", "deep", "no utf-8", "infinite", "huge"],
+)
+def test_damaged_record_is_left_out_by_every_command(recorded, record):
+    file = Path(recorded) / "trials" / "000000" / "trial.json"
+    file.write_bytes(record.encode(errors="surrogateescape"))
+    assert "0 trials: 0 complete" in run("status", recorded)
+    run("trials", recorded)
+    assert "has no trial 0; it has none" in run("show", recorded, "0", code=2)
+
+
+def test_running_trial_without_a_start_is_shown(recorded):
+    file = Path(recorded) / "trials" / "000000" / "trial.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"state": "running", "started_at": None}))
+    assert "trial 0 has been running since an unknown time" in run("status", recorded)

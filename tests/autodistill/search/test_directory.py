@@ -281,7 +281,11 @@ def test_space_without_an_architecture_that_was_tried_is_refused(tmp_path: Path,
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", ["", '{"number": 1', "null", '{"number": 1}', "\0" * 40, '{"metrics": NaN}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"number": 1', "null", '{"number": 1}', "\0" * 40, '{"metrics": NaN}', "[" * 10_000, f"[{'9' * 5000}]"],
+    ids=["empty", "half", "null", "few fields", "zeros", "nan", "deep", "digits"],
+)
 def test_damaged_record_is_set_aside_and_costs_only_that_trial(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,6 +305,81 @@ def test_damaged_record_is_set_aside_and_costs_only_that_trial(
         assert again.number == 1
         assert not directory.student_directory(1).exists()
         assert_consistent(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"metrics": {"accuracy": 10**400}}, {"metrics": {}}, {"metrics": {"other": 1.0}}, {"started_at": "2026-01-01"}],
+    ids=["huge", "no metrics", "other metrics", "no zone"],
+)
+def test_odd_record_is_set_aside_and_costs_only_that_trial(tmp_path: Path, change: dict[str, Any]) -> None:
+    with opened(tmp_path) as directory:
+        for layers in (1, 2):
+            directory.record(directory.begin(architecture(layers)).complete({"accuracy": layers / 10}))
+        file = directory.trial_directory(0) / "trial.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with opened(tmp_path) as directory:
+        assert numbers(directory) == [1]
+        assert directory.result.unchanged_for == 0
+        assert (directory.trial_directory(0) / "trial.json.damaged").exists()
+
+
+def test_record_that_cannot_be_read_is_named_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as directory:
+        done = directory.begin(architecture(1)).complete({"accuracy": 0.5})
+        directory.record(done)
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        refuse(patch, "trial.json")
+        with pytest.raises(SearchDirectoryError, match=r"must be readable, but .*000000/trial.json is not: .*denied"):
+            opened(tmp_path)
+    assert files(tmp_path) == before
+    with opened(tmp_path) as directory:
+        assert list(directory.result) == [done]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No file of that name can be read."""
+    original = Path.read_text
+
+    def refusing(path: Path, *arguments: Any, **named: Any) -> str:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", refusing)
+
+
+def test_description_that_cannot_be_read_or_has_no_metrics_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path).close()
+    with monkeypatch.context() as patch:
+        refuse(patch, "search.json")
+        with pytest.raises(SearchDirectoryError, match=r"must describe the search, but .*Permission denied"):
+            opened(tmp_path)
+    (tmp_path / "search.json").write_text('{"schema_version": 1, "metrics": 3}')
+    with pytest.raises(SearchDirectoryError, match="must describe the search, but is damaged"):
+        opened(tmp_path)
+
+
+def test_another_search_is_refused_before_its_trials_are_called_damaged(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.record(directory.begin(architecture(1)).complete({"accuracy": 0.5}))
+    before = files(tmp_path)
+    with pytest.raises(SearchDirectoryError, match="holds another search"):
+        SearchDirectory.open(tmp_path, DESCRIPTION | {"metrics": ["accuracy", "latency"]}, SPACE)
+    assert files(tmp_path) == before
+
+
+def test_file_in_the_place_of_the_trials_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "trials").rmdir()
+    (tmp_path / "trials").touch()
+    with pytest.raises(SearchDirectoryError, match="search_dir must be writable"):
+        opened(tmp_path)
 
 
 def test_record_damaged_while_the_search_runs_is_written_again_with_the_next_change(tmp_path: Path) -> None:
@@ -505,7 +584,9 @@ def test_trial_folder_without_a_record_is_removed(tmp_path: Path, content: str |
         assert_consistent(directory)
 
 
-def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(tmp_path: Path) -> None:
+def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     two_trials(tmp_path)
     folder = tmp_path / "trials" / "000001"
     (folder / "student").mkdir()
@@ -514,6 +595,10 @@ def test_trial_folder_whose_record_was_deleted_is_set_aside_not_destroyed(tmp_pa
     with opened(tmp_path) as directory:
         assert numbers(directory) == [0]
         assert (folder / "student.damaged" / "weights").read_text() == "precious"
+        assert f"{folder / 'trial.json'} is missing, and the trial is lost" in caplog.text
+        caplog.clear()
+    with opened(tmp_path) as directory:
+        assert caplog.text == ""  # it was said once
         assert directory.begin(architecture(2)).number == 1
 
 

@@ -1,8 +1,10 @@
 """What a search's result computes from its trials, and how it is read from a directory."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +169,38 @@ def test_load_leaves_a_damaged_trial_out_with_a_warning_and_touches_nothing(
     assert [t.number for t in SearchResult.load(tmp_path)] == [1]
     assert f"{damaged} is damaged and left out" in caplog.text
     assert damaged.read_text() == '{"number": 0, "archi'
+
+
+def test_load_leaves_out_what_cannot_be_read_or_is_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_search(tmp_path, [trial(0, a=1.0), trial(1, a=2.0), trial(2, a=3.0), trial(3, b=3.0)], [Metric("a")])
+    folders = [tmp_path / "trials" / f"00000{number}" for number in range(4)]
+    (folders[0] / "trial.json").rename(folders[0] / "progress.jsonl")
+    read = Path.read_text
+
+    def refusing(path: Path, *arguments: Any, **named: Any) -> str:
+        if path.parent == folders[1]:
+            raise PermissionError(13, "Permission denied")
+        return read(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", refusing)
+    result = SearchResult.load(tmp_path)
+    assert [t.number for t in result] == [2]
+    assert result.best is not None
+    assert f"{folders[0] / 'trial.json'} is missing, and its trial is left out" in caplog.text
+    assert f"{folders[1] / 'trial.json'} cannot be read and is left out: [Errno 13]" in caplog.text
+    assert (
+        f"{folders[3] / 'trial.json'} is damaged and left out: it is complete, but has no value of 'a'" in caplog.text
+    )
+
+
+def test_load_of_trials_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
+    write_search(tmp_path, [], [Metric("a")])
+    shutil.rmtree(tmp_path / "trials", ignore_errors=True)
+    (tmp_path / "trials").touch()
+    with pytest.raises(SearchDirectoryError, match=r"the trials in .* must be readable, but are not"):
+        SearchResult.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Trials, and what a search's result computes from them."""
 
 import json
+import math
+from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 from complete_trials import START, trial
 
-from autodistill.search.trial import Trial, TrialState, read_trial
+from autodistill.search.trial import Trial, TrialState, has_lost_its_record, read_trial
 
 
 def test_record_survives_a_round_trip_through_json_text() -> None:
@@ -57,6 +59,18 @@ def test_failing_keeps_the_error_and_no_metrics() -> None:
         {"error": 7},
         {"attempts": None},
         {"details": "none"},
+        {"metrics": {"accuracy": "0.5"}},
+        {"metrics": {"accuracy": True}},
+        {"metrics": {"accuracy": 10**400}},
+        {"metrics": {"accuracy": math.inf}},
+        {"after_flash": {"accuracy": "0.5"}},
+        {"started_at": "2026-01-01T00:00:00"},
+        {"finished_at": "0001-01-01T00:00:00+14:00"},
+        {"state": "complete", "metrics": {}},
+        {"state": "paused", "after_flash": {}},
+        {"attempts": -1},
+        {"attempts": 10**400},
+        {"architecture": {"layers": {"nested": 1}}},
     ],
 )
 def test_record_with_a_wrong_field_is_refused(change: dict[str, Any]) -> None:
@@ -66,14 +80,14 @@ def test_record_with_a_wrong_field_is_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("added", [True, False])
 def test_record_of_an_earlier_version_marks_an_added_trial_in_its_details(added: bool) -> None:
-    record = trial(0).to_json() | {"details": {"added": True} if added else {}}
+    record = trial(0, accuracy=1.0).to_json() | {"details": {"added": True} if added else {}}
     del record["added"]
     assert Trial.from_json(record).added is added
 
 
-@pytest.mark.parametrize("key", [key for key in trial(0).to_json() if key != "added"])
+@pytest.mark.parametrize("key", [key for key in trial(0, accuracy=1.0).to_json() if key != "added"])
 def test_record_without_one_of_its_fields_is_refused(key: str) -> None:
-    record = trial(0).to_json()
+    record = trial(0, accuracy=1.0).to_json()
     del record[key]
     with pytest.raises(ValueError, match=key):
         Trial.from_json(record)
@@ -86,16 +100,52 @@ def test_record_of_another_type_is_refused(record: Any) -> None:
 
 
 def test_field_of_a_later_version_is_ignored() -> None:
-    assert Trial.from_json(trial(0).to_json() | {"mood": "good"}).number == 0
+    assert Trial.from_json(trial(0, accuracy=1.0).to_json() | {"mood": "good"}).number == 0
 
 
 def test_folder_without_a_record_holds_no_trial_and_another_trials_record_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "000004"
     folder.mkdir()
     assert read_trial(folder) is None
-    (folder / "trial.json").write_text(json.dumps(trial(5).to_json()))
+    (folder / "trial.json").write_text(json.dumps(trial(5, accuracy=1.0).to_json()))
     with pytest.raises(ValueError, match="trial 5"):
         read_trial(folder)
+
+
+def test_record_without_a_metric_of_its_search_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "000005"
+    folder.mkdir()
+    complete = trial(5, accuracy=0.5)
+    (folder / "trial.json").write_text(json.dumps(complete.to_json()))
+    assert read_trial(folder, ["accuracy"]) == replace(complete, directory=folder)
+    with pytest.raises(ValueError, match="it is complete, but has no value of 'latency'"):
+        read_trial(folder, ["accuracy", "latency"])
+    paused = Trial(5, {}).pause({"accuracy": 0.5}).promote()
+    (folder / "trial.json").write_text(json.dumps(paused.to_json()))
+    with pytest.raises(ValueError, match="after flash distillation, but has no value of 'latency'"):
+        read_trial(folder, ["accuracy", "latency"])
+
+
+def test_folder_in_the_place_of_a_record_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "000005" / "trial.json").mkdir(parents=True)
+    with pytest.raises(ValueError, match="it is a folder"):
+        read_trial(tmp_path / "000005")
+
+
+@pytest.mark.parametrize(
+    ("names", "lost"),
+    [((), False), (("trial.json.tmp",), False), (("student.damaged",), False), (("progress.jsonl", "a.tmp"), True)],
+)
+def test_folder_has_lost_its_record_if_other_files_are_there(tmp_path: Path, names: list[str], lost: bool) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert has_lost_its_record(tmp_path) is lost
+
+
+def test_failed_trial_is_reopened_without_its_error_which_becomes_a_detail() -> None:
+    again = Trial(3, {}, attempts=2).fail("first").reopen()
+    assert (again.state, again.error, again.finished_at, again.attempts) == (TrialState.RUNNING, None, None, 0)
+    assert again.fail("second").reopen().details == {"earlier_errors": ["first", "second"]}
 
 
 def test_the_record_of_a_paused_trial_has_its_earlier_form() -> None:
