@@ -166,8 +166,8 @@ class AutoDistillation:
         self._teacher = teacher_model
         self.train_dataloader = train_dataloader
         self.example_batch = example_batch
-        self.history_from = history_from
-        self.teacher_cache = teacher_cache
+        self.history_from: Sequence[str | Path] = history_from
+        self.teacher_cache: str | Path | None = teacher_cache
         self._sizes: dict[str, Any] = {
             "teacher_cache_gb": teacher_cache_gb,
             "activation_budget_gb": activation_budget_gb,
@@ -184,13 +184,16 @@ class AutoDistillation:
         if problems:
             raise ConfigurationError(problems)
         self.framework = framework
-        self.search_dir = Path(search_dir)
+        # Absolute, since a hook may change the working directory.
+        self.search_dir = Path(search_dir).absolute()
+        self.history_from = [Path(directory).absolute() for directory in history_from]
+        self.teacher_cache = None if teacher_cache is None else Path(teacher_cache).absolute()
         self._processes = current_processes()  # first, since it selects the GPU of this process
         self.config = self._with_seed(AutoDistillationConfig.load(config).starting_from(init))
         search = self.config.the_search()
         self.search_space: SearchSpace = search.search_space
         proposer = as_advisor(search.search_algorithm if advisor is None else advisor, self.search_space)
-        self._proposals = Proposals(search, proposer, list(history_from))
+        self._proposals = Proposals(search, proposer, self.history_from)
         self._bounds = UntrainedBounds()
         self.callbacks = list(callbacks)
         self.device = resolve_device(device)

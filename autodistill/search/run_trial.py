@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from autodistill.files import encode_json
 from autodistill.frameworks.framework import Framework
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, metric_values, named_values
@@ -78,6 +79,7 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
 
     Raises:
         TrialError: a hook returned an invalid value; NonFiniteError for a metric that is NaN or infinite.
+        ValueError: the details of the training or of a measurement are not JSON.
         Exception: any exception that a hook raises.
     """
     framework, processes = spec.framework, spec.processes
@@ -103,6 +105,7 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
         measurement = framework.measure(model, missing)
         metrics |= measurement.metrics
         details |= measurement.details
+    encode_json(details)  # what cannot be recorded fails the trial here
     if folder is not None and not flash_only:
         framework.save(model, trial.architecture, folder)
     return Outcome(metrics, details)

@@ -18,6 +18,7 @@ from interruptions import Killed, assert_same_outcomes, count_steps, outcomes
 from small_models import Counted, Transformer
 from torch import nn
 from toy_search import make_config, make_loader, make_search, make_teacher
+from width_search import search as width_search
 
 from autodistill import (
     Advisor,
@@ -821,3 +822,21 @@ def test_nothing_is_cached_through_a_link(tmp_path):
     with pytest.raises(SearchDirectoryError, match="teacher_cache is a symbolic link"):
         make_search(tmp_path / "search").train_evaluate({"width": 8, "depth": 1})
     assert not list((tmp_path / "outside").iterdir())
+
+
+def test_hook_that_changes_the_working_directory_does_not_move_the_search(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    earlier = width_search("earlier", widths=[7], max_trials=1)
+    earlier.search_loop()
+
+    def moving(width):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return width
+
+    agent = width_search("runs", widths=[1, 2, 7], max_trials=2, score=moving, keep="all", history_from=["earlier"])
+    assert agent.search_dir == tmp_path / "runs"
+    assert agent.search_loop() == {"width": 2}
+    assert agent.best_model().in_features == 2
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert len(agent.search_result.completed) == 2

@@ -19,7 +19,7 @@ from autodistill.frameworks.pytorch import PyTorchFramework
 from autodistill.processes import ALONE
 from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial
-from autodistill.training import FunctionTraining
+from autodistill.training import FunctionTraining, StageRecord, Trained
 from search_spaces import SearchSpace
 
 SPACE = SearchSpace({"width": [1, 2, 3]})
@@ -51,6 +51,25 @@ def test_trial_with_a_folder_leaves_its_student_there(tmp_path):
     assert load_file(tmp_path / "student/model.safetensors")["weight"].shape == (1, 2)
     run_trial(replace(spec_of(), saves_students=False), Trial(1, {"width": 3}, directory=tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+class Unrecordable(FunctionTraining):
+    """A training whose loss is no number."""
+
+    def train(self, student, context):
+        return Trained(student, (StageRecord("all", 1.0, math.nan),))
+
+
+def test_details_that_cannot_be_recorded_fail_the_trial_before_its_student_is_saved(tmp_path):
+    spec = replace(spec_of(), training=Unrecordable(unchanged))
+    with pytest.raises(ValueError, match=r"JSON with finite numbers, but distillation\[0\].last_loss is nan"):
+        run_trial(spec, Trial(0, {"width": 2}, directory=tmp_path))
+    assert not (tmp_path / "student").exists()
+
+
+def test_metric_that_is_a_text_fails_the_trial():
+    with pytest.raises(TrialError, match=r"eval_func returned '0\.5' for 'score'"):
+        run_trial(spec_of(score=lambda student: {"score": "0.5"}), Trial(0, {"width": 2}))
 
 
 def test_trial_in_another_process_has_the_same_result_to_the_bit(tmp_path):
