@@ -62,6 +62,7 @@ _MODULES = {
     "SearchSpaceError": "autodistill.errors",
     "SearchStoppedError": "autodistill.errors",
     "SpaceExhaustedError": "autodistill.errors",
+    "TeacherChangedError": "autodistill.errors",
     "Trial": "autodistill.search.trial",
     "TrialError": "autodistill.errors",
     "TrialState": "autodistill.search.trial",

@@ -48,6 +48,9 @@ from autodistill.errors import (
     SpaceExhaustedError as SpaceExhaustedError,
 )
 from autodistill.errors import (
+    TeacherChangedError as TeacherChangedError,
+)
+from autodistill.errors import (
     TrialError as TrialError,
 )
 from autodistill.initialization.from_teacher import initialize_from_teacher as initialize_from_teacher

@@ -29,8 +29,9 @@ from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distiller import Distiller, Storage
 from autodistill.environment import describe_environment, resolve_device
-from autodistill.errors import ConfigurationError
+from autodistill.errors import ConfigurationError, SearchStoppedError
 from autodistill.forecast import Forecast
+from autodistill.frameworks.hook_guard import HookGuard
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
 from autodistill.machine_faults import stopping_at_faults
 from autodistill.metrics.metric import Metric, metrics_returned
@@ -202,6 +203,7 @@ class AutoDistillation:
         self._show_progress_bar = show_progress_bar
         self._policy = Policy(keep, max_retries, max_consecutive_failures)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._guard = HookGuard()
         self._directory: SearchDirectory | None = None  # while search_loop holds it
         self._in_use: Distiller | None = None  # what the built-in training was made of
         self._stopped = False
@@ -279,8 +281,10 @@ class AutoDistillation:
             SearchStoppedError: too many trials failed in a row; or the machine failed (a full disk, a lack of memory
                 other than the GPU's, too many open files), which leaves the trial to be resumed; in the other
                 processes, process 0 stopped.
+            TeacherChangedError: a hook changed the weights of the teacher; the trial is run again on resuming.
             AdvisorError: the advisor repeated an architecture or proposed one outside the space.
         """
+        self._guard = HookGuard()  # the teacher may have been changed between two runs
         with self._processes.together():
             problems = limit_problems(n_trials, timeout, patience)
             self._check_setup(counts_trials=n_trials is None, others=problems)
@@ -325,8 +329,7 @@ class AutoDistillation:
             if not loop.result.tried:
                 self._log_forecast(trials)
             for trial in loop.run(limits):
-                for callback in self.callbacks:
-                    callback(self, copy.deepcopy(trial))  # changes by a callback do not affect the search
+                self._call_back(trial)
                 if self._stopped:
                     break
                 if self.callbacks:  # they may have reassigned hooks
@@ -336,6 +339,12 @@ class AutoDistillation:
             if best is None:
                 logger.warning("no trial in %s is feasible: %r", directory.path, directory.result)
             return None if best is None else best.architecture
+
+    def _call_back(self, trial: Trial) -> None:
+        """Call the callbacks; what they change in the trial or in the process does not affect the search."""
+        for callback in self.callbacks:
+            with self._framework.isolated():
+                callback(self, copy.deepcopy(trial))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[SearchDirectory]:
@@ -373,6 +382,7 @@ class AutoDistillation:
             teacher,
             self._example,
             self._built,
+            self._guard,
         )
 
     @property
@@ -447,8 +457,11 @@ class AutoDistillation:
     def _metrics_returned(self) -> tuple[Metric, ...]:
         """The metrics that `eval_func` returns for an untrained student."""
         try:
-            student = self._framework.build(self.search_space.sample(np.random.default_rng(0))).eval()
-            metrics = metrics_returned(self._framework.evaluate(student, self.config.seed))
+            with self._framework.isolated(verified=True):
+                student = self._framework.build(self.search_space.sample(np.random.default_rng(0))).eval()
+                metrics = metrics_returned(self._framework.evaluate(student, self.config.seed))
+        except SearchStoppedError:
+            raise
         except Exception as error:
             raise ConfigurationError(
                 "search.metrics names no metric, so that eval_func was called with an untrained student, but it failed "
@@ -559,6 +572,7 @@ class AutoDistillation:
         Returns:
             Its metrics.
         """
+        self._guard = HookGuard()
         with self._processes.together():
             self._check_setup(counts_trials=False)
             proposed = self.model_arch_proposition() if architecture is None else architecture
@@ -637,6 +651,8 @@ class AutoDistillation:
             return
         try:
             forecast = Preparation(self._in_use).forecast(self._examples(1), trials)
+        except SearchStoppedError:
+            raise
         except Exception:  # whatever a model raises
             logger.debug("the cost of the search cannot be predicted", exc_info=True)
         else:
@@ -645,12 +661,14 @@ class AutoDistillation:
     def _check_built_in(self, name: str, what: str, others: Sequence[str] = ()) -> None:
         if self.train_func is not None:
             others = [*others, f"{name} {what}, but there is a train_func; leave one of them out."]
+        self._guard = HookGuard()
         self._check_setup(counts_trials=False, others=others)
 
     def _examples(self, count: int) -> list[nn.Module]:
         """Students of some architectures of the space, drawn at random."""
         generator = np.random.default_rng(0)
-        return [self._framework.build(self.search_space.sample(generator)) for _ in range(count)]
+        with self._framework.isolated(verified=True):
+            return [self._framework.build(self.search_space.sample(generator)) for _ in range(count)]
 
     # --- results ---
 

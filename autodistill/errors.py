@@ -8,6 +8,7 @@
     ├── SpaceExhaustedError               every architecture of the space has been tried
     ├── SearchDirectoryError              the directory belongs to another search, is not writable, or is in use
     ├── SearchStoppedError                too many trials in a row, or the machine, failed; see `__cause__`
+    │   └── TeacherChangedError           a hook changed the teacher
     └── TrialError                        one trial cannot be finished; it is recorded and the search goes on
         └── NonFiniteError                a loss or a metric is NaN or infinite
 
@@ -30,6 +31,7 @@ __all__ = [
     "SearchSpaceError",
     "SearchStoppedError",
     "SpaceExhaustedError",
+    "TeacherChangedError",
     "TrialError",
 ]
 
@@ -60,6 +62,10 @@ class SearchStoppedError(AutoDistillationError):
 
     `__cause__` is the (last) failure. The directory can be resumed.
     """
+
+
+class TeacherChangedError(SearchStoppedError):
+    """A hook changed the weights of the teacher, on which all later students depend; the trial is not recorded."""
 
 
 class TrialError(AutoDistillationError):

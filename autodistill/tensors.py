@@ -6,6 +6,7 @@ import enum
 import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -129,6 +130,16 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """The CRC-32 of a tensor's bytes: faster than `content_hash`, for finding changes that are made by mistake.
+
+    Examples:
+        >>> checksum(torch.zeros(2)) == checksum(torch.zeros(2)), checksum(torch.zeros(2)) == checksum(-torch.zeros(2))
+        (True, False)
+    """
+    return zlib.crc32(_bits(tensor.cpu()).numpy().data)
 
 
 def content_hash(structure: Any) -> str:

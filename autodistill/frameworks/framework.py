@@ -66,5 +66,23 @@ class Framework(Protocol):
     def random_state(self, seed: int) -> AbstractContextManager[None]:
         """Within the context all global random states are seeded; afterwards they are as before."""
 
+    def isolated(self, *, verified: bool = False) -> AbstractContextManager[None]:
+        """Within the context hooks run; afterwards the settings of the process and the teacher are as before.
+
+        Args:
+            verified: whether the teacher's weights are checked afterwards: they cannot be restored.
+
+        Raises:
+            TeacherChangedError: a hook changed them.
+            TrialError: a hook called `sys.exit`.
+        """
+
+    def check_teacher(self) -> None:
+        """Raise an error if the teacher is not as it was when the search began.
+
+        Raises:
+            TeacherChangedError: a hook changed its weights.
+        """
+
     def fingerprint(self, model: Any) -> str:
         """A hash of everything that the model's results depend on."""

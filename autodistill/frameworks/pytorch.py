@@ -14,6 +14,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.errors import TrialError
+from autodistill.frameworks.hook_guard import HookGuard
 from autodistill.frameworks.student_files import Shapes, load_student, save_student, shape_problems, tensor_shapes
 from autodistill.metrics.built_in import Measurement
 from autodistill.metrics.measure import measure
@@ -38,6 +39,7 @@ class PyTorchFramework:
         teacher: timed in turns with the student; no student may share its weights.
         example: the batch that latency and FLOPs are measured with.
         built: the students built so far and still in memory: none may be returned twice.
+        guard: undoes what hooks change outside their student.
 
     Examples:
         >>> framework = PyTorchFramework(lambda sizes: nn.Linear(sizes["width"], 1), None, 0, torch.device("cpu"))
@@ -52,6 +54,7 @@ class PyTorchFramework:
     teacher: nn.Module | None = None
     example: Batch | None = None
     built: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet, repr=False, compare=False)
+    guard: HookGuard = field(default_factory=HookGuard, repr=False, compare=False)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The student of an architecture, on the device; built in the same random state in every trial."""
@@ -122,13 +125,21 @@ class PyTorchFramework:
         """The global states of Python, NumPy and PyTorch."""
         return isolated_random_state(seed)
 
+    def isolated(self, *, verified: bool = False) -> AbstractContextManager[None]:
+        """Within the context hooks run; afterwards the settings of the process and the teacher are as before."""
+        return self.guard.isolated(self.teacher, verified=verified)
+
+    def check_teacher(self) -> None:
+        """Raise an error if the teacher is not as it was when the search began."""
+        self.guard.check(self.teacher)
+
     def fingerprint(self, model: nn.Module) -> str:
         """A hash of class, configuration, weights and buffers."""
         return model_fingerprint(model)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which has built nothing yet."""
-        return self.__dict__ | {"built": None}
+        return self.__dict__ | {"built": None, "guard": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"built": weakref.WeakSet()})
+        self.__dict__.update(state | {"built": weakref.WeakSet(), "guard": HookGuard()})

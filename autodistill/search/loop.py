@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
-from autodistill.errors import ConfigurationError, SearchDirectoryError, SearchStoppedError
+from autodistill.errors import ConfigurationError, SearchDirectoryError, SearchStoppedError, TeacherChangedError
 from autodistill.files import remove
 from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
@@ -108,6 +108,7 @@ class SearchLoop:
         Raises:
             ConfigurationError: the settings do not fit the first student, or `eval_func` does not return every metric.
             SearchStoppedError: too many failed in a row.
+            TeacherChangedError: a hook changed the teacher; the trial may be run again.
         """
         done = len(self.result.tried)
         self._limits = limits
@@ -179,9 +180,13 @@ class SearchLoop:
         """Before the first trial, check the settings against the first student that can be built and run."""
         if self._checked:
             return
+        framework = self.spec.framework
         try:
-            self.spec.training.check(self.spec.framework.build(architecture))
-        except ConfigurationError:
+            with framework.isolated():
+                student = framework.build(architecture)
+                framework.check_teacher()
+                self.spec.training.check(student)
+        except (ConfigurationError, SearchStoppedError):
             raise
         except Exception as error:  # its trial meets the same error, and handles it; the next student is checked
             logger.debug("the settings could not be checked against %s: %s", architecture, error)
@@ -199,6 +204,9 @@ class SearchLoop:
         try:
             future = self.executor.submit(run_trial, self.spec, trial)
             error = future.exception()
+            if isinstance(error, TeacherChangedError):
+                self._remove_checkpoints(trial)  # they may stem from the changed teacher
+                raise error
             if error is not None and machine_fault(error) is not None:
                 raise error
             problem = None if error is not None else missing_metrics(self.spec.metrics, future.result())

@@ -78,16 +78,24 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
         The metrics of `eval_func`, and the built-in ones that it did not return; nothing in processes other than 0.
 
     Raises:
-        TrialError: a hook returned an invalid value; NonFiniteError for a metric that is NaN or infinite.
+        TrialError: a hook returned an invalid value or called `sys.exit`; NonFiniteError for a metric that is NaN or
+            infinite.
+        TeacherChangedError: a hook changed the teacher's weights.
         ValueError: the details of the training or of a measurement are not JSON.
         Exception: any exception that a hook raises.
     """
+    with spec.framework.isolated(verified=True):
+        return _outcome(spec, trial)
+
+
+def _outcome(spec: TrialSpec, trial: Trial) -> Outcome:
     framework, processes = spec.framework, spec.processes
     seed = derive_seed(spec.seed, "training", spec.search_space.key(trial.architecture))
     flash_only = spec.ends_after_flash(trial)
     folder = trial.directory / STUDENT if spec.saves_students and trial.directory is not None else None
     with processes.together():
         student = framework.build(trial.architecture)
+        framework.check_teacher()  # before its features are computed, and kept
         shapes = framework.tensor_shapes(student) if folder is not None else None
         with framework.random_state(seed):
             trained = spec.training.train(student, _context(spec, trial, seed, flash_only))

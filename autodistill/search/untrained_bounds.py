@@ -46,8 +46,10 @@ class UntrainedBounds:
 
 
 def _keeps(checked: list[Metric], spec: TrialSpec, architecture: Architecture) -> bool:
+    framework = spec.framework
     try:
-        values = spec.framework.measure(spec.framework.build(architecture), [metric.name for metric in checked]).metrics
+        with framework.isolated():
+            values = framework.measure(framework.build(architecture), [metric.name for metric in checked]).metrics
     except ConfigurationError:
         raise
     except Exception as error:
