@@ -33,6 +33,7 @@ from autodistill.errors import ConfigurationError, SearchStoppedError
 from autodistill.forecast import Forecast
 from autodistill.frameworks.hook_guard import HookGuard
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
+from autodistill.interrupts import interruptible
 from autodistill.machine_faults import stopping_at_faults
 from autodistill.metrics.metric import Metric, metrics_returned
 from autodistill.preparation import Preparation
@@ -251,6 +252,7 @@ class AutoDistillation:
 
     # --- searching ---
 
+    @interruptible()
     def search_loop(
         self,
         n_trials: int | None = None,
@@ -282,6 +284,8 @@ class AutoDistillation:
                 other than the GPU's, too many open files), which leaves the trial to be resumed; in the other
                 processes, process 0 stopped.
             TeacherChangedError: a hook changed the weights of the teacher; the trial is run again on resuming.
+            KeyboardInterrupt: on SIGINT, or as `Terminated` on SIGTERM, unless the program handles these itself or this
+                is not the main thread. The first signal lets a step of training end and writes a checkpoint.
             AdvisorError: the advisor repeated an architecture or proposed one outside the space.
         """
         self._guard = HookGuard()  # the teacher may have been changed between two runs

@@ -12,7 +12,8 @@
     └── TrialError                        one trial cannot be finished; it is recorded and the search goes on
         └── NonFiniteError                a loss or a metric is NaN or infinite
 
-A trial may also fail with any other exception that a user's function raises. Interrupts are never caught.
+A trial may also fail with any other exception that a user's function raises. Interrupts are never caught; those of a
+search are explained in `interrupts`.
 """
 
 from __future__ import annotations

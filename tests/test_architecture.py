@@ -34,6 +34,7 @@ ORDER = (
     # small modules without dependencies on folders
     "errors",
     "machine_faults",
+    "interrupts",
     "package_check",
     "files",
     "tensors",

@@ -2,7 +2,7 @@
 
 A command is a function with its name, in a module that is imported when the command is called: commands that only read
 a search directory do not import torch. The exit status is 0 for success, 1 for failure, 2 for wrong arguments or
-configuration, and 130 for an interruption.
+configuration, 130 for an interruption, and 143 for a search that SIGTERM ended.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from autodistill.errors import (
     SearchDirectoryError,
     SearchSpaceError,
 )
+from autodistill.interrupts import Terminated
 from autodistill.machine_faults import describe, machine_fault
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
+FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 class Command(NamedTuple):
@@ -85,6 +86,8 @@ class Commands(TyperGroup):
             if fault is None:
                 raise
             code, message = FAILED, f"the machine must not fail, but there was {describe(fault)}."
+        except Terminated:
+            code, message = TERMINATED, "terminated; the same command resumes from here."
         except KeyboardInterrupt:
             code, message = INTERRUPTED, "interrupted; the same command resumes from here."
         print_line(f"autodistill: {message}", stderr=True)

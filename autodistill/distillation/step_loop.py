@@ -14,6 +14,7 @@ from autodistill.config.phase import PhaseConfig
 from autodistill.distillation.checkpoints import LoopCheckpoint
 from autodistill.distillation.optimization import make_optimizer, make_schedule
 from autodistill.errors import ConfigurationError, NonFiniteError
+from autodistill.interrupts import is_interrupted, raise_if_interrupted, whole_steps
 from autodistill.processes import ALONE, Processes
 from autodistill.randomness import isolated_random_state, seed_torch
 from autodistill.seeds import derive_seed
@@ -72,6 +73,7 @@ class StepLoop:
         Raises:
             ConfigurationError: the loss depends on none of the parameters.
             NonFiniteError: a loss was NaN or infinite.
+            KeyboardInterrupt: a signal ends the search; the step was finished, and its checkpoint written.
         """
         trained = [*parameters, *matchers]
         optimizer = make_optimizer(self.settings, trained)
@@ -82,7 +84,7 @@ class StepLoop:
         losses = checkpoint.restore(optimizer, others) if checkpoint is not None else []
         first = len(losses)
         pending: list[torch.Tensor] = []
-        with isolated_random_state(self.seed):
+        with isolated_random_state(self.seed), whole_steps():
             for step in range(first, self.steps):
                 with self.processes.together():
                     loss = self._accumulate(step, loss_at, scaler)
@@ -92,7 +94,8 @@ class StepLoop:
                     self._check_gradients(parameters)
                 self._update(optimizer, scaler, clipped_apart or [trained])
                 schedule.step()
-                saves = checkpoint is not None and (step + 1) % checkpoint.every == 0
+                interrupted = is_interrupted()
+                saves = checkpoint is not None and ((step + 1) % checkpoint.every == 0 or interrupted)
                 if len(pending) == CHECK_EVERY or saves or step + 1 == self.steps:
                     losses.extend(torch.stack(pending).tolist())
                     pending.clear()
@@ -100,6 +103,8 @@ class StepLoop:
                     self.report(step + 1, losses[-1])
                 if checkpoint is not None and (saves or step + 1 == self.steps):
                     checkpoint.save(losses, optimizer, others)
+                if interrupted:
+                    raise_if_interrupted()
         return losses
 
     def _accumulate(

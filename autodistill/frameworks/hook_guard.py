@@ -65,9 +65,9 @@ class HookGuard:
         >>> torch.get_num_threads() == threads, len(teacher._forward_hooks)
         (True, 0)
         >>> _ = teacher.weight.data.zero_()
-        >>> guard.check(teacher)
-        Traceback (most recent call last):
-        autodistill.errors.TeacherChangedError: the teacher must stay as it is during a search, but ...
+        >>> with contextlib.suppress(TeacherChangedError):
+        ...     guard.check(teacher)
+        ...     print("unchanged")
     """
 
     def __init__(self) -> None:

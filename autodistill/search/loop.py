@@ -15,6 +15,7 @@ from typing import Literal
 from advisors.errors import SpaceExhaustedError
 from autodistill.errors import ConfigurationError, SearchDirectoryError, SearchStoppedError, TeacherChangedError
 from autodistill.files import remove
+from autodistill.interrupts import raise_if_interrupted
 from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor
@@ -204,6 +205,7 @@ class SearchLoop:
         try:
             future = self.executor.submit(run_trial, self.spec, trial)
             error = future.exception()
+            raise_if_interrupted()  # also if a hook went on, or a process of its own failed by the signal
             if isinstance(error, TeacherChangedError):
                 self._remove_checkpoints(trial)  # they may stem from the changed teacher
                 raise error

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 
+import pytest
 import yaml
 from commands import configure, run
 from saved_teachers import BERT, NAMED, save_teacher, write_csv
 from typer.testing import CliRunner
 
 from autodistill.cli.app import app
+from autodistill.distillation.step_loop import StepLoop
 
 
 def test_second_search_resumes_and_a_third_has_nothing_to_do(classifier):
@@ -144,6 +147,24 @@ def test_failed_trials_are_run_again_where_that_is_asked_for(classifier, monkeyp
     assert "2 trials: 0 complete, 2 failed" in run(*command, code=1)
     assert "2 trials: 2 complete" in run(*command, "--retry-failed")
     assert "RuntimeError: no more" in run("show", "runs", "0")
+
+
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_search_that_a_signal_ends_has_its_exit_status_and_resumes(classifier, monkeypatch, number, status):
+    configure("text-classification", classifier, write_csv(Path("train.csv")))
+    update = StepLoop._update
+
+    def interrupted(*arguments):
+        signal.raise_signal(number)
+        update(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepLoop, "_update", interrupted)
+        shown = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=status)
+    assert "the same command resumes from here" in shown
+    assert "2 trials: 2 complete" in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
 
 
 def test_interrupted_search_ends_with_130_and_resumes(classifier, monkeypatch):
