@@ -52,6 +52,7 @@ from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.set_up_checks import (
     argument_problems,
     count_problems,
+    duration_problems,
     folder_problems,
     limit_problems,
     set_up_problems,
@@ -112,6 +113,8 @@ class AutoDistillation:
         teacher_cache: the directory of the teacher's features; by default one in the search directory. Searches with
             the same teacher may share it, also at the same time: what one has computed, the others find. Values that
             another search computed in other batches equal its own up to rounding.
+        trial_timeout: if a trial runs for more than these seconds, a warning with the stacks of all threads is logged,
+            once; the trial goes on, since Python cannot interrupt a hook. None never logs one.
 
     Raises:
         ConfigurationError: the set-up is invalid; all mistakes in one error.
@@ -160,6 +163,7 @@ class AutoDistillation:
         init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
         framework: str = "pytorch",
         teacher_cache: str | Path | None = None,
+        trial_timeout: float | None = None,
     ) -> None:
         self.model_builder = model_builder
         self.train_func = train_func
@@ -182,6 +186,7 @@ class AutoDistillation:
             *count_problems(counts),
             *size_problems(self._sizes),
             *folder_problems({"teacher_cache": teacher_cache}),
+            *duration_problems({"trial_timeout": trial_timeout}),
         ]
         if problems:
             raise ConfigurationError(problems)
@@ -202,7 +207,7 @@ class AutoDistillation:
         if isinstance(self._teacher, nn.Module):
             self._teacher = self._teacher.to(self.device)
         self._show_progress_bar = show_progress_bar
-        self._policy = Policy(keep, max_retries, max_consecutive_failures)
+        self._policy = Policy(keep, max_retries, max_consecutive_failures, trial_timeout)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._guard = HookGuard()
         self._directory: SearchDirectory | None = None  # while search_loop holds it

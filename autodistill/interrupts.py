@@ -36,7 +36,7 @@ class _State:
 
 
 _state = _State()
-_HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_HANDLED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 """The signals, each with Python's own handler: one that the program installed is left in place."""
 
 
@@ -96,7 +96,7 @@ def raise_if_interrupted() -> None:
 
 def _handle(number: int, frame: Any) -> None:
     if os.getpid() != _state.process:
-        signal.signal(number, _HANDLED[signal.Signals(number)])
+        signal.signal(number, _HANDLED[number])
         signal.raise_signal(number)
         return
     waits = _state.deferred and _state.received is None

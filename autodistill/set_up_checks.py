@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +78,16 @@ def size_problems(sizes: Mapping[str, Any]) -> list[str]:
         f"{name} must be a finite size in GiB, zero or more, but got {value!r}."
         for name, value in sizes.items()
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf
+    ]
+
+
+def duration_problems(durations: Mapping[str, Any]) -> list[str]:
+    """The mistakes in times in seconds by name; None is no limit."""
+    return [
+        f"{name} must be a positive number of seconds, of {threading.TIMEOUT_MAX:.0f} at most, but got {value!r}."
+        for name, value in durations.items()
+        if value is not None
+        and (not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= threading.TIMEOUT_MAX)
     ]
 
 

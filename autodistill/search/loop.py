@@ -26,6 +26,7 @@ from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
 from autodistill.search.trial import Trial
+from autodistill.search.trial_timeout import reported_after
 from autodistill.search.untrained_bounds import UntrainedBounds
 from search_spaces import Architecture
 
@@ -40,11 +41,13 @@ class Policy:
         keep: which trained students stay on disk: those on the Pareto front, all, or none.
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
+        trial_timeout: seconds after which a running trial is reported with the stacks of all threads; None never.
     """
 
     keep: Literal["pareto", "all", "none"]
     max_retries: int
     max_consecutive_failures: int
+    trial_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,9 @@ class SearchLoop:
         """
         self.progress.trial_started(trial)
         try:
-            future = self.executor.submit(run_trial, self.spec, trial)
-            error = future.exception()
+            with reported_after(self.policy.trial_timeout, f"trial {trial.number}"):
+                future = self.executor.submit(run_trial, self.spec, trial)
+                error = future.exception()
             raise_if_interrupted()  # also if a hook went on, or a process of its own failed by the signal
             if isinstance(error, TeacherChangedError):
                 self._remove_checkpoints(trial)  # they may stem from the changed teacher
