@@ -169,8 +169,8 @@ class _Attachments:
         """Restore it; returns what was different."""
         different = set()
         for module, training, hooks in self._modules:
-            if module.training != training:
-                module.training = training
+            if module.training and not training:  # eval mode stays: the engine sets it once, when it uses the teacher
+                module.training = False
                 different.add("mode")
             for name, before in hooks.items():
                 now = getattr(module, name)

@@ -152,6 +152,13 @@ def test_what_hooks_leave_on_the_teacher_is_removed(caplog):
     ]
 
 
+def test_eval_mode_that_the_engine_sets_within_a_trial_stays():
+    teacher = nn.Dropout()
+    with HookGuard().isolated(teacher, verified=True):
+        teacher.eval()
+    assert not teacher.training
+
+
 def zero_through_data(teacher):
     teacher.norm.weight.data.zero_()
 
