@@ -149,8 +149,6 @@ def test_failed_trials_are_run_again_where_that_is_asked_for(classifier, monkeyp
     assert "RuntimeError: no more" in run("show", "runs", "0")
 
 
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_search_that_a_signal_ends_has_its_exit_status_and_resumes(classifier, monkeypatch, number, status):
     configure("text-classification", classifier, write_csv(Path("train.csv")))
