@@ -417,8 +417,11 @@ class AutoDistillation:
     ) -> Distiller:
         assert self.teacher_model is not None
         assert self.train_dataloader is not None
-        ensure_no_links(self.search_dir)  # without a search, nothing else has looked there
-        folder = self.teacher_cache_directory
+        folder: Path | None = self.teacher_cache_directory
+        if self._processes.is_main:
+            ensure_no_links(self.search_dir)  # without a search, nothing else has looked there
+        elif self.teacher_cache is None:
+            folder = None  # the search directory is that of process 0
         return Distiller(
             self.teacher_model,
             self.config,

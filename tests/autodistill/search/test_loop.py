@@ -65,7 +65,7 @@ def test_a_new_trial_reads_the_directory_zero_times_and_builds_its_student_once(
     assert built_by_trial == [[trials[0]] * 2, *([trial] for trial in trials[1:])]
     opening, *later = readings_by_trial
     assert any("search.json" in reading for reading in opening)  # what is read once is counted
-    of_writers = re.compile(r"checkpoint|(iter|list)dir .*trials/\d+$")  # a writer looks for what a killed one left beside it
+    of_writers = re.compile(r"checkpoint|(iter|list)dir .*trials/\d+$")  # writers look for what killed ones left
     assert [reading for readings in later for reading in readings if not of_writers.search(reading)] == []
 
 
