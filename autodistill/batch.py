@@ -44,7 +44,11 @@ class Batch:
 
     def take(self, indices: Sequence[int]) -> Batch:
         """A batch of some of the samples, in the order of `indices`."""
-        return Batch(take_samples(self.content, indices))
+        part = Batch(take_samples(self.content, indices))
+        keys = self.__dict__.get("sample_keys")
+        if keys is not None:  # else they are computed when needed
+            part.__dict__["sample_keys"] = tuple(keys[index] for index in indices)
+        return part
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; it keeps its hashes."""

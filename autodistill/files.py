@@ -148,20 +148,25 @@ def write_json(path: Path, value: Any, *, cached: bool = False) -> None:
 def sync_directory(path: Path) -> None:
     """Wait until a directory's entries are on disk, if the operating system supports that."""
     if os.name == "posix":
-        _sync(path)
+        sync_file(path)
 
 
 def _sync_all(path: Path) -> None:
     """Wait until a file, or a folder with everything in it, is on disk."""
     if not path.is_dir():
-        return _sync(path)
+        return sync_file(path)
     for folder, _, names in os.walk(path):
         for name in names:
-            _sync(Path(folder, name))
+            sync_file(Path(folder, name))
         sync_directory(Path(folder))
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on disk.
+
+    Raises:
+        OSError: it does not exist, or cannot be opened.
+    """
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)

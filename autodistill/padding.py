@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
@@ -109,10 +110,11 @@ def report_padding(stream: DataStream, remedy: str | None = None) -> float:
         stream: the training data.
         remedy: what reduces it, as an imperative; it is part of the line if more than a quarter is padding.
     """
-    first = stream.flash_set(1)[0]
+    reader = stream.epoch(0)
+    first = next(reader)
     if _mask(first) is None and _width(first) is None:  # such as images, which take long to read
         return 0.0
-    batches = stream.flash_set(_REPORTED_BATCHES)
+    batches = [first, *itertools.islice(reader, _REPORTED_BATCHES - 1)]
     share, problem = padding_share(batches), recurrence_problem(batches)
     if problem is not None:
         logger.info("the teacher runs again for many samples: %s", problem)

@@ -228,15 +228,14 @@ class Preparation:
                 f"{self._storage.teacher_cache_gb:g}: the teacher runs again for the rest in every trial; set "
                 f"teacher_cache_gb={needed}, or lower flash_set_gb"
             )
-        flash, drawn = self._distiller.phases.flash, len(self._flash_set.batches)
-        wanted = self._distiller.flash_steps if flash is not None else 0
-        if isinstance(self._distiller.train_dataloader, Sized):
-            wanted = min(wanted, len(self._distiller.train_dataloader))
-        if flash is not None and drawn < wanted and isinstance(self._distiller.train_dataloader, Sized):
-            yield (
-                f"flash_set_gb ({flash.flash_set_gb:g}) limits the flash set to {drawn} of {wanted} batches; "
-                f"flash_set_gb: {1.1 * flash.flash_set_gb * wanted / drawn:.2g} holds them all"
-            )
+        flash, loader = self._distiller.phases.flash, self._distiller.train_dataloader
+        if flash is not None and isinstance(loader, Sized):
+            drawn, wanted = len(self._flash_set.batches), min(self._distiller.flash_steps, len(loader))
+            if drawn < wanted:
+                yield (
+                    f"flash_set_gb ({flash.flash_set_gb:g}) limits the flash set to {drawn} of {wanted} batches; "
+                    f"flash_set_gb: {1.1 * flash.flash_set_gb * wanted / drawn:.2g} holds them all"
+                )
         if plan.regular is not None:
             problem = recurrence_problem(self._flash_set.batches)
             if problem is not None and self._cache.keeps_by_sample(self._flash_set.batch(0), plan.regular.teacher_taps):

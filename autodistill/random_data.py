@@ -32,7 +32,7 @@ def is_randomly_augmented(loader: Iterable[Any]) -> bool | None:
     Afterwards, the global random states are as before, and so are the generators of the loader, its sampler, data set
     and collator that are attributes named `generator`. A transform that keeps another generator of its own has
     advanced it: it is found, but its later draws differ from those without the check. In a worker process it begins
-    anew each time, and is not found: samples that differ later have other keys.
+    again each time, and is not found: samples that differ later have other keys.
 
     Args:
         loader: the training data; `DataLoader`s that accelerate or a `Trainer` prepared are treated as those in them.

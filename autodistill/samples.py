@@ -70,7 +70,7 @@ class Padding:
 
     @classmethod
     def of(cls, inputs: Any, padded: Padded) -> Padding | None:
-        """That of a model's inputs; None if nothing tells where it begins.
+        """That of a model's inputs; None if nothing shows where it begins.
 
         Args:
             inputs: what a model is called with: a mapping with masks (N, L) or labels.

@@ -214,7 +214,7 @@ class SearchWatch:
 
     @contextlib.contextmanager
     def running(self, minutes: float | None = None) -> Iterator[None]:
-        """Watch while the block runs; interrupt it after so many minutes of CPU time."""
+        """Watch while the block runs; interrupt it after this many minutes of CPU time."""
         self._ends.append((time.perf_counter(), time.process_time()))
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._counter.counting(self._teacher))

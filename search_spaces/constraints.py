@@ -31,7 +31,7 @@ MAX_CHARACTERS = 2_000
 
 _MAX_DEPTH = 100  # levels of the syntax tree
 _MAX_BITS = 4_096  # of an integer
-_MAX_DIGITS = 400  # of `round`: no float has more, before or behind the decimal point
+_MAX_DIGITS = 400  # of `round`: no float has more, on either side of the decimal point
 
 
 def _round(number: Any, digits: Any = None) -> Any:

@@ -14,7 +14,7 @@ from autodistill.errors import ConfigurationError
 from search_spaces.checks import did_you_mean
 
 MAX_CHARACTERS = 50_000
-"""Of a configuration file. Reading takes about a second for so many."""
+"""Of a configuration file. Reading the largest takes about a second."""
 
 MAX_VALUES = 20_000
 """In a configuration file, those that aliases repeat included: ten lines of aliases can stand for billions."""

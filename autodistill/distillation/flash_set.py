@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from autodistill.batch import Batch
+from autodistill.distillation.activation_store import GIB
 from autodistill.distillation.plan import Stage
-from autodistill.distillation.teacher_cache import GIB, TeacherCache, loss_inputs
+from autodistill.distillation.teacher_cache import TeacherCache, loss_inputs
 from autodistill.losses.criterion import Features
 from autodistill.losses.top_k import TeacherFeatures
 from autodistill.models.taps import Tap

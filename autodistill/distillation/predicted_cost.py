@@ -96,7 +96,7 @@ class DataView:
         return padding_share(self.batches[:_COMPARED])
 
     def distinct(self, batches: int, *, by_sample: bool) -> int:
-        """The number of samples in so many batches of the stream, each counted once.
+        """The number of samples in a number of batches of the stream, each counted once.
 
         Args:
             batches: from the first.
@@ -155,7 +155,7 @@ class FlashReads:
 
     @classmethod
     def first(cls, batches: Sequence[Batch], taps: Sequence[Tap], positions: int) -> FlashReads:
-        """The reads of the first batches that together have so many positions without padding, or of all."""
+        """The reads of the first batches that together have this number of positions without padding, or of all."""
         read = 0.0
         for count, batch in enumerate(batches):
             if read >= positions:
@@ -224,6 +224,6 @@ def memory_of(teacher: nn.Module, students: Sequence[nn.Module], features: float
 
 
 def shortened(stage: Stage, steps: int) -> Stage:
-    """A stage of so many steps of one batch, to be measured: not compiled, which takes long."""
+    """A stage of this number of steps of one batch, to be measured: not compiled, which takes long."""
     settings = stage.settings.with_changes(compile=False, gradient_accumulation_steps=1)
     return replace(stage, steps=steps, settings=settings)

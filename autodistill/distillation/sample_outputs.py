@@ -130,7 +130,7 @@ class SampleOutputs:
         directory: of the files, with a folder for each kind; None keeps rows in memory.
         memory_bytes: the maximum size of the rows of one kind in memory.
         disk_bytes: no row is added when the directory would exceed it; without a directory it is the memory.
-        write_through: each batch's rows are written at once, for other processes that train the same student.
+        write_through: each batch's rows are written immediately, for other processes that train the same student.
 
     Examples:
         >>> outputs, batch = SampleOutputs(None, memory_bytes=2**20), Batch((torch.ones(2, 3), None))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from autodistill.files import sync_directory
+from autodistill.files import sync_directory, sync_file
 from autodistill.tensor_files import write_tensors
 from autodistill.tensors import content_hash, nbytes
 
@@ -133,16 +133,11 @@ class SampleStore:
         try:
             for path in unsynced:
                 with contextlib.suppress(FileNotFoundError):
-                    _sync(path)
+                    sync_file(path)
             if unsynced:
                 sync_directory(unsynced[0].parent)
         except OSError as error:
             self._warn_of_writing(error)
-
-    @property
-    def nbytes_on_disk(self) -> int:
-        """The size of the segments in the directory, in bytes."""
-        return sum(size for _, _, size in self._status(_names_in(self._directory)))
 
     def _holds(self, key: bytes) -> bool:
         return key in self._index and self._blocks[self._index[key][0]] is not None
@@ -483,12 +478,3 @@ def _names_in(directory: Path | None) -> Iterable[str]:
         return [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
     except OSError:
         return []
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on disk."""
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from autodistill.batch import Batch
+from autodistill.distillation.activation_store import GIB
 from autodistill.distillation.batch_features import BatchFeatures, FeatureKey
 from autodistill.distillation.facts import Facts
 from autodistill.distillation.sample_outputs import (
@@ -35,9 +36,6 @@ from autodistill.samples import Padded
 from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
-
-
-GIB = 2**30
 
 
 class TeacherCache:
@@ -349,7 +347,8 @@ class TeacherCache:
         """Those of these taps whose outputs are kept by sample, in this batch."""
         if self._outputs is None or batch.sample_keys is None:
             return []
-        return [kind for kind in self._outputs.announced(self._computed_by()) if kind.tap in set(taps)]
+        chosen = set(taps)
+        return [kind for kind in self._outputs.announced(self._computed_by()) if kind.tap in chosen]
 
     def _add(self, batch: Batch, features: Mapping[OutputKind, torch.Tensor]) -> Mapping[OutputKind, list[Row]]:
         """Keep outputs by sample; features of batches make room for them."""

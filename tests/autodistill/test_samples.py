@@ -307,3 +307,13 @@ def test_cut_batch_has_the_same_keys_and_no_common_padding() -> None:
 def test_labels_are_cut_as_their_tokens_are_of_which_the_last_ones_may_have_none() -> None:
     content = collated(TEXTS[2:4], 9) | {"labels": padded([[-100], text(3)], 9, -100)}
     assert {tensor.shape for tensor in cut_padding(content).values()} == {(2, 6)}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_keys_of_some_samples_are_theirs_whether_those_of_the_batch_are_known(known: bool) -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]])
+    batch = Batch({"input_ids": torch.arange(9).reshape(3, 3) * mask, "attention_mask": mask})
+    if known:
+        assert batch.sample_keys is not None
+    part = batch.take([2, 0])
+    assert part.sample_keys == sample_keys(part.content)

@@ -69,7 +69,7 @@ def test_tokenizer_without_padding_pads_with_its_end_of_text():
 
 
 def write_lengths(path, lengths):
-    """Write texts of so many tokens, with the two that the tokenizer adds; no two are alike."""
+    """Write texts of these numbers of tokens, with the two that the tokenizer adds; no two are alike."""
     words = [[f"w{number % 20}", *[f"w{number // 20}"] * (length - 3)] for number, length in enumerate(lengths)]
     rows = [f"{' '.join(text)},{LABELS[number % 2]}" for number, text in enumerate(words)]
     path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
@@ -119,7 +119,7 @@ def test_held_out_texts_keep_their_order(classifier):
 
 def test_texts_are_tokenised_once_and_images_are_read_in_every_epoch(classifier, monkeypatch):
     def rows_encoded(batches, epochs):
-        """The rows that are encoded before training, and in so many epochs of it."""
+        """The rows that are encoded before training, and in a number of epochs of it."""
         read, task = [], batches.models.task
         encode = task.encode
         counting = replace(task, encode=lambda encoder, rows: read.append(len(rows["label"])) or encode(encoder, rows))

@@ -70,17 +70,22 @@ def test_data_without_labels_are_distilled_by_the_teachers_predictions(tmp_path)
     assert 0 < trial.details["distillation"][-1]["first_loss"] < 1  # a divergence; the labels' loss would be above 3
 
 
+def one_update(folder, config, arguments, student, teacher):
+    """A trial of a trainer, its student, and all samples as one batch."""
+    trainer = make_trainer(folder, student, data=Pairs(), arguments=arguments)
+    trainer.autodistillation_config = config
+    trainer.autodistillation(teacher, init=None, n_trials=1, keep="all")
+    (trial,) = trainer.autodistillation_search.search_result
+    trained = trainer.autodistillation_search.load_model(trial).eval()
+    return trial, trained, {key: torch.stack([sample[key] for sample in Pairs()]) for key in Pairs()[0]}
+
+
 def test_loss_is_the_divergence_of_the_logits_and_the_students_own_loss(tmp_path):
     # One update without a learning rate, on all samples together: its loss is that of the student that is saved.
     config = SMALL | {"flash_distillation": None, "regular_distillation": {"train_steps": 1, "temperature": 2.0}}
     still = {"learning_rate": 0.0, "per_device_train_batch_size": 6}
     small, large = bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), bert(16, 2).eval()
-    trainer = make_trainer(tmp_path, small, data=Pairs(), arguments=still)
-    trainer.autodistillation_config = config
-    trainer.autodistillation(large, init=None, n_trials=1, keep="all")
-    (trial,) = trainer.autodistillation_search.search_result
-    trained = trainer.autodistillation_search.load_model(trial).eval()
-    batch = {key: torch.stack([sample[key] for sample in Pairs()]) for key in Pairs()[0]}
+    trial, trained, batch = one_update(tmp_path, config, still, small, large)
     with torch.no_grad():
         student_output, teacher_output = trained(**batch), large(**batch)
     counted = batch["labels"] != -100
@@ -103,12 +108,7 @@ def test_top_k_joins_the_small_classes_of_tokens_and_keeps_the_two_of_pairs(tmp_
     still = {"learning_rate": 0.0, "per_device_train_batch_size": 6} | ({precision: True} if precision else {})
     dropless = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.5}
     small, large = bert(**dropless), bert(16, 2, initializer_range=0.5).eval()
-    trainer = make_trainer(tmp_path, small, data=Pairs(), arguments=still)
-    trainer.autodistillation_config = config
-    trainer.autodistillation(large, init=None, n_trials=1, keep="all")
-    (trial,) = trainer.autodistillation_search.search_result
-    trained = trainer.autodistillation_search.load_model(trial).eval()
-    batch = {key: torch.stack([sample[key] for sample in Pairs()]) for key in Pairs()[0]}
+    trial, trained, batch = one_update(tmp_path, config, still, small, large)
     with torch.no_grad():
         outputs = [model(**batch) for model in (trained, large)]
     tokens, pair = ([output[key] for output in outputs] for key in ("prediction_logits", "seq_relationship_logits"))
