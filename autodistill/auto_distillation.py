@@ -39,15 +39,17 @@ from autodistill.metrics.metric import Metric, metrics_returned
 from autodistill.preparation import Preparation
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
-from autodistill.search.directory import SearchDirectory, read_description
+from autodistill.search.description import read_description
+from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
-from autodistill.search.layout import SEARCH_FILE, TEACHER_CACHE, ensure_no_links, student_directory
+from autodistill.search.layout import TEACHER_CACHE, ensure_no_links, holds_search
 from autodistill.search.loop import Limits, Policy, SearchLoop
 from autodistill.search.observations import measured_elsewhere
 from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
-from autodistill.search.trial import Trial, ensure_has_student
+from autodistill.search.students import find_student
+from autodistill.search.trial import Trial
 from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.set_up_checks import (
     argument_problems,
@@ -443,8 +445,7 @@ class AutoDistillation:
 
     def _recorded(self) -> dict[str, Any]:
         """The description in the search directory; empty if it holds no search."""
-        file = self.search_dir / SEARCH_FILE
-        return read_description(file) if file.exists() else {}
+        return read_description(self.search_dir) if holds_search(self.search_dir) else {}
 
     def _with_seed(self, config: AutoDistillationConfig) -> AutoDistillationConfig:
         """The configuration with a seed: the one in the search directory if it has none, else a new one."""
@@ -689,7 +690,7 @@ class AutoDistillation:
         """All trials of the search directory, in order."""
         if self._directory is not None:
             return copy.deepcopy(self._directory.result)
-        if not (self.search_dir / SEARCH_FILE).exists():
+        if not holds_search(self.search_dir):
             return SearchResult([], self.config.the_search().metrics)
         return SearchResult.load(self.search_dir)
 
@@ -709,6 +710,7 @@ class AutoDistillation:
 
         Raises:
             ConfigurationError: there is no feasible trial, or students are not kept.
+            SearchDirectoryError: its files are not those that were saved.
         """
         best = self.search_result.best
         if best is None:
@@ -722,14 +724,9 @@ class AutoDistillation:
         """The trained student of a trial, in eval mode on the device.
 
         Raises:
-            ConfigurationError: it was not kept, or its trial is paused or was added.
+            ConfigurationError: it was not kept, or its trial is not complete or was added.
+            SearchDirectoryError: its files are not those that were saved.
         """
-        directory = student_directory(self.search_dir, trial.number)
-        ensure_has_student(trial)
-        if not directory.exists():
-            raise ConfigurationError(
-                f"a student must have been kept to be loaded, but that of trial {trial.number} was not; search with "
-                "keep='all', or take one of the Pareto front (unless keep='none')."
-            )
+        directory = find_student(self.search_dir, trial)
         teacher = self._teacher if isinstance(self._teacher, nn.Module) else None  # it is not loaded for this
         return self._framework_with(teacher).load(trial.architecture, directory)

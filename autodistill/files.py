@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -10,12 +11,18 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
 """The suffix of everything that is being written or removed; a killed process may leave such files."""
 
+
+HASH = "hash"
+"""The key of a record under which `write_record` writes the hash of the rest."""
+
+_HASH_BYTES = 16
 
 _DEEPEST = 100  # levels of nested JSON: what is deeper exhausts the stack of the functions that copy or write it
 _TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
@@ -143,6 +150,89 @@ def write_json(path: Path, value: Any, *, cached: bool = False) -> None:
     text = encode_json(value)
     with replacing(path, cached=cached) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON file by `replacing`, with a hash of its content.
+
+    Args:
+        path: of the file, in a folder that exists.
+        record: its content, without the key `HASH`.
+
+    Raises:
+        ValueError: `record` is not JSON.
+        OSError: the file cannot be written.
+    """
+    write_json(path, {**record, HASH: _hash_of_record(record)})
+
+
+def read_record(path: Path) -> Any:
+    """The content of a JSON file that `write_record` wrote; a file without a hash is returned as it is.
+
+    Raises:
+        ValueError: the content is not JSON, or not what was written.
+        OSError: the file cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     write_record(Path(directory) / "record.json", {"accuracy": 0.9})
+        ...     read_record(Path(directory) / "record.json")
+        {'accuracy': 0.9}
+    """
+    record = read_json(path)
+    if isinstance(record, dict) and HASH in record and record.pop(HASH) != _hash_of_record(record):
+        raise ValueError("its content is not what was written: the hashes differ")
+    return record
+
+
+def _hash_of_record(record: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(encode_json(dict(record)).encode(), digest_size=_HASH_BYTES).hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """The hash of each file below a folder, by its path in the folder.
+
+    Raises:
+        OSError: a file cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     _ = (Path(directory) / "notes.txt").write_text("complete")
+        ...     folder_hashes(Path(directory))
+        {'notes.txt': 'a18523a74c5ef7280ceeead5699da9d8'}
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _hash_of_file(path) for path in files}
+
+
+def changed_files(folder: Path, hashes: Mapping[str, str]) -> list[str]:
+    """The files of a folder that are missing, unreadable, or have other contents than when they were hashed.
+
+    Args:
+        folder: the folder, which may hold other files too.
+        hashes: what `folder_hashes` returned.
+
+    Returns:
+        The end of a sentence for each of them.
+    """
+    problems = []
+    for name, expected in hashes.items():
+        try:
+            same = _hash_of_file(folder / name) == expected
+        except FileNotFoundError:
+            problems.append(f"{name} is missing")
+        except OSError as error:
+            problems.append(f"{name} cannot be read ({error.strerror})")
+        else:
+            problems += [] if same else [f"{name} has another content"]
+    return problems
+
+
+def _hash_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_HASH_BYTES)).hexdigest()
 
 
 def sync_directory(path: Path) -> None:

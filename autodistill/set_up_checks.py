@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.files import directory_problem
 from autodistill.metrics.built_in import BUILT_IN, needing
-from autodistill.search.layout import SEARCH_FILE
+from autodistill.search.layout import SEARCH_FILE, holds_search
 from search_spaces import SearchSpaceError
 
 KEEP = ("pareto", "all", "none")
@@ -142,7 +142,7 @@ def set_up_problems(inputs: ConfiguredInputs, *, counts_trials: bool) -> Iterato
     if timed and inputs.train_dataloader is None and inputs.example_batch is None:
         yield f"measuring {', '.join(timed)} needs a batch: pass example_batch or train_dataloader."
     for directory in inputs.history_from:
-        if not (Path(directory) / SEARCH_FILE).exists():
+        if not holds_search(Path(directory)):
             yield f"history_from names directories of earlier searches, but {directory} holds none (no {SEARCH_FILE})."
     yield from _space_problems(search, counts_trials)
 

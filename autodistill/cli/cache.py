@@ -17,7 +17,7 @@ from autodistill.cli.search import ConfigFile, quiet_libraries
 from autodistill.cli.setup import SearchSetup
 from autodistill.config.command_line import CommandConfig
 from autodistill.errors import ConfigurationError
-from autodistill.search.layout import SEARCH_FILE
+from autodistill.search.layout import holds_search
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -50,7 +50,7 @@ def _problems(config: CommandConfig, search_dir: Path | None) -> list[str]:
     if search_dir is None and config.teacher_cache is None:
         problems.append("the directory of the cache must be given: pass --search-dir, or set teacher_cache.")
     seed = config.auto_distillation.the_search().seed
-    if seed is None and not (search_dir is not None and (search_dir / SEARCH_FILE).exists()):
+    if seed is None and not (search_dir is not None and holds_search(search_dir)):
         problems.append(
             "auto_distillation.search.seed must be set, since the order of the batches depends on it, and a search "
             "without one draws its own."

@@ -21,11 +21,16 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import nn
 
+from autodistill.files import decode_json
 from autodistill.models.module_paths import find_module
 from autodistill.processes import Processes
 from autodistill.tensor_files import write_tensors
+from autodistill.tensors import content_hash
 
 logger = logging.getLogger(__name__)
+
+RECORD, HASH = "record", "hash"
+"""What the header of a checkpoint holds: the record as JSON, and a hash of tensors and record."""
 
 
 class Checkpoints:
@@ -54,7 +59,8 @@ class Checkpoints:
         path = self._path(self._directory, name)
         # Cloned, because safetensors raises an error for tied tensors, which share memory.
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        write_tensors(path, contents, {"record": json.dumps(record, allow_nan=False)})
+        text = json.dumps(record, allow_nan=False)
+        write_tensors(path, contents, {RECORD: text, HASH: _hash(contents, text)})
 
     def load(self, name: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """The checkpoint, or None if there is none that can be read."""
@@ -62,9 +68,8 @@ class Checkpoints:
             return None
         path = self._path(self._directory, name)
         try:
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            return read_checkpoint(path)
+        except (OSError, ValueError) as error:
             logger.warning("the checkpoint %s is damaged (%s); that part of the training is repeated", path, error)
             return None
 
@@ -76,6 +81,29 @@ class Checkpoints:
     @staticmethod
     def _path(directory: Path, name: str) -> Path:
         return directory / f"{name}.safetensors"
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
+    """The tensors and the record of a checkpoint, which are those that were saved.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    text = metadata.get(RECORD, "")
+    if metadata.get(HASH) != _hash(tensors, text):
+        raise ValueError("its content is not what was saved: the hashes differ")
+    return tensors, decode_json(text)
+
+
+def _hash(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    return content_hash((text, {name: tensors[name] for name in sorted(tensors)}))
 
 
 class SharedCheckpoints(Checkpoints):

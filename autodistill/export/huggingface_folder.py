@@ -8,9 +8,9 @@ from pathlib import Path
 from autodistill.errors import ConfigurationError
 from autodistill.files import replacing
 from autodistill.frameworks.student_files import DESCRIPTION_FILE, OWN_WEIGHTS_FILE, reload_problems
-from autodistill.search.layout import PREPROCESSOR, ensure_no_links, student_directory
-from autodistill.search.result import SearchResult
-from autodistill.search.trial import Trial, ensure_has_student
+from autodistill.search.layout import PREPROCESSOR, ensure_no_links
+from autodistill.search.students import find_student
+from autodistill.search.trial import Trial
 
 
 def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
@@ -27,21 +27,11 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
     Raises:
         ConfigurationError: the student or its preprocessor does not exist, the folder is not empty, or the class of the
             student would load another model from it than the one that was measured.
-        SearchDirectoryError: the directory holds no search, or holds links, of which the targets would be exported.
+        SearchDirectoryError: the directory holds no search, or holds links, of which the targets would be exported; or
+            the student is damaged.
     """
     ensure_no_links(search_dir)
-    student = student_directory(search_dir, trial.number)
-    ensure_has_student(trial)
-    if not student.exists():
-        kept = [
-            other.number
-            for other in SearchResult.load(search_dir)
-            if student_directory(search_dir, other.number).exists()
-        ]
-        raise ConfigurationError(
-            f"only students of the Pareto front are kept, but that of trial {trial.number} is not among them; "
-            f"there are {', '.join(map(str, kept)) or 'none'}."
-        )
+    student = find_student(search_dir, trial)
     if not (search_dir / PREPROCESSOR).exists():
         raise ConfigurationError(
             f"a student is exported with its tokenizer or image processor, but {search_dir} has no {PREPROCESSOR}; "

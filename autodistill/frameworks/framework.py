@@ -54,13 +54,14 @@ class Framework(Protocol):
         """
 
     def save(self, model: Any, architecture: Architecture, directory: Path) -> None:
-        """Write a student into its own directory, completely or not at all."""
+        """Write a student into its own directory, completely or not at all; it is on disk when this returns."""
 
     def load(self, architecture: Architecture, directory: Path) -> Any:
         """The student that `save` wrote, ready for use.
 
         Raises:
             ConfigurationError: the weights are those of a model of another structure.
+            SearchDirectoryError: its files cannot be read.
         """
 
     def random_state(self, seed: int) -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ measured, whatever `model_builder` changed in it after it was constructed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import sys
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from autodistill.errors import ConfigurationError, TrialError
+from autodistill.errors import ConfigurationError, SearchDirectoryError, TrialError
 from autodistill.files import read_json, replacing, write_json
 from autodistill.randomness import isolated_random_state
 from autodistill.tensors import identical
@@ -81,9 +83,11 @@ def load_student(student: nn.Module, directory: Path) -> nn.Module:
 
     Raises:
         ConfigurationError: the tensors are those of a model of another structure.
+        SearchDirectoryError: a file is missing or damaged.
     """
     model = _unwrapped(student)
-    saved = _saved(directory) if (directory / DESCRIPTION_FILE).exists() else _saved_undescribed(model, directory)
+    with _reading(directory):
+        saved = _saved(directory) if (directory / DESCRIPTION_FILE).exists() else _saved_undescribed(model, directory)
     saved, problems = _matched(model, saved)
     if problems:
         raise ConfigurationError(
@@ -144,9 +148,14 @@ def reload_problems(directory: Path) -> list[str]:
 
     Args:
         directory: in which `save_student` wrote a student with `save_pretrained`.
+
+    Raises:
+        SearchDirectoryError: a file is missing or damaged.
     """
-    description = read_json(directory / DESCRIPTION_FILE)
-    module, name = description["class"]
+    with _reading(directory):
+        description = read_json(directory / DESCRIPTION_FILE)
+        module, name = description["class"]
+        tensors, expected = _saved(directory), dict(description["modules"])
     if module not in sys.modules and module.partition(".")[0] not in TRUSTED:
         return [f"its class {module}.{name} has not been imported"]
     try:
@@ -158,10 +167,10 @@ def reload_problems(directory: Path) -> list[str]:
             loaded = cls.from_pretrained(directory)
     except Exception as error:
         return [f"{name}.from_pretrained raises {type(error).__name__}: {str(error).splitlines()[0]}"]
-    saved, problems = _matched(loaded, _saved(directory))
+    saved, problems = _matched(loaded, tensors)
     if problems:
         return problems
-    modules, expected = _modules(loaded), description["modules"]
+    modules = _modules(loaded)
     problems += [
         f"{path or 'the model'!r} becomes {modules.get(path, 'nothing')} instead of {expected.get(path, 'nothing')}"
         for path in {**expected, **modules}
@@ -265,6 +274,20 @@ def _read(directory: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or Path(name).name != name or name == "..":
             raise ConfigurationError(f"the tensors of a student are in its own folder, but {directory} names {name!r}.")
     return {name: tensor for file in names for name, tensor in load_file(directory / file).items()}
+
+
+@contextlib.contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Raise `SearchDirectoryError` for files that cannot be read, or do not have the content that they should have."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SearchDirectoryError(
+            f"the files of a student must be as they were saved, but in {directory} there is "
+            f"{type(error).__name__}: {error}; restore them, or have the student trained again."
+        ) from error
 
 
 def _saved(directory: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Whether a search may continue an earlier one: the comparison of their descriptions.
+"""The description of a search: its file, and whether a search may continue the one that is described there.
 
 A search continues an earlier one if everything that makes results comparable is equal. These fields may change:
 
@@ -15,10 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from autodistill.errors import SearchDirectoryError
+from autodistill.errors import ConfigurationError, SearchDirectoryError
+from autodistill.files import read_record, write_record
+from autodistill.metrics.metric import Metric, metric_problems
+from autodistill.search.layout import SEARCH_BACKUP, SEARCH_FILE
 
 logger = logging.getLogger(__name__)
 
+
+SCHEMA_VERSION = 1
 
 FREE_FIELDS = frozenset({"advisor", "max_trials", "promote", "space", "environment"})
 
@@ -27,6 +32,78 @@ _ABSENT = object()
 
 
 _SHOWN_CHARACTERS = 80
+
+
+def read_description(search_dir: Path) -> dict[str, Any]:
+    """The description of a search that its directory holds, from the copy if the file is damaged.
+
+    Raises:
+        SearchDirectoryError: there is none, both are damaged, or it is of another version.
+    """
+    damages = []
+    for file in (search_dir / SEARCH_FILE, search_dir / SEARCH_BACKUP):
+        try:
+            description = _read(file)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            damages.append((file, error))
+            continue
+        if description["schema_version"] != SCHEMA_VERSION:
+            raise SearchDirectoryError(
+                f"this version reads search directories of schema {SCHEMA_VERSION}, but {file} has schema "
+                f"{description['schema_version']}; resume it with the version that made it."
+            )
+        return description
+    if damages:
+        raise _damaged(*damages[0])
+    raise SearchDirectoryError(f"a search directory holds a {SEARCH_FILE}, but {search_dir} has none.")
+
+
+def described_metrics(description: Mapping[str, Any], search_dir: Path) -> tuple[Metric, ...]:
+    """The metrics in a description of a search, which was read from its directory.
+
+    Raises:
+        SearchDirectoryError: it is damaged.
+    """
+    try:
+        metrics = tuple(map(Metric.of, description["metrics"]))
+        if problems := metric_problems(metrics):
+            raise ConfigurationError(problems)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(search_dir / SEARCH_FILE, error) from error
+    return metrics
+
+
+def _damaged(file: Path, error: Exception) -> SearchDirectoryError:
+    return SearchDirectoryError(
+        f"{file} must describe the search, but is damaged ({error}); restore it, or take another search_dir."
+    )
+
+
+def write_description(search_dir: Path, description: Mapping[str, Any]) -> None:
+    """Write the description and its copy, as far as they are not already there.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    for name in (SEARCH_FILE, SEARCH_BACKUP):
+        file = search_dir / name
+        try:
+            if _read(file) == description:
+                continue
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            logger.warning("%s is damaged (%s): it is restored", file, error)
+        write_record(file, description)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    description = read_record(file)
+    if not isinstance(description, dict) or "schema_version" not in description:
+        raise ValueError("it has no schema_version")
+    return description
 
 
 def compare_descriptions(recorded: Mapping[str, Any], requested: Mapping[str, Any], directory: Path) -> None:

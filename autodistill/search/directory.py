@@ -19,15 +19,21 @@ from typing import Any, Self
 from filelock import FileLock
 
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import TEMPORARY_SUFFIX, decode_json, encode_json, read_json, sync_directory, write_json
+from autodistill.files import TEMPORARY_SUFFIX, decode_json, encode_json, sync_directory, write_record
 from autodistill.metrics.metric import Metric
-from autodistill.search.description import compare_descriptions
+from autodistill.search.description import (
+    SCHEMA_VERSION,
+    compare_descriptions,
+    described_metrics,
+    read_description,
+    write_description,
+)
 from autodistill.search.layout import (
     DAMAGED_SUFFIX,
-    SEARCH_FILE,
     TEACHER_CACHE,
     TRIAL_FILE,
     TRIALS,
+    holds_search,
     student_directory,
     trial_directories,
     trial_directory,
@@ -38,8 +44,6 @@ from autodistill.search.trial import Trial, TrialState, has_lost_its_record, now
 from search_spaces import SearchSpace, SearchSpaceError
 
 logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
 
 _CLAIMS = "architectures"  # one file for each architecture, written by versions before 0.1.0
 
@@ -152,7 +156,7 @@ class SearchDirectory:
         return trial
 
     def reopen(self, trial: Trial) -> None:
-        """Leave a failed trial to be run again, like an interrupted one."""
+        """Leave a failed or complete trial to be run again, like an interrupted one."""
         self.record(trial.reopen())
 
     def record(self, trial: Trial) -> None:
@@ -192,7 +196,7 @@ class SearchDirectory:
 
     def _write(self, trial: Trial) -> None:
         with writing(self.path):
-            write_json(self.trial_directory(trial.number) / TRIAL_FILE, trial.to_json())
+            write_record(self.trial_directory(trial.number) / TRIAL_FILE, trial.to_json())
         self._trials[trial.number] = trial
         self._numbers[self._space.key(trial.architecture)] = trial.number
         self._result = None
@@ -200,13 +204,13 @@ class SearchDirectory:
     # --- opening ---
 
     def _begin(self, description: dict[str, Any]) -> None:
-        if not (self.path / SEARCH_FILE).exists():
-            write_json(self.path / SEARCH_FILE, description)
+        if not holds_search(self.path):
+            write_description(self.path, description)
         (self.path / TRIALS).mkdir(exist_ok=True)
 
     def _resume(self, description: dict[str, Any]) -> None:
-        recorded = read_description(self.path / SEARCH_FILE)
-        trials = self._read_trials(described_metrics(recorded, self.path / SEARCH_FILE))
+        recorded = read_description(self.path)
+        trials = self._read_trials(described_metrics(recorded, self.path))
         try:
             compare_descriptions(recorded, description, self.path)
         except SearchDirectoryError:
@@ -219,8 +223,7 @@ class SearchDirectory:
         self._numbers = self._number_by_key(trials)
         self._trials = {trial.number: trial for trial in trials}
         self._clean_up()
-        if recorded != description:
-            write_json(self.path / SEARCH_FILE, description)
+        write_description(self.path, description)
 
     def _read_trials(self, metrics: tuple[Metric, ...]) -> list[Trial]:
         """The trials on disk by number, which have these metrics; damaged ones are renamed."""
@@ -278,44 +281,6 @@ class SearchDirectory:
 def _as_json(description: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = decode_json(encode_json(dict(description)))  # as a resumed process reads it: no tuples
     return result
-
-
-def read_description(file: Path) -> dict[str, Any]:
-    """The description of a search that its directory holds.
-
-    Raises:
-        SearchDirectoryError: it is damaged, or of another version.
-    """
-    try:
-        description = read_json(file)
-        version = description["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from error
-    if version != SCHEMA_VERSION:
-        raise SearchDirectoryError(
-            f"this version reads search directories of schema {SCHEMA_VERSION}, but {file} has schema {version}; "
-            "resume it with the version that made it."
-        )
-    result: dict[str, Any] = description
-    return result
-
-
-def described_metrics(description: Mapping[str, Any], file: Path) -> tuple[Metric, ...]:
-    """The metrics in a description of a search, which was read from a file.
-
-    Raises:
-        SearchDirectoryError: it is damaged.
-    """
-    try:
-        return tuple(map(Metric.of, description["metrics"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> SearchDirectoryError:
-    return SearchDirectoryError(
-        f"{file} must describe the search, but is damaged ({error}); restore it, or take another search_dir."
-    )
 
 
 def _read(folder: Path, metrics: list[str]) -> Trial | None:

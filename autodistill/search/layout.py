@@ -2,13 +2,15 @@
 
 search_dir/
   search.json            the settings of the search; compared when it is resumed
+  search.backup.json     a copy, from which a damaged search.json is restored
   search.lock            held by the process that runs the search
-  owner.json             the process that last took the lock
+  owner.json             that process
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
   teacher_cache/         safe to delete
   preprocessor/          the tokenizer or image processor that exported students are used with
   *.tmp, */*.tmp         files that are being written; ignored, and removed when the directory is opened
 
+`search.json` and each `trial.json` hold a hash of their content, and `trial.json` also those of the student's files.
 All of them are files and folders; a directory with symbolic links is refused, since it may come from somebody else.
 """
 
@@ -20,6 +22,7 @@ from autodistill.errors import SearchDirectoryError
 from autodistill.files import link_or_device
 
 SEARCH_FILE = "search.json"
+SEARCH_BACKUP = "search.backup.json"
 LOCK_FILE = "search.lock"
 OWNER_FILE = "owner.json"
 TRIALS = "trials"
@@ -31,6 +34,11 @@ TEACHER_CACHE = "teacher_cache"
 PREPROCESSOR = "preprocessor"
 DAMAGED_SUFFIX = ".damaged"
 """The suffix of what was set aside, since it cannot be read or belongs to such a record."""
+
+
+def holds_search(path: Path) -> bool:
+    """Whether a folder holds a search, which may be damaged."""
+    return (path / SEARCH_FILE).exists() or (path / SEARCH_BACKUP).exists()
 
 
 def trial_name(number: int) -> str:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from autodistill.errors import SearchDirectoryError
 from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
-from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links
+from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links, holds_search
 from autodistill.search.trial import now
 
 # What a directory may hold before it holds a search: the first process to open it may have been killed.
@@ -31,7 +31,7 @@ def prepare(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         entries = {entry.name for entry in path.iterdir()}
     ensure_no_links(path)
-    if SEARCH_FILE in entries:
+    if holds_search(path):
         return
     foreign = sorted(name for name in entries - _BEFORE_A_SEARCH if not name.endswith(TEMPORARY_SUFFIX))
     if foreign:

@@ -256,7 +256,7 @@ class SearchLoop:
 
     def _complete(self, trial: Trial, outcome: Outcome) -> Trial:
         """Record a trial whose student has been saved, and remove the students that are not kept."""
-        trial = trial.complete(outcome.metrics, outcome.details)
+        trial = trial.complete(outcome.metrics, outcome.details, outcome.student)
         self.directory.record(trial)
         self._remove_checkpoints(trial)
         numbers = {other.number for other in self._kept()}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
-from autodistill.files import read_json
 from autodistill.metrics.metric import Metric, is_finite_number, losses, metric_problems, violations
 from autodistill.metrics.pareto import nearest_to_ideal, non_dominated
-from autodistill.search.layout import SEARCH_FILE, TRIAL_FILE, ensure_no_links, trial_directories
+from autodistill.search.description import described_metrics, read_description
+from autodistill.search.layout import TRIAL_FILE, ensure_no_links, trial_directories
 from autodistill.search.trial import Trial, TrialState, has_lost_its_record, read_trial
 
 if TYPE_CHECKING:
@@ -62,21 +62,12 @@ class SearchResult(Sequence[Trial]):
         Raises:
             SearchDirectoryError: the directory holds no search, or its description cannot be read; or it holds links.
         """
-        path = Path(search_dir) / SEARCH_FILE
-        if Path(search_dir).is_dir():
-            ensure_no_links(Path(search_dir))
+        path = Path(search_dir)
+        if path.is_dir():
+            ensure_no_links(path)
+        result = cls([], described_metrics(read_description(path), path))
         try:
-            result = cls([], [Metric.of(spec) for spec in read_json(path)["metrics"]])
-        except (FileNotFoundError, NotADirectoryError):
-            raise SearchDirectoryError(
-                f"a search directory holds a {SEARCH_FILE}, but {search_dir} has none."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SearchDirectoryError(
-                f"{path} must describe the search's metrics, but cannot be read: {error}"
-            ) from error
-        try:
-            folders = trial_directories(Path(search_dir))
+            folders = trial_directories(path)
         except OSError as error:
             raise SearchDirectoryError(f"the trials in {search_dir} must be readable, but are not: {error}") from error
         names = [metric.name for metric in result.metrics]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from autodistill.files import encode_json
+from autodistill.files import encode_json, folder_hashes
 from autodistill.frameworks.framework import Framework
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, metric_values, named_values
@@ -60,10 +60,17 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a trial: its metrics, and details of training and timing as JSON."""
+    """The outcome of a trial.
+
+    Args:
+        metrics: the values by name.
+        details: of training and timing, as JSON.
+        student: the hash of each file of the student, if it was saved.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    student: dict[str, str] = field(default_factory=dict)
 
 
 def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
@@ -114,9 +121,10 @@ def _outcome(spec: TrialSpec, trial: Trial) -> Outcome:
         metrics |= measurement.metrics
         details |= measurement.details
     encode_json(details)  # what cannot be recorded fails the trial here
-    if folder is not None and not flash_only:
-        framework.save(model, trial.architecture, folder)
-    return Outcome(metrics, details)
+    if folder is None or flash_only:
+        return Outcome(metrics, details)
+    framework.save(model, trial.architecture, folder)
+    return Outcome(metrics, details, folder_hashes(folder))
 
 
 def _context(spec: TrialSpec, trial: Trial, seed: int, flash_only: bool) -> TrainingContext:

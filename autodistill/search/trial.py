@@ -10,8 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from autodistill.errors import ConfigurationError
-from autodistill.files import TEMPORARY_SUFFIX, read_json
+from autodistill.files import TEMPORARY_SUFFIX, read_record
 from autodistill.metrics.metric import is_finite_number
 from autodistill.search.layout import DAMAGED_SUFFIX, TRIAL_FILE, trial_name
 from search_spaces import Architecture
@@ -21,6 +20,9 @@ _MOST_ATTEMPTS = 10**6
 
 EARLIER_ERRORS = "earlier_errors"
 """The key in the details of a trial that failed and was run again: the list of its errors, the first one first."""
+
+EARLIER_METRICS = "earlier_metrics"
+"""The same for the metrics of a trial that was complete, and was run again since its student was damaged."""
 
 
 class TrialState(StrEnum):
@@ -54,6 +56,7 @@ class Trial:
         attempts: how often it was started; more than once after an interruption. A promotion, or running a failed
             trial again, resets it to one.
         details: further results, as JSON: losses by block, the spread of the latency.
+        student: the hash of each file of the trained student; empty if none was saved.
         added: it was run elsewhere and recorded with `add_trial`; it has no student.
     """
 
@@ -68,6 +71,7 @@ class Trial:
     finished_at: datetime | None = None
     attempts: int = 1
     details: dict[str, Any] = field(default_factory=dict)
+    student: dict[str, str] = field(default_factory=dict)
     added: bool = False
 
     @property
@@ -82,9 +86,14 @@ class Trial:
             return None
         return (self.finished_at - self.started_at).total_seconds()
 
-    def complete(self, metrics: Mapping[str, float], details: Mapping[str, Any] | None = None) -> Trial:
+    def complete(
+        self,
+        metrics: Mapping[str, float],
+        details: Mapping[str, Any] | None = None,
+        student: Mapping[str, str] | None = None,
+    ) -> Trial:
         """This trial, completed now."""
-        return self._finish(TrialState.COMPLETE, details, metrics=dict(metrics))
+        return self._finish(TrialState.COMPLETE, details, metrics=dict(metrics), student=dict(student or {}))
 
     def pause(self, metrics: Mapping[str, float], details: Mapping[str, Any] | None = None) -> Trial:
         """This trial, paused now with its metrics after flash distillation."""
@@ -99,15 +108,20 @@ class Trial:
         return self._finish(TrialState.FAILED, details, error=error)
 
     def reopen(self) -> Trial:
-        """This failed trial, to be run again as after an orderly interruption; its error becomes a detail."""
-        errors = [*self.details.get(EARLIER_ERRORS, []), self.error]
+        """This trial, to be run again as after an orderly interruption; its error or its metrics become a detail."""
+        details = dict(self.details)
+        for key, value in ((EARLIER_ERRORS, self.error), (EARLIER_METRICS, self.metrics)):
+            if value:
+                details[key] = [*details.get(key, []), value]
         return replace(
             self,
             state=TrialState.RUNNING,
             attempts=0,
+            metrics={},
             error=None,
             finished_at=None,
-            details={**self.details, EARLIER_ERRORS: errors},
+            details=details,
+            student={},
         )
 
     def _finish(self, state: TrialState, details: Mapping[str, Any] | None, **changes: Any) -> Trial:
@@ -133,6 +147,7 @@ class Trial:
             "attempts": self.attempts,
             "error": self.error,
             "details": self.details,
+            "student": self.student,
             "added": self.added,
         }
 
@@ -157,6 +172,7 @@ class Trial:
                 finished_at=_time(record, "finished_at"),
                 attempts=_typed(record, "attempts", int),
                 details=details,
+                student=_hashes(record),
                 added=record.get("added", details.get("added", False)) is True,  # earlier versions: in the details
             )
         except (KeyError, TypeError, OverflowError) as error:
@@ -203,6 +219,13 @@ def _numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
+def _hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    hashes = record.get("student", {})  # earlier versions wrote none
+    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        raise TypeError(f"student is {_shown(hashes)}")
+    return hashes
+
+
 def _time(record: Mapping[str, Any], key: str) -> datetime | None:
     text = _typed(record, key, str | None)
     if text is None:
@@ -225,24 +248,6 @@ def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def ensure_has_student(trial: Trial) -> None:
-    """Raise an error for a trial that never had a trained student.
-
-    Raises:
-        ConfigurationError: it is paused, or was added.
-    """
-    if trial.state is TrialState.PAUSED:
-        raise ConfigurationError(
-            f"a student is kept once its trial is complete, but trial {trial.number} is paused after flash "
-            "distillation; resume the search with a larger promote, or without it."
-        )
-    if trial.added:
-        raise ConfigurationError(
-            f"a student is kept where it was trained, but trial {trial.number} was run elsewhere and added; take that "
-            "of another trial."
-        )
-
-
 def read_trial(directory: Path, metrics: Collection[str] = ()) -> Trial | None:
     """The trial in a folder; None if the folder has no record yet.
 
@@ -255,7 +260,7 @@ def read_trial(directory: Path, metrics: Collection[str] = ()) -> Trial | None:
         OSError: it cannot be read.
     """
     try:
-        trial = Trial.from_json(read_json(directory / TRIAL_FILE), directory)
+        trial = Trial.from_json(read_record(directory / TRIAL_FILE), directory)
     except FileNotFoundError:
         return None
     except IsADirectoryError as error:

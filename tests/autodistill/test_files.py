@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,13 +13,17 @@ import pytest
 
 from autodistill.files import (
     TEMPORARY_SUFFIX,
+    changed_files,
     decode_json,
     directory_problem,
+    folder_hashes,
     link_or_device,
     read_json,
+    read_record,
     remove,
     replacing,
     write_json,
+    write_record,
 )
 
 
@@ -232,3 +237,68 @@ def test_json_of_a_hundred_levels_is_read() -> None:
 def test_number_beyond_the_largest_float_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="beyond the largest float"):
         decode_json(text)
+
+
+RECORD = {"accuracy": 0.1 + 0.2, "text": "é\n\ud800", "nested": [{"a": (1, None, True)}], "large": 10**300}
+
+
+def test_record_is_read_as_json_returns_it_and_its_hash_is_that_of_its_text(path: Path) -> None:
+    write_record(path, RECORD)
+    assert read_record(path) == RECORD | {"nested": [{"a": [1, None, True]}]}
+    written = json.loads(path.read_text())
+    hashed = written.pop("hash")
+    text = json.dumps(written, indent=2) + "\n"
+    assert hashed == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def test_record_with_one_changed_bit_is_refused_or_as_it_was(path: Path) -> None:
+    write_record(path, RECORD)
+    content, expected = path.read_bytes(), read_record(path)
+    for position in range(len(content)):
+        for bit in range(7):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                found = read_record(path)
+            except ValueError:
+                continue
+            # White space, or the name of the hash itself.
+            assert {name: value for name, value in found.items() if name in expected} == expected
+
+
+def test_record_without_a_hash_is_read_as_it_is(path: Path) -> None:
+    for value in ({"accuracy": 0.5}, [1], 3):
+        write_json(path, value)
+        assert read_record(path) == value
+
+
+def test_files_of_a_folder_are_hashed_as_the_library_hashes_them(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    contents = {"a": b"", "below/b": bytes(range(256)) * 10_000}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    hashes = folder_hashes(tmp_path)
+    assert hashes == {n: hashlib.blake2b(content, digest_size=16).hexdigest() for n, content in contents.items()}
+    assert changed_files(tmp_path, hashes) == []
+
+
+def test_changed_missing_and_unreadable_files_are_named_and_other_files_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        (tmp_path / name).write_text(name)
+    hashes = folder_hashes(tmp_path)
+    (tmp_path / "a").write_text("b")
+    (tmp_path / "b").unlink()
+    (tmp_path / "new").touch()
+    opened = Path.open
+
+    def refusing(path: Path, *arguments: Any) -> Any:
+        if path.name == "c":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    problems = ["a has another content", "b is missing", "c cannot be read (Permission denied)"]
+    assert changed_files(tmp_path, hashes) == problems

@@ -78,5 +78,5 @@ def test_folder_that_is_not_empty_is_left_as_it_is(exportable):
 
 def test_student_that_is_not_kept_is_refused(exportable):
     shutil.rmtree(student_directory(Path(exportable), 0))
-    assert "that of trial 0 is not among them; there are none" in run("export", exportable, "out", code=2)
+    assert "that of trial 0 is not in runs; it has those of no trial" in run("export", exportable, "out", code=2)
     assert not Path("out").exists()

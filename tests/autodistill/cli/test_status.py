@@ -12,6 +12,7 @@ from saved_teachers import write_csv
 from typer.testing import CliRunner
 
 from autodistill.cli.app import app
+from autodistill.files import read_record, write_record
 
 
 def test_search_with_two_rungs_shows_the_paused_trial(classifier):
@@ -28,7 +29,7 @@ def test_search_with_two_rungs_shows_the_paused_trial(classifier):
     assert f"{paused['after_flash']['parameters']:,.0f}" in table
     shown = json.loads(CliRunner().invoke(app, ["show", "runs", str(paused["number"])]).output)
     assert shown["after_flash"].keys() == {"accuracy", "parameters"}
-    assert "is paused after flash distillation" in run("export", "runs", "out", "--trial", paused["number"], code=2)
+    assert "is paused; resume the search" in run("export", "runs", "out", "--trial", paused["number"], code=2)
 
 
 @pytest.mark.parametrize("command", [("status",), ("trials",), ("show", "0"), ("export", "out")])
@@ -65,10 +66,10 @@ def test_show_prints_the_record_of_one_trial(recorded):
 def test_nothing_in_a_record_reaches_the_terminal_as_a_command(recorded, command, state):
     (file,) = Path(recorded).rglob("trial.json")
     hostile = "\x1b]0;owned\x07\x9b2J\u202e\rfake\nfake"
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record = read_record(file)
     record |= {"state": state, "architecture": {hostile: hostile}, "error": f"Traceback {hostile}\nError: {hostile}"}
     record["metrics"] |= {hostile: 1.0}
-    file.write_text(json.dumps(record), encoding="utf-8")
+    write_record(file, record)
     name, *rest = command
     result = CliRunner().invoke(app, [name, recorded, *rest])
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -92,5 +93,5 @@ def test_damaged_record_is_left_out_by_every_command(recorded, record):
 
 def test_running_trial_without_a_start_is_shown(recorded):
     file = Path(recorded) / "trials" / "000000" / "trial.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"state": "running", "started_at": None}))
+    write_record(file, read_record(file) | {"state": "running", "started_at": None})
     assert "trial 0 has been running since an unknown time" in run("status", recorded)

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_models import Deep
 from torch import nn
 
@@ -18,6 +19,7 @@ from autodistill.distillation.checkpoints import (
     load_block_state,
 )
 from autodistill.processes import Processes
+from autodistill.tensors import content_hash
 
 
 def test_checkpoint_is_loaded_as_it_was_saved(tmp_path) -> None:
@@ -63,6 +65,32 @@ def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, kept: in
     with caplog.at_level(logging.WARNING, logger="autodistill"):
         assert checkpoints.load("a") is None
     assert "a.safetensors is damaged" in caplog.text
+
+
+def test_checkpoint_with_one_changed_bit_anywhere_is_ignored(tmp_path, caplog) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("a", {"weight": torch.arange(3.0), "count": torch.tensor(7)}, {"losses": [0.5]})
+    file = tmp_path / "a.safetensors"
+    content = file.read_bytes()
+    for position in range(len(content)):
+        for bit in (0, 6):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            file.write_bytes(changed)
+            assert checkpoints.load("a") is None
+    file.write_bytes(content)
+    assert checkpoints.load("a") is not None
+
+
+def test_checkpoint_without_a_hash_or_nested_without_end_is_ignored(tmp_path, caplog) -> None:
+    for number, metadata in enumerate([{"record": "[" * 100_000, "hash": ""}, {"record": "{}"}, None]):
+        save_file({"weight": torch.ones(2)}, tmp_path / f"{number}.safetensors", metadata)
+        assert Checkpoints(tmp_path).load(str(number)) is None
+    nested = "[" * 100_000 + "]" * 100_000
+    deep = {"record": nested, "hash": content_hash((nested, {"weight": torch.ones(2)}))}
+    save_file({"weight": torch.ones(2)}, tmp_path / "deep.safetensors", deep)
+    assert Checkpoints(tmp_path).load("deep") is None
+    assert caplog.text.count("is damaged") == 4
 
 
 def test_shared_checkpoint_of_one_process_is_its_own(tmp_path) -> None:

@@ -47,7 +47,7 @@ def test_student_and_tokenizer_are_written_side_by_side_into_an_empty_folder(tri
 
 
 def test_student_that_was_not_kept_is_refused_naming_those_that_were(trials):
-    with pytest.raises(ConfigurationError, match="that of trial 0 is not among them; there are 1"):
+    with pytest.raises(ConfigurationError, match="that of trial 0 is not in runs; it has those of trial 1"):
         export_folder(RUNS, trials[0], Path("out"))
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from directory_cases import DESCRIPTION, SPACE, architecture, files, opened
+from directory_cases import DESCRIPTION, SPACE, architecture, files, opened, with_a_finished_trial
 from toy_search import make_search
 
 from autodistill import files as json_files
 from autodistill.errors import SearchDirectoryError
+from autodistill.files import read_record, write_json
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
@@ -51,7 +52,8 @@ def test_new_directory_is_made_with_its_parents_and_describes_the_search(tmp_pat
     with opened(path) as directory:
         assert list(directory.result) == []
         assert directory.path == path
-    assert json.loads((path / "search.json").read_text()) == {"schema_version": 1, **DESCRIPTION}
+    assert read_record(path / "search.json") == {"schema_version": 1, **DESCRIPTION}
+    assert (path / "search.backup.json").read_text() == (path / "search.json").read_text()
 
 
 def test_relative_path_keeps_its_meaning_when_the_program_changes_its_folder(
@@ -182,13 +184,46 @@ def test_full_disk_raises_an_error_and_the_old_record_stays(tmp_path: Path, monk
         assert directory.begin(architecture(2)).number == 1
 
 
-@pytest.mark.parametrize("content", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": NaN}'])
-def test_damaged_description_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+DAMAGED_DESCRIPTIONS = ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": NaN}']
+
+
+@pytest.mark.parametrize("content", DAMAGED_DESCRIPTIONS)
+def test_damaged_description_without_an_undamaged_copy_is_refused_and_kept(tmp_path: Path, content: str) -> None:
     opened(tmp_path).close()
     (tmp_path / "search.json").write_text(content)
+    (tmp_path / "search.backup.json").write_text(content)
     with pytest.raises(SearchDirectoryError, match=r"search\.json must describe the search, but is damaged"):
         opened(tmp_path)
     assert (tmp_path / "search.json").read_text() == content
+
+
+@pytest.mark.parametrize("content", [*DAMAGED_DESCRIPTIONS, None, "one bit"])
+@pytest.mark.parametrize("name", ["search.json", "search.backup.json"])
+def test_damaged_description_is_restored_from_the_other_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str | None
+) -> None:
+    with_a_finished_trial(tmp_path)
+    before = files(tmp_path)
+    file = tmp_path / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(before[name].replace('"accuracy"', '"accuracx"') if content == "one bit" else content)
+    assert [trial.metrics for trial in SearchResult.load(tmp_path)] == [{"accuracy": 0.5}]
+    opened(tmp_path).close()
+    assert files(tmp_path) == before
+    assert (f"{file} is damaged" in caplog.text) == (content is not None)
+
+
+def test_directory_of_a_version_without_hashes_and_copy_is_resumed(tmp_path: Path) -> None:
+    with_a_finished_trial(tmp_path)
+    after = files(tmp_path)
+    for name in ("search.json", "trials/000000/trial.json"):
+        write_json(tmp_path / name, read_record(tmp_path / name))
+    (tmp_path / "search.backup.json").unlink()
+    with opened(tmp_path) as directory:
+        assert [trial.metrics for trial in directory.result] == [{"accuracy": 0.5}]
+    assert files(tmp_path)["search.backup.json"] == after["search.backup.json"]
 
 
 def test_directory_of_a_later_schema_is_refused(tmp_path: Path) -> None:
@@ -340,12 +375,12 @@ def test_record_that_cannot_be_read_is_named_and_nothing_is_lost(
         assert list(directory.result) == [done]
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """No file of that name can be read."""
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """No file of these names can be read."""
     original = Path.read_text
 
     def refusing(path: Path, *arguments: Any, **named: Any) -> str:
-        if path.name == name:
+        if path.name in names:
             raise PermissionError(13, "Permission denied", str(path))
         return original(path, *arguments, **named)
 
@@ -357,7 +392,7 @@ def test_description_that_cannot_be_read_or_has_no_metrics_is_refused(
 ) -> None:
     opened(tmp_path).close()
     with monkeypatch.context() as patch:
-        refuse(patch, "search.json")
+        refuse(patch, "search.json", "search.backup.json")
         with pytest.raises(SearchDirectoryError, match=r"must describe the search, but .*Permission denied"):
             opened(tmp_path)
     (tmp_path / "search.json").write_text('{"schema_version": 1, "metrics": 3}')

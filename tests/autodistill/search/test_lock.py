@@ -55,6 +55,7 @@ def test_trials_without_a_description_are_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin(architecture(1))
     (tmp_path / "search.json").unlink()
+    (tmp_path / "search.backup.json").unlink()
     with pytest.raises(SearchDirectoryError, match=r"holds trials and no search\.json"):
         opened(tmp_path)
 

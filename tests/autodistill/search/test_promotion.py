@@ -369,7 +369,7 @@ def test_students_are_kept_as_without_promotion_and_paused_ones_are_refused(tmp_
     search.search_loop()
     kept = [trial for trial in search.search_result if (trial.directory / "student").exists()]
     assert kept == (search.search_result.pareto_front if keep == "pareto" else [])
-    with pytest.raises(ConfigurationError, match="is paused after flash distillation; resume the search with a larger"):
+    with pytest.raises(ConfigurationError, match="is paused; resume the search with a larger"):
         search.load_model(search.search_result.paused[0])
 
 

@@ -138,7 +138,9 @@ def test_data_frame_without_pandas_is_refused_naming_the_package(monkeypatch: py
 
 
 def write_search(path: Path, trials: list[Trial], metrics: list[Metric]) -> None:
-    (path / "search.json").write_text(json.dumps({"metrics": [metric.to_json() for metric in metrics]}))
+    (path / "search.json").write_text(
+        json.dumps({"schema_version": 1, "metrics": [metric.to_json() for metric in metrics]})
+    )
     for t in trials:
         folder = path / "trials" / f"{t.number:06d}"
         folder.mkdir(parents=True)
@@ -204,11 +206,12 @@ def test_load_of_trials_that_cannot_be_listed_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"metrics": 3}', '{"metrics": [{"nam": "a"}]}', '{"metrics": []}']
+    "content",
+    ["", "[]", "{}", *(f'{{"schema_version": 1, "metrics": {text}}}' for text in ("3", '[{"nam": "a"}]', "[]"))],
 )
 def test_load_of_a_damaged_description_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "search.json").write_text(content)
-    with pytest.raises(SearchDirectoryError, match="must describe the search's metrics, but cannot be read"):
+    with pytest.raises(SearchDirectoryError, match="must describe the search, but is damaged"):
         SearchResult.load(tmp_path)
 
 

@@ -1,0 +1,53 @@
+"""The trained students in a search directory: which exist, and whether they are as they were saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autodistill.errors import ConfigurationError, SearchDirectoryError
+from autodistill.files import changed_files
+from autodistill.search.layout import student_directory
+from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial, TrialState
+
+
+def find_student(search_dir: Path, trial: Trial) -> Path:
+    """The folder of a trial's student, whose files are those that were saved.
+
+    Raises:
+        ConfigurationError: the student was not kept, or the trial was added, or is not complete.
+        SearchDirectoryError: the student is damaged.
+    """
+    if trial.state is not TrialState.COMPLETE:
+        paused = " with a larger promote, or without it" if trial.state is TrialState.PAUSED else ""
+        raise ConfigurationError(
+            f"a student is kept once its trial is complete, but trial {trial.number} is {trial.state}; resume the "
+            f"search{paused}, or take that of another trial."
+        )
+    if trial.added:
+        raise ConfigurationError(
+            f"a student is kept where it was trained, but trial {trial.number} was run elsewhere and added; take that "
+            "of another trial."
+        )
+    folder = student_directory(search_dir, trial.number)
+    if not folder.exists():
+        raise ConfigurationError(
+            "the students of the Pareto front are kept, or all with keep='all', but that of trial "
+            f"{trial.number} is not in {search_dir}; it has those of {_kept(search_dir)}."
+        )
+    problems = changed_files(folder, trial.student)
+    if problems:
+        raise SearchDirectoryError(
+            f"a student must be as it was saved, but in {folder} {', '.join(problems)}; restore it, or have it trained "
+            "again: `autodistill doctor --repair`, then resume the search."
+        )
+    return folder
+
+
+def _kept(search_dir: Path) -> str:
+    numbers = [str(trial.number) for trial in SearchResult.load(search_dir) if _exists(search_dir, trial)]
+    return f"trial {', '.join(numbers)}" if numbers else "no trial"
+
+
+def _exists(search_dir: Path, trial: Trial) -> bool:
+    return trial.state is TrialState.COMPLETE and student_directory(search_dir, trial.number).exists()
