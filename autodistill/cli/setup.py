@@ -18,12 +18,11 @@ from autodistill.config import AutoDistillationConfig
 from autodistill.config.command_line import CommandConfig
 from autodistill.data_stream import DataStream
 from autodistill.errors import ConfigurationError
-from autodistill.files import replacing
+from autodistill.export.preprocessor import keep_preprocessor
 from autodistill.forecast import Forecast
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.padding import report_padding
 from autodistill.report.mapping_table import MappingRow, explain_mapping
-from autodistill.search.layout import PREPROCESSOR
 from autodistill.search.trial import Trial
 from search_spaces import Architecture
 from search_spaces.checks import did_you_mean
@@ -119,12 +118,8 @@ class SearchSetup:
         )
 
     def keep_preprocessor(self, search: AutoDistillation, trial: Trial | None = None) -> None:
-        """Save the tokenizer or image processor in the search directory, unless it exists."""
-        folder = search.search_dir / PREPROCESSOR
-        if folder.exists():
-            return
-        with replacing(folder) as temporary:
-            self.models.preprocessor.save_pretrained(temporary)
+        """Save the tokenizer or image processor in the search directory, unless it is there."""
+        keep_preprocessor(search.search_dir, self.models.preprocessor)
 
 
 def _metric_problems(config: CommandConfig, task: Task) -> Iterator[str]:

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from autodistill.errors import ConfigurationError
+from autodistill.export.preprocessor import find_preprocessor
 from autodistill.files import replacing
 from autodistill.frameworks.student_files import DESCRIPTION_FILE, OWN_WEIGHTS_FILE, reload_problems
-from autodistill.search.layout import PREPROCESSOR, ensure_no_links
+from autodistill.search.layout import ensure_no_links
 from autodistill.search.students import find_student
 from autodistill.search.trial import Trial
 
@@ -28,15 +29,11 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
         ConfigurationError: the student or its preprocessor does not exist, the folder is not empty, or the class of the
             student would load another model from it than the one that was measured.
         SearchDirectoryError: the directory holds no search, or holds links, of which the targets would be exported; or
-            the student is damaged.
+            the student or its preprocessor is damaged.
     """
     ensure_no_links(search_dir)
     student = find_student(search_dir, trial)
-    if not (search_dir / PREPROCESSOR).exists():
-        raise ConfigurationError(
-            f"a student is exported with its tokenizer or image processor, but {search_dir} has no {PREPROCESSOR}; "
-            "resume the search with `autodistill search`, which writes it."
-        )
+    preprocessor = find_preprocessor(search_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"a student is exported into a new folder, but {out} exists; name another.")
     if not (student / "config.json").exists():
@@ -54,4 +51,4 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         shutil.copytree(student, temporary, ignore=shutil.ignore_patterns(DESCRIPTION_FILE, OWN_WEIGHTS_FILE))
-        shutil.copytree(search_dir / PREPROCESSOR, temporary, dirs_exist_ok=True)
+        shutil.copytree(preprocessor, temporary, dirs_exist_ok=True)

@@ -8,6 +8,7 @@ search_dir/
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
   teacher_cache/         safe to delete
   preprocessor/          the tokenizer or image processor that exported students are used with
+  preprocessor.json      the hashes of its files
   *.tmp, */*.tmp         files that are being written; ignored, and removed when the directory is opened
 
 `search.json` and each `trial.json` hold a hash of their content, and `trial.json` also those of the student's files.
@@ -32,6 +33,7 @@ CHECKPOINT = "checkpoint"
 STUDENT = "student"
 TEACHER_CACHE = "teacher_cache"
 PREPROCESSOR = "preprocessor"
+PREPROCESSOR_HASHES = "preprocessor.json"
 DAMAGED_SUFFIX = ".damaged"
 """The suffix of what was set aside, since it cannot be read or belongs to such a record."""
 
