@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -18,6 +19,9 @@ from typing import Any, NoReturn
 TEMPORARY_SUFFIX = ".tmp"
 """The suffix of everything that is being written or removed; a killed process may leave such files."""
 
+
+# Besides those of this version, those of the previous one, and those of `safetensors.torch.save_file`.
+_TEMPORARY_NAME = re.compile(r".*" + re.escape(TEMPORARY_SUFFIX) + r"|\.tmp\w{6}")
 
 HASH = "hash"
 """The key of a record under which `write_record` writes the hash of the rest."""
@@ -262,6 +266,25 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def delete_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Delete everything below a folder that a killed process was writing or removing.
+
+    Args:
+        folder: which nobody else writes to; if others do, `older_than` must be given.
+        older_than: seconds since the last change; younger files may still be written by another process.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    latest = time.time() - older_than
+    for path, folders, names in os.walk(folder):
+        for name in [*folders, *names]:
+            entry = Path(path, name)
+            if _TEMPORARY_NAME.fullmatch(name) and entry.lstat().st_mtime <= latest:
+                _delete(entry)
+        folders[:] = [name for name in folders if not _TEMPORARY_NAME.fullmatch(name)]
 
 
 def _temporary(path: Path) -> Path:

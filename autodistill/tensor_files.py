@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from autodistill.files import replacing
 
@@ -39,9 +38,8 @@ def write_tensors(
         ...     write_tensors(Path(directory) / "some.safetensors", {"weight": torch.ones(2)})
         80
     """
+    # Not `save_file`: it has temporary files of its own, which a killed process leaves under any name.
+    content = save(dict(tensors), None if metadata is None else dict(metadata))
     with replacing(path, cached=cached) as temporary:
-        try:
-            save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
-        except SafetensorError as error:  # of a full disk, too
-            raise OSError(f"{path} cannot be written: {error}") from error
-        return temporary.stat().st_size
+        temporary.write_bytes(content)
+    return len(content)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from autodistill.tensor_files import write_tensors
 from autodistill.tensors import map_leaves, map_tensors, nbytes, tensors_in
+
+logger = logging.getLogger(__name__)
 
 GIB = 2**30
 
@@ -68,10 +74,11 @@ class ActivationStore:
         self._memory: dict[int, tuple[Any, list[torch.Tensor]]] = {}
         self._disk: dict[int, tuple[Any, int]] = {}  # the form, and the bytes of the file
         self._memory_left = budget.memory_gb * GIB
+        self._warned = False
         self._disk_left = budget.disk_gb * GIB if budget.directory is not None else 0.0
 
     def put(self, number: int, structure: Any) -> bool:
-        """Store a structure under a number, replacing the previous one; False if it does not fit in the budget."""
+        """Store a structure under a number, replacing the previous one; False if it does not fit, or the disk fails."""
         self.drop(number)
         tensors = [tensor if self.exact else _compressed(tensor) for tensor in tensors_in(structure)]
         numbers = itertools.count()
@@ -80,8 +87,7 @@ class ActivationStore:
         if size <= self._memory_left:
             self._memory[number] = form, tensors
             self._memory_left -= size
-        elif size <= self._disk_left:
-            self._write(number, tensors)
+        elif size <= self._disk_left and self._write(number, tensors):
             self._disk[number] = form, size
             self._disk_left -= size
         else:
@@ -89,12 +95,16 @@ class ActivationStore:
         return True
 
     def get(self, number: int) -> Any:
-        """The structure stored under a number; None if there is none."""
+        """The structure stored under a number; None if there is none, or its file cannot be read."""
         if number in self._memory:
             form, tensors = self._memory[number]
         elif number in self._disk:
             form = self._disk[number][0]
-            stored = load_file(self._path(number))
+            try:
+                stored = load_file(self._path(number))
+            except (SafetensorError, OSError) as error:
+                self._warn(f"cannot be read ({error})")
+                return None
             tensors = [stored[str(index)] for index in range(len(stored))]
         else:
             return None
@@ -106,7 +116,8 @@ class ActivationStore:
             self._memory_left += nbytes(self._memory.pop(number)[1])
         elif number in self._disk:
             self._disk_left += self._disk.pop(number)[1]
-            self._path(number).unlink()
+            with contextlib.suppress(OSError):
+                self._path(number).unlink()
 
     def clear(self) -> None:
         """Remove everything, including the files."""
@@ -133,10 +144,21 @@ class ActivationStore:
         """How many structures are in memory, and how many on disk."""
         return len(self._memory), len(self._disk)
 
-    def _write(self, number: int, tensors: list[torch.Tensor]) -> None:
+    def _write(self, number: int, tensors: list[torch.Tensor]) -> bool:
         path = self._path(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({str(index): _dense(tensor) for index, tensor in enumerate(tensors)}, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, {str(index): _dense(tensor) for index, tensor in enumerate(tensors)}, cached=True)
+        except OSError as error:
+            self._warn(f"cannot be written ({error})")
+            return False
+        return True
+
+    def _warn(self, problem: str) -> None:
+        if not self._warned:
+            self._warned = True
+            directory = self._budget.directory
+            logger.warning("captured inputs in %s %s; they are computed when needed", directory, problem)
 
     def _path(self, number: int) -> Path:
         assert self._budget.directory is not None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from autodistill.files import delete_leftovers
 from autodistill.models.taps import Tap
 from autodistill.tensor_files import write_tensors
 from autodistill.tensors import content_hash, nbytes
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 FEATURE, HASH = "feature", "hash"
 """The names of a file's one tensor, and of its hash in the metadata."""
+
+_LONGEST_WRITE = 3600.0
+"""Seconds after which a temporary file is none that another process is writing."""
 
 HEADER = 192
 """The maximum overhead of a file beyond its one feature, in bytes."""
@@ -74,7 +78,7 @@ class BatchFeatures:
         self._disk_bytes = disk_bytes
         self._read_only = read_only
         self._memory: dict[FeatureKey, torch.Tensor] = {}
-        self._disk_used = 0 if directory is None else sum(f.stat().st_size for f in directory.rglob("*.safetensors"))
+        self._disk_used = 0 if directory is None else _size_of(directory, clean_up=not read_only)
         self._used: set[Path] = set()
         self._damaged: set[Path] = set()
         self._is_full = False  # of files that this object has used
@@ -184,6 +188,19 @@ class BatchFeatures:
             with contextlib.suppress(FileNotFoundError):
                 found.append((path in self._used, path.stat().st_mtime_ns, path))
         return sorted(found)
+
+
+def _size_of(directory: Path, *, clean_up: bool) -> int:
+    """The size of all files in a directory in bytes; what killed processes left is removed, or counted."""
+    if clean_up:
+        with contextlib.suppress(OSError):
+            delete_leftovers(directory, older_than=_LONGEST_WRITE)
+    size = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):  # another process may have removed it
+                size += Path(folder, name).stat().st_size
+    return size
 
 
 def _read(path: Path) -> torch.Tensor:

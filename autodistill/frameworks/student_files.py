@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -25,6 +25,7 @@ from torch.nn.parameter import is_lazy
 from autodistill.errors import ConfigurationError, SearchDirectoryError, TrialError
 from autodistill.files import read_json, replacing, write_json
 from autodistill.randomness import isolated_random_state
+from autodistill.tensor_files import write_tensors
 from autodistill.tensors import identical
 from search_spaces import Architecture
 
@@ -261,7 +262,7 @@ def _matched(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> tuple[dict[
 
 def _write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     # Copies, since tensors in one file may not share memory.
-    save_file({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}, path)
+    write_tensors(path, {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 
 
 def _read(directory: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:

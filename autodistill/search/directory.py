@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock
-
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import TEMPORARY_SUFFIX, decode_json, encode_json, sync_directory, write_record
+from autodistill.files import decode_json, delete_leftovers, encode_json, remove, sync_directory, write_record
 from autodistill.metrics.metric import Metric
 from autodistill.search.description import (
     SCHEMA_VERSION,
@@ -29,8 +27,8 @@ from autodistill.search.description import (
     write_description,
 )
 from autodistill.search.layout import (
+    CHECKPOINT,
     DAMAGED_SUFFIX,
-    TEACHER_CACHE,
     TRIAL_FILE,
     TRIALS,
     holds_search,
@@ -38,7 +36,7 @@ from autodistill.search.layout import (
     trial_directories,
     trial_directory,
 )
-from autodistill.search.lock import hold, prepare, writing
+from autodistill.search.lock import DirectoryLock, prepare, writing
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState, has_lost_its_record, now, read_trial
 from search_spaces import SearchSpace, SearchSpaceError
@@ -62,7 +60,7 @@ class SearchDirectory:
         [(0, 'complete', {'accuracy': 0.9})]
     """
 
-    def __init__(self, path: Path, space: SearchSpace, metrics: tuple[Metric, ...], lock: FileLock) -> None:
+    def __init__(self, path: Path, space: SearchSpace, metrics: tuple[Metric, ...], lock: DirectoryLock) -> None:
         self.path = path
         self._space = space
         self._metrics = metrics
@@ -92,7 +90,7 @@ class SearchDirectory:
         description = _as_json({"schema_version": SCHEMA_VERSION, **description})
         metrics = tuple(map(Metric.of, description["metrics"]))
         prepare(path)
-        directory = cls(path, space, metrics, hold(path))
+        directory = cls(path, space, metrics, DirectoryLock(path))
         try:
             with writing(path):
                 directory._begin(description)
@@ -150,10 +148,20 @@ class SearchDirectory:
         return trial
 
     def retry(self, trial: Trial) -> Trial:
-        """Start an interrupted trial again: one more attempt, from now."""
-        trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1, started_at=now())
+        """Start an interrupted trial again: one more attempt, or the first one if the last has progressed."""
+        attempts = 1 if self.has_progressed(trial) else trial.attempts + 1
+        trial = replace(trial, state=TrialState.RUNNING, attempts=attempts, started_at=now())
         self.record(trial)
         return trial
+
+    def has_progressed(self, trial: Trial) -> bool:
+        """Whether an interrupted trial has written a checkpoint since it was last started."""
+        try:
+            files = list((self.trial_directory(trial.number) / CHECKPOINT).iterdir())
+            latest = max((file.stat().st_mtime for file in files), default=0.0)
+        except OSError:  # there are none
+            return False
+        return trial.started_at is not None and latest > trial.started_at.timestamp()
 
     def reopen(self, trial: Trial) -> None:
         """Leave a failed or complete trial to be run again, like an interrupted one."""
@@ -187,6 +195,7 @@ class SearchDirectory:
             )
         number = next(number for number in itertools.count() if number not in self._trials)
         folder = self.trial_directory(number)
+        self._lock.verify()
         with writing(self.path):
             folder.mkdir(exist_ok=True)
             sync_directory(folder.parent)
@@ -195,6 +204,7 @@ class SearchDirectory:
         return trial
 
     def _write(self, trial: Trial) -> None:
+        self._lock.verify()
         with writing(self.path):
             write_record(self.trial_directory(trial.number) / TRIAL_FILE, trial.to_json())
         self._trials[trial.number] = trial
@@ -258,13 +268,14 @@ class SearchDirectory:
         return keys
 
     def _clean_up(self) -> None:
-        """Remove incomplete files of a killed process, and files of earlier versions."""
+        """Remove what a killed process left: incomplete files, checkpoints that are not needed; and old claims."""
         claims = self.path / _CLAIMS
         if claims.is_dir() and not claims.is_symlink():
             shutil.rmtree(claims)
-        for folder in (self.path, self.path / TEACHER_CACHE, *trial_directories(self.path)):
-            for staged in list(folder.glob("*" + TEMPORARY_SUFFIX)):
-                shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
+        delete_leftovers(self.path)
+        for trial in self._trials.values():
+            if trial.state in (TrialState.COMPLETE, TrialState.FAILED):
+                remove(self.trial_directory(trial.number) / CHECKPOINT)
         for folder in trial_directories(self.path):
             if int(folder.name) not in self._trials:
                 if has_lost_its_record(folder):

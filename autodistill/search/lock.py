@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from autodistill.errors import SearchDirectoryError
 from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
 from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links, holds_search
 from autodistill.search.trial import now
+
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 # What a directory may hold before it holds a search: the first process to open it may have been killed.
 _BEFORE_A_SEARCH = {LOCK_FILE, OWNER_FILE, TEACHER_CACHE}  # the cache is filled when a student is trained alone
@@ -42,31 +45,88 @@ def prepare(path: Path) -> None:
         )
 
 
-def hold(path: Path) -> FileLock:
-    """Hold the directory until the lock is released or this process ends, for whatever reason.
+class DirectoryLock:
+    """Holds a directory until `release`, or until this process ends, for whatever reason.
+
+    Args:
+        path: of the directory.
 
     Raises:
-        SearchDirectoryError: it is held already, or not writable.
+        SearchDirectoryError: it is held already, not writable, or on a file system without locks.
     """
-    lock = FileLock(path / LOCK_FILE, blocking=False)
-    try:
-        with writing(path):
-            lock.acquire()
-    except Timeout:
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path / LOCK_FILE, blocking=False)
         try:
-            owner = read_json(path / OWNER_FILE)
-            holder = f"process {owner['process']} on {owner['host']} has been since {owner['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            holder = "another process is"
+            with writing(path), _supported(path):
+                self._lock.acquire()
+        except Timeout:
+            raise SearchDirectoryError(
+                f"one process at a time works on a search, but {_holder(path)} at work on {path}; wait for it or stop "
+                "it."
+            ) from None
+        owner = {"process": os.getpid(), "host": platform.node(), "since": now().isoformat(timespec="seconds")}
+        try:
+            with writing(path):
+                self._identity = _identity(path / LOCK_FILE)
+                write_json(path / OWNER_FILE, owner)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def verify(self) -> None:
+        """Ensure that no other process can hold the directory too.
+
+        Raises:
+            SearchDirectoryError: the file of the lock was removed or replaced, so that another process may hold it.
+        """
+        try:
+            is_the_same = _identity(self._path / LOCK_FILE) == self._identity
+        except OSError:
+            is_the_same = False
+        if not is_the_same:
+            raise SearchDirectoryError(
+                f"{LOCK_FILE} must stay in place while a search runs, but that in {self._path} was removed or "
+                "replaced; ensure that no other process is at work there, then resume the search."
+            )
+
+    def release(self) -> None:
+        """Let others hold the directory."""
+        try:
+            if self._lock.is_locked:
+                with contextlib.suppress(OSError, SearchDirectoryError):
+                    self.verify()  # otherwise the owner is another process
+                    (self._path / OWNER_FILE).unlink(missing_ok=True)
+        finally:
+            self._lock.release()
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """What distinguishes a file from others of its name, as long as it is open."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def _holder(path: Path) -> str:
+    try:
+        owner = read_json(path / OWNER_FILE)
+        return f"process {owner['process']} on {owner['host']} has been since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process is"
+
+
+@contextlib.contextmanager
+def _supported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
         raise SearchDirectoryError(
-            f"one process at a time works on a search, but {holder} at work on {path}; wait for it or stop it."
-        ) from None
-    with writing(path):
-        write_json(
-            path / OWNER_FILE,
-            {"process": os.getpid(), "host": platform.node(), "since": now().isoformat(timespec="seconds")},
-        )
-    return lock
+            f"search_dir must be on a file system with locks, but that of {path} provides none ({error.strerror}); "
+            "take a local directory, or start the lock service of the network file system."
+        ) from error
 
 
 @contextlib.contextmanager

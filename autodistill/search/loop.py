@@ -98,8 +98,8 @@ class SearchLoop:
         # Whether the settings were checked against a student: a trial that was measured shows that they fit.
         self._checked = any(trial.is_measured and not trial.added for trial in self.result)
         self._exhausted = False  # whether the space is
-        # The numbers of the trials that may have a student on disk.
-        self._with_students = {trial.number for trial in self.result.completed}
+        # The numbers of the trials that may have a student on disk: a kill may have left any.
+        self._with_students = {trial.number for trial in self.result}
 
     @property
     def result(self) -> SearchResult:
@@ -120,6 +120,7 @@ class SearchLoop:
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", self.directory.path, done)
         space = self.spec.search_space
+        self._remove_students()
         self.progress.search_started(int(min(limits.trials, space.size or space.grid_size or math.inf)), done)
         failures = 0
         while (trial := self._next()) is not None:
@@ -153,7 +154,7 @@ class SearchLoop:
         for trial in self.directory.interrupted:
             if not trial.after_flash and len(self.result.tried) >= self._limits.trials:
                 continue
-            if trial.attempts <= self.policy.max_retries:
+            if trial.attempts <= self.policy.max_retries or self.directory.has_progressed(trial):
                 self._check(trial.architecture)
                 return self.directory.retry(trial)
             reason = f"it was interrupted {trial.attempts} times, and max_retries is {self.policy.max_retries}"
@@ -259,14 +260,19 @@ class SearchLoop:
         trial = trial.complete(outcome.metrics, outcome.details, outcome.student)
         self.directory.record(trial)
         self._remove_checkpoints(trial)
-        numbers = {other.number for other in self._kept()}
-        for number in (self._with_students | {trial.number}) - numbers:
+        self._with_students.add(trial.number)
+        self._remove_students()
+        return trial
+
+    def _remove_students(self) -> None:
+        """Remove the students that are not kept."""
+        numbers = {trial.number for trial in self._kept()}
+        for number in self._with_students - numbers:
             try:
                 remove(self.directory.student_directory(number))
             except OSError as error:
                 logger.warning("the student of trial %d is not kept, but could not be removed: %s", number, error)
         self._with_students = numbers
-        return trial
 
     def _kept(self) -> list[Trial]:
         """The trials whose students stay on disk."""

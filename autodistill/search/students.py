@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.files import changed_files
-from autodistill.search.layout import student_directory
+from autodistill.search.layout import ensure_no_links, student_directory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
 
@@ -16,7 +16,7 @@ def find_student(search_dir: Path, trial: Trial) -> Path:
 
     Raises:
         ConfigurationError: the student was not kept, or the trial was added, or is not complete.
-        SearchDirectoryError: the student is damaged.
+        SearchDirectoryError: the student is damaged, or its folder holds links.
     """
     if trial.state is not TrialState.COMPLETE:
         paused = " with a larger promote, or without it" if trial.state is TrialState.PAUSED else ""
@@ -35,6 +35,7 @@ def find_student(search_dir: Path, trial: Trial) -> Path:
             "the students of the Pareto front are kept, or all with keep='all', but that of trial "
             f"{trial.number} is not in {search_dir}; it has those of {_kept(search_dir)}."
         )
+    ensure_no_links(folder)
     problems = changed_files(folder, trial.student)
     if problems:
         raise SearchDirectoryError(

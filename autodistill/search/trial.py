@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from autodistill.files import TEMPORARY_SUFFIX, read_record
@@ -53,8 +53,8 @@ class Trial:
         directory: its folder in the search directory.
         started_at: when its last attempt began, in UTC.
         finished_at: when it was completed, failed or paused.
-        attempts: how often it was started; more than once after an interruption. A promotion, or running a failed
-            trial again, resets it to one.
+        attempts: how often it was started without progress; more than once after an interruption. A checkpoint written
+            since the last start, a promotion, or running a failed trial again resets it to one.
         details: further results, as JSON: losses by block, the spread of the latency.
         student: the hash of each file of the trained student; empty if none was saved.
         added: it was run elsewhere and recorded with `add_trial`; it has no student.
@@ -220,9 +220,13 @@ def _numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
 
 
 def _hashes(record: Mapping[str, Any]) -> dict[str, str]:
-    hashes = record.get("student", {})  # earlier versions wrote none
-    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
-        raise TypeError(f"student is {_shown(hashes)}")
+    if "student" not in record:  # earlier versions wrote none
+        return {}
+    hashes: dict[str, str] = _typed(record, "student", dict)
+    for name, value in hashes.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or not isinstance(value, str):
+            raise TypeError(f"student has {_shown(value)} for {_shown(name)}")
     return hashes
 
 

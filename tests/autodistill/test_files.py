@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from autodistill.files import (
     TEMPORARY_SUFFIX,
     changed_files,
     decode_json,
+    delete_leftovers,
     directory_problem,
     folder_hashes,
     link_or_device,
@@ -302,3 +304,17 @@ def test_changed_missing_and_unreadable_files_are_named_and_other_files_are_not(
     monkeypatch.setattr(Path, "open", refusing)
     problems = ["a has another content", "b is missing", "c cannot be read (Permission denied)"]
     assert changed_files(tmp_path, hashes) == problems
+
+
+def test_leftovers_are_deleted_at_any_depth_from_a_given_age_and_nothing_else_is(tmp_path: Path) -> None:
+    old, young, others = ["a.tmp", "below/.tmpvNc26n", "b.0f.tmp/file"], ["c.tmp", "below/d.tmp"], ["tmp", "a.tmpl"]
+    for name in [*old, *young, *others]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("a.tmp", "below/.tmpvNc26n", "b.0f.tmp"):
+        os.utime(tmp_path / name, (0, time.time() - 120))
+    left = {tmp_path / name for name in [*young, *others]}
+    delete_leftovers(tmp_path, older_than=60)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == left
+    delete_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"tmp", "a.tmpl"}

@@ -57,7 +57,6 @@ def test_a_lack_of_memory_is_a_fault_that_an_architecture_may_cause(error: Excep
     "error",
     [
         FileNotFoundError(errno.ENOENT, "No such file"),
-        PermissionError(errno.EACCES, "Permission denied"),
         ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
         OSError("the data could not be read"),
         ValueError("28"),

@@ -72,3 +72,23 @@ def test_inexact_storage_halves_the_memory_of_floats_within_the_error_of_bfloat1
     assert integers.dtype == torch.int64
     assert ((kept - exact).abs() <= exact.abs() * 2**-8).all()
     assert not torch.equal(kept, exact)
+
+
+def test_file_that_cannot_be_read_counts_as_missing_with_one_warning(tmp_path, caplog):
+    store = ActivationStore(Budget(0.0, 1.0, tmp_path))
+    for number in range(3):
+        store.put(number, torch.zeros(3))
+    files = sorted(tmp_path.iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    files[1].unlink()
+    assert [store.get(number) is None for number in range(3)] == [True, True, False]
+    assert caplog.text.count("computed when needed") == 1
+    store.clear()
+
+
+def test_disk_that_cannot_be_written_keeps_nothing_with_a_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    store = ActivationStore(Budget(0.0, 1.0, tmp_path / "file"))
+    assert not store.put(0, torch.zeros(3))
+    assert store.get(0) is None
+    assert "cannot be written" in caplog.text

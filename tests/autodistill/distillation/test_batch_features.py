@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,18 @@ def test_a_directory_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
     reader.put(key(1), feature(1))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.stat().st_mtime == 1
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_killed_processes_left_is_removed_once_it_is_old_and_counts_until_then(tmp_path, read_only):
+    old, young = tmp_path / "samples" / f"a.{'0f' * 16}.tmp", tmp_path / f"b.{'0f' * 16}.tmp"
+    old.parent.mkdir()
+    for file in (old, young):
+        file.write_bytes(bytes(1000))
+    os.utime(old, (0, time.time() - 4000))
+    features = BatchFeatures(tmp_path, memory_bytes=0, disk_bytes=2500, read_only=read_only)
+    assert (old.exists(), young.exists()) == (read_only, True)
+    for batch in range(3):
+        features.put(FeatureKey(("teacher",), str(batch), Tap("layer")), torch.zeros(100))
+    # 1,000 bytes of 2,500 are left over: of three features of 400 bytes with headers, two fit.
+    assert len(list(tmp_path.glob("*.safetensors"))) == (0 if read_only else 2)

@@ -779,3 +779,40 @@ def test_leftovers_of_a_killed_process_in_the_directory_itself_are_removed(tmp_p
     (tmp_path / f"preprocessor.{'0f' * 16}.tmp").mkdir()
     with opened(tmp_path) as directory:
         assert_consistent(directory)
+
+
+def test_attempts_count_from_the_last_checkpoint(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        trial = directory.begin(architecture(1))
+        for attempts in (2, 3):
+            assert not directory.has_progressed(trial)
+            trial = directory.retry(trial)
+            assert trial.attempts == attempts
+        checkpoint = directory.trial_directory(0) / "checkpoint"
+        checkpoint.mkdir()
+        assert trial.started_at is not None
+        for seconds, attempts in ((-1, 4), (1, 1), (-1, 2)):
+            (checkpoint / "flash-000.safetensors").touch()
+            os.utime(checkpoint / "flash-000.safetensors", (0, trial.started_at.timestamp() + seconds))
+            trial = directory.retry(trial)
+            assert trial.attempts == attempts
+
+
+def test_what_a_killed_process_left_is_removed_at_any_depth_and_checkpoints_of_finished_trials_too(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as directory:
+        for layers in (1, 2, 3, 4):
+            directory.begin(architecture(layers))
+        for trial in (directory.result[0].complete({"accuracy": 0.5}), directory.result[1].fail("error")):
+            directory.record(trial)
+        directory.record(directory.result[2].pause({"accuracy": 0.5}))
+    before = files(tmp_path)
+    left = ["teacher_cache/.tmpAb12_3", "teacher_cache/samples/ab/x.0f.tmp", "trials/000003/checkpoint/.tmpvNc26n"]
+    left += ["trials/000000/checkpoint/a.safetensors", "trials/000001/checkpoint/a.safetensors", "x.tmp/y"]
+    kept = ["trials/000002/checkpoint/a.safetensors", "trials/000003/checkpoint/a.safetensors", "teacher_cache/a.tmpl"]
+    for name in [*left, *kept]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    opened(tmp_path).close()
+    assert files(tmp_path) == before | dict.fromkeys(kept, "")

@@ -1,12 +1,14 @@
 """Who may write to a directory: what is refused, and one process at a time."""
 
+import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
-from directory_cases import architecture, opened
+from directory_cases import architecture, files, opened
 
 from autodistill.errors import SearchDirectoryError
 
@@ -73,3 +75,47 @@ def test_owner_that_cannot_be_read_is_called_another_process(tmp_path: Path) -> 
         (tmp_path / "owner.json").write_text("")
         with pytest.raises(SearchDirectoryError, match="but another process is at work on"):
             opened(tmp_path)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_lock_that_was_removed_while_in_use_stops_the_first_process_before_it_writes(
+    tmp_path: Path, replaced: bool
+) -> None:
+    first = opened(tmp_path)
+    trial = first.begin(architecture(1))
+    (tmp_path / "search.lock").unlink()
+    second = opened(tmp_path) if replaced else None
+    before = files(tmp_path)
+    for write in (
+        lambda: first.record(trial.complete({"accuracy": 0.5})),
+        lambda: first.begin(architecture(2)),
+        lambda: first.add(architecture(2), {"accuracy": 0.5}),
+    ):
+        with pytest.raises(SearchDirectoryError, match=r"search\.lock must stay in place while a search runs, but"):
+            write()
+    assert files(tmp_path) == before
+    first.close()
+    if second is not None:
+        assert (tmp_path / "owner.json").exists()
+        second.record(second.retry(second.interrupted[0]).complete({"accuracy": 0.5}))
+        second.close()
+    with opened(tmp_path) as directory:
+        assert len(directory.result) == 1
+
+
+def test_owner_is_named_only_while_the_directory_is_held(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        assert json.loads((tmp_path / "owner.json").read_text())["process"] == os.getpid()
+    assert not (tmp_path / "owner.json").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_named_as_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(SearchDirectoryError, match=rf"with locks, but .* \({os.strerror(number)}\); take a local"):
+        opened(tmp_path)
