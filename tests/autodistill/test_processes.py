@@ -97,8 +97,6 @@ def test_only_the_main_process_writes_to_the_search_directory(directory):
     assert not Path(toy_processes.UNUSABLE).exists()
     result = SearchResult.load(directory / "search")
     assert [trial.state.value for trial in result] == ["complete"] * 3
-    owner = json.loads((directory / "search/owner.json").read_text())
-    assert owner["process"] == observed(directory, "search")[0]["pid"]
 
 
 def test_a_killed_search_continues_in_both_processes_and_ends_with_the_same_result(directory):

@@ -21,7 +21,7 @@ from toy_search import make_search
 
 from autodistill import files as json_files
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import read_record, write_json
+from autodistill.files import read_record, write_json, write_record
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
@@ -344,15 +344,22 @@ def test_damaged_record_is_set_aside_and_costs_only_that_trial(
 
 @pytest.mark.parametrize(
     "change",
-    [{"metrics": {"accuracy": 10**400}}, {"metrics": {}}, {"metrics": {"other": 1.0}}, {"started_at": "2026-01-01"}],
-    ids=["huge", "no metrics", "other metrics", "no zone"],
+    [
+        {"metrics": {"accuracy": 10**400}},
+        {"metrics": {}},
+        {"metrics": {"other": 1.0}},
+        {"started_at": "2026-01-01"},
+        {"student": {"a/../../b": ""}},
+        {"student": {"/dev/zero": ""}},
+    ],
+    ids=["huge", "no metrics", "other metrics", "no zone", "outside", "root"],
 )
 def test_odd_record_is_set_aside_and_costs_only_that_trial(tmp_path: Path, change: dict[str, Any]) -> None:
     with opened(tmp_path) as directory:
         for layers in (1, 2):
             directory.record(directory.begin(architecture(layers)).complete({"accuracy": layers / 10}))
         file = directory.trial_directory(0) / "trial.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    write_record(file, read_record(file) | change)
     with opened(tmp_path) as directory:
         assert numbers(directory) == [1]
         assert directory.result.unchanged_for == 0
