@@ -15,7 +15,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         modules: the module of each public name.
 
     Examples:
-        >>> get, names = lazy_names("search_spaces", {"OrderedDict": "collections"})
+        >>> get, names = lazy_names("json", {"OrderedDict": "collections"})
         >>> get("OrderedDict").__name__, "OrderedDict" in names()
         ('OrderedDict', True)
     """

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from autodistill.files import delete_leftovers
 from autodistill.models.taps import Tap
-from autodistill.tensor_files import write_tensors
+from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
 from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
 
-FEATURE, HASH = "feature", "hash"
-"""The names of a file's one tensor, and of its hash in the metadata."""
+FEATURE = "feature"
+"""The name of a file's one tensor."""
 
 _LONGEST_WRITE = 3600.0
 """Seconds after which a temporary file is none that another process is writing."""
@@ -98,7 +97,7 @@ class BatchFeatures:
             return None
         try:
             feature = _read(path)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        except (OSError, KeyError, ValueError):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
             self._damaged.add(path)
             if not self._read_only:
@@ -131,7 +130,7 @@ class BatchFeatures:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             stored = feature.cpu().contiguous()
-            self._disk_used += write_tensors(path, {FEATURE: stored}, {HASH: content_hash(stored)}, cached=True)
+            self._disk_used += write_hashed_tensors(path, {FEATURE: stored}, cached=True)
             self._used.add(path)
             self._damaged.discard(path)
         except OSError as error:
@@ -207,10 +206,6 @@ def _read(path: Path) -> torch.Tensor:
     """The feature in a file.
 
     Raises:
-        SafetensorError, OSError, KeyError, TypeError, ValueError: the file cannot be read, or is damaged.
+        OSError, KeyError, ValueError: the file cannot be read, or is damaged.
     """
-    with safe_open(path, framework="pt") as file:
-        feature: torch.Tensor = file.get_tensor(FEATURE)
-        if file.metadata()[HASH] != content_hash(feature):
-            raise ValueError("the hash of a feature must be that of its file, but it is another one.")
-    return feature
+    return read_hashed_tensors(path)[0][FEATURE]

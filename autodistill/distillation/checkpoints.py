@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import nn
@@ -24,13 +23,12 @@ from torch import nn
 from autodistill.files import decode_json
 from autodistill.models.module_paths import find_module
 from autodistill.processes import Processes
-from autodistill.tensor_files import write_tensors
-from autodistill.tensors import content_hash
+from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
 
 logger = logging.getLogger(__name__)
 
-RECORD, HASH = "record", "hash"
-"""What the header of a checkpoint holds: the record as JSON, and a hash of tensors and record."""
+RECORD = "record"
+"""The key of the metadata for the record, as JSON."""
 
 
 class Checkpoints:
@@ -59,8 +57,7 @@ class Checkpoints:
         path = self._path(self._directory, name)
         # Cloned, because safetensors raises an error for tied tensors, which share memory.
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        text = json.dumps(record, allow_nan=False)
-        write_tensors(path, contents, {RECORD: text, HASH: _hash(contents, text)})
+        write_hashed_tensors(path, contents, {RECORD: json.dumps(record, allow_nan=False)})
 
     def load(self, name: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """The checkpoint, or None if there is none that can be read."""
@@ -90,20 +87,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
         ValueError: the file is damaged.
         OSError: it cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    text = metadata.get(RECORD, "")
-    if metadata.get(HASH) != _hash(tensors, text):
-        raise ValueError("its content is not what was saved: the hashes differ")
-    return tensors, decode_json(text)
-
-
-def _hash(tensors: Mapping[str, torch.Tensor], text: str) -> str:
-    return content_hash((text, {name: tensors[name] for name in sorted(tensors)}))
+    tensors, metadata = read_hashed_tensors(path)
+    return tensors, decode_json(metadata.get(RECORD, ""))
 
 
 class SharedCheckpoints(Checkpoints):

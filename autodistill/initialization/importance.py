@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from autodistill.batch import Batch
@@ -25,7 +24,7 @@ from autodistill.models.modes import evaluating, frozen, plain_forward
 from autodistill.models.module_paths import find_module
 from autodistill.models.taps import returned_loss
 from autodistill.models.weights import has, join
-from autodistill.tensor_files import write_tensors
+from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
 from autodistill.tensors import tensors_in
 
 Kind = Literal["activations", "gradients"]
@@ -60,12 +59,17 @@ class Importance:
 
     def save(self, path: Path) -> None:
         """Write it atomically, as safetensors."""
-        write_tensors(path, {name: values.contiguous() for name, values in self.inputs.items()}, cached=True)
+        write_hashed_tensors(path, {name: values.contiguous() for name, values in self.inputs.items()}, cached=True)
 
     @classmethod
     def load(cls, path: Path, kind: Kind) -> Importance:
-        """Read what `save` wrote; the file does not contain the kind."""
-        return cls(kind, load_file(path))
+        """Read what `save` wrote; the file does not contain the kind.
+
+        Raises:
+            ValueError: the file is damaged.
+            OSError: it cannot be read.
+        """
+        return cls(kind, read_hashed_tensors(path)[0])
 
 
 def measure_importance(

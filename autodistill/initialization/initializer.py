@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from autodistill.batch import Batch
@@ -328,7 +327,7 @@ def _kept(path: Path | None, load: Callable[[Path], SavedT], compute: Callable[[
     if path.exists():
         try:
             return load(path)
-        except (SafetensorError, OSError, KeyError):
+        except (OSError, ValueError, KeyError):
             logger.warning("%s, computed from the teacher, is damaged and is recomputed", path)
     computed = compute()
     try:

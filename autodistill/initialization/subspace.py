@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors.torch import load_file
 from scipy.linalg import helmert
 
 from autodistill.config.initialization import Centring, Weighting
 from autodistill.errors import ConfigurationError
-from autodistill.tensor_files import write_tensors
+from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
 
 
 @dataclass(frozen=True)
@@ -267,12 +266,18 @@ class StreamDecomposition:
     def save(self, path: Path) -> None:
         """Write it atomically, as safetensors."""
         tensors = {"means": self.means, "directions": self.directions.contiguous(), "power": self.power}
-        write_tensors(path, {**tensors, "selects": torch.tensor(self.selects)}, cached=True)
+        write_hashed_tensors(path, {**tensors, "selects": torch.tensor(self.selects)}, cached=True)
 
     @classmethod
     def load(cls, path: Path) -> StreamDecomposition:
-        """Read what `save` wrote."""
-        tensors = load_file(path)
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged.
+            KeyError: it holds something else.
+            OSError: it cannot be read.
+        """
+        tensors, _ = read_hashed_tensors(path)
         means, directions = tensors["means"], tensors["directions"]
         keeps_constant = directions.shape[0] > directions.shape[1]
         return cls(means, directions, tensors["power"], keeps_constant, bool(tensors["selects"]))

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from autodistill.tensor_files import write_tensors
+from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors, write_tensors
 
 
 def test_a_file_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -80,3 +80,34 @@ def test_a_header_that_claims_to_be_huge_is_refused_before_memory_is_taken(
     for read in (load_file, lambda path: safe_open(path, "pt")):
         with pytest.raises(SafetensorError, match=message):
             read(path)
+
+
+def test_hashed_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(2, 3), "a": torch.tensor(7), "empty": torch.empty(0), "half": torch.ones(2).bfloat16()}
+    size = write_hashed_tensors(tmp_path / "some", tensors, {"record": "é"})
+    assert size == (tmp_path / "some").stat().st_size
+    found, metadata = read_hashed_tensors(tmp_path / "some")
+    assert {name: (tensor.dtype, tensor.tolist()) for name, tensor in found.items()} == {
+        name: (tensor.dtype, tensor.tolist()) for name, tensor in tensors.items()
+    }
+    assert metadata == {"record": "é"}
+
+
+def test_file_with_one_changed_bit_anywhere_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "some"
+    write_hashed_tensors(path, {"b": torch.arange(3.0), "a": torch.tensor(7)}, {"record": "[0.5]"})
+    content = path.read_bytes()
+    for position in range(len(content)):
+        for bit in (0, 6):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            path.write_bytes(changed)
+            with pytest.raises(ValueError):  # noqa: PT011  in many words
+                read_hashed_tensors(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"hash": "0"}, {"other": "0"}])
+def test_file_without_its_hash_is_damaged(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    write_tensors(tmp_path / "some", {"a": torch.ones(2)}, metadata)
+    with pytest.raises(ValueError, match="not what was written"):
+        read_hashed_tensors(tmp_path / "some")

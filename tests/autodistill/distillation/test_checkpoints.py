@@ -19,7 +19,7 @@ from autodistill.distillation.checkpoints import (
     load_block_state,
 )
 from autodistill.processes import Processes
-from autodistill.tensors import content_hash
+from autodistill.tensor_files import write_hashed_tensors
 
 
 def test_checkpoint_is_loaded_as_it_was_saved(tmp_path) -> None:
@@ -87,8 +87,7 @@ def test_checkpoint_without_a_hash_or_nested_without_end_is_ignored(tmp_path, ca
         save_file({"weight": torch.ones(2)}, tmp_path / f"{number}.safetensors", metadata)
         assert Checkpoints(tmp_path).load(str(number)) is None
     nested = "[" * 100_000 + "]" * 100_000
-    deep = {"record": nested, "hash": content_hash((nested, {"weight": torch.ones(2)}))}
-    save_file({"weight": torch.ones(2)}, tmp_path / "deep.safetensors", deep)
+    write_hashed_tensors(tmp_path / "deep.safetensors", {"weight": torch.ones(2)}, {"record": nested})
     assert Checkpoints(tmp_path).load("deep") is None
     assert caplog.text.count("is damaged") == 4
 
