@@ -37,9 +37,9 @@ def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
     """A temporary path next to `path` for a new file or folder, renamed to `path` when the context ends.
 
     A reader finds either the complete old content or the complete new content, even if the writer is killed or
-    the power fails; when one folder replaces another, neither exists for a moment. If the context raises, `path` is
-    unchanged. The temporary name is random: nobody can place a link there through which another file would be written,
-    and no file of the user has it. What a killed writer of the same path left is removed.
+    the power fails; when a folder is replaced, or replaces something, neither exists for a moment. If the context
+    raises, `path` is unchanged. The temporary name is random: nobody can place a link there through which another file
+    would be written, and no file of the user has it. What a killed writer of the same path left is removed.
 
     Args:
         path: of the file or folder, in a folder that exists; previous content is replaced.
@@ -65,7 +65,7 @@ def replacing(path: Path, *, cached: bool = False) -> Iterator[Path]:
         yield temporary
         if not cached:
             _sync_all(temporary)
-        old = _move_away(path) if temporary.is_dir() else None
+        old = _move_away(path) if temporary.is_dir() or path.is_dir() else None
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -30,6 +30,7 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
             student would load another model from it than the one that was measured.
         SearchDirectoryError: the directory holds no search, or holds links, of which the targets would be exported; or
             the student or its preprocessor is damaged.
+        OSError: the folder cannot be written.
     """
     ensure_no_links(search_dir)
     student = find_student(search_dir, trial)
@@ -50,5 +51,14 @@ def export_folder(search_dir: Path, trial: Trial, out: Path) -> None:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
-        shutil.copytree(student, temporary, ignore=shutil.ignore_patterns(DESCRIPTION_FILE, OWN_WEIGHTS_FILE))
-        shutil.copytree(preprocessor, temporary, dirs_exist_ok=True)
+        for folder in (student, preprocessor):
+            _copy_files(folder, temporary)
+
+
+def _copy_files(folder: Path, to: Path) -> None:
+    """Copy what transformers reads, without permissions: those of a search directory may be narrow."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if file.name not in (DESCRIPTION_FILE, OWN_WEIGHTS_FILE):
+            target = to / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)

@@ -101,3 +101,12 @@ def test_folder_of_the_user_beside_the_exported_one_is_kept(trials):
     Path("out.tmp/mine.txt").write_text("mine", encoding="utf-8")
     export_folder(RUNS, trials[1], Path("out"))
     assert Path("out.tmp/mine.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_permissions_of_the_search_directory_are_not_copied(trials):
+    folder = student_directory(RUNS, 1)
+    (folder / "config.json").chmod(0o400)
+    folder.chmod(0o500)
+    export_folder(RUNS, trials[1], Path("out"))
+    assert Path("out").stat().st_mode & 0o200
+    assert Path("out/config.json").stat().st_mode & 0o200
