@@ -49,9 +49,9 @@ RESTORABLE = ("unreadable", "read-only")
 class DamagedSearch:
     """A search in the working directory, of which copies are damaged one file at a time.
 
-    It has complete trials, a paused one, and one that was killed in its regular distillation. A damage ends with one of
-    these outcomes: `unchanged`, `recovered` (with a warning), `student refused` (it or its tokenizer), `trial lost`, and
-    `refused` (the whole directory, until the damage is undone).
+    It has complete trials, a paused one, and one that was killed in its regular distillation. A damage ends with one
+    of these outcomes: `unchanged`, `recovered` (with a warning), `student refused` (it or its tokenizer), `trial lost`,
+    and `refused` (the whole directory, until the damage is undone).
     """
 
     def __init__(self) -> None:
