@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, spearmanr
+from sklearn.gaussian_process import GaussianProcessRegressor
 
 from advisors.surrogate import Setting, Surrogate, draw_in, log_likelihood, slice_samples, squared_distances
 from search_spaces import IntRange, SearchSpace
@@ -123,3 +124,17 @@ def test_values_far_out_are_drawn_in_on_the_bad_side_only() -> None:
     np.testing.assert_array_equal(draw_in(np.array([-1e9, 0, 1, 2, 3])), [-1e9, 0, 1, 2, 3])
     np.testing.assert_array_equal(draw_in(np.array([0.0, 1, 2, 3, 1e9])), [0, 1, 2, 3, 9])
     np.testing.assert_array_equal(draw_in(np.array([1.0, 1, 1, 1, 5])), [1, 1, 1, 1, 5])
+
+
+def test_predictions_equal_those_of_scikit_learn_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = surrogate(FEATURES[::3], smooth(FEATURES[::3]))
+    mean, std = fitted.predict(FEATURES)
+
+    def scikit_learns(process: GaussianProcessRegressor, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = GaussianProcessRegressor.predict(process, features, return_std=True)
+        return mean, np.maximum(std, 1e-4)
+
+    monkeypatch.setattr("advisors.surrogate._predict", scikit_learns)
+    expected_mean, expected_std = fitted.predict(FEATURES)
+    np.testing.assert_array_equal(mean, expected_mean)
+    np.testing.assert_array_equal(std, expected_std)
