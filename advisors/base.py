@@ -7,9 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from advisors.errors import AdvisorError
 from search_spaces import Architecture, SearchSpace
+
+_VALIDATED = "_validated"  # the attribute that keeps a space and the architecture in its form
 
 
 class ObservationState(StrEnum):
@@ -56,12 +59,29 @@ class Observation:
     @property
     def is_complete(self) -> bool:
         """Whether the architecture was tried and measured."""
-        return self.state == ObservationState.COMPLETE
+        return self.state is ObservationState.COMPLETE
 
     @property
     def is_running(self) -> bool:
         """Whether the architecture is being tried now."""
-        return self.state == ObservationState.RUNNING
+        return self.state is ObservationState.RUNNING
+
+    def architecture_in(self, space: SearchSpace) -> Architecture:
+        """What `space.validate` returns for the architecture; not to be changed.
+
+        It is kept for the next call: an advisor reads its whole history for every proposal, and validating takes much
+        longer than looking up. Raises `SearchSpaceError` like `validate`.
+
+        >>> Observation({"layers": 2.0}, "running").architecture_in(SearchSpace({"layers": [2, 4]}))
+        {'layers': 2}
+        """
+        known: tuple[SearchSpace, Architecture] | None = self.__dict__.get(_VALIDATED)
+        if known is None or known[0] is not space:
+            known = self.__dict__[_VALIDATED] = (space, space.validate(self.architecture))
+        return known[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != _VALIDATED}
 
 
 class Advisor(ABC):

@@ -78,7 +78,7 @@ class BayesianAdvisor(Advisor):
         drawn = [random_unseen(self.space, observed, rng) for _ in range(_STARTS)]
         if not history:
             return drawn[0]
-        taken = [self.space.validate(observation.architecture) for observation in history]
+        taken = [observation.architecture_in(self.space) for observation in history]
         distances = cdist(self.space.encode(drawn), self.space.encode(taken), "sqeuclidean")
         return drawn[int(np.lexsort((distances.mean(axis=1), distances.min(axis=1)))[-1])]
 

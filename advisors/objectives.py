@@ -38,8 +38,10 @@ def read_history(history: Sequence[Observation]) -> Finished:
     Raises `AdvisorError` when complete observations differ in the number of objectives or of violations.
     """
     complete = [observation for observation in history if observation.is_complete]
-    for name in ("objectives", "violations"):
-        lengths = sorted({len(getattr(observation, name)) for observation in complete})
+    objectives = [observation.objectives for observation in complete]
+    violations = [observation.violations for observation in complete]
+    for name, numbers in {"objectives": objectives, "violations": violations}.items():
+        lengths = sorted(set(map(len, numbers)))
         if len(lengths) > 1:
             raise AdvisorError(
                 f"all complete observations must have the same number of {name}, but got {lengths}; "
@@ -48,10 +50,8 @@ def read_history(history: Sequence[Observation]) -> Finished:
     count = len(complete)
     return Finished(
         architectures=[observation.architecture for observation in complete],
-        objectives=np.array([observation.objectives for observation in complete]).reshape(count, -1 if count else 0),
-        violations=np.array([observation.violations for observation in complete]).reshape(
-            count, len(complete[0].violations) if count else 0
-        ),
+        objectives=np.array(objectives).reshape(count, -1 if count else 0),
+        violations=np.array(violations).reshape(count, len(violations[0]) if count else 0),
         running=[observation.architecture for observation in history if observation.is_running],
     )
 

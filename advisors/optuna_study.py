@@ -71,9 +71,10 @@ def rebuilt_study(space: SearchSpace, history: Sequence[Observation], sampler: B
     objectives = read_history(history).objectives.shape[1]
     study = optuna.create_study(directions=["minimize"] * max(1, objectives), sampler=sampler)
     add = _add if type(sampler) in _READERS else _replay
+    kinds = distributions(space)
     for observation in history:
         if observation.is_complete or observation.is_running:
-            add(study, space, observation)
+            add(study, kinds, as_parameters(observation.architecture_in(space)), observation)
     return study
 
 
@@ -89,33 +90,37 @@ def quiet_optuna() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _add(study: optuna.Study, space: SearchSpace, observation: Observation) -> None:
+def _add(
+    study: optuna.Study, kinds: dict[str, BaseDistribution], parameters: dict[str, Any], observation: Observation
+) -> None:
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE if observation.is_complete else TrialState.RUNNING,
             values=_values(observation) or None,
-            params=as_parameters(space.validate(observation.architecture)),
-            distributions=distributions(space),
+            params=parameters,
+            distributions=kinds,
             constraints={_constraint(i): value for i, value in enumerate(observation.violations)},
         )
     )
 
 
-def _replay(study: optuna.Study, space: SearchSpace, observation: Observation) -> None:
-    study.enqueue_trial(as_parameters(space.validate(observation.architecture)))
+def _replay(
+    study: optuna.Study, kinds: dict[str, BaseDistribution], parameters: dict[str, Any], observation: Observation
+) -> None:
+    study.enqueue_trial(parameters)
     trial = study.ask()
     _ = trial.relative_params  # the sampler is called and stores its state; its proposal is not used
-    for name, domain in space.dimensions.items():
-        _suggest(trial, name, domain)
+    for name, distribution in kinds.items():
+        _suggest(trial, name, distribution)
     for i, value in enumerate(observation.violations):
         trial.set_constraint(_constraint(i), value)
     if observation.is_complete:
         study.tell(trial, _values(observation))
 
 
-def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> None:
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
     """Uses the enqueued value."""
-    match distribution := _distribution(domain):
+    match distribution:
         case CategoricalDistribution():
             trial.suggest_categorical(name, distribution.choices)
         case IntDistribution(low=low, high=high, log=log, step=step):

@@ -31,7 +31,7 @@ def identity(architecture: Architecture) -> Identity:
 
 def observed_in(space: SearchSpace, history: Sequence[Observation]) -> Observed:
     """The identities of all architectures in the history; raises `SearchSpaceError` for one outside the space."""
-    return frozenset(identity(space.validate(observation.architecture)) for observation in history)
+    return frozenset(identity(observation.architecture_in(space)) for observation in history)
 
 
 def ensure_any_left(space: SearchSpace, observed: Observed) -> None:

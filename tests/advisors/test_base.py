@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from advisors import Advisor, AdvisorError, Observation
 from advisors.base import ObservationState
-from search_spaces import SearchSpace
+from search_spaces import SearchSpace, SearchSpaceError
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,29 @@ def test_advisor_that_cannot_suggest_is_not_made() -> None:
 
     with pytest.raises(TypeError, match="suggest"):
         Silent(SearchSpace({"a": [1]}))  # type: ignore[abstract]
+
+
+def test_an_architecture_is_validated_once_for_each_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated = []
+    validate = SearchSpace.validate
+
+    def watched(space: SearchSpace, architecture: Any) -> Any:
+        validated.append(space)
+        return validate(space, architecture)
+
+    monkeypatch.setattr(SearchSpace, "validate", watched)
+    narrow, wide = SearchSpace({"a": [1], "b": [2]}), SearchSpace({"b": [2, 3], "a": [1]})
+    observation = Observation({"b": 2.0, "a": 1}, "running")
+    assert [list(observation.architecture_in(narrow).items()) for _ in range(3)] == [[("a", 1), ("b", 2)]] * 3
+    assert list(observation.architecture_in(wide).items()) == [("b", 2), ("a", 1)]
+    assert [space is narrow for space in validated] == [True, False]
+    with pytest.raises(SearchSpaceError, match="dimension 'c' is missing"):
+        observation.architecture_in(SearchSpace({"a": [1], "b": [2], "c": [3]}))
+
+
+def test_an_observation_is_pickled_and_copied_without_the_space_it_was_validated_in() -> None:
+    observation = Observation({"a": 1}, "complete", (0.5,), (-1.0,))
+    observation.architecture_in(SearchSpace({"a": [1]}, [lambda architecture: True]))  # it cannot be pickled
+    for other in (pickle.loads(pickle.dumps(observation)), copy.deepcopy(observation)):
+        assert other == observation
+        assert vars(other).keys() == {"architecture", "state", "objectives", "violations"}
