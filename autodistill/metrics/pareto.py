@@ -82,6 +82,8 @@ def dominance_order(losses: npt.ArrayLike) -> list[int]:
         [2, 1, 3, 0]
     """
     points = _checked(losses)
+    if points.shape[1] == 1:  # every front is a value
+        return list(map(int, np.argsort(points[:, 0], kind="stable")))
     rest, order = np.arange(len(points)), list[int]()
     while len(rest):
         on_front = non_dominated(points[rest])

@@ -64,3 +64,10 @@ def test_the_first_of_equally_near_points_is_chosen() -> None:
 def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="weights must be 2 non-negative numbers"):
         nearest_to_ideal([[1, 2]], weights)
+
+
+def test_order_of_one_loss_is_that_of_its_values_and_equal_ones_keep_theirs() -> None:
+    points = np.random.default_rng(0).integers(0, 9, size=(40, 1)).astype(float)
+    expected = sorted(range(40), key=lambda position: points[position, 0])
+    assert dominance_order(points) == expected
+    assert dominance_order(np.hstack([points, points])) == expected  # by its fronts
