@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_number = attrgetter("number")
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 
@@ -50,8 +53,9 @@ class SearchResult(Sequence[Trial]):
         problems = metric_problems(metrics)
         if problems:
             raise ConfigurationError(problems)
-        self._trials = tuple(sorted(trials, key=lambda trial: trial.number))
+        self._trials = tuple(sorted(trials, key=_number))
         self.metrics = tuple(metrics)
+        self._front: list[Trial] | None = None  # once it has been requested
 
     @classmethod
     def load(cls, search_dir: str | Path) -> SearchResult:
@@ -74,12 +78,35 @@ class SearchResult(Sequence[Trial]):
         trials = [trial for folder in folders if (trial := _read(folder, names)) is not None]
         return cls(trials, result.metrics)
 
+    def with_trial(self, trial: Trial) -> SearchResult:
+        """This result with a further trial, or with another state of the one that has its number.
+
+        A Pareto front that was requested is not computed from all trials again: it is that of its members and the
+        trial. So a search takes the same time for each of its trials.
+
+        Examples:
+            >>> result = SearchResult([Trial(0, {"layers": 2}).complete({"accuracy": 0.9})], [Metric("accuracy")])
+            >>> [trial.number for trial in result.with_trial(Trial(1, {"layers": 4}))]
+            [0, 1]
+        """
+        start = bisect_left(self._trials, trial.number, key=_number)
+        end = bisect_right(self._trials, trial.number, key=_number)
+        changed = SearchResult((*self._trials[:start], trial, *self._trials[end:]), self.metrics)
+        # Without a former member, trials that it dominated may be on the front: then all are compared again.
+        if self._front is not None and trial.number not in map(_number, self._front):
+            complete = trial.state is TrialState.COMPLETE
+            changed._front = self._front_of(sorted([*self._front, trial], key=_number)) if complete else self._front
+        return changed
+
     @overload
     def __getitem__(self, index: int) -> Trial: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Trial, ...]: ...
     def __getitem__(self, index: int | slice) -> Trial | tuple[Trial, ...]:
         return self._trials[index]
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials)
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -125,16 +152,25 @@ class SearchResult(Sequence[Trial]):
     @property
     def feasible(self) -> list[Trial]:
         """The completed trials that keep every bound of every metric."""
-        return [trial for trial in self.completed if all(v <= 0 for v in violations(self.metrics, trial.metrics))]
+        return self._feasible(self)
 
     @property
     def pareto_front(self) -> list[Trial]:
         """The feasible trials that no other feasible trial dominates; with one metric, those with the best value."""
-        feasible = self.feasible
+        if self._front is None:
+            self._front = self._front_of(self)
+        return list(self._front)
+
+    def _front_of(self, trials: Iterable[Trial]) -> list[Trial]:
+        feasible = self._feasible(trials)
         if not feasible:
             return []
         kept = non_dominated([losses(self.metrics, trial.metrics) for trial in feasible])
         return [trial for trial, keep in zip(feasible, kept, strict=True) if keep]
+
+    def _feasible(self, trials: Iterable[Trial]) -> list[Trial]:
+        completed = (trial for trial in trials if trial.state is TrialState.COMPLETE)
+        return [trial for trial in completed if all(v <= 0 for v in violations(self.metrics, trial.metrics))]
 
     @property
     def unchanged_for(self) -> int:

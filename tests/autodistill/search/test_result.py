@@ -220,3 +220,24 @@ def test_load_of_a_path_without_a_search_is_refused(tmp_path: Path, name: str) -
     (tmp_path / "file").write_text("")
     with pytest.raises(SearchDirectoryError, match=r"a search directory holds a search\.json, but .* has none"):
         SearchResult.load(tmp_path / name)
+
+
+def in_some_state(number: int, rng: np.random.Generator) -> Trial:
+    metrics = {name: float(rng.integers(0, 6)) for name in ("a", "b")}
+    states = [Trial(number, {}), Trial(number, {}).fail("boom"), *[Trial(number, {}).complete(metrics)] * 6]
+    return states[int(rng.integers(len(states)))]
+
+
+@pytest.mark.parametrize("metrics", [[Metric("a")], [Metric("a"), Metric("b", greater_is_better=False, at_most=4)]])
+def test_a_result_with_a_changed_trial_is_that_of_all_its_trials(metrics: list[Metric]) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        result, trials = SearchResult([], metrics), dict[int, Trial]()
+        for _ in range(40):
+            number = int(rng.integers(15))  # in any order, and most of them more than once: also members of the front
+            trials[number] = in_some_state(number, rng)
+            result = result.with_trial(trials[number])
+            expected = SearchResult(list(trials.values()), metrics)
+            assert list(result) == list(expected)
+            assert result.pareto_front == expected.pareto_front
+            assert result.best is expected.best
