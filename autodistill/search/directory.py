@@ -209,7 +209,7 @@ class SearchDirectory:
             write_record(self.trial_directory(trial.number) / TRIAL_FILE, trial.to_json())
         self._trials[trial.number] = trial
         self._numbers[self._space.key(trial.architecture)] = trial.number
-        self._result = None
+        self._result = self.result.with_trial(trial)
 
     # --- opening ---
 
