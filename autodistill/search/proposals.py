@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advisors.base import Advisor, Observation
 from advisors.errors import AdvisorError, SpaceExhaustedError
 from advisors.insight import importance, predict
 from autodistill.search.observations import earlier_observations, observation
 from autodistill.search.result import SearchResult
+from autodistill.search.trial import Trial
 from autodistill.seeds import derive_seed
-from search_spaces import Architecture, SearchSpaceError
+from search_spaces import Architecture, SearchSpaceError, Value
 
 if TYPE_CHECKING:
     from autodistill.config.search import SearchConfig
 
 Check = Callable[[Architecture], bool]
 """`architecture -> whether it is worth a trial`."""
+
+
+class _Observed(NamedTuple):
+    """An observation, and from what it was made."""
+
+    trial: Trial
+    search: SearchConfig
+    observation: Observation
 
 
 @dataclass
@@ -37,6 +46,7 @@ class Proposals:
     history_from: Sequence[str | Path] = ()
     _queue: list[Architecture] = field(default_factory=list)
     _earlier: list[Observation] | None = field(init=False, default=None)  # of `history_from`, once it has been read
+    _observed: dict[int, _Observed] = field(init=False, default_factory=dict)  # by the trial's number
 
     def enqueue(self, architecture: Mapping[str, Any]) -> None:
         """Enqueue an architecture to be tried before any that the advisor proposes.
@@ -83,7 +93,7 @@ class Proposals:
             proposed = space.validate(suggested)
         except SearchSpaceError as error:
             raise AdvisorError(f"an advisor must propose from the space, but {name} did not: {error}") from error
-        if any(observed.architecture == proposed for observed in history):
+        if proposed in (observed.architecture for observed in history):
             raise AdvisorError(
                 f"an advisor must propose an architecture that is not in its history, but {name} repeated {proposed}; "
                 "skip the architectures of the history, whatever their state."
@@ -92,13 +102,26 @@ class Proposals:
 
     def _history(self, result: SearchResult) -> list[Observation]:
         """Earlier searches, then this one; with `promote`, all with their metrics after flash distillation."""
-        metrics, after_flash = self.search.metrics, self.search.promote is not None
-        own = [observation(trial, metrics, after_flash=after_flash) for trial in result]
-        tried = [observed.architecture for observed in own]
+        own = [self._observation(trial) for trial in result]
         if self._earlier is None:
-            space = self.search.search_space
-            self._earlier = earlier_observations(self.history_from, space, metrics, after_flash=after_flash)
-        return [*(observed for observed in self._earlier if observed.architecture not in tried), *own]
+            self._earlier = earlier_observations(
+                self.history_from,
+                self.search.search_space,
+                self.search.metrics,
+                after_flash=self.search.promote is not None,
+            )
+        if not self._earlier:
+            return own
+        tried = set(map(_items, own))
+        return [*(observed for observed in self._earlier if _items(observed) not in tried), *own]
+
+    def _observation(self, trial: Trial) -> Observation:
+        """The trial as an observation; the one of the last call if neither the trial nor the settings have changed."""
+        known = self._observed.get(trial.number)
+        if known is None or known.trial is not trial or known.search is not self.search:
+            observed = observation(trial, self.search.metrics, after_flash=self.search.promote is not None)
+            known = self._observed[trial.number] = _Observed(trial, self.search, observed)
+        return known.observation
 
     def importance(self, result: SearchResult) -> dict[str, dict[str, float]]:
         """For each goal of the search, the share of its variance that each dimension explains."""
@@ -110,3 +133,8 @@ class Proposals:
         goals = [metric for metric in self.search.metrics if not metric.measured]
         expected = predict(self.search.search_space, self._history(result), architecture)
         return {goal.name: (goal.loss(mean), std) for goal, (mean, std) in zip(goals, expected, strict=True)}
+
+
+def _items(observed: Observation) -> frozenset[tuple[str, Value]]:
+    """What equal architectures have in common, as a hashable value."""
+    return frozenset(observed.architecture.items())

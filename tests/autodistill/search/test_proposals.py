@@ -118,3 +118,20 @@ def test_advisor_that_leaves_the_space_is_an_error_with_its_name():
 
     with pytest.raises(AdvisorError, match="must propose from the space, but Outside did not: width: 4 is not one"):
         proposals(Outside).next(result_of(), lambda architecture: True)
+
+
+def test_trials_that_have_not_changed_are_not_observed_again():
+    subject = proposals()
+    done, running = Trial(0, {"width": 1}).complete({"score": 0.25}), Trial(1, {"width": 2})
+
+    def received(*trials):
+        subject.next(result_of(*trials), lambda architecture: True)
+        return subject.advisor.calls[-1][0]
+
+    first, second = received(done, running)
+    again, changed = received(done, running.complete({"score": 0.5}))
+    assert again is first
+    assert changed == Observation({"width": 2}, "complete", (-0.5,))
+    metrics = [{"name": "score", "greater_is_better": False}]
+    subject.search = subject.search.with_changes(metrics=metrics)
+    assert received(done, running) == [Observation({"width": 1}, "complete", (0.25,)), second]
