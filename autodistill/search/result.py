@@ -121,8 +121,9 @@ class SearchResult(Sequence[Trial]):
             >>> SearchResult([Trial(0, {"layers": 2}).fail("")], [Metric("accuracy")]).describe_counts()
             '1 trials: 0 complete, 1 failed'
         """
-        paused = f", {len(self.paused)} paused" if self.paused else ""
-        return f"{len(self)} trials: {len(self.completed)} complete, {len(self.failed)} failed{paused}"
+        others = {"paused": len(self.paused), "running": len(self) - len(self.finished) - len(self.paused)}
+        shown = "".join(f", {count} {state}" for state, count in others.items() if count)
+        return f"{len(self)} trials: {len(self.completed)} complete, {len(self.failed)} failed{shown}"
 
     @property
     def completed(self) -> list[Trial]:

@@ -30,7 +30,7 @@ def test_failed_and_running_trials_are_counted_but_never_the_best() -> None:
     assert ([t.number for t in result.completed], [t.number for t in result.failed]) == ([0], [1])
     assert [t.number for t in result.finished] == [0, 1]
     assert [t.number for t in result.pareto_front] == [0]
-    assert repr(result) == "<SearchResult of 3 trials: 1 complete, 1 failed>"
+    assert repr(result) == "<SearchResult of 3 trials: 1 complete, 1 failed, 1 running>"
 
 
 def test_best_of_one_metric_is_the_first_of_equals() -> None:
@@ -73,7 +73,7 @@ def test_paused_and_promoted_trials_are_tried_and_not_finished() -> None:
     assert [t.number for t in result.finished] == [3]
     assert [t.number for t in result.paused] == [1]
     assert result.best is None
-    assert repr(result) == "<SearchResult of 4 trials: 0 complete, 1 failed, 1 paused>"
+    assert repr(result) == "<SearchResult of 4 trials: 0 complete, 1 failed, 1 paused, 2 running>"
 
 
 def test_best_of_several_metrics_is_the_front_member_nearest_to_the_ideal() -> None:
