@@ -49,7 +49,10 @@ COMMANDS = {
         "Show what would be distilled into what, for the first architecture of the space, and what it would cost.",
     ),
     "cache": Command("autodistill.cli.cache", "Run the teacher on all that a search needs, in several processes."),
-    "status": Command("autodistill.cli.status", "Show the progress of a search in one line, and its best trial."),
+    "status": Command(
+        "autodistill.cli.status",
+        "Show the states of a search's trials, whether a process is at work, the rate, the expected end and the best.",
+    ),
     "trials": Command(
         "autodistill.cli.status", "List all trials, paused ones with their metrics after flash distillation."
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -12,23 +13,51 @@ from rich.text import Text
 
 from autodistill.cli.console import print_line, print_table
 from autodistill.cli.search_directory import Directory, find_trial
+from autodistill.forecast import format_seconds
 from autodistill.report.printable import printable
 from autodistill.report.terminal import describe_architecture, describe_outcome, describe_result, format_number
+from autodistill.search.description import read_description
+from autodistill.search.owner import Owner
+from autodistill.search.pace import Pace
 from autodistill.search.result import SearchResult
-from autodistill.search.trial import TrialState
+from autodistill.search.trial import TrialState, now
+
+_TIME = "%Y-%m-%d %H:%M"
 
 
 def status(directory: Directory) -> None:
-    """Show the progress of a search in one line, and its best trial."""
+    """Show the states of a search's trials, whether a process is at work, the rate, the expected end and the best."""
     result = SearchResult.load(directory)
     print_line(describe_result(result))
-    running = [trial for trial in result if trial.state is TrialState.RUNNING]
-    for trial in running:
-        since = "an unknown time" if trial.started_at is None else f"{trial.started_at:%Y-%m-%d %H:%M} UTC"
-        print_line(f"trial {trial.number} has been running since {since}, or was interrupted")
+    owner = Owner.of(directory)
+    at_work = owner is not None and not owner.is_gone
+    if at_work and owner is not None:
+        print_line(f"{owner} has been at work since {owner.since:{_TIME}} UTC")
+    else:
+        print_line("no process is at work")
+    for line in _progress(result, Pace.of(result, read_description(directory)), at_work):
+        print_line(line)
     if result.best is not None:
         print_line(describe_outcome(result.best))
         print_line(f"  {describe_architecture(result.best)}")
+
+
+def _progress(result: SearchResult, pace: Pace, at_work: bool) -> Iterator[str]:
+    """The running trials, how many trials are done, how fast, and how long the others take; a line each."""
+    for trial in result:
+        if trial.state is TrialState.RUNNING and at_work:
+            since = "an unknown time" if trial.started_at is None else f"{trial.started_at:{_TIME}} UTC"
+            yield f"trial {trial.number} has been running since {since}"
+        elif trial.state is TrialState.RUNNING:
+            yield f"trial {trial.number} was interrupted, and continues when the search is resumed"
+    facts = [f"{pace.done} {'trials' if pace.total is None else f'of {pace.total} trials'} are done"]
+    if pace.trials_per_hour is not None:
+        facts.append(f"about {format_number(pace.trials_per_hour)} an hour")
+    if pace.remaining:
+        end = pace.end(now()) if at_work else None
+        work = f"about {format_seconds(pace.remaining)} of work remain"
+        facts.append(work if end is None else f"the expected end is {end:{_TIME}} UTC")
+    yield "; ".join(facts)
 
 
 def trials(

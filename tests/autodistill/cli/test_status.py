@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from commands import configure, run
+from directory_cases import architecture, opened
 from saved_teachers import write_csv
 from typer.testing import CliRunner
 
 from autodistill.cli.app import app
 from autodistill.files import read_record, write_record
+from autodistill.search.trial import now
 
 
 def test_search_with_two_rungs_shows_the_paused_trial(classifier):
@@ -39,11 +45,46 @@ def test_directory_without_a_search_is_refused(command):
 
 
 def test_status_is_the_count_of_trials_and_the_best_of_them(recorded):
-    first, second, third = CliRunner().invoke(app, ["status", recorded]).output.splitlines()
-    assert first == "1 trials: 1 complete, 0 failed; the best is trial 0"
-    assert second.startswith("trial 0 complete (")
-    assert second.endswith("): accuracy 0.5")
-    assert third == "  layers=2"
+    Path(recorded, "owner.json").unlink(missing_ok=True)
+    counts, owner, progress, best, architecture = CliRunner().invoke(app, ["status", recorded]).output.splitlines()
+    assert counts == "1 trials: 1 complete, 0 failed; the best is trial 0"
+    assert owner == "no process is at work"
+    assert progress.startswith("1 trials are done; about ")
+    assert best.startswith("trial 0 complete (")
+    assert best.endswith("): accuracy 0.5")
+    assert architecture == "  layers=2"
+
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def half_done():
+    """A search directory of 8 trials: the first took ten minutes, and the second began 20 minutes ago."""
+    with opened(Path("half_done")) as directory:
+        start = now() - 30 * MINUTE
+        first = replace(directory.begin(architecture(1)), started_at=start).complete({"accuracy": 0.5})
+        directory.record(replace(first, finished_at=start + 10 * MINUTE))
+        directory.record(replace(directory.begin(architecture(2)), started_at=start + 10 * MINUTE))
+        yield directory
+
+
+def test_status_of_a_search_at_work_has_its_rate_and_expected_end(half_done):
+    began = half_done.result[1].started_at
+    shown = run("status", half_done.path)
+    assert "2 trials: 1 complete, 0 failed, 1 running; the best is trial 0" in shown
+    assert f"process {os.getpid()} on {platform.node()} has been at work since 20" in shown
+    assert f"trial 1 has been running since {began:%Y-%m-%d %H:%M} UTC" in shown
+    end = began + 7 * 10 * MINUTE
+    assert f"1 of 8 trials are done; about 6 an hour; the expected end is {end:%Y-%m-%d %H:%M} UTC" in shown
+
+
+def test_status_of_a_search_that_nobody_runs_has_the_work_that_remains(half_done):
+    half_done.close()
+    (half_done.path / "owner.json").unlink(missing_ok=True)
+    shown = run("status", half_done.path)
+    assert "no process is at work trial 1 was interrupted, and continues when the search is resumed" in shown
+    assert "1 of 8 trials are done; about 6 an hour; about 70 min of work remain" in shown
 
 
 def test_trials_have_a_row_each_or_a_json_object_each(recorded):
@@ -94,4 +135,6 @@ def test_damaged_record_is_left_out_by_every_command(recorded, record):
 def test_running_trial_without_a_start_is_shown(recorded):
     file = Path(recorded) / "trials" / "000000" / "trial.json"
     write_record(file, read_record(file) | {"state": "running", "started_at": None})
+    owner = {"process": os.getpid(), "host": platform.node(), "since": "2026-01-02T03:04:05+00:00"}
+    Path(recorded, "owner.json").write_text(json.dumps(owner))
     assert "trial 0 has been running since an unknown time" in run("status", recorded)
