@@ -90,7 +90,7 @@ class Pace:
 
 
 def _is_first_part(trial: Trial, promote: float | None) -> bool:
-    """Whether a trial that is paused or has one part took the time that the trials to come take until they are tried."""
+    """Whether a trial that is paused, or has one part, took the time that others will take until they are tried."""
     if promote is None:
         return trial.state is not TrialState.PAUSED
     return trial.state is not TrialState.COMPLETE  # it ran to the end before the search had `promote`
