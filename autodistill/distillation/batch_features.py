@@ -23,6 +23,8 @@ FEATURE = "feature"
 _LONGEST_WRITE = 3600.0
 """Seconds after which a temporary file is none that another process is writing."""
 
+_DAMAGE = (KeyError, ValueError)
+
 HEADER = 192
 """The maximum overhead of a file beyond its one feature, in bytes."""
 
@@ -97,7 +99,7 @@ class BatchFeatures:
             return None
         try:
             feature = _read(path)
-        except (OSError, KeyError, ValueError):
+        except (OSError, *_DAMAGE):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
             self._damaged.add(path)
             if not self._read_only:
@@ -202,10 +204,24 @@ def _size_of(directory: Path, *, clean_up: bool) -> int:
     return size
 
 
+def problem_in(path: Path) -> str | None:
+    """What is wrong with the file of a feature; None if nothing is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        _read(path)
+    except _DAMAGE as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def _read(path: Path) -> torch.Tensor:
     """The feature in a file.
 
     Raises:
-        OSError, KeyError, ValueError: the file cannot be read, or is damaged.
+        OSError: the file cannot be read.
+        KeyError, ValueError: it is damaged.
     """
     return read_hashed_tensors(path)[0][FEATURE]

@@ -16,6 +16,9 @@ VERSION = 1
 """Of what is kept: raised when a function that finds a fact finds another one."""
 
 
+_DAMAGE = (ValueError, KeyError, TypeError)
+
+
 class Facts:
     """Facts in JSON, by all that they depend on.
 
@@ -59,7 +62,7 @@ class Facts:
             return _read(path)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *_DAMAGE):
             logger.warning("the fact about the teacher in %s is damaged; it is found again", path)
         fact = _as_json(find())
         if self._read_only:
@@ -78,11 +81,25 @@ def _as_json(fact: Any) -> Any:
     return decode_json(encode_json(fact))
 
 
+def problem_in(path: Path) -> str | None:
+    """What is wrong with the file of a fact; None if nothing is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        _read(path)
+    except _DAMAGE as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def _read(path: Path) -> Any:
     """The fact in a file.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the file cannot be read, or is damaged.
+        OSError: the file cannot be read.
+        ValueError, KeyError, TypeError: it is damaged.
     """
     content = read_json(path)
     if content["hash"] != content_hash(encode_json(content["fact"])):

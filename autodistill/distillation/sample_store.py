@@ -282,6 +282,20 @@ class SampleStore:
             self._names.discard(path.name)  # it may be written again
 
 
+def problem_in(path: Path) -> str | None:
+    """What is wrong with a segment; None if nothing is. Every row is checked.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        keys = _read_keys(path)
+        damaged = _Segment(path, 0, len(keys)).count_damaged(keys)
+    except (SafetensorError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{damaged} of {len(keys)} rows have other checksums" if damaged else None
+
+
 class _Layout:
     """Where each row is in the flat tensors of a block.
 
@@ -364,9 +378,23 @@ class _Segment:
             return self._undamaged(numbers, self._values)
         with _opened(self.path) as file:
             self._read_layout(file)
-            rows = self._undamaged(numbers, {name: file.get_slice(f"values.{name}") for name in _fields(file)})
+            rows = self._undamaged(numbers, _slices(file))
             # A slice is mapped to the file.
             return {key: {name: field.clone() for name, field in row.items()} for key, row in rows.items()}
+
+    def count_damaged(self, keys: Sequence[bytes]) -> int:
+        """The number of damaged rows.
+
+        Args:
+            keys: of all rows.
+        """
+        with _opened(self.path) as file:
+            self._read_layout(file)
+            assert self._layout is not None
+            sources = _slices(file)
+            return sum(
+                not self._is_right(key, number, self._layout.row(sources, number)) for number, key in enumerate(keys)
+            )
 
     def _read_layout(self, file: Any) -> None:
         elements = {name: file.get_slice(f"values.{name}").get_shape()[0] for name in _fields(file)}
@@ -457,6 +485,11 @@ def _opened(path: Path) -> Iterator[Any]:
         if not right:
             raise ValueError(f"its tensors have the types and shapes {forms}")
         yield file
+
+
+def _slices(file: Any) -> dict[str, Any]:
+    """The flat tensors of a segment by field, of which parts can be read."""
+    return {name: file.get_slice(f"values.{name}") for name in _fields(file)}
 
 
 def _fields(file: Any) -> list[str]:

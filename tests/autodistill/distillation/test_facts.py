@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autodistill.distillation.facts import Facts
+from autodistill.distillation.facts import Facts, problem_in
 
 FACT = {"axes": [["inputs", 0, 1], None], "eager": True}
 
@@ -63,12 +63,19 @@ def test_a_damaged_fact_is_found_again_with_a_warning(tmp_path: Path, caplog, da
     find = Finder()
     Facts(tmp_path).get(("fact",), find)
     (path,) = tmp_path.iterdir()
+    assert problem_in(path) is None
     path.write_text(damage(path.read_text()))
+    assert problem_in(path) is not None
     with caplog.at_level(logging.WARNING):
         assert Facts(tmp_path).get(("fact",), find) == FACT
     assert f"{path} is damaged; it is found again" in caplog.text
     assert Facts(tmp_path).get(("fact",), find) == FACT
     assert find.calls == 2
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        problem_in(tmp_path / "fact.json")
 
 
 def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autodistill.distillation import sample_store
-from autodistill.distillation.sample_store import Row, SampleStore
+from autodistill.distillation.sample_store import Row, SampleStore, problem_in
 from autodistill.tensors import identical
 
 LARGE = 2**30
@@ -410,7 +410,9 @@ def test_damaged_segment_is_deleted_with_a_warning_and_written_again(
     tmp_path: Path, damage: str, memory_bytes: int, warnings: Callable[[], list[str]]
 ) -> None:
     path = stored(tmp_path)
+    assert problem_in(path) is None
     DAMAGE[damage](path)
+    assert problem_in(path) is not None
     store = SampleStore(tmp_path, memory_bytes=memory_bytes)
     assert found(store) == []
     assert len(messages := warnings()) == 1
@@ -457,6 +459,7 @@ def test_damaged_row_is_missing_with_a_warning_and_can_be_put_again(
         data = tensors[field].view(torch.uint8).view(-1)
         data[data.numel() * 3 // 6 + (1 if field != "values.values" else 0)] ^= 1
     save_file(tensors, path)
+    assert problem_in(path) == "1 of 6 rows have other checksums"
     os.utime(path, ns=(0, 0))
     store = SampleStore(tmp_path, memory_bytes=memory_bytes)
     (missing,) = set(range(6)) - set(found(store))
@@ -540,6 +543,11 @@ def test_segment_that_cannot_be_read_is_kept(
     assert len(warnings()) == 1
     assert path.exists()
     assert found(SampleStore(tmp_path, memory_bytes=0)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_segment_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        problem_in(tmp_path / "missing.safetensors")
 
 
 def test_folder_with_the_name_of_a_segment_is_missing(tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
