@@ -25,6 +25,7 @@ from autodistill.distillation.flash_set import FlashSet, draw_flash_set
 from autodistill.distillation.plan import Plan, regular_mappings
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distillation.resolve_plan import Phases, resolve
+from autodistill.distillation.sample_outputs import FOLDER as SAMPLES
 from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
@@ -374,7 +375,7 @@ class Distiller:
             return None
         folder, several = self.storage.directory, self.processes.count > 1
         return SampleOutputs(
-            None if folder is None else folder / "samples",
+            None if folder is None else folder / SAMPLES,
             memory_bytes=int(memory_gb * GIB),
             disk_bytes=0 if self.storage.read_only else int(self.storage.teacher_cache_gb * GIB),
             write_through=several,

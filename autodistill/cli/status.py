@@ -29,20 +29,19 @@ def status(directory: Directory) -> None:
     """Show the states of a search's trials, whether a process is at work, the rate, the expected end and the best."""
     result = SearchResult.load(directory)
     print_line(describe_result(result))
-    owner = Owner.of(directory)
-    at_work = owner is not None and not owner.is_gone
-    if at_work and owner is not None:
-        print_line(f"{owner} has been at work since {owner.since:{_TIME}} UTC")
-    else:
+    owner = Owner.at_work(directory)
+    if owner is None:
         print_line("no process is at work")
-    for line in _progress(result, Pace.of(result, read_description(directory)), at_work):
+    else:
+        print_line(f"{owner} has been at work since {owner.since:{_TIME}} UTC")
+    for line in _progress(result, Pace.of(result, read_description(directory)), at_work=owner is not None):
         print_line(line)
     if result.best is not None:
         print_line(describe_outcome(result.best))
         print_line(f"  {describe_architecture(result.best)}")
 
 
-def _progress(result: SearchResult, pace: Pace, at_work: bool) -> Iterator[str]:
+def _progress(result: SearchResult, pace: Pace, *, at_work: bool) -> Iterator[str]:
     """The running trials, how many trials are done, how fast, and how long the others take; a line each."""
     for trial in result:
         if trial.state is TrialState.RUNNING and at_work:

@@ -91,6 +91,19 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
     return tensors, decode_json(metadata.get(RECORD, ""))
 
 
+def problem_in(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if nothing is.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 class SharedCheckpoints(Checkpoints):
     """Checkpoints that process 0 writes, reads and sends to the others.
 

@@ -12,6 +12,9 @@ from autodistill.tensors import content_hash
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "facts"
+"""In the directory of the teacher cache."""
+
 VERSION = 1
 """Of what is kept: raised when a function that finds a fact finds another one."""
 

@@ -20,6 +20,9 @@ from autodistill.tensors import content_hash, nbytes
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "samples"
+"""In the directory of the teacher cache."""
+
 LARGEST_ROW = 2**20
 """In bytes: larger outputs of a sample are not kept, since reading them costs about as much as computing them."""
 

@@ -17,6 +17,7 @@ from torch import nn
 from autodistill.batch import Batch
 from autodistill.distillation.activation_store import GIB
 from autodistill.distillation.batch_features import BatchFeatures, FeatureKey
+from autodistill.distillation.facts import FOLDER as FACTS
 from autodistill.distillation.facts import Facts
 from autodistill.distillation.sample_outputs import (
     LARGEST_ROW,
@@ -92,7 +93,7 @@ class TeacherCache:
         )
         self._configurations = attention_configurations(teacher)
         self._attention = implementations(self._configurations)
-        self._facts = Facts(None if directory is None else directory / "facts", read_only=read_only)
+        self._facts = Facts(None if directory is None else directory / FACTS, read_only=read_only)
         self._positions: dict[Tap, Positions | None] = {}
         self._expected: dict[str, tuple[Tap, ...]] = {}
         self._first: tuple[Batch, ...] = ()  # the beginning of the stream

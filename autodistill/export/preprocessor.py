@@ -21,7 +21,7 @@ def keep_preprocessor(search_dir: Path, preprocessor: Any) -> None:
         OSError: it cannot be written.
     """
     folder = search_dir / PREPROCESSOR
-    if folder.exists() and not _problems(search_dir):
+    if folder.exists() and not preprocessor_problems(search_dir):
         return
     with replacing(folder) as temporary:
         preprocessor.save_pretrained(temporary)
@@ -41,7 +41,7 @@ def find_preprocessor(search_dir: Path) -> Path:
             f"a student is exported with its tokenizer or image processor, but {search_dir} has no {PREPROCESSOR}; "
             "resume the search with `autodistill search`, which writes it."
         )
-    problems = _problems(search_dir)
+    problems = preprocessor_problems(search_dir)
     if problems:
         raise SearchDirectoryError(
             f"the tokenizer or image processor must be as it was saved, but in {folder} {', '.join(problems)}; resume "
@@ -50,8 +50,11 @@ def find_preprocessor(search_dir: Path) -> Path:
     return folder
 
 
-def _problems(search_dir: Path) -> list[str]:
-    """What is wrong with the files; nothing if their hashes are not known, as in directories of earlier versions."""
+def preprocessor_problems(search_dir: Path) -> list[str]:
+    """What is wrong with the files of the tokenizer or image processor, if there is one.
+
+    Nothing if their hashes are not known, as in directories of earlier versions.
+    """
     try:
         hashes = read_record(search_dir / PREPROCESSOR_HASHES)["files"]
         return changed_files(search_dir / PREPROCESSOR, hashes)

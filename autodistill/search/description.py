@@ -99,6 +99,19 @@ def write_description(search_dir: Path, description: Mapping[str, Any]) -> None:
         write_record(file, description)
 
 
+def problem_in(file: Path) -> str | None:
+    """What is wrong with a description or its copy; None if nothing is.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        _read(file)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _read(file: Path) -> dict[str, Any]:
     description = read_record(file)
     if not isinstance(description, dict) or "schema_version" not in description:

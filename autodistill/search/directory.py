@@ -249,7 +249,7 @@ class SearchDirectory:
                     error,
                     TRIAL_FILE + DAMAGED_SUFFIX,
                 )
-                _rename_damaged(folder)
+                set_aside(folder)
                 continue
             if trial is not None:
                 trials.append(trial)
@@ -284,7 +284,7 @@ class SearchDirectory:
                         folder / TRIAL_FILE,
                         DAMAGED_SUFFIX,
                     )
-                _rename_damaged(folder)
+                set_aside(folder)
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
 
@@ -304,8 +304,12 @@ def _read(folder: Path, metrics: list[str]) -> Trial | None:
         ) from error
 
 
-def _rename_damaged(folder: Path) -> None:
-    """Rename everything in a folder, so that it is kept but no longer part of a trial."""
+def set_aside(folder: Path) -> None:
+    """Rename everything in the folder of a trial that has lost its record, so that it is kept but no part of a trial.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
     for entry in list(folder.iterdir()):
         if DAMAGED_SUFFIX in entry.suffixes:
             continue

@@ -41,6 +41,12 @@ class Owner:
             return None
         return cls(process, host, since)
 
+    @classmethod
+    def at_work(cls, search_dir: Path) -> Owner | None:
+        """The process that is at work on a search; None if there is none."""
+        owner = cls.of(search_dir)
+        return None if owner is None or owner.is_gone else owner
+
     @property
     def is_gone(self) -> bool:
         """Whether its process has ended without releasing the directory; False if that cannot be found out.

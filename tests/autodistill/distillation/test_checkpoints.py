@@ -17,6 +17,7 @@ from autodistill.distillation.checkpoints import (
     SharedCheckpoints,
     block_state,
     load_block_state,
+    problem_in,
 )
 from autodistill.processes import Processes
 from autodistill.tensor_files import write_hashed_tensors
@@ -61,7 +62,9 @@ def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, kept: in
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save("a", {"weight": torch.ones(2)}, {})
     file = tmp_path / "a.safetensors"
+    assert problem_in(file) is None
     file.write_bytes(file.read_bytes()[:kept])
+    assert problem_in(file) is not None
     with caplog.at_level(logging.WARNING, logger="autodistill"):
         assert checkpoints.load("a") is None
     assert "a.safetensors is damaged" in caplog.text

@@ -9,6 +9,7 @@ import pytest
 from directory_cases import files, opened, with_a_finished_trial
 
 from autodistill.errors import SearchDirectoryError
+from autodistill.search.description import problem_in
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,19 @@ def test_another_environment_is_logged_as_a_warning_with_both_values(
         opened(tmp_path, environment={"torch": "2.13.0", "threads": 4}).close()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "environment.threads was 2, but is now 4" in caplog.text
+
+
+def test_what_is_wrong_with_a_description_is_the_end_of_a_sentence(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    file = tmp_path / "search.json"
+    assert problem_in(file) is None
+    text = file.read_text()
+    for damaged, problem in [
+        (text.replace("c0ffee", "c0ffef"), "its content is not what was written: the hashes differ"),
+        ("[]", "it has no schema_version"),
+    ]:
+        file.write_text(damaged)
+        assert problem_in(file) == problem
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        problem_in(file)
