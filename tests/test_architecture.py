@@ -63,6 +63,7 @@ ORDER = (
     "frameworks",
     "search",
     "export",
+    "doctor",
     "report",
     "standalone",
     "set_up_checks",

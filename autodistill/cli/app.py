@@ -1,4 +1,4 @@
-"""The commands: `autodistill init`, `explain`, `cache`, `search`, `status`, `trials`, `show` and `export`.
+"""The commands: `autodistill init`, `explain`, `cache`, `search`, `status`, `trials`, `show`, `doctor` and `export`.
 
 A command is a function with its name, in a module that is imported when the command is called: commands that only read
 a search directory do not import torch. The exit status is 0 for success, 1 for failure, 2 for wrong arguments or
@@ -57,6 +57,10 @@ COMMANDS = {
         "autodistill.cli.status", "List all trials, paused ones with their metrics after flash distillation."
     ),
     "show": Command("autodistill.cli.status", "Show everything that is recorded of one trial."),
+    "doctor": Command(
+        "autodistill.cli.doctor",
+        "Check every file of a search directory, explain what is wrong, and repair what can be rebuilt.",
+    ),
     "export": Command(
         "autodistill.cli.export",
         "Write a trained student with its tokenizer into a folder that transformers loads.",
