@@ -11,7 +11,7 @@ from pathlib import Path
 from autodistill.distillation import batch_features, checkpoints, facts, sample_outputs, sample_store
 from autodistill.errors import SearchDirectoryError
 from autodistill.export.preprocessor import preprocessor_problems
-from autodistill.files import TEMPORARY_SUFFIX, changed_files, remove, write_record
+from autodistill.files import changed_files, is_temporary, leftovers, remove, write_record
 from autodistill.metrics.metric import Metric, is_finite_number
 from autodistill.search import description
 from autodistill.search.directory import set_aside
@@ -35,7 +35,7 @@ from autodistill.search.layout import (
     trial_directories,
     trial_directory,
 )
-from autodistill.search.lock import hold
+from autodistill.search.lock import DirectoryLock
 from autodistill.search.owner import Owner
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import EARLIER_METRICS, Trial, TrialState, has_lost_its_record, read_trial
@@ -115,7 +115,7 @@ def repair(search_dir: Path) -> list[Finding]:
         SearchDirectoryError: as in `examine`, or a process is at work on the search, or it is not writable.
     """
     _ensure_search(search_dir)
-    lock = hold(search_dir)
+    lock = DirectoryLock(search_dir)
     try:
         # Each finding is repaired before the search for the next one goes on, which may depend on it.
         return [_repaired(finding) for finding in _examine(search_dir, at_work=False)]
@@ -147,6 +147,8 @@ def _examine(search_dir: Path, at_work: bool) -> Iterator[Finding]:
 
 
 def _findings(search_dir: Path, at_work: bool) -> Iterator[Finding]:
+    for path in [] if at_work else sorted(leftovers(search_dir)):
+        yield Finding(path, "was not written to the end", _DISK, _REMOVED, partial(remove, path), harmless=True)
     metrics = yield from _of_description(search_dir)
     trials = yield from _of_records(search_dir, metrics, at_work)
     yield from _of_students(search_dir, trials, metrics)
@@ -159,7 +161,7 @@ def _findings(search_dir: Path, at_work: bool) -> Iterator[Finding]:
         )
         yield Finding(search_dir / PREPROCESSOR, problem, cost, remedy)
     yield from _of_cache(search_dir / TEACHER_CACHE)
-    yield from _of_names(search_dir, at_work)
+    yield from _of_names(search_dir)
 
 
 # --- the description --------------------------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ def _of_cache(cache: Path) -> Iterator[Finding]:
         check = _check_of(file.relative_to(cache).parts)
         if check is not None:
             yield from _checked(check, file, "the teacher computes it again")
-        elif TEMPORARY_SUFFIX not in file.suffixes:
+        elif not is_temporary(file.name):
             yield _foreign(file)
 
 
@@ -313,8 +315,8 @@ def _check_of(parts: tuple[str, ...]) -> Callable[[Path], str | None] | None:
 # --- any file ---------------------------------------------------------------------------------------------------------
 
 
-def _of_names(search_dir: Path, at_work: bool) -> Iterator[Finding]:
-    """The findings in the names of files: leftovers, what was set aside, and what does not belong there."""
+def _of_names(search_dir: Path) -> Iterator[Finding]:
+    """The findings in the names of files: what was set aside, and what does not belong there."""
     folders = trial_directories(search_dir)
     trials = search_dir / TRIALS
     expected = {search_dir: _IN_SEARCH, trials: {folder.name for folder in folders}}
@@ -322,10 +324,8 @@ def _of_names(search_dir: Path, at_work: bool) -> Iterator[Finding]:
         for path in sorted(folder.iterdir()) if folder.exists() else ():
             if DAMAGED_SUFFIX in path.suffixes:
                 yield Finding(path, "was set aside", _DISK, "delete it if you do not need it", harmless=True)
-            elif TEMPORARY_SUFFIX not in path.suffixes and path.name not in expected.get(folder, _IN_TRIAL):
+            elif not is_temporary(path.name) and path.name not in expected.get(folder, _IN_TRIAL):
                 yield _foreign(path)
-    for path in [] if at_work else sorted(search_dir.rglob("*" + TEMPORARY_SUFFIX)):
-        yield Finding(path, "was not written to the end", _DISK, _REMOVED, partial(remove, path), harmless=True)
 
 
 def _foreign(path: Path) -> Finding:

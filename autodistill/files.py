@@ -279,12 +279,21 @@ def delete_leftovers(folder: Path, older_than: float = 0.0) -> None:
         OSError: something cannot be deleted.
     """
     latest = time.time() - older_than
+    for entry in leftovers(folder):
+        if entry.lstat().st_mtime <= latest:
+            _delete(entry)
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """The files and folders below a folder that a process is writing or removing, or was when it was killed."""
     for path, folders, names in os.walk(folder):
-        for name in [*folders, *names]:
-            entry = Path(path, name)
-            if _TEMPORARY_NAME.fullmatch(name) and entry.lstat().st_mtime <= latest:
-                _delete(entry)
-        folders[:] = [name for name in folders if not _TEMPORARY_NAME.fullmatch(name)]
+        yield from (Path(path, name) for name in [*folders, *names] if is_temporary(name))
+        folders[:] = [name for name in folders if not is_temporary(name)]
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a file or folder that is being written or removed."""
+    return _TEMPORARY_NAME.fullmatch(name) is not None
 
 
 def _temporary(path: Path) -> Path:

@@ -12,8 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import TEMPORARY_SUFFIX, read_json, write_json
+from autodistill.files import TEMPORARY_SUFFIX, write_json
 from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links, holds_search
+from autodistill.search.owner import Owner
 from autodistill.search.trial import now
 
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -109,11 +110,8 @@ def _identity(file: Path) -> tuple[int, int]:
 
 
 def _holder(path: Path) -> str:
-    try:
-        owner = read_json(path / OWNER_FILE)
-        return f"process {owner['process']} on {owner['host']} has been since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process is"
+    owner = Owner.of(path)
+    return "another process is" if owner is None else f"{owner} has been since {owner.since.isoformat()}"
 
 
 @contextlib.contextmanager

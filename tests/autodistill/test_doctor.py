@@ -41,7 +41,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finished") / "search"
     resume(path)
     keep_preprocessor(path, Tokenizer())
-    (path / "owner.json").unlink(missing_ok=True)
     return path
 
 
@@ -243,10 +242,9 @@ def test_search_at_work_is_examined_without_what_it_is_about_to_finish_and_not_r
         assert examine(tmp_path) == []
         with pytest.raises(SearchDirectoryError, match="one process at a time works on a search"):
             repair(tmp_path)
-    (tmp_path / "owner.json").unlink(missing_ok=True)
     assert [finding.problem for finding in examine(tmp_path)] == [
-        "is of an interrupted trial",
         "was not written to the end",
+        "is of an interrupted trial",
     ]
 
 

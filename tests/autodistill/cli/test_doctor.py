@@ -18,7 +18,6 @@ def damaged():
     """A search directory with a damaged record, of which the other files are in order."""
     with_a_finished_trial(Path("runs"))
     Path("runs/trials/000000/trial.json").write_text("{", encoding="utf-8")
-    Path("runs/owner.json").unlink(missing_ok=True)
     return "runs"
 
 

@@ -45,7 +45,6 @@ def test_directory_without_a_search_is_refused(command):
 
 
 def test_status_is_the_count_of_trials_and_the_best_of_them(recorded):
-    Path(recorded, "owner.json").unlink(missing_ok=True)
     counts, owner, progress, best, architecture = CliRunner().invoke(app, ["status", recorded]).output.splitlines()
     assert counts == "1 trials: 1 complete, 0 failed; the best is trial 0"
     assert owner == "no process is at work"
@@ -81,7 +80,6 @@ def test_status_of_a_search_at_work_has_its_rate_and_expected_end(half_done):
 
 def test_status_of_a_search_that_nobody_runs_has_the_work_that_remains(half_done):
     half_done.close()
-    (half_done.path / "owner.json").unlink(missing_ok=True)
     shown = run("status", half_done.path)
     assert "no process is at work trial 1 was interrupted, and continues when the search is resumed" in shown
     assert "1 of 8 trials are done; about 6 an hour; about 70 min of work remain" in shown
