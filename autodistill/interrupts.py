@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, by which SLURM and Kubernetes announce that the process will be killed."""
+class Terminated(KeyboardInterrupt, SystemExit):
+    """SIGTERM, by which SLURM and Kubernetes announce that the process will be killed.
+
+    A program that does not catch it ends with the exit status of that signal, and without a traceback.
+    """
+
+    code = 128 + signal.SIGTERM
 
 
 @dataclass

@@ -92,6 +92,8 @@ class HookGuard:
         attachments = None if teacher is None else _Attachments(teacher)
         try:
             yield
+        except KeyboardInterrupt:  # of the user, or by a signal
+            raise
         except SystemExit as error:
             self._check_if(verified, teacher)
             raise TrialError(

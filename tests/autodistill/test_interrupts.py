@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -196,3 +198,22 @@ def test_error_that_follows_a_signal_does_not_fail_the_trial(tmp_path):
     assert not SearchResult.load(tmp_path).failed
     make_search(tmp_path, make_config(max_trials=1), eval_func=evaluate).search_loop()
     assert len(SearchResult.load(tmp_path).completed) == 1
+
+
+PROGRAM = """
+import signal, sys
+from autodistill.interrupts import interruptible
+with interruptible():
+    signal.raise_signal(int(sys.argv[1]))
+"""
+
+
+def test_program_that_catches_nothing_ends_with_the_status_of_the_signal():
+    ends = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        command = [sys.executable, "-c", PROGRAM, str(int(number))]
+        # A shell reports 128 + the number for a process that ended by a signal, as Python ends for SIGINT.
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        ends[number] = ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
+        assert ("Traceback" in ended.stderr) == (number == signal.SIGINT)
+    assert ends == {signal.SIGINT: 130, signal.SIGTERM: 143}

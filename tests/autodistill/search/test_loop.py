@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interruptions import Killed, count_steps
 from small_models import Transformer
 from toy_search import make_config, make_search
 from width_search import WIDTHS, search, widths_of
@@ -21,6 +23,7 @@ from autodistill import AutoDistillation, ConfigurationError, Metric, SearchResu
 from autodistill.search import loop
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
+from autodistill.search.trial import TrialState
 
 
 class Readings:
@@ -394,3 +397,50 @@ def test_student_that_cannot_be_removed_does_not_end_the_search(tmp_path, monkey
     agent.search_loop()
     assert "the student of trial 0 is not kept, but could not be removed: not permitted" in caplog.text
     assert len(agent.search_result.completed) > 1
+
+
+def test_student_is_on_the_disk_before_the_record_that_refers_to_it(tmp_path, monkeypatch):
+    synced, complete = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def sync(descriptor):
+        status = os.fstat(descriptor)
+        synced.add((status.st_dev, status.st_ino))
+        fsync(descriptor)
+
+    def rename(old, new):
+        if Path(new).name == "trial.json" and '"complete"' in Path(old).read_text():
+            folder = Path(new).parent
+            statuses = [path.stat() for path in (Path(old), folder, *folder.glob("student"), *folder.glob("student/*"))]
+            complete.append([(status.st_dev, status.st_ino) in synced for status in statuses])
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        patch.setattr(os, "replace", rename)
+        small_search(tmp_path).search_loop()
+    assert complete == [[True] * 5] * 2
+
+
+def test_students_that_a_kill_left_are_removed_even_if_the_search_is_over(tmp_path):
+    agent = make_search(tmp_path, make_config(max_trials=4, metrics=["parameters"]), keep="pareto")
+    agent.search_loop()
+    (best,) = agent.search_result.pareto_front
+    for trial in agent.search_result:
+        (trial.directory / "student").mkdir(exist_ok=True)
+    make_search(tmp_path, make_config(max_trials=4, metrics=["parameters"]), keep="pareto").search_loop()
+    assert [trial for trial in agent.search_result if (trial.directory / "student").exists()] == [best]
+
+
+def test_attempts_with_progress_never_end_in_a_failed_trial(tmp_path, monkeypatch):
+    """Each attempt is killed in the second step after its last checkpoint."""
+    config = make_config(max_trials=1, search_space={"width": [8], "depth": [1]}) | {"checkpoint_steps": 1}
+    for attempt in range(6):
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(loop.SearchLoop, "_interrupt", lambda loop, trial: None)  # a killed process records nothing
+            count_steps(patch, die_at=4 + 2 if attempt == 0 else 2)  # four steps are those of the block
+            make_search(tmp_path, config, max_retries=1).search_loop()
+        (trial,) = SearchResult.load(tmp_path)
+        assert (trial.state, trial.attempts) == (TrialState.RUNNING, 1)
+    make_search(tmp_path, config, max_retries=1).search_loop()
+    assert SearchResult.load(tmp_path)[0].state is TrialState.COMPLETE
