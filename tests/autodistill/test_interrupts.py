@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from interruptions import assert_same_outcomes, outcomes
@@ -94,9 +95,14 @@ def test_context_within_another_changes_nothing():
         assert handlers() == within
 
 
+def idle():
+    while True:  # a signal that arrives just before a single long sleep would be handled after it
+        time.sleep(0.01)
+
+
 def test_forked_process_ends_by_the_signal():
     with interruptible(), whole_steps():
-        process = multiprocessing.get_context("fork").Process(target=signal.pause)
+        process = multiprocessing.get_context("fork").Process(target=idle)
         process.start()
         process.terminate()
         process.join(60)

@@ -175,5 +175,5 @@ def test_interrupted_search_ends_with_130_and_resumes(classifier, monkeypatch):
         patched.setattr("autodistill.cli.setup.SearchSetup.scores", property(lambda self: interrupted))
         shown = run("search", "search.yaml", "--search-dir", "runs", "--no-progress", code=130)
     assert "interrupted; the same command resumes from here" in shown
-    assert "trial 0 has been running since" in run("status", "runs")
+    assert "trial 0 was interrupted, and continues when the search is resumed" in run("status", "runs")
     assert "2 trials: 2 complete" in run("search", "search.yaml", "--search-dir", "runs", "--no-progress")
