@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from autodistill.files import remove
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial
 from autodistill.training import NoReport, TrainingReport
@@ -54,14 +55,14 @@ class LossRecorder:
     """Writes the losses of every finished stage as a line of JSON, and forwards all reports.
 
     Args:
-        file: an earlier one is overwritten.
+        file: an earlier one is removed.
         report: receives all events too.
     """
 
     def __init__(self, file: Path, report: TrainingReport) -> None:
         self._file = file
         self._report = report
-        self._file.unlink(missing_ok=True)
+        remove(file)
 
     def stage(self, name: str, steps: int) -> None:
         """A stage of `steps` steps begins."""

@@ -58,6 +58,12 @@ def test_new_recorder_starts_the_file_from_its_beginning(tmp_path: Path) -> None
     assert [json.loads(line)["stage"] for line in file.read_text().splitlines()] == ["block 0"]
 
 
+def test_folder_in_the_place_of_the_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "progress.jsonl" / "below").mkdir(parents=True)
+    LossRecorder(tmp_path / "progress.jsonl", NoReport()).finished("block 0", [1.0])
+    assert json.loads((tmp_path / "progress.jsonl").read_text()) == {"stage": "block 0", "losses": [1.0]}
+
+
 def test_report_without_a_display_takes_everything_that_a_search_reports() -> None:
     assert differences(NoProgress, Progress) == {}
     assert differences(LossRecorder, TrainingReport) == {}
