@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+_LARGEST = sys.float_info.max
 
 
 def plain(value: Any) -> Any:
@@ -64,6 +67,7 @@ def did_you_mean(
 def nearest(value: Any, options: Sequence[Any]) -> str:
     """The end of a message: the options nearest to `value`, or all of them if nearness is not defined."""
     if is_number(value) and all(is_number(option) for option in options):
+        value = max(-_LARGEST, min(value, _LARGEST))  # an integer may be larger than any float
         numbers = sorted(options, key=lambda option: abs(float(option) - value))
         return f"nearest: {', '.join(map(repr, numbers[:2]))}"
     if isinstance(value, str) and all(isinstance(option, str) for option in options):

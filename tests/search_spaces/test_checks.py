@@ -52,6 +52,7 @@ def test_caller_limits_the_suggestions_and_says_what_replaces_them() -> None:
     [
         (5, [1, 4, 8], "nearest: 4, 8"),
         (2.5, [1, 2], "nearest: 2, 1"),
+        (10**400, [1, 2], "nearest: 1, 2"),
         ("gelo", ["gelu", "relu"], "did you mean 'gelu'?"),
         (5, [1, "x"], "known: 1, 'x'"),
         (True, [1, 2], "known: 1, 2"),
