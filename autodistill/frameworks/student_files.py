@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 """Which file holds which tensor, if `save_pretrained` writes several."""
+
+ADAPTERS_FILE = "adapter_config.json"
+"""The settings of adapters, which name the model that they belong to; `from_pretrained` would load it from there."""
 
 OWN_WEIGHTS_FILE = "student.safetensors"
 """The tensors that `save_pretrained` did not write, or wrote under other names."""
@@ -155,17 +158,22 @@ def reload_problems(directory: Path) -> list[str]:
     """
     with _reading(directory):
         description = read_json(directory / DESCRIPTION_FILE)
-        module, name = description["class"]
+        module, name = map(_text, description["class"])
         tensors, expected = _saved(directory), dict(description["modules"])
+        _ensure_in(directory, _library_files(directory))  # the library follows the names in an index, too
+    if (directory / ADAPTERS_FILE).exists():
+        return ["it has adapters, of a model that may be elsewhere"]
     if module not in sys.modules and module.partition(".")[0] not in TRUSTED:
         return [f"its class {module}.{name} has not been imported"]
     try:
         cls = attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError):
         return [f"its class {module}.{name} cannot be imported"]
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        return [f"its class {module}.{name} is no class of models"]
     try:
         with isolated_random_state(0):
-            loaded = cls.from_pretrained(directory)
+            loaded = cls.from_pretrained(directory)  # type: ignore[attr-defined]
     except Exception as error:
         return [f"{name}.from_pretrained raises {type(error).__name__}: {str(error).splitlines()[0]}"]
     saved, problems = _matched(loaded, tensors)
@@ -266,15 +274,26 @@ def _write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _read(directory: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The tensors of these files; the later ones count.
+    """The tensors of these files; the later ones count. Raises what `_ensure_in` raises."""
+    _ensure_in(directory, names)
+    return {name: tensor for file in names for name, tensor in load_file(directory / file).items()}
+
+
+def _ensure_in(directory: Path, names: Iterable[str]) -> None:
+    """Refuse names of files that lie outside of a directory; who wrote it may be unknown.
 
     Raises:
-        ConfigurationError: a file lies outside of the directory; who wrote the directory may be unknown.
+        ConfigurationError: there is such a name.
     """
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name == "..":
             raise ConfigurationError(f"the tensors of a student are in its own folder, but {directory} names {name!r}.")
-    return {name: tensor for file in names for name, tensor in load_file(directory / file).items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from autodistill.errors import ConfigurationError, TrialError
+from autodistill.errors import ConfigurationError, SearchDirectoryError, TrialError
 from autodistill.frameworks import student_files as students
 from autodistill.frameworks.student_files import load_student, reload_problems, save_student
 from autodistill.tensors import identical
@@ -182,7 +182,7 @@ CHANGED = {
     "replaced activation": (other_activation, "intermediate_act_fn' becomes GELUActivation() instead of ReLU()"),
     "dropped layers": (fewer_layers, "are missing"),
     "another head": (another_head, "missing"),
-    "adapters": (with_adapters, "from_pretrained raises"),
+    "adapters": (with_adapters, "it has adapters"),
     "own class": (lambda: OwnHead(BertConfig(**BERT)), None),
     "buffer outside of the state dict": (lambda: WithState(BertConfig(**BERT)), "'scale' is different"),
     "tied weights": (lambda: BertForMaskedLM(BertConfig(**BERT)), None),
@@ -311,3 +311,27 @@ def test_files_of_a_student_outside_of_its_folder_are_refused(tmp_path: Path, na
     (tmp_path / "student" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ConfigurationError, match=r"are in its own folder, but .*student names"):
         load_student(bert(), tmp_path / "student")
+
+
+def test_library_is_not_led_to_files_outside(tmp_path: Path) -> None:
+    save_student(bert(), {}, tmp_path / "student")
+    index = {"metadata": {}, "weight_map": {"pooler.dense.bias": "../model.safetensors"}}
+    (tmp_path / "student" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigurationError, match=r"are in its own folder, but .*student names"):
+        reload_problems(tmp_path / "student")
+
+
+@pytest.mark.parametrize("name", ["AutoConfig", "AutoModel", "utils.import_utils.os.system"])
+def test_only_classes_of_models_are_used_that_a_file_names(tmp_path: Path, name: str) -> None:
+    save_student(bert(), {}, tmp_path / "student")
+    file = tmp_path / "student" / "student.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"class": ["transformers", name]}))
+    assert reload_problems(tmp_path / "student") == [f"its class transformers.{name} is no class of models"]
+
+
+def test_class_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    save_student(bert(), {}, tmp_path / "student")
+    file = tmp_path / "student" / "student.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"class": ["transformers", 3]}))
+    with pytest.raises(SearchDirectoryError, match="TypeError: 3 is no text"):
+        reload_problems(tmp_path / "student")
