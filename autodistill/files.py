@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -223,15 +223,29 @@ def changed_files(folder: Path, hashes: Mapping[str, str]) -> list[str]:
     """
     problems = []
     for name, expected in hashes.items():
+        if leads_outside(name):
+            problems.append(f"{name!r} is not in the folder")
+            continue
         try:
             same = _hash_of_file(folder / name) == expected
         except FileNotFoundError:
             problems.append(f"{name} is missing")
-        except OSError as error:
-            problems.append(f"{name} cannot be read ({error.strerror})")
+        except (OSError, ValueError) as error:  # ValueError: no file can have this name
+            problems.append(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})")
         else:
             problems += [] if same else [f"{name} has another content"]
     return problems
+
+
+def leads_outside(name: str) -> bool:
+    """Whether the path of a file in a folder leads out of it; who recorded it may be unknown.
+
+    Examples:
+        >>> [leads_outside(name) for name in ("model.safetensors", "below/vocabulary", "../notes", "/dev/zero")]
+        [False, False, True, True]
+    """
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name
 
 
 def _hash_of_file(path: Path) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from autodistill.files import TEMPORARY_SUFFIX, read_record
+from autodistill.files import TEMPORARY_SUFFIX, leads_outside, read_record
 from autodistill.metrics.metric import is_finite_number
 from autodistill.search.layout import DAMAGED_SUFFIX, TRIAL_FILE, trial_name
 from search_spaces import Architecture
@@ -112,7 +112,8 @@ class Trial:
         details = dict(self.details)
         for key, value in ((EARLIER_ERRORS, self.error), (EARLIER_METRICS, self.metrics)):
             if value:
-                details[key] = [*details.get(key, []), value]
+                earlier = details.get(key)
+                details[key] = [*(earlier if isinstance(earlier, list) else []), value]
         return replace(
             self,
             state=TrialState.RUNNING,
@@ -224,8 +225,7 @@ def _hashes(record: Mapping[str, Any]) -> dict[str, str]:
         return {}
     hashes: dict[str, str] = _typed(record, "student", dict)
     for name, value in hashes.items():
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or not isinstance(value, str):
+        if leads_outside(name) or not isinstance(value, str):
             raise TypeError(f"student has {_shown(value)} for {_shown(name)}")
     return hashes
 

@@ -306,6 +306,17 @@ def test_changed_missing_and_unreadable_files_are_named_and_other_files_are_not(
     assert changed_files(tmp_path, hashes) == problems
 
 
+@pytest.mark.parametrize("name", ["../other", "below/../../other", "/dev/zero", "..\\\\other"])
+def test_file_that_leads_out_of_the_folder_is_not_read(tmp_path: Path, name: str) -> None:
+    assert changed_files(tmp_path, {name: ""}) == [f"{name!r} is not in the folder"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "."])
+def test_name_that_no_file_can_have_cannot_be_read(tmp_path: Path, name: str) -> None:
+    (problem,) = changed_files(tmp_path, {name: ""})
+    assert problem.startswith(f"{name} cannot be read (")
+
+
 def test_leftovers_are_deleted_at_any_depth_from_a_given_age_and_nothing_else_is(tmp_path: Path) -> None:
     old, young, others = ["a.tmp", "below/.tmpvNc26n", "b.0f.tmp/file"], ["c.tmp", "below/d.tmp"], ["tmp", "a.tmpl"]
     for name in [*old, *young, *others]:

@@ -148,6 +148,11 @@ def test_failed_trial_is_reopened_without_its_error_which_becomes_a_detail() -> 
     assert again.fail("second").reopen().details == {"earlier_errors": ["first", "second"]}
 
 
+def test_trial_with_odd_details_is_reopened_all_the_same() -> None:
+    again = Trial(3, {}, details={"earlier_errors": 3}).fail("first").reopen()
+    assert again.details == {"earlier_errors": ["first"]}
+
+
 def test_the_record_of_a_paused_trial_has_its_earlier_form() -> None:
     trial = Trial(3, {}).pause({"accuracy": 0.5})
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
