@@ -726,7 +726,9 @@ class AutoDistillation:
         Raises:
             ConfigurationError: it was not kept, or its trial is not complete or was added.
             SearchDirectoryError: its files are not those that were saved.
+            SearchSpaceError: its architecture does not belong to the space; who recorded it may be unknown.
         """
         directory = find_student(self.search_dir, trial)
+        self.search_space.validate(trial.architecture)
         teacher = self._teacher if isinstance(self._teacher, nn.Module) else None  # it is not loaded for this
         return self._framework_with(teacher).load(trial.architecture, directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -31,6 +32,7 @@ from autodistill import (
     SearchDirectoryError,
     SearchResult,
     SearchSpace,
+    SearchSpaceError,
     SearchStoppedError,
     TrialState,
 )
@@ -206,6 +208,14 @@ def test_the_best_model_is_the_trained_student_in_eval_mode(tmp_path):
     assert architecture == search.best_model_arch == search.search_result.best.architecture
     with torch.no_grad():  # as in a trial: PyTorch chooses kernels by it
         assert toy_search.evaluate(student)["accuracy"] == search.search_result.best.metrics["accuracy"]
+
+
+def test_student_of_an_architecture_outside_of_the_space_is_not_built(tmp_path):
+    search = make_search(tmp_path / "search", make_config(max_trials=1))
+    search.search_loop()
+    odd = dataclasses.replace(search.search_result.best, architecture={"width": 10**400, "depth": 1})
+    with pytest.raises(SearchSpaceError, match="width"):
+        search.load_model(odd)
 
 
 def test_only_students_on_the_pareto_front_are_kept(tmp_path):
