@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from autodistill.distillation import batch_features, checkpoints, facts, sample_outputs, sample_store
+from autodistill import tensor_files
+from autodistill.distillation import checkpoints, facts, sample_outputs, sample_store
 from autodistill.errors import SearchDirectoryError
 from autodistill.export.preprocessor import preprocessor_problems
 from autodistill.files import changed_files, is_temporary, leftovers, remove, write_record
@@ -128,6 +129,10 @@ def _ensure_search(search_dir: Path) -> None:
         ensure_no_links(search_dir)
     if not holds_search(search_dir):
         raise SearchDirectoryError(f"a search directory holds a {SEARCH_FILE}, but {search_dir} has none.")
+    try:
+        trial_directories(search_dir)
+    except OSError as error:
+        raise SearchDirectoryError(f"the trials in {search_dir} must be readable, but are not: {error}") from error
 
 
 def _repaired(finding: Finding) -> Finding:
@@ -155,11 +160,8 @@ def _findings(search_dir: Path, at_work: bool) -> Iterator[Finding]:
     for trial in trials:
         yield from _of_checkpoints(trial_directory(search_dir, trial.number) / CHECKPOINT, trial.state, at_work)
     for problem in preprocessor_problems(search_dir):
-        cost, remedy = (
-            "no student can be exported",
-            "resume the search with `autodistill search`, which writes it again",
-        )
-        yield Finding(search_dir / PREPROCESSOR, problem, cost, remedy)
+        remedy = "resume the search with `autodistill search`, which writes it again"
+        yield Finding(search_dir / PREPROCESSOR, problem, "no student can be exported", remedy)
     yield from _of_cache(search_dir / TEACHER_CACHE)
     yield from _of_names(search_dir)
 
@@ -229,26 +231,20 @@ def _of_students(search_dir: Path, trials: list[Trial], metrics: tuple[Metric, .
         if trial.state is not TrialState.COMPLETE or trial.added:
             continue
         folder = student_directory(search_dir, trial.number)
-        if not folder.exists():
-            problem = "is missing" if trial.student and trial.number in front else None
+        cost = "it cannot be loaded or exported"
+        closed = [folder / name for name in trial.student if _is_closed(folder / name)]
+        problem = ", ".join(changed_files(folder, trial.student))
+        if not folder.exists():  # asked last, since a process that is at work may remove it
+            problem = "is missing" if trial.student and trial.number in front else ""
         elif not trial.student:
-            cost = "damage would not be noticed"
-            yield Finding(folder, "has no recorded hashes, as in earlier versions", cost, "none needed", harmless=True)
+            problem, cost = "has no recorded hashes, as in earlier versions", "damage would not be noticed"
+            yield Finding(folder, problem, cost, "none needed", harmless=True)
             continue
-        else:
-            closed = [folder / name for name in trial.student if _is_closed(folder / name)]
-            if closed:
-                yield Finding(closed[0], "cannot be read", "it cannot be loaded or exported", "change its permissions")
-                continue
-            problem = ", ".join(changed_files(folder, trial.student)) or None
-        if problem is not None:
-            yield Finding(
-                folder,
-                problem,
-                "it cannot be loaded or exported",
-                "given back to the search, which trains it again when it is resumed",
-                partial(write_record, folder.parent / TRIAL_FILE, trial.reopen().to_json()),
-            )
+        if closed:
+            yield Finding(closed[0], "cannot be read", cost, "change its permissions")
+        elif problem:
+            remedy = "given back to the search, which trains it again when it is resumed"
+            yield Finding(folder, problem, cost, remedy, partial(_give_back, folder.parent / TRIAL_FILE, trial))
 
 
 def _front(trials: list[Trial], metrics: tuple[Metric, ...]) -> set[int]:
@@ -269,8 +265,12 @@ def _as_before(trial: Trial, names: list[str]) -> Trial:
     return trial.complete(values) if all(is_finite_number(values.get(name)) for name in names) else trial
 
 
+def _give_back(file: Path, trial: Trial) -> None:
+    write_record(file, trial.reopen().to_json())
+
+
 def _is_closed(file: Path) -> bool:
-    return file.exists() and not os.access(file, os.R_OK)
+    return os.path.exists(file) and not os.access(file, os.R_OK)
 
 
 def _of_checkpoints(folder: Path, state: TrialState, at_work: bool) -> Iterator[Finding]:
@@ -304,7 +304,7 @@ def _check_of(parts: tuple[str, ...]) -> Callable[[Path], str | None] | None:
     """What checks a file of the teacher cache, by the parts of its path there; None for a file that is foreign."""
     match parts:
         case (name,) if name.endswith(sample_store.SUFFIX):
-            return batch_features.problem_in
+            return tensor_files.problem_in
         case (folder, name) if folder == facts.FOLDER and name.endswith(".json"):
             return facts.problem_in
         case (folder, _, name) if folder == sample_outputs.FOLDER and name.endswith(sample_store.SUFFIX):

@@ -87,5 +87,18 @@ def read_hashed_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
     return tensors, metadata
 
 
+def problem_in(path: Path) -> str | None:
+    """What is wrong with a file that `write_hashed_tensors` wrote; None if nothing is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        read_hashed_tensors(path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     return content_hash([{name: part[name] for name in sorted(part)} for part in (tensors, metadata)])

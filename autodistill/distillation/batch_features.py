@@ -23,8 +23,6 @@ FEATURE = "feature"
 _LONGEST_WRITE = 3600.0
 """Seconds after which a temporary file is none that another process is writing."""
 
-_DAMAGE = (KeyError, ValueError)
-
 HEADER = 192
 """The maximum overhead of a file beyond its one feature, in bytes."""
 
@@ -99,7 +97,7 @@ class BatchFeatures:
             return None
         try:
             feature = _read(path)
-        except (OSError, *_DAMAGE):
+        except (OSError, KeyError, ValueError):
             logger.warning("the cached teacher feature %s is damaged; it is recomputed", path)
             self._damaged.add(path)
             if not self._read_only:
@@ -202,19 +200,6 @@ def _size_of(directory: Path, *, clean_up: bool) -> int:
             with contextlib.suppress(OSError):  # another process may have removed it
                 size += Path(folder, name).stat().st_size
     return size
-
-
-def problem_in(path: Path) -> str | None:
-    """What is wrong with the file of a feature; None if nothing is.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    try:
-        _read(path)
-    except _DAMAGE as error:
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def _read(path: Path) -> torch.Tensor:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from directory_cases import opened
 from interruptions import assert_same_outcomes, outcomes
 from toy_search import make_config, make_search
 
-from autodistill import SearchResult
-from autodistill.distillation import batch_features, checkpoints, sample_store
+from autodistill import SearchResult, tensor_files
+from autodistill.distillation import sample_store
 from autodistill.doctor import Finding, examine, repair
 from autodistill.errors import SearchDirectoryError
 from autodistill.export.preprocessor import keep_preprocessor
@@ -275,7 +276,7 @@ def refuse_to_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "read_text", lambda *arguments, **options: refusing(read_text, *arguments, **options))
     monkeypatch.setattr(os, "access", lambda path, mode: path != file and access(path, mode))
-    for module in (batch_features, checkpoints, sample_store):
+    for module in (tensor_files, sample_store):
         original = module.safe_open
         monkeypatch.setattr(
             module,
@@ -304,6 +305,26 @@ def test_directory_without_a_search_is_refused(tmp_path: Path, check: Callable[[
         with pytest.raises(SearchDirectoryError, match=r"a search directory holds a search\.json, but .* has none"):
             check(path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("check", [examine, repair])
+def test_directory_of_which_the_trials_cannot_be_listed_is_refused(
+    tmp_path: Path, check: Callable[[Path], object]
+) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "trials").rmdir()
+    (tmp_path / "trials").touch()
+    with pytest.raises(SearchDirectoryError, match=r"the trials in .* must be readable, but are not"):
+        check(tmp_path)
+
+
+def test_what_else_is_computed_from_the_stream_of_the_teacher_is_checked(search: Path) -> None:
+    file = search / "teacher_cache" / "importance-c0ffee.safetensors"
+    tensor_files.write_hashed_tensors(file, {"layer": torch.ones(2)})
+    assert examine(search) == []
+    flip(file)
+    (found,) = repair(search)
+    assert found.outcome == "was removed"
 
 
 @pytest.mark.parametrize("check", [examine, repair])

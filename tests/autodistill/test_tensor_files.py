@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors, write_tensors
+from autodistill.tensor_files import problem_in, read_hashed_tensors, write_hashed_tensors, write_tensors
 
 
 def test_a_file_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -96,6 +96,7 @@ def test_hashed_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_file_with_one_changed_bit_anywhere_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "some"
     write_hashed_tensors(path, {"b": torch.arange(3.0), "a": torch.tensor(7)}, {"record": "[0.5]"})
+    assert problem_in(path) is None
     content = path.read_bytes()
     for position in range(len(content)):
         for bit in (0, 6):
@@ -104,6 +105,7 @@ def test_file_with_one_changed_bit_anywhere_is_damaged(tmp_path: Path) -> None:
             path.write_bytes(changed)
             with pytest.raises(ValueError):  # noqa: PT011  in many words
                 read_hashed_tensors(path)
+            assert problem_in(path)
 
 
 @pytest.mark.parametrize("metadata", [None, {"hash": "0"}, {"other": "0"}])

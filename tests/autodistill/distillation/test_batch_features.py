@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from autodistill.distillation.batch_features import HEADER, BatchFeatures, FeatureKey, problem_in
+from autodistill.distillation.batch_features import HEADER, BatchFeatures, FeatureKey
 from autodistill.models.taps import Tap
 
 SIZE = 1000 * 4
@@ -107,18 +107,11 @@ def test_a_damaged_file_is_removed_with_a_warning(tmp_path: Path, caplog: pytest
     features = kept(tmp_path)
     features.put(key(), feature())
     path = tmp_path / str(key().file)
-    assert problem_in(path) is None
     path.write_bytes(damage(path.read_bytes()))
-    assert problem_in(path) is not None
     with caplog.at_level(logging.WARNING):
         assert features.get(key()) is None
     assert "is damaged; it is recomputed" in caplog.text
     assert not path.exists()
-
-
-def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        problem_in(tmp_path / str(key().file))
 
 
 def test_a_directory_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
