@@ -11,6 +11,7 @@ import gc
 import json
 import math
 import os
+import pickle
 import re
 import signal
 import sys
@@ -40,6 +41,9 @@ COMMANDS = {
     "doctor": ("doctor", "{path}"),
     "doctor --repair": ("doctor", "{path}", "--repair"),
 }
+
+MISBEHAVE = "misbehave"
+"""Does what no entry point may do, to show that it is noticed."""
 
 ENTRY_POINTS = ("SearchResult.load", "best_model", "load_model", "export_folder", "search_loop", *COMMANDS)
 
@@ -117,7 +121,9 @@ def call(entry: str, path: Path, work: Path) -> str:
     if entry in COMMANDS:
         return _command([word.format(path=path, work=work) for word in COMMANDS[entry]])
     try:
-        if entry == "SearchResult.load":
+        if entry == MISBEHAVE:
+            _misbehave(path)
+        elif entry == "SearchResult.load":
             return f"{len(SearchResult.load(path))} trials"
         if entry == "best_model":
             make_search(path).best_model()
@@ -135,6 +141,15 @@ def call(entry: str, path: Path, work: Path) -> str:
     except BaseException:
         return f"crashed: {traceback.format_exc()}"
     return "done"
+
+
+def _misbehave(path: Path) -> None:
+    outside = path.parents[1] / "outside"
+    os.system("true")
+    (outside / "thesis.txt").read_text(encoding="utf-8")
+    (path / "link").symlink_to(outside)
+    (path / "link" / "new.txt").touch()
+    pickle.loads(pickle.dumps(os.getcwd))
 
 
 def _command(arguments: list[str]) -> str:
