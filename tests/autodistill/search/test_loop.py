@@ -14,13 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from growth import Calls, Growth, use_empty_temporary_folder
 from interruptions import Killed, count_steps
 from small_models import Transformer
-from toy_search import make_config, make_search
+from toy_search import make_config, make_search, make_teacher
 from width_search import WIDTHS, search, widths_of
 
-from autodistill import AutoDistillation, ConfigurationError, Metric, SearchResult, SearchSpace, SearchStoppedError
-from autodistill.search import loop
+from autodistill import (
+    AutoDistillation,
+    ConfigurationError,
+    Metric,
+    SearchResult,
+    SearchSpace,
+    SearchStoppedError,
+    files,
+)
+from autodistill.search import loop, proposals
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.trial import TrialState
@@ -110,6 +119,47 @@ def test_no_later_trial_computes_more_keys_or_more_than_one_front(tmp_path, monk
     assert [counted["non_dominated"] for counted in calls_by_trial] == [fronts] * 20
     assert calls_by_trial[0]["key"] > 0
     assert {counted["key"] for counted in calls_by_trial} == {calls_by_trial[0]["key"]}
+
+
+def test_no_trial_computes_more_than_earlier_ones_and_nothing_is_held_after_it(tmp_path, monkeypatch):
+    use_empty_temporary_folder(monkeypatch, tmp_path / "temporary")
+    seen = Growth(10)
+    calls = Calls(
+        monkeypatch,
+        (SearchSpace, "validate"),
+        (SearchSpace, "key"),
+        (proposals, "observation"),
+        (search_result, "losses"),
+        (search_result, "violations"),
+        (files, "read_json"),
+    )
+    for advisor in ("Random", "LocalSearch", "Evolution"):
+        calls.by_trial.clear()
+        seen.held.clear()
+        agent = search(
+            tmp_path / advisor, widths=list(range(1, 200)), max_trials=60, advisor=advisor, callbacks=[calls, seen]
+        )
+        agent.search_loop()
+        early, late = (Counter(), Counter())
+        for counted in calls.by_trial[22:40]:
+            early |= counted
+        for counted in calls.by_trial[40:]:
+            late |= counted
+        assert late <= early, advisor
+        assert early["observation"] == 1
+        assert set(seen.held) == {seen.held[0]}
+        assert seen.held[0].temporary_files == 0
+
+
+def test_distillations_leave_no_hooks_and_tensors_behind(tmp_path, monkeypatch):
+    use_empty_temporary_folder(monkeypatch, tmp_path / "temporary")
+    teacher = make_teacher()
+    seen = Growth(2, teacher)
+    config = make_config(search_space={"width": [4, 8, 12, 16, 20, 24], "depth": [2]}, max_trials=6)
+    make_search(tmp_path / "search", config, teacher_model=teacher, keep="none", callbacks=[seen]).search_loop()
+    assert len(seen.held) == 3
+    assert set(seen.held) == {seen.held[0]}
+    assert seen.held[0].hooks == 0
 
 
 def test_patience_ends_a_search_whose_best_has_not_changed(tmp_path):
