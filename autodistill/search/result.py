@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
@@ -91,11 +92,12 @@ class SearchResult(Sequence[Trial]):
         """
         start = bisect_left(self._trials, trial.number, key=_number)
         end = bisect_right(self._trials, trial.number, key=_number)
-        changed = SearchResult((*self._trials[:start], trial, *self._trials[end:]), self.metrics)
-        # Without a former member, trials that it dominated may be on the front: then all are compared again.
-        if self._front is not None and trial.number not in map(_number, self._front):
-            complete = trial.state is TrialState.COMPLETE
-            changed._front = self._front_of(sorted([*self._front, trial], key=_number)) if complete else self._front
+        changed = copy(self)
+        changed._trials = (*self._trials[:start], trial, *self._trials[end:])
+        if self._front is not None and trial.number in map(_number, self._front):
+            changed._front = None  # without this member, trials that it dominated may be on the front
+        elif self._front is not None and trial.state is TrialState.COMPLETE:
+            changed._front = self._front_of(sorted([*self._front, trial], key=_number))
         return changed
 
     @overload
