@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from autodistill import SearchResult, Trial, TrialState
 
 _PASSING = ("teacher_cache", "search.lock", "owner.json", "trial.json")
 """Files that may differ: of the cache, of the process, and with times; of the last, `decided` has the rest."""
 
 
-def decided(directory: Path) -> tuple[list[Any], dict[str, bytes]]:
-    """The trials without times and attempts, and the bytes of all files: weights, losses, checkpoints of paused trials.
+Outcome = tuple[list[Any], dict[str, Any]]
+
+
+def decided(directory: Path) -> Outcome:
+    """The trials without times and attempts, and what is in all files: weights, losses, checkpoints of paused trials.
 
     Leftovers of a killed process are among the files.
     """
@@ -21,14 +26,23 @@ def decided(directory: Path) -> tuple[list[Any], dict[str, bytes]]:
         for trial in SearchResult.load(directory)
     ]
     files = {
-        str(path.relative_to(directory)): path.read_bytes()
+        str(path.relative_to(directory)): _content(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and not any(part in _PASSING for part in path.relative_to(directory).parts)
     }
     return trials, files
 
 
-def differences(directory: Path, expected: tuple[list[Any], dict[str, bytes]]) -> list[str]:
+def _content(path: Path) -> Any:
+    """The bytes of a file; of one of tensors their bytes, as the order of what describes them is random."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    with safe_open(path, framework="np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return file.metadata(), {name: (str(t.dtype), t.shape, t.tobytes()) for name, t in tensors.items()}
+
+
+def differences(directory: Path, expected: Outcome) -> list[str]:
     """What differs from the expected outcome, and what a killed process left, in words."""
     trials, files = decided(directory)
     found = [f"trial {left[0]}" for left, right in zip(trials, expected[0], strict=False) if left != right]
