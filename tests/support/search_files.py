@@ -71,3 +71,10 @@ def recorded(directory: Path) -> list[Trial]:
     if not (directory / "search.json").exists():
         return []
     return [trial for trial in SearchResult.load(directory) if trial.is_measured]
+
+
+def is_kept(before: Trial, after: Trial | None) -> bool:
+    """Whether a recorded result is the same, times included, so that it was not run again; paused trials may go on."""
+    if before.state is TrialState.COMPLETE:
+        return after == before
+    return after is not None and (after.architecture, after.after_flash) == (before.architecture, before.after_flash)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import strace
 from nursery import Nursery, Run
-from search_files import decided, differences, leftovers, recorded
+from search_files import decided, differences, is_kept, leftovers, recorded
 
 from autodistill import Trial, TrialState
 
@@ -112,13 +112,6 @@ class Campaign:
 def shape(trial: Trial) -> list[Any]:
     """The architecture as the searches report it."""
     return [trial.architecture["width"], trial.architecture["depth"]]
-
-
-def is_kept(before: Trial, after: Trial | None) -> bool:
-    """Whether a recorded result is the same, times included, so that it was not run again; paused trials may go on."""
-    if before.state is TrialState.COMPLETE:
-        return after == before
-    return after is not None and (after.architecture, after.after_flash) == (before.architecture, before.after_flash)
 
 
 @pytest.fixture(scope="module")
