@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## distil a vision transformer into small students (real ima
 test: $(INSTALLED)  ## run the test suite
 	$(BIN)/python -m pytest
 
-torture: $(INSTALLED)  ## kill searches and fill their disk, a few hundred times each (needs strace, and root for some)
+torture: $(INSTALLED)  ## kill searches, fill their disk and damage their files (minutes; some need strace or root)
 	$(BIN)/python -m pytest -m slow tests/torture
 
 lint: $(INSTALLED)  ## format check, lint and strict types

@@ -7,6 +7,7 @@ exit code (`ended`). They pass through a socket, so that a fault of `write` does
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -24,6 +25,9 @@ from typing import Any, Self
 
 import torch
 from torture_searches import SEARCHES, Send
+
+PR_SET_PTRACER = 0x59616D61
+"""Lets a process that is no ancestor trace this one, which some systems (Yama) do not allow otherwise."""
 
 
 @dataclass
@@ -138,6 +142,7 @@ class _Sending(logging.Handler):
 def _work(request: dict[str, Any], send: Send) -> int:
     """Run a search in this process, and return the exit code."""
     if request["traced"]:
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1))
         os.kill(os.getpid(), signal.SIGSTOP)
     try:
         SEARCHES[request["search"]](Path(request["directory"]), send)

@@ -20,7 +20,10 @@ from torture_searches import short
 
 from autodistill import SearchDirectoryError, SearchResult, SearchStoppedError
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),  # the threads of libraries do nothing
+]
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 FINISHED, STOPPED, OTHERWISE = 0, 1, 2
@@ -85,7 +88,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any,
     """What a search decides, and how often it changes its directory."""
     directory = tmp_path_factory.mktemp("undisturbed")
     read, write = os.pipe()
-    assert run(directory / "search", lambda number: os.write(write, b".") and None) == FINISHED
+
+    def count(number: int) -> None:
+        os.write(write, b".")
+
+    assert run(directory / "search", count) == FINISHED
     os.close(write)
     with os.fdopen(read, "rb") as changes:
         yield decided(directory / "search"), len(changes.read())
@@ -98,7 +105,7 @@ def test_search_killed_again_and_again_loses_nothing(tmp_path: Path, undisturbed
     directory = tmp_path / "search"
     while True:
         before = recorded(directory)
-        code = run(directory, die_at(generator.integers(1, changes // 3)))
+        code = run(directory, die_at(int(generator.integers(1, changes // 3))))
         after = {trial.number: trial for trial in recorded(directory)}
         assert all(is_kept(trial, after.get(trial.number)) for trial in before)
         if code == FINISHED:
