@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import strace
 import torch
 from torture_searches import SEARCHES, Send
 
@@ -106,6 +107,12 @@ class Nursery:
         if tracer is not None:
             tracer.communicate(timeout=60)
         return run
+
+    def trace(self, search: str, directory: Path) -> list[strace.Call]:
+        """Run or resume a search, which must end, and return its system calls that change its directory."""
+        log = directory.with_suffix(".trace")
+        assert self.run(search, directory, attach=strace.attach(log)).exit_code == 0
+        return [call for call in strace.calls(log) if call.concerns(directory)]
 
     def _collect(self, run: Run) -> Run:
         while "ended" not in (reply := self._reply()):

@@ -31,7 +31,7 @@ OF_OPEN_FILES = ("write", "fsync")
 """The kinds that meet no lack of permission."""
 
 MOST_ATTEMPTS = 3
-"""To let a certain call fail; calls are counted, and what happens outside of the directory may add some."""
+"""To let a certain call fail; after a miss, the calls are counted again, of which some concern other files."""
 
 STAYS_FULL = ("write", "pwrite64", "mkdir")
 """The system calls that fail until there is space again."""
@@ -44,6 +44,7 @@ class Campaign:
     Args:
         nursery: runs the searches.
         outcome: what an undisturbed search decides.
+        calls: of an undisturbed search, in order, those that change its directory.
         name: of the search.
         ends: how often a search ended with which error, or finished in spite of its faults.
         faults: by name.
@@ -54,6 +55,7 @@ class Campaign:
 
     nursery: Nursery
     outcome: Any
+    calls: list[strace.Call] = field(default_factory=list)
     name: str = "short"
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -120,38 +122,44 @@ def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def calls(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[strace.Call]:
     """The system calls of an undisturbed search that change its directory, in order."""
-    folder = tmp_path_factory.mktemp("traced")
-    assert nursery.run("short", folder / "search", attach=strace.attach(folder / "trace")).exit_code == 0
-    return [call for call in strace.calls(folder / "trace") if call.concerns(folder / "search")]
+    return nursery.trace("short", tmp_path_factory.mktemp("traced") / "search")
 
 
-def inject(campaign: Campaign, call: strace.Call, directory: Path, injections: list[str], fault: int) -> None:
-    """Run a search in which a call fails, and resume it without faults."""
+Injections = Callable[[int, list[strace.Call], int], list[str]]
+"""The position of a call, all calls, and the fault it meets -> what `strace` injects."""
+
+
+def inject(campaign: Campaign, number: int, directory: Path, injections: Injections, fault: int) -> None:
+    """Run a search in which one of its calls fails, and resume it without faults."""
     for attempt in range(MOST_ATTEMPTS):
+        if attempt:
+            campaign.calls = campaign.nursery.trace(campaign.name, directory.with_name(f"{directory.name}-traced"))
         directory = directory.with_name(f"{directory.name}-{attempt}")
         log = directory.with_suffix(".trace")
-        run = campaign.nursery.run(campaign.name, directory, attach=strace.attach(log, injections))
-        failed_calls = [done for done in strace.calls(log) if done.injected]
-        if failed_calls and failed_calls[0].kind == call.kind and failed_calls[0].concerns(directory):
+        attach = strace.attach(log, injections(number, campaign.calls, fault))
+        run = campaign.nursery.run(campaign.name, directory, attach=attach)
+        kind = campaign.calls[number].kind
+        failed_calls = [call for call in strace.calls(log) if call.injected]
+        if failed_calls and failed_calls[0].kind == kind and failed_calls[0].concerns(directory):
             break
     else:
-        pytest.fail(f"no {call.kind} has failed at {injections}")
+        pytest.fail(f"no {kind} has failed in {directory}")
     campaign.faults[errno.errorcode[fault]] += 1
-    campaign.kinds[f"at {call.kind}"] += 1
+    campaign.kinds[f"at {kind}"] += 1
     campaign.finish(directory, directory.name, campaign.disturbed(run, directory, fault))
 
 
-def once(call: strace.Call, fault: int) -> list[str]:
-    return [f"{call.name}:error={errno.errorcode[fault]}:when={call.occurrence}"]
+def once(number: int, calls: list[strace.Call], fault: int) -> list[str]:
+    """One call fails."""
+    return [f"{calls[number].name}:error={errno.errorcode[fault]}:when={calls[number].occurrence}"]
 
 
-def from_then_on(number: int, calls: list[strace.Call]) -> list[str]:
+def from_then_on(number: int, calls: list[strace.Call], fault: int) -> list[str]:
     """From one call on, all that need space fail; their numbers count calls that concern other files, too."""
-    fault = errno.errorcode[errno.ENOSPC]
     first: dict[str, int] = {}
     for call in calls[number:]:
         first.setdefault(call.name, call.occurrence)
-    return [f"{name}:error={fault}:when={first[name]}+" for name in STAYS_FULL if name in first]
+    return [f"{name}:error={errno.errorcode[fault]}:when={first[name]}+" for name in STAYS_FULL if name in first]
 
 
 @TRACED
@@ -163,15 +171,15 @@ def test_search_in_which_every_system_call_fails_in_turn_stops_with_a_message_an
     seed: int,
     report: Callable[[str], None],
 ) -> None:
-    campaign = Campaign(nursery, decided(undisturbed))
+    campaign = Campaign(nursery, decided(undisturbed), calls)
     generator = np.random.default_rng(seed)
     for number, call in enumerate(calls):
         fault = FAULTS_OF_KIND.get(call.kind, errno.ENOSPC)
-        inject(campaign, call, tmp_path / f"{number:03d}-{call.kind}", once(call, fault), fault)
+        inject(campaign, number, tmp_path / f"{number:03d}-{call.kind}", once, fault)
     for number in generator.choice(len(calls), 40, replace=False):
         fault = OTHER_FAULTS[generator.integers(3 if calls[number].kind in OF_OPEN_FILES else 4)]
         directory = tmp_path / f"{number:03d}-{calls[number].kind}-{errno.errorcode[fault]}"
-        inject(campaign, calls[number], directory, once(calls[number], fault), fault)
+        inject(campaign, number, directory, once, fault)
     report(f"one system call fails: {campaign.told()}")
     campaign.assert_nothing_happened()
 
@@ -180,10 +188,10 @@ def test_search_in_which_every_system_call_fails_in_turn_stops_with_a_message_an
 def test_search_whose_disk_stays_full_from_any_system_call_on_stops_with_a_message_and_resumes(
     nursery: Nursery, undisturbed: Path, calls: list[strace.Call], tmp_path: Path, report: Callable[[str], None]
 ) -> None:
-    campaign = Campaign(nursery, decided(undisturbed))
+    campaign = Campaign(nursery, decided(undisturbed), calls)
     for number, call in enumerate(calls):
         if call.name in STAYS_FULL:
-            inject(campaign, call, tmp_path / f"{number:03d}", from_then_on(number, calls), errno.ENOSPC)
+            inject(campaign, number, tmp_path / f"{number:03d}", from_then_on, errno.ENOSPC)
     report(f"the disk stays full from a system call on: {campaign.told()}")
     campaign.assert_nothing_happened()
 
