@@ -28,6 +28,8 @@ HASH = "hash"
 
 _HASH_BYTES = 16
 
+_LARGEST = 2**28
+
 _DEEPEST = 100  # levels of nested JSON: what is deeper exhausts the stack of the functions that copy or write it
 _TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
 
@@ -133,9 +135,12 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-        ValueError: the content is not JSON.
+        ValueError: the content is not JSON, or more than 256 MiB, which no record is.
         OSError: the file cannot be read.
     """
+    size = path.stat().st_size
+    if size > _LARGEST:
+        raise ValueError(f"it has {size:,} bytes, and a record at most {_LARGEST:,}")
     return decode_json(path.read_text(encoding="utf-8"))
 
 

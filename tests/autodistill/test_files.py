@@ -329,3 +329,10 @@ def test_leftovers_are_deleted_at_any_depth_from_a_given_age_and_nothing_else_is
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == left
     delete_leftovers(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"tmp", "a.tmpl"}
+
+
+def test_file_that_is_no_record_by_its_size_is_refused_before_it_is_read(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)  # sparse
+    with pytest.raises(ValueError, match="it has 1,099,511,627,776 bytes, and a record at most 268,435,456"):
+        read_json(path)
