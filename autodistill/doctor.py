@@ -15,7 +15,7 @@ from autodistill.export.preprocessor import preprocessor_problems
 from autodistill.files import changed_files, is_temporary, leftovers, remove, write_record
 from autodistill.metrics.metric import Metric, is_finite_number
 from autodistill.search import description
-from autodistill.search.directory import set_aside
+from autodistill.search.directory import rename_damaged, set_aside
 from autodistill.search.layout import (
     CHECKPOINT,
     DAMAGED_SUFFIX,
@@ -32,12 +32,12 @@ from autodistill.search.layout import (
     TRIALS,
     ensure_no_links,
     holds_search,
+    misplaced_files,
     student_directory,
     trial_directories,
     trial_directory,
 )
-from autodistill.search.lock import DirectoryLock
-from autodistill.search.owner import Owner
+from autodistill.search.lock import DirectoryLock, is_held
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import EARLIER_METRICS, Trial, TrialState, has_lost_its_record, read_trial
 
@@ -54,6 +54,7 @@ _IN_SEARCH = {
 _IN_TRIAL = {TRIAL_FILE, LOSSES_FILE, CHECKPOINT, STUDENT}
 _DISK = "disk space"
 _REMOVED = "removed"
+_MISSING = "is missing"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Finding:
         """What the user can do, or what was done."""
         if self.repair is None:
             return self.remedy
-        return f"was {self.remedy}" if self.repaired else f"is {self.remedy} with --repair"
+        return f"was {self.remedy}" if self.repaired else f"with --repair: {self.remedy}"
 
 
 def examine(search_dir: Path) -> list[Finding]:
@@ -103,7 +104,7 @@ def examine(search_dir: Path) -> list[Finding]:
         SearchDirectoryError: the directory holds no search or one of another version, cannot be read, or holds links.
     """
     _ensure_search(search_dir)
-    return list(_examine(search_dir, at_work=Owner.at_work(search_dir) is not None))
+    return list(_examine(search_dir, at_work=is_held(search_dir)))
 
 
 def repair(search_dir: Path) -> list[Finding]:
@@ -116,19 +117,16 @@ def repair(search_dir: Path) -> list[Finding]:
         SearchDirectoryError: as in `examine`, or a process is at work on the search, or it is not writable.
     """
     _ensure_search(search_dir)
-    lock = DirectoryLock(search_dir)
-    try:
+    with DirectoryLock(search_dir):
         # Each finding is repaired before the search for the next one goes on, which may depend on it.
         return [_repaired(finding) for finding in _examine(search_dir, at_work=False)]
-    finally:
-        lock.release()
 
 
 def _ensure_search(search_dir: Path) -> None:
     if search_dir.is_dir():
         ensure_no_links(search_dir)
     if not holds_search(search_dir):
-        raise SearchDirectoryError(f"a search directory holds a {SEARCH_FILE}, but {search_dir} has none.")
+        raise description.no_search_in(search_dir)
     try:
         trial_directories(search_dir)
     except OSError as error:
@@ -181,7 +179,9 @@ def _of_description(search_dir: Path) -> Generator[Finding, None, tuple[Metric, 
     for file, problem in problems.items():
         (other,) = set(files) - {file}
         cost = "nothing, as long as the other copy is there"
-        yield Finding(file, problem, cost, f"restored from {other.name}", partial(write_record, file, described))
+        repair = partial(write_record, file, described)
+        spare = file.name == SEARCH_BACKUP and problem == _MISSING  # earlier versions wrote none
+        yield Finding(file, problem, cost, f"restored from {other.name}", repair, harmless=spare)
     return description.described_metrics(described, search_dir)
 
 
@@ -189,7 +189,7 @@ def _description_problem(file: Path) -> str | None:
     try:
         problem = description.problem_in(file)
     except FileNotFoundError:
-        return "is missing"
+        return _MISSING
     except OSError as error:
         return _unreadable(error)
     return None if problem is None else f"is damaged ({problem})"
@@ -200,6 +200,9 @@ def _description_problem(file: Path) -> str | None:
 
 def _of_records(search_dir: Path, metrics: tuple[Metric, ...], at_work: bool) -> Generator[Finding, None, list[Trial]]:
     """The findings in the records of trials; returns the trials that can be read."""
+    for misplaced in misplaced_files(search_dir):
+        what, cost = "is where the folder of a trial belongs", "the search would stop at this trial"
+        yield Finding(misplaced, what, cost, f"renamed to *{DAMAGED_SUFFIX}", partial(rename_damaged, misplaced))
     names = [metric.name for metric in metrics]
     trials = []
     for folder in trial_directories(search_dir):
@@ -319,7 +322,8 @@ def _of_names(search_dir: Path) -> Iterator[Finding]:
     """The findings in the names of files: what was set aside, and what does not belong there."""
     folders = trial_directories(search_dir)
     trials = search_dir / TRIALS
-    expected = {search_dir: _IN_SEARCH, trials: {folder.name for folder in folders}}
+    of_trials = {path.name for path in (*folders, *misplaced_files(search_dir))}
+    expected = {search_dir: _IN_SEARCH, trials: of_trials}
     for folder in (search_dir, trials, *folders):
         for path in sorted(folder.iterdir()) if folder.exists() else ():
             if DAMAGED_SUFFIX in path.suffixes:
@@ -342,7 +346,7 @@ def _checked(check: Callable[[Path], str | None], file: Path, cost: str) -> Iter
         yield Finding(file, _unreadable(error), cost, "change its permissions")
         return
     if problem is not None:
-        yield Finding(file, f"is damaged ({problem})", cost, _REMOVED, partial(remove, file))
+        yield Finding(file, f"cannot be used ({problem})", cost, _REMOVED, partial(remove, file))
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -6,7 +6,7 @@
     ├── SearchSpaceError (ValueError)     a search space or an architecture is wrong; every mistake is in `problems`
     ├── AdvisorError (ValueError)         an advisor is unknown, or its proposal is invalid
     ├── SpaceExhaustedError               every architecture of the space has been tried
-    ├── SearchDirectoryError              the directory belongs to another search, is not writable, or is in use
+    ├── SearchDirectoryError              the directory belongs to another search, is damaged, not writable, or in use
     ├── SearchStoppedError                too many trials in a row, or the machine, failed; see `__cause__`
     │   └── TeacherChangedError           a hook changed the teacher
     └── TrialError                        one trial cannot be finished; it is recorded and the search goes on
@@ -75,3 +75,17 @@ class TrialError(AutoDistillationError):
 
 class NonFiniteError(TrialError):
     """A loss or a metric is NaN or infinite."""
+
+
+def text_of(error: BaseException) -> str:
+    """The type of an error and its text, also if the error cannot tell its text.
+
+    Examples:
+        >>> text_of(ValueError("too small")), text_of(KeyboardInterrupt())
+        ('ValueError: too small', 'KeyboardInterrupt')
+    """
+    try:
+        text = str(error).strip()
+    except Exception:  # of a user's class
+        text = ""
+    return type(error).__name__ + (f": {text}" if text else "")

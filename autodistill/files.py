@@ -20,11 +20,13 @@ TEMPORARY_SUFFIX = ".tmp"
 """The suffix of everything that is being written or removed; a killed process may leave such files."""
 
 
-# Besides those of this version, those of the previous one, and those of `safetensors.torch.save_file`.
+# The names of temporary files: of this and of earlier versions, and of `safetensors.torch.save_file`.
 _TEMPORARY_NAME = re.compile(r".*" + re.escape(TEMPORARY_SUFFIX) + r"|\.tmp\w{6}")
 
 HASH = "hash"
 """The key of a record under which `write_record` writes the hash of the rest."""
+
+CHANGED = "its content is not what was written: the hashes differ"
 
 _HASH_BYTES = 16
 
@@ -191,7 +193,7 @@ def read_record(path: Path) -> Any:
     """
     record = read_json(path)
     if isinstance(record, dict) and HASH in record and record.pop(HASH) != _hash_of_record(record):
-        raise ValueError("its content is not what was written: the hashes differ")
+        raise ValueError(CHANGED)
     return record
 
 

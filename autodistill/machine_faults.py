@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autodistill.errors import SearchStoppedError
+from autodistill.errors import SearchStoppedError, text_of
 
 REMEDIES = {
     errno.ENOSPC: "free disk space",
@@ -93,14 +93,13 @@ def stopping_at_faults(path: Path) -> Iterator[None]:
 
 def describe(fault: MachineFault) -> str:
     """The fault and its remedy, as the end of a sentence, without a period."""
-    text = str(fault.error).strip()
-    return f"{type(fault.error).__name__}{f': {text}' if text else ''}; {fault.remedy}"
+    return f"{text_of(fault.error)}; {fault.remedy}"
 
 
 def _fault(error: BaseException) -> MachineFault | None:
     if isinstance(error, MemoryError):
         return MachineFault(error, REMEDIES[_MEMORY], may_be_caused=True)
-    text = str(error)
+    text = text_of(error)
     if _LOST.search(text):
         return MachineFault(error, _LOST_WORKER, may_be_caused=True)
     if _UNWRITTEN.search(text):

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from autodistill.files import replacing
+from autodistill.files import CHANGED, replacing
 from autodistill.tensors import content_hash
 
-HASH = "hash"
+HASH = "content_hash"
 """The key of the metadata for the hash of tensors and other metadata."""
 
 
@@ -82,8 +82,10 @@ def read_hashed_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    if metadata.pop(HASH, None) != _hash(tensors, metadata):
-        raise ValueError("its content is not what was written: the hashes differ")
+    if HASH not in metadata:
+        raise ValueError("it has no hash: an earlier version wrote it")
+    if metadata.pop(HASH) != _hash(tensors, metadata):
+        raise ValueError(CHANGED)
     return tensors, metadata
 
 

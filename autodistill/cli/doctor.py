@@ -50,7 +50,8 @@ def _conclusion(directory: Path, findings: Sequence[Finding]) -> str:
     if repairable:
         line += f", of which --repair repairs {repairable}"
     if repaired:
-        line += f", of which {repaired} were repaired"
+        left = len(problems) - repaired
+        line += f", {repaired} repaired and {left} left" if left else ", all repaired"
     notes = len(findings) - len(problems)
     return f"{line}; {_count(notes, 'note')}." if notes else f"{line}."
 

@@ -17,6 +17,7 @@ from autodistill.forecast import format_seconds
 from autodistill.report.printable import printable
 from autodistill.report.terminal import describe_architecture, describe_outcome, describe_result, format_number
 from autodistill.search.description import read_description
+from autodistill.search.lock import is_held
 from autodistill.search.owner import Owner
 from autodistill.search.pace import Pace
 from autodistill.search.result import SearchResult
@@ -29,12 +30,12 @@ def status(directory: Directory) -> None:
     """Show the states of a search's trials, whether a process is at work, the rate, the expected end and the best."""
     result = SearchResult.load(directory)
     print_line(describe_result(result))
-    owner = Owner.at_work(directory)
-    if owner is None:
-        print_line("no process is at work")
+    at_work, owner = is_held(directory), Owner.of(directory)
+    if at_work:
+        print_line("a process is at work" if owner is None else f"{owner} is at work since {owner.since:{_TIME}} UTC")
     else:
-        print_line(f"{owner} has been at work since {owner.since:{_TIME}} UTC")
-    for line in _progress(result, Pace.of(result, read_description(directory)), at_work=owner is not None):
+        print_line("no process is at work")
+    for line in _progress(result, Pace.of(result, read_description(directory)), at_work=at_work):
         print_line(line)
     if result.best is not None:
         print_line(describe_outcome(result.best))

@@ -11,7 +11,7 @@ from autodistill.search.layout import PREPROCESSOR, PREPROCESSOR_HASHES
 
 
 def keep_preprocessor(search_dir: Path, preprocessor: Any) -> None:
-    """Save a tokenizer or image processor in the search directory, unless it is there and undamaged.
+    """Save a tokenizer or image processor in the search directory, unless it is there with its hashes, and undamaged.
 
     Args:
         search_dir: the search directory.
@@ -21,7 +21,8 @@ def keep_preprocessor(search_dir: Path, preprocessor: Any) -> None:
         OSError: it cannot be written.
     """
     folder = search_dir / PREPROCESSOR
-    if folder.exists() and not preprocessor_problems(search_dir):
+    hashed = (search_dir / PREPROCESSOR_HASHES).exists()  # else a process was killed between the two writes
+    if folder.exists() and hashed and not preprocessor_problems(search_dir):
         return
     with replacing(folder) as temporary:
         preprocessor.save_pretrained(temporary)

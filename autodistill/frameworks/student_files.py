@@ -59,7 +59,7 @@ def save_student(student: nn.Module, architecture: Architecture, directory: Path
         student: its `save_pretrained` is used if it has one (transformers models), and what this leaves out is written
             to `student.safetensors`; otherwise all tensors are written to `model.safetensors`.
         architecture: written to the same directory as `architecture.json`.
-        directory: created by this function.
+        directory: created by this function, in a folder that exists.
 
     Raises:
         TrialError: the state of the student contains something other than tensors.
@@ -67,7 +67,6 @@ def save_student(student: nn.Module, architecture: Architecture, directory: Path
     """
     student = _unwrapped(student)
     tensors = _without_aliases(_tensors(student))
-    directory.parent.mkdir(parents=True, exist_ok=True)
     with replacing(directory) as temporary:
         temporary.mkdir()
         if _is_pretrained(student):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import IO, cast
 
 from rich import box
 from rich.console import Console
@@ -15,6 +17,7 @@ from rich.text import Text
 from autodistill.forecast import Forecast
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric
+from autodistill.report.output import LastingOutput
 from autodistill.report.printable import printable
 from autodistill.search.progress import NoProgress, Progress
 from autodistill.search.result import SearchResult
@@ -35,7 +38,7 @@ def make_progress(show: bool = True, console: Console | None = None) -> Progress
     """
     if not show:
         return NoProgress()
-    console = console or Console(stderr=True)
+    console = console or Console(file=cast(IO[str], LastingOutput(sys.stderr)))
     return RichProgress(console) if console.is_terminal else PlainProgress(console)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.files import read_record, write_record
 from autodistill.metrics.metric import Metric, metric_problems
-from autodistill.search.layout import SEARCH_BACKUP, SEARCH_FILE
+from autodistill.search.layout import SEARCH_BACKUP, SEARCH_FILE, TRIALS
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,17 @@ def read_description(search_dir: Path) -> dict[str, Any]:
         return description
     if damages:
         raise _damaged(*damages[0])
-    raise SearchDirectoryError(f"a search directory holds a {SEARCH_FILE}, but {search_dir} has none.")
+    raise no_search_in(search_dir)
+
+
+def no_search_in(path: Path) -> SearchDirectoryError:
+    """The error for a path without a search."""
+    if not path.exists():
+        return SearchDirectoryError(f"a search directory must exist, but {path} does not.")
+    if not path.is_dir():
+        return SearchDirectoryError(f"a search directory must be a directory, but {path} is a file.")
+    lost = f"; its trials are there: restore the {SEARCH_FILE} of that search" if (path / TRIALS).exists() else ""
+    return SearchDirectoryError(f"a search directory holds a {SEARCH_FILE}, but {path} has none{lost}.")
 
 
 def described_metrics(description: Mapping[str, Any], search_dir: Path) -> tuple[Metric, ...]:

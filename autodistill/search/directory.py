@@ -29,9 +29,11 @@ from autodistill.search.description import (
 from autodistill.search.layout import (
     CHECKPOINT,
     DAMAGED_SUFFIX,
+    SEARCH_FILE,
     TRIAL_FILE,
     TRIALS,
     holds_search,
+    misplaced_files,
     student_directory,
     trial_directories,
     trial_directory,
@@ -60,10 +62,11 @@ class SearchDirectory:
         [(0, 'complete', {'accuracy': 0.9})]
     """
 
-    def __init__(self, path: Path, space: SearchSpace, metrics: tuple[Metric, ...], lock: DirectoryLock) -> None:
+    def __init__(self, path: Path, space: SearchSpace, description: dict[str, Any], lock: DirectoryLock) -> None:
         self.path = path
         self._space = space
-        self._metrics = metrics
+        self._description = description
+        self._metrics = tuple(map(Metric.of, description["metrics"]))
         self._lock = lock
         self._trials: dict[int, Trial] = {}
         self._numbers: dict[str, int] = {}  # trial numbers by the key of the architecture
@@ -88,13 +91,12 @@ class SearchDirectory:
         """
         path = Path(path).absolute()
         description = _as_json({"schema_version": SCHEMA_VERSION, **description})
-        metrics = tuple(map(Metric.of, description["metrics"]))
         prepare(path)
-        directory = cls(path, space, metrics, DirectoryLock(path))
+        directory = cls(path, space, description, DirectoryLock(path))
         try:
             with writing(path):
-                directory._begin(description)
-                directory._resume(description)
+                directory._begin()
+                directory._resume()
         except BaseException:
             directory.close()
             raise
@@ -206,6 +208,9 @@ class SearchDirectory:
     def _write(self, trial: Trial) -> None:
         self._lock.verify()
         with writing(self.path):
+            if not holds_search(self.path):
+                logger.warning("%s was removed while the search runs: it is written again", self.path / SEARCH_FILE)
+                write_description(self.path, self._description)
             write_record(self.trial_directory(trial.number) / TRIAL_FILE, trial.to_json())
         self._trials[trial.number] = trial
         self._numbers[self._space.key(trial.architecture)] = trial.number
@@ -213,16 +218,16 @@ class SearchDirectory:
 
     # --- opening ---
 
-    def _begin(self, description: dict[str, Any]) -> None:
+    def _begin(self) -> None:
         if not holds_search(self.path):
-            write_description(self.path, description)
+            write_description(self.path, self._description)
         (self.path / TRIALS).mkdir(exist_ok=True)
 
-    def _resume(self, description: dict[str, Any]) -> None:
+    def _resume(self) -> None:
         recorded = read_description(self.path)
         trials = self._read_trials(described_metrics(recorded, self.path))
         try:
-            compare_descriptions(recorded, description, self.path)
+            compare_descriptions(recorded, self._description, self.path)
         except SearchDirectoryError:
             if any(trial.is_measured for trial in trials):
                 raise
@@ -233,7 +238,7 @@ class SearchDirectory:
         self._numbers = self._number_by_key(trials)
         self._trials = {trial.number: trial for trial in trials}
         self._clean_up()
-        write_description(self.path, description)
+        write_description(self.path, self._description)
 
     def _read_trials(self, metrics: tuple[Metric, ...]) -> list[Trial]:
         """The trials on disk by number, which have these metrics; damaged ones are renamed."""
@@ -273,6 +278,9 @@ class SearchDirectory:
         if claims.is_dir() and not claims.is_symlink():
             shutil.rmtree(claims)
         delete_leftovers(self.path)
+        for file in misplaced_files(self.path):
+            logger.warning("%s is where the folder of a trial belongs: it is renamed to *%s", file, DAMAGED_SUFFIX)
+            rename_damaged(file)
         for trial in self._trials.values():
             if trial.state in (TrialState.COMPLETE, TrialState.FAILED):
                 remove(self.trial_directory(trial.number) / CHECKPOINT)
@@ -311,9 +319,17 @@ def set_aside(folder: Path) -> None:
         OSError: it cannot be renamed.
     """
     for entry in list(folder.iterdir()):
-        if DAMAGED_SUFFIX in entry.suffixes:
-            continue
-        target = entry.with_name(entry.name + DAMAGED_SUFFIX)
-        while target.exists():
-            target = target.with_name(target.name + DAMAGED_SUFFIX)
-        entry.rename(target)
+        if DAMAGED_SUFFIX not in entry.suffixes:
+            rename_damaged(entry)
+
+
+def rename_damaged(path: Path) -> None:
+    """Rename a file or folder, so that it is kept but no part of a search.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    target = path.with_name(path.name + DAMAGED_SUFFIX)
+    while target.exists():
+        target = target.with_name(target.name + DAMAGED_SUFFIX)
+    path.rename(target)

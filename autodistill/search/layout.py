@@ -77,6 +77,19 @@ def trial_directories(search_dir: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name))
 
 
+def misplaced_files(search_dir: Path) -> list[Path]:
+    """The files where the folders of trials belong, by number.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    try:
+        entries = list((search_dir / TRIALS).iterdir())
+    except FileNotFoundError:
+        return []
+    return sorted(path for path in entries if path.name.isdecimal() and not path.is_dir())
+
+
 def ensure_no_links(search_dir: Path) -> None:
     """Refuse a search directory with which files outside of it could be read, changed or deleted.
 

@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +17,9 @@ from autodistill.files import TEMPORARY_SUFFIX, write_json
 from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links, holds_search
 from autodistill.search.owner import Owner
 from autodistill.search.trial import now
+
+_PATIENCE = 0.3
+"""Seconds after which a lock that another process holds is refused."""
 
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -58,7 +62,7 @@ class DirectoryLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = FileLock(path / LOCK_FILE, blocking=False)
+        self._lock = FileLock(path / LOCK_FILE, timeout=_PATIENCE)
         try:
             with writing(path), _supported(path):
                 self._lock.acquire()
@@ -86,11 +90,22 @@ class DirectoryLock:
             is_the_same = _identity(self._path / LOCK_FILE) == self._identity
         except OSError:
             is_the_same = False
+        if not is_the_same and not holds_search(self._path):
+            raise SearchDirectoryError(
+                f"a search directory must stay in place while a search runs, but {self._path} was removed; restore it, "
+                "or start again."
+            )
         if not is_the_same:
             raise SearchDirectoryError(
                 f"{LOCK_FILE} must stay in place while a search runs, but that in {self._path} was removed or "
                 "replaced; ensure that no other process is at work there, then resume the search."
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Let others hold the directory."""
@@ -103,6 +118,22 @@ class DirectoryLock:
             self._lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds a directory. Where this process may not lock it, `owner.json` decides.
+
+    To find out, this process holds it for a moment, for which `DirectoryLock` waits.
+    """
+    if not (path / LOCK_FILE).exists():
+        return False
+    try:
+        with FileLock(path / LOCK_FILE, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return Owner.of(path) is not None
+
+
 def _identity(file: Path) -> tuple[int, int]:
     """What distinguishes a file from others of its name, as long as it is open."""
     status = file.stat()
@@ -111,7 +142,7 @@ def _identity(file: Path) -> tuple[int, int]:
 
 def _holder(path: Path) -> str:
     owner = Owner.of(path)
-    return "another process is" if owner is None else f"{owner} has been since {owner.since.isoformat()}"
+    return "another process is" if owner is None else f"{owner} is, since {owner.since:%Y-%m-%d %H:%M} UTC,"
 
 
 @contextlib.contextmanager

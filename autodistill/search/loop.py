@@ -13,7 +13,13 @@ from functools import partial
 from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
-from autodistill.errors import ConfigurationError, SearchDirectoryError, SearchStoppedError, TeacherChangedError
+from autodistill.errors import (
+    ConfigurationError,
+    SearchDirectoryError,
+    SearchStoppedError,
+    TeacherChangedError,
+    text_of,
+)
 from autodistill.files import remove
 from autodistill.interrupts import raise_if_interrupted
 from autodistill.machine_faults import machine_fault
@@ -128,10 +134,10 @@ class SearchLoop:
             self.progress.trial_finished(trial)
             yield trial
             failures = 0 if error is None else failures + 1
-            if failures >= self.policy.max_consecutive_failures:
+            if error is not None and failures >= self.policy.max_consecutive_failures:
                 raise SearchStoppedError(
                     f"the search stops when {failures} trials fail in a row (max_consecutive_failures), "
-                    f"and they did; the last with {type(error).__name__}: {error} "
+                    f"and they did; the last with {text_of(error)} "
                     f"Fix the cause, then resume {self.directory.path}."
                 ) from error
 
@@ -238,7 +244,7 @@ class SearchLoop:
             logger.warning("the interruption of trial %d counts as an attempt: %s", trial.number, error)
 
     def _fail(self, trial: Trial, error: Exception) -> Trial:
-        logger.warning("trial %d failed: %s: %s", trial.number, type(error).__name__, error)
+        logger.warning("trial %d failed: %s", trial.number, text_of(error))
         trial = self._record_failure(trial, "".join(traceback.format_exception(error)))
         traceback.clear_frames(error.__traceback__)  # they hold the student, whose memory the next trial needs
         return trial

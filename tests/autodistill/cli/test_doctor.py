@@ -29,14 +29,14 @@ def test_directory_in_order_is_said_to_be(recorded):
 def test_problem_has_a_line_with_its_cost_and_remedy_and_status_1(damaged):
     shown = run("doctor", damaged, code=1)
     assert "problem trials/000000/trial.json is damaged (Expecting property name" in shown
-    assert "the trial is lost; its architecture may be tried again is set aside as *.damaged with --repair" in shown
+    assert "the trial is lost; its architecture may be tried again with --repair: set aside as *.damaged" in shown
     assert shown.endswith("runs has 1 problem, of which --repair repairs 1.")
 
 
 def test_problem_that_was_repaired_is_shown_with_status_0(damaged):
     shown = run("doctor", damaged, "--repair")
     assert "was set aside as *.damaged" in shown
-    assert shown.endswith("runs has 1 problem, of which 1 were repaired; 1 note.")
+    assert shown.endswith("runs has 1 problem, all repaired; 1 note.")
     assert "runs is in order; 1 note." in run("doctor", damaged)
     assert len(SearchResult.load(damaged)) == 0
 
@@ -46,7 +46,7 @@ def test_problem_that_cannot_be_repaired_has_status_1_after_the_repair(damaged):
         Path(damaged, name).write_text("{", encoding="utf-8")
     shown = run("doctor", damaged, "--repair", code=1)
     assert "the search cannot be resumed restore it from a copy of your own" in shown
-    assert "runs has 3 problems, of which 1 were repaired; 1 note." in shown
+    assert "runs has 3 problems, 1 repaired and 2 left; 1 note." in shown
 
 
 def test_search_at_work_is_not_repaired():

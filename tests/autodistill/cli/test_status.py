@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from autodistill.cli.app import app
 from autodistill.files import read_record, write_record
+from autodistill.search.lock import DirectoryLock
 from autodistill.search.trial import now
 
 
@@ -72,7 +73,7 @@ def test_status_of_a_search_at_work_has_its_rate_and_expected_end(half_done):
     began = half_done.result[1].started_at
     shown = run("status", half_done.path)
     assert "2 trials: 1 complete, 0 failed, 1 running; the best is trial 0" in shown
-    assert f"process {os.getpid()} on {platform.node()} has been at work since 20" in shown
+    assert f"process {os.getpid()} on {platform.node()} is at work since 20" in shown
     assert f"trial 1 has been running since {began:%Y-%m-%d %H:%M} UTC" in shown
     end = began + 7 * 10 * MINUTE
     assert f"1 of 8 trials are done; about 6 an hour; the expected end is {end:%Y-%m-%d %H:%M} UTC" in shown
@@ -133,6 +134,11 @@ def test_damaged_record_is_left_out_by_every_command(recorded, record):
 def test_running_trial_without_a_start_is_shown(recorded):
     file = Path(recorded) / "trials" / "000000" / "trial.json"
     write_record(file, read_record(file) | {"state": "running", "started_at": None})
+    with DirectoryLock(Path(recorded)):
+        assert "trial 0 has been running since an unknown time" in run("status", recorded)
+
+
+def test_owner_of_a_directory_that_nobody_holds_is_not_at_work(recorded):
     owner = {"process": os.getpid(), "host": platform.node(), "since": "2026-01-02T03:04:05+00:00"}
     Path(recorded, "owner.json").write_text(json.dumps(owner))
-    assert "trial 0 has been running since an unknown time" in run("status", recorded)
+    assert "no process is at work" in run("status", recorded)

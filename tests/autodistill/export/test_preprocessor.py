@@ -49,11 +49,12 @@ def test_damage_is_refused_and_repaired_by_the_next_save(
     assert (find_preprocessor(tmp_path) / "vocabulary").read_text(encoding="utf-8") == "a b c"
 
 
-def test_directory_of_an_earlier_version_has_no_hashes(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    (tmp_path / "preprocessor.json").unlink()
+def test_one_without_hashes_can_be_exported_and_is_saved_again(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "preprocessor.json").unlink()  # an earlier version, or a process that was killed meanwhile
     assert find_preprocessor(tmp_path) == tmp_path / "preprocessor"
     keep_preprocessor(tmp_path, tokenizer)
-    assert tokenizer.saved == 1
+    assert tokenizer.saved == 2
+    assert (tmp_path / "preprocessor.json").exists()
 
 
 def test_missing_one_is_refused_with_the_command_that_writes_it(tmp_path: Path) -> None:

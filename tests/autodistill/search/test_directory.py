@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -823,3 +824,40 @@ def test_what_a_killed_process_left_is_removed_at_any_depth_and_checkpoints_of_f
         (tmp_path / name).touch()
     opened(tmp_path).close()
     assert files(tmp_path) == before | dict.fromkeys(kept, "")
+
+
+def test_file_where_the_folder_of_a_trial_belongs_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin(architecture(1))
+        (tmp_path / "trials" / "000001").write_text("mine")
+        with pytest.raises(SearchDirectoryError, match="File exists"):
+            directory.begin(architecture(2))
+    with opened(tmp_path) as directory:
+        assert directory.begin(architecture(2)).number == 1
+    assert (tmp_path / "trials" / "000001.damaged").read_text() == "mine"
+    assert "000001 is where the folder of a trial belongs" in caplog.text
+
+
+def test_description_that_is_removed_while_the_search_runs_is_written_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as directory:
+        before = files(tmp_path)
+        (tmp_path / "search.json").unlink()
+        (tmp_path / "search.backup.json").unlink()
+        directory.begin(architecture(1))
+        assert before.items() <= files(tmp_path).items()
+    assert "search.json was removed while the search runs" in caplog.text
+
+
+def test_directory_that_is_removed_while_the_search_runs_is_named(tmp_path: Path) -> None:
+    with opened(tmp_path / "search") as directory:
+        trial = directory.begin(architecture(1))
+        shutil.rmtree(tmp_path / "search")
+        with pytest.raises(
+            SearchDirectoryError, match=r"must stay in place while a search runs, but .*search was removed"
+        ):
+            directory.record(trial.complete({"accuracy": 0.5}))
+    assert not (tmp_path / "search").exists()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from directory_cases import architecture, files, opened
 
 from autodistill.errors import SearchDirectoryError
+from autodistill.search.lock import is_held
 
 
 def test_path_of_a_file_is_refused(tmp_path: Path) -> None:
@@ -119,3 +121,36 @@ def test_file_system_without_locks_is_named_as_the_cause(
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(SearchDirectoryError, match=rf"with locks, but .* \({os.strerror(number)}\); take a local"):
         opened(tmp_path)
+
+
+def test_directory_is_held_while_it_is_locked_whatever_its_owner_file_says(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    (tmp_path / "owner.json").write_text(
+        json.dumps({"process": os.getpid(), "host": "a", "since": "2026-01-01T00:00:00+00:00"})
+    )
+    assert not is_held(tmp_path)
+    with opened(tmp_path):
+        (tmp_path / "owner.json").unlink()
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+
+
+def test_owner_decides_where_the_lock_cannot_be_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: filelock.FileLock, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with opened(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(filelock.FileLock, "acquire", refuse)
+        assert is_held(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(filelock.FileLock, "acquire", refuse)
+        assert not is_held(tmp_path)
+
+
+def test_a_look_at_the_lock_does_not_keep_a_search_from_starting(tmp_path: Path) -> None:
+    look = filelock.FileLock(tmp_path / "search.lock")
+    look.acquire()
+    timer = threading.Timer(0.1, look.release)
+    timer.start()
+    opened(tmp_path).close()
+    timer.join()

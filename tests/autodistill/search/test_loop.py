@@ -494,3 +494,19 @@ def test_attempts_with_progress_never_end_in_a_failed_trial(tmp_path, monkeypatc
         assert (trial.state, trial.attempts) == (TrialState.RUNNING, 1)
     make_search(tmp_path, config, max_retries=1).search_loop()
     assert SearchResult.load(tmp_path)[0].state is TrialState.COMPLETE
+
+
+def test_exception_that_has_no_text_fails_its_trial(tmp_path):
+    class Opaque(RuntimeError):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def score(width):
+        if width == 2:
+            raise Opaque
+        return width
+
+    agent = search(tmp_path, score=score)
+    agent.search_loop()
+    (failed,) = agent.search_result.failed
+    assert (failed.architecture, "Opaque" in failed.error) == ({"width": 2}, True)

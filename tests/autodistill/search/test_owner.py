@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ def test_owner_of_a_directory_that_is_held_is_this_process(tmp_path: Path) -> No
         owner = Owner.of(tmp_path)
         assert owner is not None
         assert (owner.process, owner.host) == (os.getpid(), platform.node())
-        assert not owner.is_gone
         assert str(owner) == f"process {os.getpid()} on {platform.node()}"
 
 
@@ -32,23 +29,6 @@ def test_owner_is_read_with_its_time_in_utc(tmp_path: Path) -> None:
     (tmp_path / "owner.json").write_text(json.dumps(RECORD))
     owner = Owner.of(tmp_path)
     assert owner == Owner(12, "node-3", datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC))
-    assert not owner.is_gone  # its computer is another one
-
-
-@pytest.mark.skipif(os.name != "posix", reason="another way to find a process")
-def test_owner_whose_process_has_ended_is_gone() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    assert Owner(process.pid, platform.node(), datetime.now(UTC)).is_gone
-
-
-@pytest.mark.skipif(os.name != "posix", reason="another way to find a process")
-def test_process_of_another_user_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(process: int, signal: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", refuse)
-    assert not Owner(1, platform.node(), datetime.now(UTC)).is_gone
 
 
 @pytest.mark.parametrize(

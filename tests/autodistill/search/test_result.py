@@ -215,10 +215,20 @@ def test_load_of_a_damaged_description_is_refused(tmp_path: Path, content: str) 
         SearchResult.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "missing", "file", "file/below"])
-def test_load_of_a_path_without_a_search_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", r"holds a search\.json, but .* has none\."),
+        ("missing", "must exist, but .*missing does not"),
+        ("file", "must be a directory, but .*file is a file"),
+        ("file/below", "must exist, but .*below does not"),
+        ("lost", r"has none; its trials are there: restore the search\.json of that search"),
+    ],
+)
+def test_load_of_a_path_without_a_search_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SearchDirectoryError, match=r"a search directory holds a search\.json, but .* has none"):
+    (tmp_path / "lost" / "trials").mkdir(parents=True)
+    with pytest.raises(SearchDirectoryError, match=f"a search directory .*{reason}"):
         SearchResult.load(tmp_path / name)
 
 
