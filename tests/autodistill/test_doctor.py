@@ -298,6 +298,15 @@ def test_repair_that_fails_is_still_open(search: Path, monkeypatch: pytest.Monke
     assert found.outcome == "could not be removed: [Errno 30] Read-only file system"
 
 
+def test_file_in_the_place_of_a_trial_is_renamed(search: Path) -> None:
+    (search / "trials" / "000077").touch()
+    assert [(found.problem, found.can_be_repaired) for found in examine(search)] == [
+        ("is where the folder of a trial belongs", True)
+    ]
+    repair(search)
+    assert (search / "trials" / "000077.damaged").exists()
+
+
 @pytest.mark.parametrize("check", [examine, repair])
 def test_directory_without_a_search_is_refused(tmp_path: Path, check: Callable[[Path], object]) -> None:
     (tmp_path / "file").touch()

@@ -72,7 +72,10 @@ def make_readable(folder: Path) -> None:
 
 
 def kind_of(path: Path) -> str:
-    """What a file or folder of a search directory is: its relative path without numbers and hashes."""
+    """What a file or folder of a search directory is: its relative path without numbers and hashes.
+
+    Names of files of tensors are hashes or blocks, but for those of a student and of regular distillation.
+    """
     parts = ["N" if part.isdecimal() else part for part in path.parts]
     if path.suffix == ".safetensors" and path.stem not in ("model", "regular"):
         parts[-1] = "*.safetensors"

@@ -148,7 +148,7 @@ def test_owner_decides_where_the_lock_cannot_be_tried(tmp_path: Path, monkeypatc
 
 
 def test_a_look_at_the_lock_does_not_keep_a_search_from_starting(tmp_path: Path) -> None:
-    look = filelock.FileLock(tmp_path / "search.lock")
+    look = filelock.FileLock(tmp_path / "search.lock", thread_local=False)
     look.acquire()
     timer = threading.Timer(0.1, look.release)
     timer.start()

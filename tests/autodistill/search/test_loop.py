@@ -497,16 +497,16 @@ def test_attempts_with_progress_never_end_in_a_failed_trial(tmp_path, monkeypatc
 
 
 def test_exception_that_has_no_text_fails_its_trial(tmp_path):
-    class Opaque(RuntimeError):
+    class OpaqueError(RuntimeError):
         def __str__(self):
             raise RuntimeError("no text")
 
     def score(width):
         if width == 2:
-            raise Opaque
+            raise OpaqueError
         return width
 
     agent = search(tmp_path, score=score)
     agent.search_loop()
     (failed,) = agent.search_result.failed
-    assert (failed.architecture, "Opaque" in failed.error) == ({"width": 2}, True)
+    assert (failed.architecture, "OpaqueError" in failed.error) == ({"width": 2}, True)
