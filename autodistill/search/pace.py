@@ -14,7 +14,7 @@ from autodistill.search.trial import Trial, TrialState
 RECENT = 20
 """The pace is that of the last so many trials."""
 
-_MOST = 10**9  # trials: more are a mistake in the file
+_MOST = 10**9  # trials: more are a mistake in the file, and taken for no limit
 _ROUNDING = 1e-9  # as in the promotion: 0.29 of 100 trials are 29, though 0.29 * 100 < 29
 
 
@@ -56,8 +56,7 @@ class Pace:
         if total is not None and total < done:
             total = None
         second = _mean(trial for trial in result if trial.after_flash and trial.state is not TrialState.PAUSED)
-        first_of = [trial for trial in result if trial.state is TrialState.PAUSED or not trial.after_flash]
-        first = _mean(trial for trial in first_of if _is_first_part(trial, promote))
+        first = _mean(trial for trial in result if _is_first_part(trial, promote))
         running = [t.started_at for t in result if t.state is TrialState.RUNNING and t.started_at is not None]
         remaining = None
         if total is not None:
@@ -90,10 +89,12 @@ class Pace:
 
 
 def _is_first_part(trial: Trial, promote: float | None) -> bool:
-    """Whether a trial that is paused, or has one part, took the time that others will take until they are tried."""
-    if promote is None:
-        return trial.state is not TrialState.PAUSED
-    return trial.state is not TrialState.COMPLETE  # it ran to the end before the search had `promote`
+    """Whether a trial took the time that others will take until they are tried."""
+    if trial.state is TrialState.PAUSED:
+        return promote is not None
+    if trial.after_flash:  # its time is that of its second part
+        return False
+    return promote is None or trial.state is not TrialState.COMPLETE  # else it ran before the search had `promote`
 
 
 def _promotions(result: SearchResult, promote: float | None, total: int) -> float:
