@@ -95,15 +95,19 @@ def test_context_within_another_changes_nothing():
         assert handlers() == within
 
 
-def idle():
+def idle(runs):
+    runs.set()
     while True:  # a signal that arrives just before a single long sleep would be handled after it
         time.sleep(0.01)
 
 
 def test_forked_process_ends_by_the_signal():
     with interruptible(), whole_steps():
-        process = multiprocessing.get_context("fork").Process(target=idle)
+        context = multiprocessing.get_context("fork")
+        runs = context.Event()
+        process = context.Process(target=idle, args=(runs,))
         process.start()
+        assert runs.wait(60)  # Python discards what arrives while it forks
         process.terminate()
         process.join(60)
         assert process.exitcode == -signal.SIGTERM
