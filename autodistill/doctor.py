@@ -12,7 +12,9 @@ from autodistill import tensor_files
 from autodistill.distillation import checkpoints, facts, sample_outputs, sample_store
 from autodistill.errors import SearchDirectoryError
 from autodistill.export.preprocessor import preprocessor_problems
-from autodistill.files import changed_files, is_temporary, leftovers, remove, write_record
+from autodistill.file_hashes import changed_files
+from autodistill.files import is_temporary, leftovers, remove
+from autodistill.json_files import write_record
 from autodistill.metrics.metric import Metric, is_finite_number
 from autodistill.search import description
 from autodistill.search.directory import rename_damaged, set_aside

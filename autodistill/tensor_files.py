@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from autodistill.files import CHANGED, replacing
+from autodistill.file_hashes import CHANGED
+from autodistill.files import replacing
 from autodistill.tensors import content_hash
 
 HASH = "content_hash"

@@ -37,6 +37,8 @@ ORDER = (
     "interrupts",
     "package_check",
     "files",
+    "file_hashes",
+    "json_files",
     "tensors",
     "tensor_files",
     "seeds",

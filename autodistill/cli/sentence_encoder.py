@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModel
 
 from autodistill.errors import ConfigurationError
-from autodistill.files import read_json, write_json
+from autodistill.json_files import read_json, write_json
 
 Pooling = Literal["mean", "cls"]
 

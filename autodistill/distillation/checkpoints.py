@@ -20,7 +20,7 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import nn
 
-from autodistill.files import decode_json
+from autodistill.json_files import decode_json
 from autodistill.models.module_paths import find_module
 from autodistill.processes import Processes
 from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-from autodistill.files import decode_json, encode_json, read_json, write_json
+from autodistill.json_files import decode_json, encode_json, read_json, write_json
 from autodistill.tensors import content_hash
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
-from autodistill.files import changed_files, folder_hashes, read_record, replacing, write_record
+from autodistill.file_hashes import changed_files, folder_hashes
+from autodistill.files import replacing
+from autodistill.json_files import read_record, write_record
 from autodistill.search.layout import PREPROCESSOR, PREPROCESSOR_HASHES
 
 

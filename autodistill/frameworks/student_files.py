@@ -23,7 +23,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError, TrialError
-from autodistill.files import read_json, replacing, write_json
+from autodistill.files import replacing
+from autodistill.json_files import read_json, write_json
 from autodistill.randomness import isolated_random_state
 from autodistill.tensor_files import write_tensors
 from autodistill.tensors import identical

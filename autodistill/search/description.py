@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
-from autodistill.files import read_record, write_record
+from autodistill.json_files import read_record, write_record
 from autodistill.metrics.metric import Metric, metric_problems
 from autodistill.search.layout import SEARCH_BACKUP, SEARCH_FILE, TRIALS
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import decode_json, delete_leftovers, encode_json, remove, sync_directory, write_record
+from autodistill.files import delete_leftovers, remove, sync_directory
+from autodistill.json_files import decode_json, encode_json, write_record
 from autodistill.metrics.metric import Metric
 from autodistill.search.description import (
     SCHEMA_VERSION,

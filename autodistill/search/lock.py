@@ -13,7 +13,8 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import TEMPORARY_SUFFIX, write_json
+from autodistill.files import TEMPORARY_SUFFIX
+from autodistill.json_files import write_json
 from autodistill.search.layout import LOCK_FILE, OWNER_FILE, SEARCH_FILE, TEACHER_CACHE, ensure_no_links, holds_search
 from autodistill.search.owner import Owner
 from autodistill.search.trial import now

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from autodistill.files import read_json
+from autodistill.json_files import read_json
 from autodistill.search.layout import OWNER_FILE
 
 _LARGEST_PROCESS = 2**31 - 1

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from autodistill.files import encode_json, folder_hashes
+from autodistill.file_hashes import folder_hashes
 from autodistill.frameworks.framework import Framework
+from autodistill.json_files import encode_json
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, metric_values, named_values
 from autodistill.search.layout import CHECKPOINT, LOSSES_FILE, STUDENT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
-from autodistill.files import changed_files
+from autodistill.file_hashes import changed_files
 from autodistill.search.layout import ensure_no_links, student_directory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState

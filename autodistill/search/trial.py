@@ -10,7 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from autodistill.files import TEMPORARY_SUFFIX, leads_outside, read_record
+from autodistill.file_hashes import leads_outside
+from autodistill.files import TEMPORARY_SUFFIX
+from autodistill.json_files import read_record
 from autodistill.metrics.metric import is_finite_number
 from autodistill.search.layout import DAMAGED_SUFFIX, TRIAL_FILE, trial_name
 from search_spaces import Architecture

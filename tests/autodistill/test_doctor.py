@@ -18,7 +18,7 @@ from autodistill.distillation import sample_store
 from autodistill.doctor import Finding, examine, repair
 from autodistill.errors import SearchDirectoryError
 from autodistill.export.preprocessor import keep_preprocessor
-from autodistill.files import read_record, write_record
+from autodistill.json_files import read_record, write_record
 from autodistill.search.trial import Trial, TrialState
 
 CONFIG = make_config(max_trials=4, promote=0.5, metrics=["accuracy"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -12,21 +10,8 @@ from typing import Any
 
 import pytest
 
-from autodistill.files import (
-    TEMPORARY_SUFFIX,
-    changed_files,
-    decode_json,
-    delete_leftovers,
-    directory_problem,
-    folder_hashes,
-    link_or_device,
-    read_json,
-    read_record,
-    remove,
-    replacing,
-    write_json,
-    write_record,
-)
+from autodistill.files import TEMPORARY_SUFFIX, delete_leftovers, directory_problem, link_or_device, remove, replacing
+from autodistill.json_files import read_json, write_json
 
 
 class Killed(BaseException):
@@ -190,14 +175,6 @@ def test_interrupted_removal_leaves_no_half_folder(path: Path, monkeypatch: pyte
     assert all(entry.name.endswith(TEMPORARY_SUFFIX) for entry in path.parent.iterdir())
 
 
-def test_json_that_cannot_be_written_leaves_the_old(path: Path) -> None:
-    write_json(path, {"losses": [0.5]})
-    with pytest.raises(ValueError, match=r"losses\[0\] is nan"):
-        write_json(path, {"losses": [float("nan")]})
-    assert read_json(path) == {"losses": [0.5]}
-    assert list(path.parent.iterdir()) == [path]
-
-
 @pytest.mark.skipif(os.name != "posix", reason="no pipes")
 def test_links_and_pipes_are_found_at_any_depth_and_files_and_folders_are_none(tmp_path: Path) -> None:
     below = tmp_path / "a" / "b"
@@ -223,100 +200,6 @@ def test_path_of_a_directory_may_not_exist_but_must_not_lie_in_a_file(tmp_path: 
         assert directory_problem(nothing) == f"must be the path of a directory, but got {nothing!r}"
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[" * 100_000 + "]" * 100_000]
-)
-def test_json_of_many_levels_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="nested more than 100 levels deep"):
-        decode_json(text)
-
-
-def test_json_of_a_hundred_levels_is_read() -> None:
-    assert json.dumps(decode_json("[" * 100 + "]" * 100)) == "[" * 100 + "]" * 100
-
-
-@pytest.mark.parametrize("text", ["1e999", "[-1e400]"])
-def test_number_beyond_the_largest_float_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="beyond the largest float"):
-        decode_json(text)
-
-
-RECORD = {"accuracy": 0.1 + 0.2, "text": "é\n\ud800", "nested": [{"a": (1, None, True)}], "large": 10**300}
-
-
-def test_record_is_read_as_json_returns_it_and_its_hash_is_that_of_its_text(path: Path) -> None:
-    write_record(path, RECORD)
-    assert read_record(path) == RECORD | {"nested": [{"a": [1, None, True]}]}
-    written = json.loads(path.read_text())
-    hashed = written.pop("hash")
-    text = json.dumps(written, indent=2) + "\n"
-    assert hashed == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def test_record_with_one_changed_bit_is_refused_or_as_it_was(path: Path) -> None:
-    write_record(path, RECORD)
-    content, expected = path.read_bytes(), read_record(path)
-    for position in range(len(content)):
-        for bit in range(7):
-            changed = bytearray(content)
-            changed[position] ^= 1 << bit
-            path.write_bytes(changed)
-            try:
-                found = read_record(path)
-            except ValueError:
-                continue
-            # White space, or the name of the hash itself.
-            assert {name: value for name, value in found.items() if name in expected} == expected
-
-
-def test_record_without_a_hash_is_read_as_it_is(path: Path) -> None:
-    for value in ({"accuracy": 0.5}, [1], 3):
-        write_json(path, value)
-        assert read_record(path) == value
-
-
-def test_files_of_a_folder_are_hashed_as_the_library_hashes_them(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    contents = {"a": b"", "below/b": bytes(range(256)) * 10_000}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    hashes = folder_hashes(tmp_path)
-    assert hashes == {n: hashlib.blake2b(content, digest_size=16).hexdigest() for n, content in contents.items()}
-    assert changed_files(tmp_path, hashes) == []
-
-
-def test_changed_missing_and_unreadable_files_are_named_and_other_files_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in "abcd":
-        (tmp_path / name).write_text(name)
-    hashes = folder_hashes(tmp_path)
-    (tmp_path / "a").write_text("b")
-    (tmp_path / "b").unlink()
-    (tmp_path / "new").touch()
-    opened = Path.open
-
-    def refusing(path: Path, *arguments: Any) -> Any:
-        if path.name == "c":
-            raise PermissionError(13, "Permission denied")
-        return opened(path, *arguments)
-
-    monkeypatch.setattr(Path, "open", refusing)
-    problems = ["a has another content", "b is missing", "c cannot be read (Permission denied)"]
-    assert changed_files(tmp_path, hashes) == problems
-
-
-@pytest.mark.parametrize("name", ["../other", "below/../../other", "/dev/zero", "..\\\\other"])
-def test_file_that_leads_out_of_the_folder_is_not_read(tmp_path: Path, name: str) -> None:
-    assert changed_files(tmp_path, {name: ""}) == [f"{name!r} is not in the folder"]
-
-
-@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "."])
-def test_name_that_no_file_can_have_cannot_be_read(tmp_path: Path, name: str) -> None:
-    (problem,) = changed_files(tmp_path, {name: ""})
-    assert problem.startswith(f"{name} cannot be read (")
-
-
 def test_leftovers_are_deleted_at_any_depth_from_a_given_age_and_nothing_else_is(tmp_path: Path) -> None:
     old, young, others = ["a.tmp", "below/.tmpvNc26n", "b.0f.tmp/file"], ["c.tmp", "below/d.tmp"], ["tmp", "a.tmpl"]
     for name in [*old, *young, *others]:
@@ -329,10 +212,3 @@ def test_leftovers_are_deleted_at_any_depth_from_a_given_age_and_nothing_else_is
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == left
     delete_leftovers(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"tmp", "a.tmpl"}
-
-
-def test_file_that_is_no_record_by_its_size_is_refused_before_it_is_read(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 2**40)  # sparse
-    with pytest.raises(ValueError, match="it has 1,099,511,627,776 bytes, and a record at most 268,435,456"):
-        read_json(path)

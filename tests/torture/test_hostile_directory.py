@@ -24,8 +24,9 @@ from transformers import BertConfig, BertModel
 import autodistill
 from autodistill.distillation.checkpoints import RECORD
 from autodistill.export.preprocessor import keep_preprocessor
-from autodistill.files import folder_hashes, read_record, write_record
+from autodistill.file_hashes import folder_hashes
 from autodistill.frameworks.student_files import save_student
+from autodistill.json_files import read_record, write_record
 from autodistill.tensor_files import write_hashed_tensors
 
 pytestmark = [

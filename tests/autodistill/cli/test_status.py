@@ -17,7 +17,7 @@ from saved_teachers import write_csv
 from typer.testing import CliRunner
 
 from autodistill.cli.app import app
-from autodistill.files import read_record, write_record
+from autodistill.json_files import read_record, write_record
 from autodistill.search.lock import DirectoryLock
 from autodistill.search.trial import now
 

@@ -20,9 +20,9 @@ import pytest
 from directory_cases import DESCRIPTION, SPACE, architecture, files, opened, with_a_finished_trial
 from toy_search import make_search
 
-from autodistill import files as json_files
+from autodistill import json_files
 from autodistill.errors import SearchDirectoryError
-from autodistill.files import read_record, write_json, write_record
+from autodistill.json_files import read_record, write_json, write_record
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState

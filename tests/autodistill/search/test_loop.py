@@ -27,7 +27,7 @@ from autodistill import (
     SearchResult,
     SearchSpace,
     SearchStoppedError,
-    files,
+    json_files,
 )
 from autodistill.search import loop, proposals
 from autodistill.search import result as search_result
@@ -131,7 +131,7 @@ def test_no_trial_computes_more_than_earlier_ones_and_nothing_is_held_after_it(t
         (proposals, "observation"),
         (search_result, "losses"),
         (search_result, "violations"),
-        (files, "read_json"),
+        (json_files, "read_json"),
     )
     for advisor in ("Random", "LocalSearch", "Evolution"):
         calls.by_trial.clear()
