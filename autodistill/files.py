@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,23 @@ def link_or_device(folder: Path) -> Path | None:
                     folders.append(Path(entry.path))
                 elif not entry.is_file(follow_symlinks=False):
                     return Path(entry.path)
+    return None
+
+
+def problem_of(read: Callable[[Path], object], path: Path) -> str | None:
+    """What is wrong with the content of a file, as reading it reports by a `ValueError`; None if nothing is.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    Examples:
+        >>> problem_of(lambda path: int(path.name), Path("12")), problem_of(lambda path: int(path.name), Path("x"))
+        (None, "invalid literal for int() with base 10: 'x'")
+    """
+    try:
+        read(path)
+    except ValueError as error:
+        return str(error)
     return None
 
 

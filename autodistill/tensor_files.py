@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autodistill.file_hashes import CHANGED
-from autodistill.files import replacing
+from autodistill.files import problem_of, replacing
 from autodistill.tensors import content_hash
 
 HASH = "content_hash"
@@ -96,11 +96,7 @@ def problem_in(path: Path) -> str | None:
     Raises:
         OSError: it cannot be read.
     """
-    try:
-        read_hashed_tensors(path)
-    except ValueError as error:
-        return str(error)
-    return None
+    return problem_of(read_hashed_tensors, path)
 
 
 def _hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:

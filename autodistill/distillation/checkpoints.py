@@ -20,6 +20,7 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import nn
 
+from autodistill.files import problem_of
 from autodistill.json_files import decode_json
 from autodistill.models.module_paths import find_module
 from autodistill.processes import Processes
@@ -97,11 +98,7 @@ def problem_in(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read.
     """
-    try:
-        read_checkpoint(path)
-    except ValueError as error:
-        return str(error)
-    return None
+    return problem_of(read_checkpoint, path)
 
 
 class SharedCheckpoints(Checkpoints):

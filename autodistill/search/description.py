@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autodistill.errors import ConfigurationError, SearchDirectoryError
+from autodistill.files import problem_of
 from autodistill.json_files import read_record, write_record
 from autodistill.metrics.metric import Metric, metric_problems
 from autodistill.search.layout import SEARCH_BACKUP, SEARCH_FILE, TRIALS
@@ -115,11 +116,7 @@ def problem_in(file: Path) -> str | None:
     Raises:
         OSError: the file cannot be read.
     """
-    try:
-        _read(file)
-    except ValueError as error:
-        return str(error)
-    return None
+    return problem_of(_read, file)
 
 
 def _read(file: Path) -> dict[str, Any]:

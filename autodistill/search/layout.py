@@ -69,25 +69,24 @@ def trial_directories(search_dir: Path) -> list[Path]:
     Raises:
         OSError: they cannot be listed.
     """
-    try:
-        entries = list((search_dir / TRIALS).iterdir())
-    except FileNotFoundError:
-        return []
-    folders = [path for path in entries if path.name.isdecimal() and path.is_dir()]
-    return sorted(folders, key=lambda path: int(path.name))
+    return sorted((path for path in _numbered(search_dir) if path.is_dir()), key=lambda path: int(path.name))
 
 
 def misplaced_files(search_dir: Path) -> list[Path]:
-    """The files where the folders of trials belong, by number.
+    """The files where the folders of trials belong, by name.
 
     Raises:
         OSError: they cannot be listed.
     """
+    return sorted(path for path in _numbered(search_dir) if not path.is_dir())
+
+
+def _numbered(search_dir: Path) -> list[Path]:
+    """What has a number for a name among the trials, in any order; nothing if there are no trials yet."""
     try:
-        entries = list((search_dir / TRIALS).iterdir())
+        return [path for path in (search_dir / TRIALS).iterdir() if path.name.isdecimal()]
     except FileNotFoundError:
         return []
-    return sorted(path for path in entries if path.name.isdecimal() and not path.is_dir())
 
 
 def ensure_no_links(search_dir: Path) -> None:

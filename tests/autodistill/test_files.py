@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from autodistill.files import TEMPORARY_SUFFIX, delete_leftovers, directory_problem, link_or_device, remove, replacing
+from autodistill.files import (
+    TEMPORARY_SUFFIX,
+    delete_leftovers,
+    directory_problem,
+    link_or_device,
+    problem_of,
+    remove,
+    replacing,
+)
 from autodistill.json_files import read_json, write_json
 
 
@@ -212,3 +220,14 @@ def test_leftovers_are_deleted_at_any_depth_from_a_given_age_and_nothing_else_is
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == left
     delete_leftovers(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"tmp", "a.tmpl"}
+
+
+def test_problem_is_what_reading_reports_and_other_errors_pass(tmp_path: Path) -> None:
+    def read(path: Path) -> int:
+        return int(path.read_text())
+
+    for content, problem in (("12", None), ("x", "invalid literal for int() with base 10: 'x'")):
+        (tmp_path / "number").write_text(content)
+        assert problem_of(read, tmp_path / "number") == problem
+    with pytest.raises(FileNotFoundError):
+        problem_of(read, tmp_path / "missing")
