@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from damage import each_with_one_bit_changed
 
 from autodistill.json_files import decode_json, read_json, read_record, write_json, write_record
 
@@ -57,17 +58,14 @@ def test_record_is_read_as_json_returns_it_and_its_hash_is_that_of_its_text(path
 def test_record_with_one_changed_bit_is_refused_or_as_it_was(path: Path) -> None:
     write_record(path, RECORD)
     content, expected = path.read_bytes(), read_record(path)
-    for position in range(len(content)):
-        for bit in range(7):
-            changed = bytearray(content)
-            changed[position] ^= 1 << bit
-            path.write_bytes(changed)
-            try:
-                found = read_record(path)
-            except ValueError:
-                continue
-            # White space, or the name of the hash itself.
-            assert {name: value for name, value in found.items() if name in expected} == expected
+    for changed in each_with_one_bit_changed(content, range(7)):
+        path.write_bytes(changed)
+        try:
+            found = read_record(path)
+        except ValueError:
+            continue
+        # White space, or the name of the hash itself.
+        assert {name: value for name, value in found.items() if name in expected} == expected
 
 
 def test_record_without_a_hash_is_read_as_it_is(path: Path) -> None:

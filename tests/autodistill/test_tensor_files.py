@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import each_with_one_bit_changed
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -98,14 +99,11 @@ def test_file_with_one_changed_bit_anywhere_is_damaged(tmp_path: Path) -> None:
     write_hashed_tensors(path, {"b": torch.arange(3.0), "a": torch.tensor(7)}, {"record": "[0.5]"})
     assert problem_in(path) is None
     content = path.read_bytes()
-    for position in range(len(content)):
-        for bit in (0, 6):
-            changed = bytearray(content)
-            changed[position] ^= 1 << bit
-            path.write_bytes(changed)
-            with pytest.raises(ValueError):  # noqa: PT011  in many words
-                read_hashed_tensors(path)
-            assert problem_in(path)
+    for changed in each_with_one_bit_changed(content, (0, 6)):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError):  # noqa: PT011  in many words
+            read_hashed_tensors(path)
+        assert problem_in(path)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,15 @@ def _one_bit(file: Path, rng: np.random.Generator) -> None:
     if content:
         content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
     file.write_bytes(content)
+
+
+def each_with_one_bit_changed(content: bytes, bits: Iterable[int]) -> Iterator[bytes]:
+    """The content with one of these bits changed in one of its bytes, for every byte."""
+    for position in range(len(content)):
+        for bit in bits:
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            yield bytes(changed)
 
 
 def _folder(file: Path, rng: np.random.Generator) -> None:

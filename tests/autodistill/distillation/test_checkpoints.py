@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from damage import each_with_one_bit_changed
 from safetensors.torch import save_file
 from small_models import Deep
 from torch import nn
@@ -75,12 +76,9 @@ def test_checkpoint_with_one_changed_bit_anywhere_is_ignored(tmp_path, caplog) -
     checkpoints.save("a", {"weight": torch.arange(3.0), "count": torch.tensor(7)}, {"losses": [0.5]})
     file = tmp_path / "a.safetensors"
     content = file.read_bytes()
-    for position in range(len(content)):
-        for bit in (0, 6):
-            changed = bytearray(content)
-            changed[position] ^= 1 << bit
-            file.write_bytes(changed)
-            assert checkpoints.load("a") is None
+    for changed in each_with_one_bit_changed(content, (0, 6)):
+        file.write_bytes(changed)
+        assert checkpoints.load("a") is None
     file.write_bytes(content)
     assert checkpoints.load("a") is not None
 
