@@ -78,7 +78,7 @@ class NonFiniteError(TrialError):
 
 
 def text_of(error: BaseException) -> str:
-    """The type of an error and its text, also if the error cannot tell its text.
+    """The type of an error and its text, also if asking for its text fails.
 
     Examples:
         >>> text_of(ValueError("too small")), text_of(KeyboardInterrupt())

@@ -12,7 +12,7 @@ from autodistill.search.result import SearchResult
 from autodistill.search.trial import Trial, TrialState
 
 RECENT = 20
-"""The pace is that of the last so many trials."""
+"""The number of the last trials whose pace counts."""
 
 _MOST = 10**9  # trials: more are a mistake in the file, and taken for no limit
 _ROUNDING = 1e-9  # as in the promotion: 0.29 of 100 trials are 29, though 0.29 * 100 < 29

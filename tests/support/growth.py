@@ -29,7 +29,7 @@ class Held:
 
 @dataclass
 class Growth:
-    """A callback that looks at the process after every so many trials, and measures the CPU time from trial to trial.
+    """A callback that looks at the process at regular numbers of trials, and measures the CPU time from trial to trial.
 
     Args:
         every: number of trials.
@@ -75,7 +75,7 @@ def _hooks(module):
 
 
 def _resident():
-    """Bytes of memory of the process; 0 where the system does not tell."""
+    """Bytes of memory of the process; 0 where the system does not say."""
     file = Path("/proc/self/statm")
     return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if file.exists() else 0
 

@@ -58,10 +58,10 @@ class Nursery:
     """Runs searches in forked processes, one after the other."""
 
     def __enter__(self) -> Self:
-        self._socket, theirs = socket.socketpair()
-        with theirs:
+        self._socket, other_end = socket.socketpair()
+        with other_end:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, __file__, str(other_end.fileno())], pass_fds=[other_end.fileno()]
             )
         self._replies = self._socket.makefile("r", encoding="utf-8")
         assert self._reply() == {"ready": True}

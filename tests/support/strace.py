@@ -24,7 +24,6 @@ KINDS = {
 """The system calls of each kind; an open is one only if it is for writing, and `unlinkat` may remove a folder."""
 
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)")
-_RANDOM_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,3 @@ def _kind(name: str, text: str) -> str | None:
     if name == "unlinkat" and "AT_REMOVEDIR" in text:
         return "rmdir"
     return next((kind for kind, names in KINDS.items() if name in names), None)
-
-
-def told(call: Call, directory: Path) -> str:
-    """A call without what differs from run to run."""
-    text = _RANDOM_NAME.sub("*", call.text.replace(str(directory), ""))
-    return f"{call.kind} {re.sub(r'<unfinished.*|[)] += .*', '', text)}"

@@ -87,7 +87,7 @@ class Campaign:
         if wrong:
             self.different[label] = wrong
 
-    def told(self) -> str:
+    def summary(self) -> str:
         finished = self.ends["finished"]
         stopped = ", ".join(f"{count} {name}" for name, count in sorted(self.ends.items()) if name != "finished")
         injected = ", ".join(f"{count} {name}" for name, count in sorted((self.faults + self.kinds).items()))
@@ -180,7 +180,7 @@ def test_search_in_which_every_system_call_fails_in_turn_stops_with_a_message_an
         fault = OTHER_FAULTS[generator.integers(3 if calls[number].kind in OF_OPEN_FILES else 4)]
         directory = tmp_path / f"{number:03d}-{calls[number].kind}-{errno.errorcode[fault]}"
         inject(campaign, number, directory, once, fault)
-    report(f"one system call fails: {campaign.told()}")
+    report(f"one system call fails: {campaign.summary()}")
     campaign.assert_nothing_happened()
 
 
@@ -192,7 +192,7 @@ def test_search_whose_disk_stays_full_from_any_system_call_on_stops_with_a_messa
     for number, call in enumerate(calls):
         if call.name in STAYS_FULL:
             inject(campaign, number, tmp_path / f"{number:03d}", from_then_on, errno.ENOSPC)
-    report(f"the disk stays full from a system call on: {campaign.told()}")
+    report(f"the disk stays full from a system call on: {campaign.summary()}")
     campaign.assert_nothing_happened()
 
 
@@ -256,5 +256,5 @@ def test_search_on_a_small_disk_stops_with_a_message_and_resumes_when_there_is_s
             wrong = campaign.disturbed(nursery.run("short", directory), directory, errno.ENOSPC)
             disk.grow(2 * largest)
             campaign.finish(directory, f"{size // KIB} KiB", wrong)
-    report(f"disks of {sizes[0] // KIB} to {sizes[-1] // KIB} KiB: {campaign.told()}")
+    report(f"disks of {sizes[0] // KIB} to {sizes[-1] // KIB} KiB: {campaign.summary()}")
     campaign.assert_nothing_happened()

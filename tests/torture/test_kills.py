@@ -95,7 +95,7 @@ class Campaign:
             self.different[directory.name] = found
         self.searches += 1
 
-    def told(self) -> str:
+    def summary(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
         total = self.random + self.kinds.total() + self.others
         return (
@@ -195,7 +195,7 @@ def test_searches_killed_at_random_lose_and_repeat_nothing(
                 if count() == KILLS // 2 or not campaign.follow(partial(kill, search, directory), directory).killed:
                     break
             campaign.finish(search, directory)
-    report(campaign.told())
+    report(campaign.summary())
     campaign.assert_nothing_happened()
 
 
@@ -237,7 +237,7 @@ def test_search_killed_before_every_system_call_in_turn_ends_as_if_undisturbed(
 ) -> None:
     campaign = Campaign(nursery)
     kill_at_every_call(campaign, undisturbed("short"), tmp_path)
-    report(f"every call in turn: {campaign.told()}")
+    report(f"every call in turn: {campaign.summary()}")
     campaign.assert_nothing_happened()
 
 
@@ -250,5 +250,5 @@ def test_search_killed_again_at_every_system_call_of_its_recovery_ends_as_if_und
     assert kill_before(Campaign(nursery), place, search, killed).killed  # with a checkpoint and an unfinished student
     campaign = Campaign(nursery)
     kill_at_every_call(campaign, search, tmp_path, lambda directory: shutil.copytree(killed, directory))
-    report(f"every call of a recovery in turn: {campaign.told()}")
+    report(f"every call of a recovery in turn: {campaign.summary()}")
     campaign.assert_nothing_happened()
