@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autodistill.initialization.heads import HeadGroup, choose_heads, query_key_maps, strongest, value_output_maps
+from autodistill.initialization.heads import HeadGroup, choose_heads, query_key_maps, value_output_maps
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.stream import Reader, read_after, write_norm_after_sum, writer
 from autodistill.models.families import Attention, Family, FeedForward
@@ -75,7 +75,7 @@ def _write_feed_forward(pair: Pairing[Family], maps: _Maps) -> None:
     if importance is None:
         importance = output.weight.norm(dim=0) * torch.stack([one.weight.norm(dim=1) for one in readers]).prod(0)
     weight = torch.zeros(shape(pair.student, maps.output.student), dtype=torch.float64)
-    kept = strongest(importance, weight.shape[1])
+    kept = pair.strongest(importance, weight.shape[1])
     for of_teacher, target in zip(readers, maps.readers, strict=True):
         of_student = read(pair.student, target.student)
         of_student.weight[: len(kept)] = of_teacher.weight[kept]
@@ -157,7 +157,7 @@ class _AttentionWriter:
         else:
             values = self.value.weight.repeat_interleave(teacher.heads // teacher.key_value_heads, dim=0)
             importance = (self.written @ values).square().sum((1, 2))
-        return choose_heads(importance, teacher, self.sizes.student)
+        return choose_heads(importance, teacher, self.sizes.student, ordered=self.pair.order != "position")
 
     def write(self, groups: Sequence[HeadGroup]) -> None:
         """Write these heads of the teacher. Heads that it lacks stay as built, with zero output weights."""
@@ -171,15 +171,20 @@ class _AttentionWriter:
             for side in (self.attention.queries, self.attention.keys)
         )
         output = torch.zeros(sizes.heads, len(self.output.weight), channels, dtype=torch.float64)
+        ordered = self.pair.order == "importance and channels"
         for index, group in enumerate(groups):
             to_query, to_key = query_key_maps(
                 [source.weight[head] for head in group.heads for source, _ in queries],
                 torch.cat([source.weight[group.key_value_head] for source, _ in keys], dim=1),
                 channels,
-                rotary=self.attention.rotary,
+                rotary=self.attention.rotary or bool(self._head_norms),
+                ordered=ordered,
             )
             to_output, to_value = value_output_maps(
-                [self.written[head] for head in group.heads], self.value.weight[group.key_value_head], channels
+                [self.written[head] for head in group.heads],
+                self.value.weight[group.key_value_head],
+                channels,
+                ordered=ordered,
             )
             for source, target in keys:
                 target.put(index, to_key, source, group.key_value_head, keep=False)

@@ -27,7 +27,6 @@ from autodistill.initialization.checks import (
     layer_problems,
     missing_embeddings,
 )
-from autodistill.initialization.heads import strongest
 from autodistill.initialization.importance import Kind
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.start_method import Fitted, StartMethod
@@ -216,14 +215,16 @@ class Selection:
         return self.kept
 
     def embedding(self, where: str, size: int) -> torch.Tensor:
-        return strongest(self._weight("embeddings.word_embeddings").norm(dim=1), self.configs.student.embedding_size)
+        return self._pair.strongest(
+            self._weight("embeddings.word_embeddings").norm(dim=1), self.configs.student.embedding_size
+        )
 
     def trigram(self, where: str, size: int) -> torch.Tensor:
         chosen = self.embedding(where, size)
         return torch.cat([chosen + part * self.configs.teacher.embedding_size for part in range(3)])
 
     def other_word(self, where: str, size: int) -> torch.Tensor:
-        return strongest(self._outside("cls.predictions.dense").norm(dim=1), size)
+        return self._pair.strongest(self._outside("cls.predictions.dense").norm(dim=1), size)
 
     def word(self, where: str, size: int) -> torch.Tensor:
         chosen, config = self.embedding(where, size), self.configs.student
@@ -231,19 +232,19 @@ class Selection:
         return torch.cat([chosen, others + self.configs.teacher.embedding_size])
 
     def pooled(self, where: str, size: int) -> torch.Tensor:
-        return strongest(self._weight("pooler.dense").norm(dim=1), self.configs.student.hidden_size)
+        return self._pair.strongest(self._weight("pooler.dense").norm(dim=1), self.configs.student.hidden_size)
 
     def inner(self, where: str, size: int) -> torch.Tensor:
         written = self._scaled_rows(where, "bottleneck.input")
-        return strongest(written * self._weight(where, "output.bottleneck.dense").norm(dim=0), size)
+        return self._pair.strongest(written * self._weight(where, "output.bottleneck.dense").norm(dim=0), size)
 
     def shared(self, where: str, size: int) -> torch.Tensor:
         queries, keys = (self._weight(where, f"attention.self.{name}").norm(dim=0) for name in ("query", "key"))
-        return strongest(self._scaled_rows(where, "bottleneck.attention") * queries * keys, size)
+        return self._pair.strongest(self._scaled_rows(where, "bottleneck.attention") * queries * keys, size)
 
     def neuron(self, where: str, size: int) -> torch.Tensor:
         rows = self._weight(where, "intermediate.dense").norm(dim=1)
-        return strongest(rows * self._weight(where, "output.dense").norm(dim=0), size)
+        return self._pair.strongest(rows * self._weight(where, "output.dense").norm(dim=0), size)
 
     def query(self, where: str, size: int) -> torch.Tensor:
         queries, keys = (self._weight(where, f"attention.self.{name}").norm(dim=1) for name in ("query", "key"))
@@ -261,9 +262,11 @@ class Selection:
         """The most important channels of the heads that write the most."""
         sizes = self._pair.head_sizes
         teacher, student = sizes.teacher, sizes.student
-        heads = strongest(self._written(where).reshape(teacher.heads, -1).square().sum(1), student.heads)
+        heads = self._pair.strongest(self._written(where).reshape(teacher.heads, -1).square().sum(1), student.heads)
         by_head = importance.reshape(teacher.heads, teacher.channels)
-        return torch.cat([head * teacher.channels + strongest(by_head[head], student.channels) for head in heads])
+        return torch.cat(
+            [head * teacher.channels + self._pair.strongest(by_head[head], student.channels) for head in heads]
+        )
 
     def _scaled_rows(self, where: str, layer: str) -> torch.Tensor:
         gain, _ = norm_of(self._pair.teacher, join(self._pair.base_paths.teacher, where, f"{layer}.LayerNorm"))

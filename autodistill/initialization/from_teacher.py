@@ -24,7 +24,7 @@ from autodistill.initialization.channel_selection import ChannelSelection
 from autodistill.initialization.checks import sharing_problems
 from autodistill.initialization.coverage import coverage_problems
 from autodistill.initialization.importance import Importance
-from autodistill.initialization.pairing import Pairing
+from autodistill.initialization.pairing import Order, Pairing
 from autodistill.initialization.projection import Projection
 from autodistill.initialization.start_method import StartMethod
 from autodistill.initialization.subspace import TeacherSubspace
@@ -64,6 +64,7 @@ def initialize_from_teacher(
     embeddings_only: bool = False,
     importance: Importance | None = None,
     family: WeightTable | None = None,
+    order: Order = "position",
 ) -> TeacherStart:
     """Write a student's first weights from its teacher's, in place.
 
@@ -81,6 +82,7 @@ def initialize_from_teacher(
         importance: the importance of heads and neurons, as `measure_importance` returns it; by default it is computed
             from the weights.
         family: the table of weights, for models that are not in `families.FAMILIES`.
+        order: of heads, neurons and the channels of heads; see `autodistill.initialization.pairing.Order`.
 
     Raises:
         ConfigurationError: the two do not fit; all mistakes in one error.
@@ -97,7 +99,7 @@ def initialize_from_teacher(
         >>> torch.equal(student.embeddings.word_embeddings.weight, teacher.embeddings.word_embeddings.weight[:, :4])
         True
     """
-    pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family)
+    pair = Pairing.of(student, teacher, subspace, layers=layers, importance=importance, family=family, order=order)
     require_fitting(pair)
     method = start_method(pair.family)
     pair.approximations += [*other_settings(pair), *method.lost_weights(pair)]

@@ -18,7 +18,9 @@ class HeadGroup:
     heads: tuple[int, ...]
 
 
-def choose_heads(importance: torch.Tensor, teacher: HeadSizes, student: HeadSizes) -> list[HeadGroup]:
+def choose_heads(
+    importance: torch.Tensor, teacher: HeadSizes, student: HeadSizes, *, ordered: bool = False
+) -> list[HeadGroup]:
     """The teacher's heads that a student keeps, in the teacher's order; at most as many as the student has.
 
     The heads of each of the teacher's key-value heads are grouped, the strongest first. The size of a group is the
@@ -28,6 +30,7 @@ def choose_heads(importance: torch.Tensor, teacher: HeadSizes, student: HeadSize
         importance: the importance of each of the teacher's heads, (teacher heads,).
         teacher: the head sizes of the teacher.
         student: the head sizes of the student.
+        ordered: the strongest come first, instead of the teacher's order.
 
     Examples:
         >>> choose_heads(torch.tensor([1.0, 9.0, 3.0, 4.0]), HeadSizes(4, 4, 8), HeadSizes(2, 2, 8))
@@ -41,22 +44,32 @@ def choose_heads(importance: torch.Tensor, teacher: HeadSizes, student: HeadSize
         members = list(range(key_value_head * per_group, (key_value_head + 1) * per_group))
         members.sort(key=lambda head: (-float(importance[head]), head))
         groups += [
-            HeadGroup(key_value_head, tuple(sorted(members[start : start + size])))
+            HeadGroup(key_value_head, tuple(_in_order(members[start : start + size], ordered)))
             for start in range(0, per_group, size)
         ]
     groups.sort(key=lambda group: (-float(importance[list(group.heads)].sum()), group.heads))
-    return sorted(groups[: student.key_value_heads], key=lambda group: (group.key_value_head, group.heads))
+    chosen = groups[: student.key_value_heads]
+    return chosen if ordered else sorted(chosen, key=lambda group: (group.key_value_head, group.heads))
 
 
-def strongest(importance: torch.Tensor, count: int) -> torch.Tensor:
+def _in_order(heads: list[int], ordered: bool) -> list[int]:
+    return heads if ordered else sorted(heads)
+
+
+def strongest(importance: torch.Tensor, count: int, *, ordered: bool = False) -> torch.Tensor:
     """The indices of the `count` largest entries (all entries if there are fewer), in ascending order.
 
+    Args:
+        importance: the entries.
+        count: how many are kept.
+        ordered: the indices of the largest entries come first, instead of the smallest indices.
+
     Examples:
-        >>> strongest(torch.tensor([1.0, 5.0, 3.0]), 2)
-        tensor([1, 2])
+        >>> strongest(torch.tensor([1.0, 5.0, 3.0]), 2), strongest(torch.tensor([1.0, 3.0, 5.0]), 2, ordered=True)
+        (tensor([1, 2]), tensor([2, 1]))
     """
-    order = torch.argsort(importance, descending=True, stable=True)
-    return order[:count].sort().values
+    kept = torch.argsort(importance, descending=True, stable=True)[:count]
+    return kept if ordered else kept.sort().values
 
 
 def narrow(left: torch.Tensor, right: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +115,7 @@ def widen(teacher: int, student: int) -> torch.Tensor:
 
 
 def query_key_maps(
-    queries: Sequence[torch.Tensor], key: torch.Tensor, channels: int, *, rotary: bool
+    queries: Sequence[torch.Tensor], key: torch.Tensor, channels: int, *, rotary: bool, ordered: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps (channels, k) of the queries and of the key of one key-value head.
 
@@ -111,9 +124,10 @@ def query_key_maps(
         key: the key, (k, d).
         channels: the number of channels of a head of the student.
         rotary: whether channels rotate in pairs, so that only whole pairs can be kept.
+        ordered: heads of the teacher's size are turned too, so that their first channels are the leading directions.
     """
     size = len(key)
-    if channels == size:
+    if channels == size and (rotary or not ordered):
         return torch.eye(size, dtype=torch.float64), torch.eye(size, dtype=torch.float64)
     if rotary:
         pairs = rotary_pairs(size, channels)
@@ -124,10 +138,13 @@ def query_key_maps(
 
 
 def value_output_maps(
-    outputs: Sequence[torch.Tensor], value: torch.Tensor, channels: int
+    outputs: Sequence[torch.Tensor], value: torch.Tensor, channels: int, *, ordered: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps (channels, k) of the outputs and of the value of one key-value head; the outputs are (d, k) each."""
+    """Maps (channels, k) of the outputs and of the value of one key-value head; the outputs are (d, k) each.
+
+    For `ordered`, see `query_key_maps`.
+    """
     size = len(value)
-    if channels >= size:
+    if channels > size or (channels == size and not ordered):
         return widen(size, channels), widen(size, channels)
     return narrow(torch.cat([output.T for output in outputs], dim=1), value, channels)

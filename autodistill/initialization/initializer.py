@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,7 +24,7 @@ from autodistill.initialization.from_teacher import (
 )
 from autodistill.initialization.importance import Importance, measure_importance
 from autodistill.initialization.least_squares import LeastSquares
-from autodistill.initialization.pairing import Both, Pairing
+from autodistill.initialization.pairing import Both, Order, Pairing
 from autodistill.initialization.start_method import Fitted
 from autodistill.initialization.subspace import StreamDecomposition, TeacherSubspace, decompose
 from autodistill.losses.criterion import Criterion
@@ -193,20 +194,49 @@ class TeacherInitializer:
         Raises:
             ConfigurationError: student and teacher do not fit.
         """
+        start = self.write(student, also)
+        self.fit(student, start)
+        return start
+
+    def write(
+        self, student: nn.Module, also: Iterable[Tap] = (), *, scale_of: int | None = None, order: Order = "position"
+    ) -> TeacherStart:
+        """Write the teacher's projection into a student, without the least squares; the arguments are those of `start`.
+
+        Args:
+            student: a model of the teacher's family.
+            also: see `subspace`.
+            scale_of: the width whose scale the student's stream has, instead of that of its own width.
+            order: of heads, neurons and the channels of heads.
+        """
         settings = self._settings
+        subspace = self.subspace(student, also)
+        if scale_of is not None:
+            scale = self._decomposition(()).subspace(scale_of).scale[:1]
+            subspace = replace(subspace, scale=scale.expand(subspace.width))
         start = initialize_from_teacher(
             student,
             self._teacher,
-            self.subspace(student, also),
+            subspace,
             embeddings_only=settings.weights == "embeddings",
             importance=self._importance if settings.weights == "all" else None,
             family=settings.family,
+            order=order,
         )
-        if self._fitted != "none":
-            self._fit(student, start)
         if settings.projection_head is not None:
             write(student, settings.projection_head, start.matcher)
         return start
+
+    def fit(self, student: nn.Module, start: TeacherStart, *, writers: bool = True) -> None:
+        """Fit the student to the teacher by least squares, as far as it is configured.
+
+        Args:
+            student: as `write` wrote it, or with other weights of its kind.
+            start: what `write` returned.
+            writers: False fits norms only.
+        """
+        if self._fitted != "none":
+            self._fit(student, start, writers=writers and self._fitted == "all")
 
     @property
     def _fitted(self) -> Fitted:
@@ -240,10 +270,10 @@ class TeacherInitializer:
         taps = LeastSquares.teacher_taps(self._method.family, self._path, layers, writers=writers)
         return taps, POSITIONS[self._fitted]
 
-    def _fit(self, student: nn.Module, start: TeacherStart) -> None:
+    def _fit(self, student: nn.Module, start: TeacherStart, *, writers: bool) -> None:
         path, _, _ = require_family(student, self._settings.family, "student")
         family = self._method.family
-        batches, writers = self._few(POSITIONS[self._fitted]), self._fitted == "all"
+        batches = self._few(POSITIONS[self._fitted])
         taps = LeastSquares.teacher_taps(family, self._path, start.layers, writers=writers)
         every_layer = _fitted_to(self._settings, self._cache)
         for batch in batches:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from autodistill.initialization.heads import strongest
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.stream import Reader, read_after, rotated_gain, stream_scale, write_norm_after_sum
 from autodistill.models.families import Family, Hidden, Output, Weight, output_path
@@ -106,7 +105,7 @@ def _write_hidden(pair: Pairing[Family], hidden: Hidden, reader: Reader, kept: d
     affine = reader(read(pair.teacher, layer.teacher))
     norm = output_weight(pair, hidden.norm) if hidden.norm is not None else None
     if not hidden.spans_stream or pair.has_own_embeddings:
-        chosen = strongest(affine.weight.norm(dim=1), shape(pair.student, layer.student)[0])
+        chosen = pair.strongest(affine.weight.norm(dim=1), shape(pair.student, layer.student)[0])
         kept[layer.student.path] = chosen
         bias = affine.bias[chosen] if affine.bias is not None else None
         pair.write(layer.student, Affine(affine.weight[chosen], bias))

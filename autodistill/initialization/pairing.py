@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from autodistill.errors import ConfigurationError
+from autodistill.initialization.heads import strongest
 from autodistill.initialization.importance import Importance
 from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.models.families import HeadSizes, Weight, WeightTable, require_family
@@ -17,6 +18,10 @@ from autodistill.models.layer_mappings import automatic_mapping
 from autodistill.models.weights import Affine, Part, has, join, norm_of, parameters, part, shape, write, write_norm
 
 T = TypeVar("T")
+
+Order = Literal["position", "importance", "importance and channels"]
+"""The order of a student's heads and neurons: the teacher's, or the most important first; then with the channels of
+each head in the order of their singular values, or as in the teacher where the sizes of heads agree."""
 FamilyT = TypeVar("FamilyT", bound=WeightTable)
 
 
@@ -47,6 +52,7 @@ class Pairing(Generic[FamilyT]):
         importance: the measured importance of heads and neurons; None if it is computed from the weights.
         written: the parameters of the student that are already written.
         approximations: a sentence for each reason why the student is not exactly the teacher's projection.
+        order: of heads, neurons and the channels of heads; see `Order`.
     """
 
     student: nn.Module
@@ -58,6 +64,7 @@ class Pairing(Generic[FamilyT]):
     importance: Importance | None = None
     written: set[nn.Parameter] = field(default_factory=set)
     approximations: list[str] = field(default_factory=list)
+    order: Order = "position"
 
     @classmethod
     def of(
@@ -69,6 +76,7 @@ class Pairing(Generic[FamilyT]):
         layers: Sequence[int] | None = None,
         importance: Importance | None = None,
         family: WeightTable | None = None,
+        order: Order = "position",
     ) -> Pairing[Any]:
         """Find the base models; the arguments are those of `initialize_from_teacher`.
 
@@ -84,7 +92,11 @@ class Pairing(Generic[FamilyT]):
             )
         mapped = layers if layers is not None else _layers_by_kind(table.kinds(student_base), table.kinds(teacher_base))
         paths = Both(student_path, teacher_path)
-        return Pairing[Any](student, teacher, paths, table, subspace, tuple(mapped), importance)
+        return Pairing[Any](student, teacher, paths, table, subspace, tuple(mapped), importance, order=order)
+
+    def strongest(self, importance: torch.Tensor, count: int) -> torch.Tensor:
+        """The indices of the `count` most important entries, in the student's order."""
+        return strongest(importance, count, ordered=self.order != "position")
 
     @property
     def models(self) -> Both[nn.Module]:

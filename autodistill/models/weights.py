@@ -143,6 +143,35 @@ def write(model: nn.Module, spec: str | Part, affine: Affine) -> None:
         bias[rows] = affine.bias.to(bias) if affine.bias is not None else 0.0
 
 
+@dataclass(frozen=True)
+class Located:
+    """Where a map is in a model.
+
+    Attributes:
+        weight: the parameter that holds it.
+        bias: the parameter that holds its bias, or None.
+        transposed: whether the weight is stored as (inputs, outputs), or (rows, channels).
+        rows: of the matrix (outputs, inputs), those of the map: all of them, unless several maps share the weight.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    transposed: bool
+    rows: torch.Tensor
+
+
+def locate(model: nn.Module, spec: str | Part) -> Located:
+    """Where the map at a path is.
+
+    Raises:
+        LayerNotFoundError: there is none.
+    """
+    chosen = part(spec)
+    weight, bias, transposed = _parameters(model, chosen.path)
+    rows = _rows(chosen, weight, transposed)
+    return Located(weight, bias, transposed, torch.arange(len(_matrix(weight.detach(), transposed)))[rows])
+
+
 def norm_of(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The gain and the bias of a norm, (channels,) each; a missing bias is zero."""
     affine = _parameters(model, path)

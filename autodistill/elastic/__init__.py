@@ -1,0 +1,1 @@
+"""Elastic students: one training for all architectures of a space."""

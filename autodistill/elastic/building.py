@@ -1,0 +1,42 @@
+"""Building students of which only the structure is needed: without random weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+_RANDOM = {
+    *("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"),
+    *("xavier_uniform_", "xavier_normal_", "orthogonal_", "sparse_", "truncated_normal_", "exponential_"),
+}
+"""The functions that fill a tensor at random, in place."""
+
+
+class _WithoutRandomFill(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def without_random_weights() -> Iterator[None]:
+    """Within the context, models that are built do not fill their weights at random, which saves most of the time.
+
+    Their weights have any values. Buffers, and what is filled with constants, are as always.
+
+    Examples:
+        >>> import torch
+        >>> state = torch.get_rng_state()
+        >>> with without_random_weights():
+        ...     layer = torch.nn.Linear(2, 3)
+        >>> layer.weight.shape, torch.equal(torch.get_rng_state(), state)
+        (torch.Size([3, 2]), True)
+    """
+    with _WithoutRandomFill():
+        yield
