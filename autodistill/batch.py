@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,7 +60,7 @@ class Batch:
                 moved.__dict__[name] = self.__dict__[name]
         return moved
 
-    def call(self, model: nn.Module) -> Any:
+    def call(self, model: Callable[..., Any]) -> Any:
         """What the model returns for this batch."""
         if isinstance(self.content, Mapping):
             return model(**self.content)

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.activation_store import GIB, Budget
 from autodistill.distillation.automatic_mapping import Anatomy, anatomy_of_teacher, mapped_blocks, run_order
@@ -29,15 +30,18 @@ from autodistill.distillation.sample_outputs import FOLDER as SAMPLES
 from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
+from autodistill.elastic.training import ElasticTask, ElasticTraining
 from autodistill.environment import resolve_device
 from autodistill.initialization.initializer import TeacherInitializer, read_by_starts
+from autodistill.json_files import encode_json
 from autodistill.models.attention import eager_attention
 from autodistill.models.blocks import block_rows, outside_of
 from autodistill.models.taps import AUTO, INPUT, Tap, process_name
 from autodistill.processes import ALONE, Processes
 from autodistill.random_data import is_randomly_augmented
 from autodistill.tensors import content_hash
-from autodistill.training import StageRecord, Trained, TrainingContext
+from autodistill.training import StageRecord, Trained, TrainingContext, TrainingReport
+from search_spaces import Architecture
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Storage:
         activation_budget_gb: the maximum memory for captured inputs and the teacher's features, in GiB.
         activation_disk_gb: the maximum disk space for captured inputs that do not fit in memory, in GiB.
         read_only: nothing is written to the directory of the features, nor removed from it.
+        elastic: the directory of the elastic student; None for memory only.
     """
 
     directory: Path | None = None
@@ -59,6 +64,7 @@ class Storage:
     activation_budget_gb: float = 4.0
     activation_disk_gb: float = 50.0
     read_only: bool = False
+    elastic: Path | None = None
 
 
 @dataclass
@@ -74,6 +80,7 @@ class Distiller:
         loss_func: `(outputs, targets) -> loss`, for students that do not compute a loss themselves.
         processes: process 0 distils block by block, then all of them distil the whole student together.
         regular_engine: creates the engine of a student's regular distillation.
+        build: `architecture -> student` on the device, for elastic students.
 
     Examples:
         >>> config = AutoDistillationConfig.load({
@@ -95,6 +102,7 @@ class Distiller:
     loss_func: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy
     processes: Processes = ALONE
     regular_engine: Callable[[RegularTask], Engine] = RegularDistillation
+    build: Callable[[Architecture], nn.Module] | None = None
 
     keeps_size = True
     _announced_eager: bool = field(default=False, init=False, repr=False)
@@ -112,6 +120,9 @@ class Distiller:
             ConfigurationError: the settings do not fit this student; all mistakes in one error.
         """
         plan = self.resolve(student)
+        if self.elastic is not None:
+            self.elastic.check()
+            return
         if self.config.search is None or self.config.search.promote is None:
             return
         untrained = self._untrained_by_flash(student, plan)
@@ -122,6 +133,11 @@ class Distiller:
                 "(block_names), or start students inside the teacher (init='teacher').",
                 ", ".join(untrained),
             )
+
+    def prepare(self, report: TrainingReport) -> None:
+        """Train the elastic student, if one is configured and it is not trained yet."""
+        if self.elastic is not None:
+            self.elastic.train(report)
 
     def train(self, student: nn.Module, context: TrainingContext) -> Trained:
         """Distil the teacher into a student, in place; if there are several processes, all of them call it.
@@ -151,7 +167,10 @@ class Distiller:
         """Run the phases of a plan."""
         records: list[StageRecord] = []
         with self.processes.together():
-            self.initialize(student, plan)
+            if self.elastic is not None:
+                self.elastic.write(student, plan.regular_criterion)
+            else:
+                self.initialize(student, plan)
             if plan.flash:
                 records += self.flash_engine(student, plan, context.checkpoint_directory).run(context)
         criterion = plan.regular_criterion
@@ -168,8 +187,7 @@ class Distiller:
     def describe(self) -> dict[str, Any]:
         """The settings, and a hash of the flash set by which a resumed search detects other batches."""
         sections = {"flash_distillation", "regular_distillation"}
-        if self.config.init is not None:
-            sections.add("init")
+        sections |= {name for name in ("init", "elastic") if getattr(self.config, name) is not None}
         settings = self.config.model_dump(mode="json", include=sections)
         settings["loss_func"] = process_name(self.loss_func)
         hashes = [batch.hash for batch in self.flash_set.batches]
@@ -193,6 +211,12 @@ class Distiller:
             subspaces=self.initializer if checks_start else None,
             loss_func=self.loss_func,
         )
+
+    def _resolve_whole(self, student: nn.Module) -> Plan:
+        """The plan of a student that is trained as a whole, also if no regular distillation is configured."""
+        regular = self.config.regular_distillation or RegularDistillationConfig()
+        phases = replace(self.phases, flash=None, regular=regular)
+        return resolve(phases, student, self.flash_set, loss_func=self.loss_func)
 
     def initialize(self, student: nn.Module, plan: Plan) -> None:
         """Write the first weights of a student and of its plan's matchers from the teacher, if so configured."""
@@ -274,6 +298,29 @@ class Distiller:
             self.cache.expect(more, ())
             batches += more
         return TeacherInitializer(settings, self.teacher, batches, self.cache, self.storage.directory, self.loss_func)
+
+    @cached_property
+    def elastic(self) -> ElasticTraining | None:
+        """The training of the elastic student; None if every student is trained on its own."""
+        config, search, initializer = self.config, self.config.search, self.initializer
+        if config.elastic is None or search is None or config.init is None or initializer is None or self.build is None:
+            return None
+        task = ElasticTask(
+            config.elastic,
+            encode_json(self.describe()),
+            search.search_space,
+            self.build,
+            config.init,
+            initializer,
+            self._resolve_whole,
+            self.stream,
+            self.cache,
+            self._device,
+            self.config.seed,
+            self.storage.elastic,
+            self.config.checkpoint_steps,
+        )
+        return ElasticTraining(task)
 
     @cached_property
     def stream(self) -> DataStream:

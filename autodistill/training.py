@@ -76,7 +76,7 @@ class TrainingContext:
         seed: everything random in the training of this student derives from it.
         report: receives progress.
         checkpoint_directory: an interrupted training resumes from here; None keeps no checkpoints.
-        flash_only: stop after flash distillation; called again with the same directory, the training continues from
+        flash_only: stop after flash distillation, or with the slice of an elastic student; called again with the same directory, the training continues from
             there and ends with the same weights as a single call.
     """
 
@@ -116,6 +116,9 @@ class Training(Protocol):
             ConfigurationError: they do not fit the student; all mistakes in one error.
         """
 
+    def prepare(self, report: TrainingReport) -> None:
+        """Train what all students share, before the first trial; an interrupted training resumes."""
+
     def train(self, student: Any, context: TrainingContext) -> Trained:
         """Train one student."""
 
@@ -140,6 +143,9 @@ class FunctionTraining:
 
     def check(self, student: Any) -> None:
         """Nothing: there are no settings."""
+
+    def prepare(self, report: TrainingReport) -> None:
+        """Nothing: students share nothing."""
 
     def train(self, student: Any, context: TrainingContext) -> Trained:
         """Call the function, which receives neither the progress report nor the checkpoint directory."""

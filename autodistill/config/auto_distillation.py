@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from autodistill.config.elastic import ElasticConfig
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.config.layouts import criterion_alone, normalised
@@ -71,6 +72,8 @@ class AutoDistillationConfig(Section):
         init: `"teacher"`, or its settings: students start with weights from the teacher instead of those that
             `model_builder` creates. Flash distillation then feeds blocks from the teacher, since they are in the
             teacher's subspace already, unless its settings configure `inputs`, or name blocks and layers.
+        elastic: `True`, or the settings of one training for all architectures: every student starts as a slice of it,
+            inside the teacher, and regular distillation finishes the best ones, a tenth if `promote` is not configured.
         model: a name and the framework, as the specification's files have them.
 
     Examples:
@@ -87,6 +90,8 @@ class AutoDistillationConfig(Section):
     flash_distillation: FlashDistillationConfig | None = None
     regular_distillation: RegularDistillationConfig | None = None
     init: InitializationConfig | None = None
+    # Left out of the record if there is none: directories of earlier versions do not contain it.
+    elastic: ElasticConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     model: ModelConfig | None = None
 
     @model_validator(mode="before")
@@ -102,6 +107,10 @@ class AutoDistillationConfig(Section):
                 data[phase] = {}
         if data.get("init") == "teacher":
             data["init"] = {}
+        if data.get("elastic") is False:
+            data["elastic"] = None
+        if data.get("elastic") is not None:
+            return _elastic(data)
         if data.get("init") is not None:
             data["flash_distillation"] = _fed_by_the_teacher(data.get("flash_distillation"))
         return data
@@ -132,15 +141,20 @@ class AutoDistillationConfig(Section):
             raise ConfigurationError("search: is required, but the configuration is that of one distillation alone.")
         return self.search
 
-    def starting_from(self, init: Any) -> AutoDistillationConfig:
-        """The same with another `init`; None changes nothing, and `"teacher"` keeps settings that are configured.
+    def starting_from(self, init: Any, elastic: Any = None) -> AutoDistillationConfig:
+        """The same with another `init` and another `elastic`; None changes nothing.
+
+        `"teacher"` and True keep settings that are configured.
 
         Raises:
-            ConfigurationError: `init` is wrong; all mistakes in one error.
+            ConfigurationError: one of them is wrong; all mistakes in one error.
         """
-        if init is None or (init == "teacher" and self.init is not None):
-            return self
-        return self.with_changes(init=init)
+        changes = {}
+        if init is not None and not (init == "teacher" and self.init is not None):
+            changes["init"] = init
+        if elastic is not None and not (elastic is True and self.elastic is not None):
+            changes["elastic"] = elastic
+        return self.with_changes(**changes) if changes else self
 
     def to_dict(self) -> dict[str, Any]:
         """What was configured, as plain values in one layout, from which `load` returns an equal configuration.
@@ -175,6 +189,29 @@ class AutoDistillationConfig(Section):
     def to_yaml(self) -> str:
         """`to_dict` as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+PROMOTED = 0.1
+"""The share of slices that regular distillation finishes, if `promote` is not configured."""
+
+
+def _elastic(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a search with an elastic student: it takes the place of flash distillation."""
+    if data["elastic"] is True:
+        data["elastic"] = {}
+    if data.get("init") is None:
+        data["init"] = {}
+    flash = data.get("flash_distillation")
+    chosen = flash.model_fields_set if isinstance(flash, FlashDistillationConfig) else set(flash or ())
+    if not chosen - {"inputs"}:  # automatic
+        data["flash_distillation"] = None
+    search = data.get("search")
+    finishes = data.get("regular_distillation") is not None
+    if finishes and isinstance(search, Mapping) and "promote" not in search:
+        data["search"] = {**search, "promote": PROMOTED}
+    if finishes and isinstance(search, SearchConfig) and "promote" not in search.model_fields_set:
+        data["search"] = search.with_changes(promote=PROMOTED)
+    return data
 
 
 def _fed_by_the_teacher(flash: Any) -> Any:

@@ -7,7 +7,7 @@ elastic student: its forward is that of the family, not a copy of it. Gradients 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -89,18 +89,33 @@ class ElasticStudent(nn.Module):
         Raises:
             ConfigurationError: it is no part of the largest student.
         """
-        nested = NestedStudent(model, self.largest, **self._options)
-        parts: dict[str, tuple[nn.Parameter, Cut]] = {}
-        for cut in nested.cuts:
-            if not cut.private:
-                parts[cut.name] = (self.largest.get_parameter(cut.source), cut)
-        of_width = NestedStudent(model, self.__dict__["_of_width"][nested.width], **self._options)
-        own = self.private[str(nested.width)]
-        for cut in of_width.cuts:
-            if cut.private:
-                parts[cut.name] = (own[_attribute(cut.source)], cut)
+        parts = self._parts(model)
         release(model)
         return Slice(model, parts)
+
+    @torch.no_grad()
+    def write(self, student: nn.Module, *, private: bool = True) -> None:
+        """Write the slice for a student into its parameters.
+
+        Args:
+            student: as it is built.
+            private: False writes only what the widths share.
+
+        Raises:
+            ConfigurationError: it is no part of the largest student.
+        """
+        Slice(student, self._parts(student, private=private)).write(student)
+
+    def _parts(self, model: nn.Module, *, private: bool = True) -> dict[str, tuple[nn.Parameter, Cut]]:
+        """By the name of each parameter of a student, that of the elastic student and the cut."""
+        nested = NestedStudent(model, self.largest, **self._options)
+        shared = (cut for cut in nested.cuts if not cut.private)
+        parts = {cut.name: (self.largest.get_parameter(cut.source), cut) for cut in shared}
+        if private:
+            own = cast("nn.ParameterDict", self.private[str(nested.width)])
+            of_width = NestedStudent(model, self.__dict__["_of_width"][nested.width], **self._options)
+            parts |= {cut.name: (own[_attribute(cut.source)], cut) for cut in of_width.cuts if cut.private}
+        return parts
 
 
 def _attribute(name: str) -> str:
@@ -135,17 +150,15 @@ class Slice:
         return torch.func.functional_call(self.model, taken, args, kwargs)
 
     @torch.no_grad()
-    def write(self, student: nn.Module, *, private: bool = True) -> None:
+    def write(self, student: nn.Module) -> None:
         """Write the slice into a student with parameters of its own, which then computes the same, to the bit.
 
         Args:
             student: as the model of the slice was built.
-            private: False writes only what the widths share.
         """
         targets = dict(student.named_parameters())
         for name, (whole, cut) in self._parts.items():
-            if private or not cut.private:
-                targets[name].copy_(cut.take(whole.detach()))
+            targets[name].copy_(cut.take(whole.detach()))
 
 
 class _Take(torch.autograd.Function):

@@ -6,6 +6,7 @@ search_dir/
   search.lock            held by the process that runs the search
   owner.json             that process
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
+  elastic/               the elastic student, its checkpoint and its losses
   teacher_cache/         safe to delete
   preprocessor/          the tokenizer or image processor that exported students are used with
   preprocessor.json      the hashes of its files
@@ -31,6 +32,7 @@ TRIAL_FILE = "trial.json"
 LOSSES_FILE = "progress.jsonl"
 CHECKPOINT = "checkpoint"
 STUDENT = "student"
+ELASTIC = "elastic"
 TEACHER_CACHE = "teacher_cache"
 PREPROCESSOR = "preprocessor"
 PREPROCESSOR_HASHES = "preprocessor.json"

@@ -16,7 +16,7 @@ from autodistill.distillation.regular import RegularTask
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_distillation import EpochLoader, TrainerDistillation
 from autodistill.padding import report_padding
-from autodistill.training import Trained, Training, TrainingContext
+from autodistill.training import Trained, Training, TrainingContext, TrainingReport
 
 RECORDED_ARGUMENTS = (
     "learning_rate",
@@ -62,6 +62,10 @@ class EvaluatedTraining:
     def check(self, student: nn.Module) -> None:
         """Check the settings of the training against a student."""
         self.training.check(student)
+
+    def prepare(self, report: TrainingReport) -> None:
+        """Train what all students share."""
+        self.training.prepare(report)
 
     def train(self, student: nn.Module, context: TrainingContext) -> Trained:
         """Train one student, and evaluate it."""
