@@ -23,7 +23,9 @@ from advisors.registry import as_advisor
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
 from autodistill.config.auto_distillation import framework_problem
+from autodistill.config.elastic import ElasticConfig
 from autodistill.config.initialization import InitializationConfig
+from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularDistillation, RegularTask
@@ -35,30 +37,33 @@ from autodistill.frameworks.hook_guard import HookGuard
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
 from autodistill.interrupts import interruptible
 from autodistill.machine_faults import stopping_at_faults
-from autodistill.metrics.metric import Metric, metrics_returned
+from autodistill.metrics.metric import Metric, metrics_returned, with_limits
 from autodistill.preparation import Preparation
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
 from autodistill.search.description import read_description
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
-from autodistill.search.layout import TEACHER_CACHE, ensure_no_links, holds_search
+from autodistill.search.layout import ELASTIC, TEACHER_CACHE, ensure_no_links, holds_search
 from autodistill.search.loop import Limits, Policy, SearchLoop
 from autodistill.search.observations import measured_elsewhere
+from autodistill.search.promotion import best_slice
 from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import TrialSpec, missing_metrics, run_trial
 from autodistill.search.students import find_student
-from autodistill.search.trial import Trial
+from autodistill.search.trial import Trial, TrialState
 from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.set_up_checks import (
     argument_problems,
     count_problems,
     duration_problems,
+    finish_problems,
     folder_problems,
     limit_problems,
     set_up_problems,
     size_problems,
+    slice_problems,
 )
 from autodistill.teacher import Teacher, load_teacher, teacher_problems
 from autodistill.training import FunctionTraining, Training
@@ -111,6 +116,8 @@ class AutoDistillation:
             again, and none of these trials is ever the best.
         init: `"teacher"` starts students inside the teacher instead of with the weights that `model_builder` sets, with
             the settings in the configuration; or a mapping of settings, which override those.
+        elastic: True trains one elastic student for all architectures, with the settings in the configuration: a trial
+            evaluates a slice of it, which costs seconds, and the best are finished. Or a mapping of settings.
         framework: the library of the models; only `"pytorch"` exists.
         teacher_cache: the directory of the teacher's features; by default one in the search directory. Searches with
             the same teacher may share it, also at the same time: what one has computed, the others find. Values that
@@ -163,6 +170,7 @@ class AutoDistillation:
         example_batch: Any = None,
         history_from: Sequence[str | Path] = (),
         init: InitializationConfig | Mapping[str, Any] | Literal["teacher"] | None = None,
+        elastic: ElasticConfig | Mapping[str, Any] | bool | None = None,
         framework: str = "pytorch",
         teacher_cache: str | Path | None = None,
         trial_timeout: float | None = None,
@@ -198,7 +206,7 @@ class AutoDistillation:
         self.history_from = [Path(directory).absolute() for directory in history_from]
         self.teacher_cache = None if teacher_cache is None else Path(teacher_cache).absolute()
         self._processes = current_processes()  # first, since it selects the GPU of this process
-        self.config = self._with_seed(AutoDistillationConfig.load(config).starting_from(init))
+        self.config = self._with_seed(AutoDistillationConfig.load(config).starting_from(init, elastic))
         search = self.config.the_search()
         self.search_space: SearchSpace = search.search_space
         proposer = as_advisor(search.search_algorithm if advisor is None else advisor, self.search_space)
@@ -209,7 +217,8 @@ class AutoDistillation:
         if isinstance(self._teacher, nn.Module):
             self._teacher = self._teacher.to(self.device)
         self._show_progress_bar = show_progress_bar
-        self._policy = Policy(keep, max_retries, max_consecutive_failures, trial_timeout)
+        promotes_last = self.config.elastic is not None
+        self._policy = Policy(keep, max_retries, max_consecutive_failures, trial_timeout, promotes_last)
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._guard = HookGuard()
         self._directory: SearchDirectory | None = None  # while search_loop holds it
@@ -240,6 +249,11 @@ class AutoDistillation:
     def has_teacher(self) -> bool:
         """Whether there is a teacher, loaded or not."""
         return self._teacher is not None
+
+    @property
+    def process_count(self) -> int:
+        """The number of processes that train together."""
+        return self._processes.count
 
     @property
     def teacher_cache_directory(self) -> Path:
@@ -325,18 +339,13 @@ class AutoDistillation:
     ) -> Architecture | None:
         """Run the trials, call the callbacks after each, and show the progress."""
         self._stopped = False
-        with (
-            stopping_at_faults(self.search_dir),
-            self._open() as directory,
-            contextlib.closing(make_progress(self._show_progress_bar)) as progress,
-        ):
-            spec = replace(spec, report=progress)
-            loop = SearchLoop(directory, spec, self._proposals, self._bounds, executor, self._policy, progress)
+        with self._looping(spec, executor) as loop:
             trials = self.config.the_search().max_trials if n_trials is None else len(loop.result.tried) + n_trials
-            limits = Limits(*(math.inf if limit is None else limit for limit in (trials, timeout, patience)))
+            given = {"trials": trials, "seconds": timeout, "patience": patience}
+            limits = Limits(**{name: math.inf if limit is None else limit for name, limit in given.items()})  # type: ignore[arg-type]
             if retry_failed:
                 for failed in loop.result.failed:
-                    directory.reopen(failed)
+                    loop.directory.reopen(failed)
             if not loop.result.tried:
                 self._log_forecast(trials)
             for trial in loop.run(limits):
@@ -344,12 +353,24 @@ class AutoDistillation:
                 if self._stopped:
                     break
                 if self.callbacks:  # they may have reassigned hooks
-                    loop.spec = replace(self._trial_spec(), report=progress)
-            progress.search_finished(directory.result)
-            best = directory.result.best
+                    loop.spec = replace(self._trial_spec(), report=loop.progress)
+            loop.progress.search_finished(loop.result)
+            best = loop.result.best
             if best is None:
-                logger.warning("no trial in %s is feasible: %r", directory.path, directory.result)
+                logger.warning("no trial in %s is feasible: %r", self.search_dir, loop.result)
             return None if best is None else best.architecture
+
+    @contextlib.contextmanager
+    def _looping(self, spec: TrialSpec, executor: Executor, proposals: Proposals | None = None) -> Iterator[SearchLoop]:
+        """The loop of the search, which holds the directory within the context."""
+        bounds = self._bounds if proposals is None else UntrainedBounds()
+        with (
+            stopping_at_faults(self.search_dir),
+            self._open() as directory,
+            contextlib.closing(make_progress(self._show_progress_bar)) as progress,
+        ):
+            spec = replace(spec, report=progress)
+            yield SearchLoop(directory, spec, proposals or self._proposals, bounds, executor, self._policy, progress)
 
     def _call_back(self, trial: Trial) -> None:
         """Call the callbacks; what they change in the trial or in the process does not affect the search."""
@@ -377,7 +398,7 @@ class AutoDistillation:
             seed=self.config.seed,
             processes=self._processes,
             promote=search.promote,
-            saves_students=self._policy.keep != "none",
+            saves_students=self._policy.keep != "none" and not self._ends_with_slices,
         )
 
     @property
@@ -429,10 +450,13 @@ class AutoDistillation:
             self.config,
             self.train_dataloader,
             self.device,
-            Storage(folder, read_only=read_only, **self._sizes),
+            Storage(
+                folder, read_only=read_only, elastic=None if read_only else self.search_dir / ELASTIC, **self._sizes
+            ),
             loss_func=self.loss_func,
             processes=self._processes,
             regular_engine=regular_engine,
+            build=lambda architecture: self._framework.build(architecture),
         )
 
     @cached_property
@@ -599,6 +623,102 @@ class AutoDistillation:
         shared: dict[str, float] = self._processes.broadcast(outcome.metrics)
         return shared
 
+    # --- elastic students ---
+
+    @property
+    def _ends_with_slices(self) -> bool:
+        """Whether trials end with the slice of the elastic student, which is not stored, as it can be cut out again."""
+        return self.config.elastic is not None and self.config.regular_distillation is None
+
+    @interruptible()
+    def finish(self, architecture: Mapping[str, Any], train_steps: int | None = None) -> Trial:
+        """Train the student of an architecture to the end, and keep it, whatever its trial has done before.
+
+        With an elastic student it starts as its slice.
+
+        Args:
+            architecture: of the space; one that has no trial gets one.
+            train_steps: of regular distillation, instead of those that are configured.
+
+        Returns:
+            Its trial, which is complete; `load_model` returns the student.
+
+        Raises:
+            ConfigurationError: there is a `train_func` or another mistake in the set-up.
+            SearchSpaceError: the architecture does not belong to the space.
+            SearchDirectoryError: the directory holds another search, or cannot be used.
+            SearchStoppedError: the training failed.
+        """
+        architecture = self.search_space.validate(architecture)
+        self._check_built_in("finish", "trains by the built-in distillation", finish_problems(self, train_steps))
+        spec = replace(self._trial_spec(), training=self._finishing(train_steps), saves_students=True)
+        with self._looping(spec, SerialExecutor()) as loop:
+            return loop.finish(architecture)
+
+    def _finishing(self, train_steps: int | None) -> Training:
+        """The training of a student to the end, with this number of steps of regular distillation."""
+        regular = self.config.regular_distillation or RegularDistillationConfig()
+        if train_steps is not None:
+            regular = regular.with_changes(train_steps=train_steps)
+        configured = self.config
+        self.config = configured.with_changes(regular_distillation=regular)
+        try:
+            return self.make_training()
+        finally:
+            self.config = configured
+
+    @interruptible()
+    def for_limit(self, n_trials: int = 20, train_steps: int | None = None, **limits: float) -> Trial:
+        """The best student under new limits, chosen among slices of the elastic student and then finished.
+
+        No student is trained to choose it: a new limit costs minutes, not a search.
+
+        Args:
+            n_trials: slices that the advisor proposes under the limits, besides those that were evaluated.
+            train_steps: see `finish`.
+            limits: by the name of a metric, its largest value, or its least if greater is better: `latency=5.0`.
+
+        Returns:
+            Its trial, which is complete; `load_model` returns the student.
+
+        Raises:
+            ConfigurationError: there is no elastic student, no student keeps the limits, or a metric is not known.
+        """
+        search = self.config.the_search()
+        self._check_built_in(
+            "for_limit", "chooses by the built-in distillation", slice_problems(self, n_trials, limits)
+        )
+        metrics = with_limits(search.metrics, limits)
+        proposals = Proposals(search.with_changes(metrics=metrics), self.advisor, self.history_from)
+        with self._looping(replace(self._trial_spec(), metrics=metrics), SerialExecutor(), proposals) as loop:
+            for _ in loop.run(Limits(len(loop.result.tried) + n_trials, promotes=False)):
+                pass
+            best = best_slice(SearchResult(list(loop.result), metrics))
+        if best is None:
+            raise ConfigurationError(
+                f"a student must keep the limits ({', '.join(f'{name}={limit:g}' for name, limit in limits.items())}), "
+                f"but none of the {len(self.search_result)} that were evaluated does; relax them, or search smaller "
+                "architectures."
+            )
+        return self.finish(best.architecture, train_steps)
+
+    def _is_slice(self, trial: Trial) -> bool:
+        """Whether the student of a trial is a slice of the elastic student that was not trained on its own."""
+        if self.config.elastic is None or trial.added:
+            return False
+        complete = trial.state is TrialState.COMPLETE and not trial.student
+        return trial.state is TrialState.PAUSED or (complete and self._ends_with_slices)
+
+    def _slice(self, architecture: Architecture) -> nn.Module:
+        """The student of an architecture as a slice of the trained elastic student."""
+        self._guard = HookGuard()
+        self._check_setup(counts_trials=False)
+        student = self._framework.build(architecture)
+        elastic = self._distiller().elastic
+        assert elastic is not None
+        elastic.write(student)
+        return student.eval()
+
     # --- before searching ---
 
     def forecast(self, n_trials: int | None = None) -> Forecast:
@@ -728,7 +848,9 @@ class AutoDistillation:
             SearchDirectoryError: its files are not those that were saved.
             SearchSpaceError: its architecture does not belong to the space; who recorded it may be unknown.
         """
-        directory = find_student(self.search_dir, trial)
         self.search_space.validate(trial.architecture)
+        if self._is_slice(trial):
+            return self._slice(trial.architecture)
+        directory = find_student(self.search_dir, trial)
         teacher = self._teacher if isinstance(self._teacher, nn.Module) else None  # it is not loaded for this
         return self._framework_with(teacher).load(trial.architecture, directory)

@@ -45,6 +45,17 @@ from search_spaces import Architecture
 
 logger = logging.getLogger(__name__)
 
+ELASTIC_CRITERION = {
+    "layer_mappings_for_knowledge_transfer",
+    "loss_types",
+    "loss_weights",
+    "add_origin_loss",
+    "temperature",
+    "top_k",
+    "exact",
+}
+"""The settings of regular distillation that an elastic student shares."""
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -212,6 +223,13 @@ class Distiller:
             loss_func=self.loss_func,
         )
 
+    def _describe_elastic(self) -> str:
+        """All settings on which a trained elastic student depends: not how its slices are trained afterwards."""
+        regular = self.config.regular_distillation or RegularDistillationConfig()
+        sections = self.config.model_dump(mode="json", include={"elastic", "init"})
+        criterion = regular.model_dump(mode="json", include=ELASTIC_CRITERION)
+        return encode_json({**sections, "criterion": criterion, "loss_func": process_name(self.loss_func)})
+
     def _resolve_whole(self, student: nn.Module) -> Plan:
         """The plan of a student that is trained as a whole, also if no regular distillation is configured."""
         regular = self.config.regular_distillation or RegularDistillationConfig()
@@ -307,7 +325,7 @@ class Distiller:
             return None
         task = ElasticTask(
             config.elastic,
-            encode_json(self.describe()),
+            self._describe_elastic(),
             search.search_space,
             self.build,
             config.init,

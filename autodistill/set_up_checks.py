@@ -38,6 +38,10 @@ class ConfiguredInputs(Inputs, Protocol):
     def has_teacher(self) -> bool:
         """Whether there is a teacher, loaded or not."""
 
+    @property
+    def process_count(self) -> int:
+        """The number of processes that train together."""
+
 
 def argument_problems(search: Inputs, callbacks: Any, keep: Any) -> Iterator[str]:
     """The mistakes in the arguments of `AutoDistillation`, each checked on its own.
@@ -106,6 +110,45 @@ def limit_problems(n_trials: Any, timeout: Any, patience: Any) -> list[str]:
     return problems
 
 
+def finish_problems(search: ConfiguredInputs, train_steps: Any) -> list[str]:
+    """What prevents a student from being finished with this number of steps, one sentence each.
+
+    Args:
+        search: the search.
+        train_steps: None for those that are configured.
+    """
+    problems = [] if train_steps is None else count_problems({"train_steps": (train_steps, 1)})
+    if search.process_count > 1:
+        problems.append(
+            f"a single student is finished by one process, but {search.process_count} run; start it without accelerate."
+        )
+    return problems
+
+
+def slice_problems(search: ConfiguredInputs, n_trials: Any, limits: Mapping[str, Any]) -> list[str]:
+    """What prevents the choice of a slice under limits, one sentence each.
+
+    Args:
+        search: the search.
+        n_trials: how many more slices are evaluated.
+        limits: the limits by the name of a metric.
+    """
+    problems = count_problems({"n_trials": (n_trials, 0)})
+    names = [metric.name for metric in search.config.the_search().metrics]
+    if search.config.elastic is None:
+        problems.append(
+            "for_limit chooses among slices of an elastic student, but the search has none; configure elastic."
+        )
+    if not limits:
+        problems.append(f"for_limit needs a limit, but there is none; set one of {', '.join(names)}.")
+    for name, limit in limits.items():
+        if name not in names:
+            problems.append(f"a limit must be that of a metric of the search, but {name!r} is not in {names}.")
+        elif not isinstance(limit, int | float) or isinstance(limit, bool) or not math.isfinite(limit):
+            problems.append(f"a limit must be a finite number, but {name} is {limit!r}.")
+    return problems
+
+
 def set_up_problems(inputs: ConfiguredInputs, *, counts_trials: bool) -> Iterator[str]:
     """What is missing or contradictory in the set-up, one sentence each.
 
@@ -126,6 +169,7 @@ def set_up_problems(inputs: ConfiguredInputs, *, counts_trials: bool) -> Iterato
         )
     if inputs.train_func is not None and config.init is not None:
         yield "init belongs to the built-in distillation, but there is a train_func; leave one of them out."
+    yield from _elastic_problems(inputs)
     yield from _promotion_problems(inputs)
     if inputs.train_func is None:
         needed = {"teacher_model": inputs.has_teacher, "train_dataloader": inputs.train_dataloader is not None}
@@ -147,6 +191,24 @@ def set_up_problems(inputs: ConfiguredInputs, *, counts_trials: bool) -> Iterato
     yield from _space_problems(search, counts_trials)
 
 
+def _elastic_problems(inputs: ConfiguredInputs) -> Iterator[str]:
+    config = inputs.config
+    if config.elastic is None:
+        return
+    if inputs.train_func is not None:
+        yield "elastic belongs to the built-in distillation, but there is a train_func; leave one of them out."
+    if config.flash_distillation is not None:
+        yield (
+            "students of an elastic search start as slices, which takes the place of flash distillation, but "
+            "flash_distillation is configured; leave one of them out."
+        )
+    if config.init is not None and config.init.weights != "all":
+        yield (
+            "an elastic student starts inside the teacher with all weights, but init.weights is "
+            f"{config.init.weights!r}; leave it out."
+        )
+
+
 def _promotion_problems(inputs: ConfiguredInputs) -> Iterator[str]:
     config = inputs.config
     if config.the_search().promote is None:
@@ -154,11 +216,12 @@ def _promotion_problems(inputs: ConfiguredInputs) -> Iterator[str]:
     if inputs.train_func is not None:
         yield "promote runs between the phases of the built-in distillation, but there is a train_func; drop one."
         return
-    for phase in ("flash_distillation", "regular_distillation"):
+    first = () if config.elastic is not None else ("flash_distillation",)
+    for phase in (*first, "regular_distillation"):
         if getattr(config, phase) is None:
             yield (
-                f"promote evaluates trials after flash_distillation and finishes the best by regular_distillation, but "
-                f"there is no {phase}; add it, or leave promote out."
+                "promote evaluates trials after flash_distillation, or as slices of an elastic student, and finishes "
+                f"the best by regular_distillation, but there is no {phase}; add it, or leave promote out."
             )
 
 

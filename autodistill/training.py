@@ -76,8 +76,8 @@ class TrainingContext:
         seed: everything random in the training of this student derives from it.
         report: receives progress.
         checkpoint_directory: an interrupted training resumes from here; None keeps no checkpoints.
-        flash_only: stop after flash distillation, or with the slice of an elastic student; called again with the same directory, the training continues from
-            there and ends with the same weights as a single call.
+        flash_only: stop after flash distillation, or with the slice of an elastic student; called again with the same
+            directory, the training continues from there and ends with the same weights as a single call.
     """
 
     seed: int

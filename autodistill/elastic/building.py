@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 _RANDOM = {
@@ -20,23 +21,23 @@ class _WithoutRandomFill(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in _RANDOM:
-            return args[0] if args else (kwargs or {})["tensor"]
+            with torch.no_grad():
+                return (args[0] if args else (kwargs or {})["tensor"]).zero_()
         return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
 def without_random_weights() -> Iterator[None]:
-    """Within the context, models that are built do not fill their weights at random, which saves most of the time.
+    """Within the context, models that are built have zeros instead of random weights, which saves most of the time.
 
-    Their weights have any values. Buffers, and what is filled with constants, are as always.
+    Buffers, and what is filled with constants, are as always.
 
     Examples:
-        >>> import torch
         >>> state = torch.get_rng_state()
         >>> with without_random_weights():
         ...     layer = torch.nn.Linear(2, 3)
-        >>> layer.weight.shape, torch.equal(torch.get_rng_state(), state)
-        (torch.Size([3, 2]), True)
+        >>> layer.weight.tolist(), torch.equal(torch.get_rng_state(), state)
+        ([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], True)
     """
     with _WithoutRandomFill():
         yield

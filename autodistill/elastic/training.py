@@ -146,7 +146,7 @@ class ElasticTraining:
         Raises:
             ConfigurationError: they are not; all reasons in one error.
         """
-        self._task.initializer.check(self._build(self.space.largest))
+        self._task.initializer.check(self._task.build(self.space.largest).eval())
 
     def train(self, report: TrainingReport | None = None) -> None:
         """Train the elastic student, or read it if it is trained; an interrupted training resumes.
@@ -172,7 +172,7 @@ class ElasticTraining:
         assert self._trained is not None
         return self._trained
 
-    def write(self, student: nn.Module, criterion: Criterion | None) -> None:
+    def write(self, student: nn.Module, criterion: Criterion | None = None) -> None:
         """Write the trained slice for a student, and its trained feature matchers.
 
         Args:
@@ -191,7 +191,7 @@ class ElasticTraining:
 
     def _untrained(self) -> ElasticStudent:
         space, initializer = self.space, self._task.initializer
-        largest = self._build(space.largest)
+        largest = self._task.build(space.largest).eval()
         initializer.fit(largest, self._written(largest))
         elastic = ElasticStudent(largest, {}, family=space.family, projection_head=space.projection_head)
         for width in space.widths:
@@ -270,6 +270,8 @@ class ElasticTraining:
         report.stage(STAGE, settings.train_steps)
         seed = derive_seed(task.seed, "elastic")
         loop = StepLoop(STAGE, _of_loop(settings), settings.train_steps, seed, task.device, report.step)
+        if task.directory is not None:
+            task.directory.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(None if task.directory is None else task.directory / CHECKPOINT)
         modules = {"student": elastic, "matchers": self._matchers}
         parameters = [parameter for parameter in elastic.parameters() if parameter.requires_grad]
@@ -351,7 +353,6 @@ class ElasticTraining:
             return
         tensors = {f"student/{name}": tensor for name, tensor in elastic.state_dict().items()}
         tensors |= {f"matchers/{name}": tensor for name, tensor in self._matchers.state_dict().items()}
-        directory.mkdir(parents=True, exist_ok=True)
         contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_hashed_tensors(directory / WEIGHTS, contents, {_MADE_OF: self._made_of})
         shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)

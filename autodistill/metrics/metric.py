@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
@@ -193,6 +193,22 @@ _WORDS_OF_LOSSES = frozenset(
     }
 )
 """In the name of a metric, these mean that less is better."""
+
+
+def with_limits(metrics: Iterable[Metric], limits: Mapping[str, float]) -> tuple[Metric, ...]:
+    """The metrics with other bounds: the largest value, or the least if greater is better.
+
+    Examples:
+        >>> with_limits([Metric("latency"), Metric("accuracy")], {"latency": 5, "accuracy": 0.9})[1].at_least
+        0.9
+    """
+    return tuple(_limited(metric, limits[metric.name]) if metric.name in limits else metric for metric in metrics)
+
+
+def _limited(metric: Metric, limit: float) -> Metric:
+    if metric.greater_is_better:
+        return dataclasses.replace(metric, at_least=float(limit))
+    return dataclasses.replace(metric, at_most=float(limit))
 
 
 def metrics_returned(returned: Any) -> tuple[Metric, ...]:

@@ -25,13 +25,13 @@ from autodistill.interrupts import raise_if_interrupted
 from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor
-from autodistill.search.layout import CHECKPOINT
-from autodistill.search.progress import Progress
+from autodistill.search.layout import CHECKPOINT, ELASTIC, LOSSES_FILE
+from autodistill.search.progress import LossRecorder, Progress
 from autodistill.search.promotion import best_paused, promotable
 from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
-from autodistill.search.trial import Trial
+from autodistill.search.trial import CHOSEN, Trial, TrialState
 from autodistill.search.trial_timeout import reported_after
 from autodistill.search.untrained_bounds import UntrainedBounds
 from search_spaces import Architecture
@@ -48,12 +48,15 @@ class Policy:
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
         trial_timeout: seconds after which a running trial is reported with the stacks of all threads; None never.
+        promotes_last: no trial is promoted while there are new ones to start: a first rung that costs seconds is
+            completed before the best are chosen.
     """
 
     keep: Literal["pareto", "all", "none"]
     max_retries: int
     max_consecutive_failures: int
     trial_timeout: float | None = None
+    promotes_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ class Limits:
         trials: the number of trials in the directory at which it ends; infinite for as many as there are architectures.
         seconds: after this time no further trial is started.
         patience: no architecture is proposed when the front has not changed for this many trials.
+        promotes: whether paused trials are finished.
     """
 
     trials: float
     seconds: float = math.inf
     patience: float = math.inf
+    promotes: bool = True
 
 
 class SearchLoop:
@@ -150,8 +155,12 @@ class SearchLoop:
         """
         trial = None
         if time.monotonic() < self._deadline:
-            trial = self._interrupted() or self._promoted() or self._new()
-        if trial is None and not self.result.completed:
+            trial = self._interrupted()
+            if self.policy.promotes_last:
+                trial = trial or self._new() or self._promoted()
+            else:
+                trial = trial or self._promoted() or self._new()
+        if trial is None and not self.result.completed and self._limits.promotes:
             paused = best_paused(self.result)
             trial = self.directory.promote(paused) if paused is not None else None
         return trial
@@ -161,14 +170,14 @@ class SearchLoop:
             if not trial.after_flash and len(self.result.tried) >= self._limits.trials:
                 continue
             if trial.attempts <= self.policy.max_retries or self.directory.has_progressed(trial):
-                self._check(trial.architecture)
+                self._prepare(trial.architecture)
                 return self.directory.retry(trial)
             reason = f"it was interrupted {trial.attempts} times, and max_retries is {self.policy.max_retries}"
             self._record_failure(trial, reason)
         return None
 
     def _promoted(self) -> Trial | None:
-        trial = promotable(self.result, self.spec.promote)
+        trial = promotable(self.result, self.spec.promote) if self._limits.promotes else None
         return self.directory.promote(trial) if trial is not None else None
 
     def _new(self) -> Trial | None:
@@ -184,8 +193,14 @@ class SearchLoop:
                 logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
             self._exhausted = True
             return None
-        self._check(architecture)
+        self._prepare(architecture)
         return self.directory.begin(architecture)
+
+    def _prepare(self, architecture: Architecture) -> None:
+        """Check the settings, and train what all students share, before a trial starts."""
+        self._check(architecture)
+        with self.spec.framework.isolated(verified=True):
+            self.spec.training.prepare(LossRecorder(self.directory.path / ELASTIC / LOSSES_FILE, self.progress))
 
     def _check(self, architecture: Architecture) -> None:
         """Before the first trial, check the settings against the first student that can be built and run."""
@@ -203,6 +218,31 @@ class SearchLoop:
             logger.debug("the settings could not be checked against %s: %s", architecture, error)
         else:
             self._checked = True
+
+    def finish(self, architecture: Architecture) -> Trial:
+        """Train the student of an architecture to the end, whatever its trial has done before, and record it.
+
+        Raises:
+            SearchStoppedError: the trial fails.
+        """
+        self._prepare(architecture)
+        key = self.spec.search_space.key(architecture)
+        trial = next((one for one in self.result if self.spec.search_space.key(one.architecture) == key), None)
+        if trial is None:
+            trial = self.directory.begin(architecture)
+        elif trial.state is not TrialState.PAUSED:
+            trial = trial.reopen()
+        trial = replace(trial, details={**trial.details, CHOSEN: True})
+        self.directory.record(trial)
+        error = None
+        if trial.state is not TrialState.PAUSED:
+            trial, error = self._run(self.directory.retry(trial))
+        if trial.state is TrialState.PAUSED:
+            trial, error = self._run(self.directory.promote(trial))
+        self.progress.trial_finished(trial)
+        if error is not None:
+            raise SearchStoppedError(f"the student must be trained to the end, but {text_of(error)}") from error
+        return trial
 
     # --- running and recording it ---
 
@@ -283,7 +323,8 @@ class SearchLoop:
     def _kept(self) -> list[Trial]:
         """The trials whose students stay on disk."""
         if self.policy.keep == "pareto":
-            return self.result.pareto_front
+            chosen = [trial for trial in self.result.completed if trial.details.get(CHOSEN)]
+            return [*self.result.pareto_front, *chosen]
         return self.result.completed if self.policy.keep == "all" else []
 
     def _remove_checkpoints(self, trial: Trial) -> None:

@@ -55,17 +55,20 @@ class LossRecorder:
     """Writes the losses of every finished stage as a line of JSON, and forwards all reports.
 
     Args:
-        file: an earlier one is removed.
+        file: an earlier one is removed when a stage begins.
         report: receives all events too.
     """
 
     def __init__(self, file: Path, report: TrainingReport) -> None:
         self._file = file
         self._report = report
-        remove(file)
+        self._began = False
 
     def stage(self, name: str, steps: int) -> None:
         """A stage of `steps` steps begins."""
+        if not self._began:
+            remove(self._file)
+        self._began = True
         self._report.stage(name, steps)
 
     def step(self, step: int, loss: float) -> None:
@@ -74,6 +77,7 @@ class LossRecorder:
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
         """A stage is done; writes a line with the losses of all its steps."""
+        self._file.parent.mkdir(exist_ok=True)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": name, "losses": list(losses)}) + "\n")
         self._report.finished(name, losses)

@@ -6,6 +6,7 @@ Flash distillation is the cheap rung. Li et al., 2020, "A System for Massively P
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +41,14 @@ def promotable(result: SearchResult, share: float | None) -> Trial | None:
 def best_paused(result: SearchResult) -> Trial | None:
     """The best paused trial, whether or not its promotion is due."""
     return _first_paused(rung_order(result))
+
+
+def best_slice(result: SearchResult) -> Trial | None:
+    """The best feasible trial by the metrics of its first rung, or by its final ones if it has only these."""
+    rung = [trial if trial.after_flash else replace(trial, after_flash=trial.metrics) for trial in result]
+    measured = [trial for trial in rung if trial.after_flash]
+    feasible = [one for one in measured if max(violations(result.metrics, one.after_flash), default=0.0) <= 0]
+    return next(iter(rung_order(SearchResult(feasible, result.metrics))), None)
 
 
 def rung_order(result: SearchResult) -> list[Trial]:

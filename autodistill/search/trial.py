@@ -27,6 +27,10 @@ EARLIER_METRICS = "earlier_metrics"
 """The same for the metrics of a trial that was complete, and was run again since its student was damaged."""
 
 
+CHOSEN = "chosen"
+"""The key in the details of a trial that the user had finished: its student is kept."""
+
+
 class TrialState(StrEnum):
     """The state of a trial."""
 
