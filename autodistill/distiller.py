@@ -30,7 +30,8 @@ from autodistill.distillation.sample_outputs import FOLDER as SAMPLES
 from autodistill.distillation.sample_outputs import SampleOutputs
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distillation.teacher_fed import TeacherFedDistillation
-from autodistill.elastic.training import ElasticTask, ElasticTraining
+from autodistill.elastic.band import ElasticTask
+from autodistill.elastic.training import ElasticTraining
 from autodistill.environment import resolve_device
 from autodistill.initialization.initializer import TeacherInitializer, read_by_starts
 from autodistill.json_files import encode_json

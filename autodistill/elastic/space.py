@@ -28,6 +28,10 @@ _DRAWS = 10_000
 """How often an architecture is drawn until it has a certain width."""
 
 
+Kind = tuple[int, int]
+"""The width of the stream and the number of blocks of a student."""
+
+
 @dataclass(frozen=True)
 class ElasticSpace:
     """The architectures of a space as slices of the largest one.
@@ -93,6 +97,11 @@ class ElasticSpace:
             family,
             projection_head,
         )
+
+    def kind(self, student: nn.Module) -> Kind:
+        """Width and depth of a student."""
+        _, base, table = require_family(student, self.family, "student")
+        return table.width(base) or 0, table.depth(base)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -94,6 +94,24 @@ class ElasticStudent(nn.Module):
         return Slice(model, parts)
 
     @torch.no_grad()
+    def write_narrower(self, student: nn.Module) -> None:
+        """Write a student of a width that was not added: with the private parameters of the next wider one, cut.
+
+        Args:
+            student: as it is built.
+
+        Raises:
+            ConfigurationError: it is no part of the largest student.
+        """
+        self.write(student, private=False)
+        width = NestedStudent(student, self.largest, **self._options).width
+        wider = min(other for other in self.widths if other >= width)
+        own = cast("nn.ParameterDict", self.private[str(wider)])
+        nested = NestedStudent(student, self.__dict__["_of_width"][wider], **self._options)
+        parts = {cut.name: (own[_attribute(cut.source)], cut) for cut in nested.cuts if cut.private}
+        Slice(student, parts).write(student)
+
+    @torch.no_grad()
     def write(self, student: nn.Module, *, private: bool = True) -> None:
         """Write the slice for a student into its parameters.
 

@@ -1,132 +1,37 @@
-"""The training of an elastic student: every step trains slices of it towards the teacher's cached outputs."""
+"""The training of elastic students, from the widest to the narrowest: each starts as a slice of the wider one before.
+
+Students of different widths disturb each other if they share all weights: at equal time, an elastic student for each
+width is better at every width (`docs/elastic.md`). So a *band* of neighbouring widths, by default a single one, has an
+elastic student of its own, which starts as a slice of the trained elastic student of the next wider band.
+"""
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
-import shutil
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from autodistill.batch import Batch
 from autodistill.config.elastic import ElasticConfig
-from autodistill.config.initialization import InitializationConfig
-from autodistill.config.phase import PhaseConfig
-from autodistill.config.temperature import temperature_at
-from autodistill.data_stream import DataStream
-from autodistill.distillation.checkpoints import Checkpoints, LoopCheckpoint
-from autodistill.distillation.plan import Plan
-from autodistill.distillation.regular import RegularTask
-from autodistill.distillation.step_loop import StepLoop
-from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.elastic.building import without_random_weights
-from autodistill.elastic.nested import NestedStudent
-from autodistill.elastic.space import Build, ElasticSpace, structure
-from autodistill.elastic.student import ElasticStudent, Slice
-from autodistill.errors import SearchDirectoryError
-from autodistill.initialization.from_teacher import TeacherStart
-from autodistill.initialization.initializer import TeacherInitializer
-from autodistill.initialization.pairing import Order
-from autodistill.losses.criterion import Criterion, TrainingStep
-from autodistill.models.attention import eager_attention
-from autodistill.models.families import require_family
-from autodistill.models.modes import plain_forward
-from autodistill.models.taps import TapRecorder
-from autodistill.seeds import derive_seed
-from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
-from autodistill.tensors import content_hash
+from autodistill.elastic.band import Band, BandTraining, ElasticTask, matcher_name
+from autodistill.elastic.space import ElasticSpace
+from autodistill.losses.criterion import Criterion
 from autodistill.training import NoReport, TrainingReport
-from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint"
-
-WEIGHTS = "elastic.safetensors"
-"""The file of the trained elastic student, in its directory."""
-
-STAGE = "elastic distillation"
-
-_MADE_OF = "made_of"
-"""The key of the file's metadata for a hash of all that the weights depend on."""
-
-_KEPT = 256
-"""How many slices are kept, without weights, for the next time that they are drawn."""
-
-
-@dataclass(frozen=True)
-class ElasticTask:
-    """What the training of an elastic student depends on.
-
-    Args:
-        settings: of the training.
-        described: all settings on which the trained weights depend, as a text.
-        space: the architectures.
-        build: `architecture -> student` on the device.
-        start: the settings of the start inside the teacher.
-        initializer: writes students from the teacher.
-        resolve: returns the plan of a student's distillation, whose regular stage and criterion are used.
-        stream: the training data.
-        cache: the teacher's outputs.
-        device: of the training.
-        seed: of the search.
-        directory: of the trained elastic student and its checkpoints; None keeps none.
-        checkpoint_steps: steps between two checkpoints.
-    """
-
-    settings: ElasticConfig
-    described: str
-    space: SearchSpace
-    build: Build
-    start: InitializationConfig
-    initializer: TeacherInitializer
-    resolve: Callable[[nn.Module], Plan]
-    stream: DataStream
-    cache: TeacherCache
-    device: torch.device
-    seed: int
-    directory: Path | None = None
-    checkpoint_steps: int = 200
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A slice, the plan of the students of its kind, and whether it needs eager attention."""
-
-    slice: Slice
-    plan: Plan
-    eager: bool
-
-    @property
-    def criterion(self) -> Criterion:
-        assert self.plan.regular_criterion is not None
-        return self.plan.regular_criterion
-
 
 class ElasticTraining:
-    """Trains an elastic student once, and writes slices of it into students.
+    """Trains the elastic students of a space once, and writes slices of them into students.
 
     Args:
-        task: what it depends on.
+        task: what they depend on.
     """
 
     def __init__(self, task: ElasticTask) -> None:
         self._task = task
-        self._drawn: OrderedDict[str, _Drawn] = OrderedDict()
-        self._plans: dict[tuple[int, int], Plan] = {}
-        self._eager: set[tuple[int, int]] = set()  # the kinds whose students need eager attention
-        self._starts: dict[int, TeacherStart] = {}
-        self._matchers = nn.ModuleDict()  # of all kinds of students
-        self._trained: ElasticStudent | None = None
+        self._trained: list[BandTraining] = []
 
     @cached_property
     def space(self) -> ElasticSpace:
@@ -140,6 +45,14 @@ class ElasticTraining:
             task.space, task.build, family=task.start.family, projection_head=task.start.projection_head
         )
 
+    @cached_property
+    def bands(self) -> list[Band]:
+        """The bands, the widest first."""
+        settings = self._task.settings
+        widths = sorted(self.space.widths, reverse=True)
+        count = settings.widths_per_student
+        return divided([tuple(widths[i : i + count]) for i in range(0, len(widths), count)], settings)
+
     def check(self) -> None:
         """Check that the students of the space are slices of one that can start inside the teacher.
 
@@ -149,28 +62,17 @@ class ElasticTraining:
         self._task.initializer.check(self._task.build(self.space.largest).eval())
 
     def train(self, report: TrainingReport | None = None) -> None:
-        """Train the elastic student, or read it if it is trained; an interrupted training resumes.
+        """Train the elastic students, or read those that are trained; an interrupted training resumes.
 
         Raises:
-            SearchDirectoryError: the directory holds an elastic student of other settings.
+            SearchDirectoryError: the directory holds elastic students of other settings.
             NonFiniteError: the loss became NaN or infinite.
         """
-        if self._trained is None:
-            self._trained = self._read() or self._train(report or NoReport())
-
-    def _train(self, report: TrainingReport) -> ElasticStudent:
-        elastic = self._untrained()
-        self._prepare_matchers(elastic)
-        self._run(elastic, report)
-        self._write(elastic)
-        return elastic
-
-    @property
-    def student(self) -> ElasticStudent:
-        """The trained elastic student; trained now if it is not."""
-        self.train()
-        assert self._trained is not None
-        return self._trained
+        for band in self.bands[len(self._trained) :]:
+            wider = self._trained[-1] if self._trained else None
+            training = BandTraining(self._task, self.space, band, wider)
+            training.train(report or NoReport())
+            self._trained.append(training)
 
     def write(self, student: nn.Module, criterion: Criterion | None = None) -> None:
         """Write the trained slice for a student, and its trained feature matchers.
@@ -178,237 +80,29 @@ class ElasticTraining:
         Args:
             student: as it is built.
             criterion: of its regular distillation, whose matchers are written.
+
+        Raises:
+            ConfigurationError: it is no slice.
         """
-        self.student.write(student)
-        if criterion is not None:
-            kind = self._kind(student)
-            for index, matcher in enumerate(criterion.feature_matchers):
-                trained = self._matchers[key] if (key := _key(kind[0], index, matcher)) in self._matchers else None
-                if trained is not None:
-                    matcher.load_state_dict(trained.state_dict())
-
-    # --- the elastic student as it starts inside the teacher ---
-
-    def _untrained(self) -> ElasticStudent:
-        space, initializer = self.space, self._task.initializer
-        largest = self._task.build(space.largest).eval()
-        initializer.fit(largest, self._written(largest))
-        elastic = ElasticStudent(largest, {}, family=space.family, projection_head=space.projection_head)
-        for width in space.widths:
-            elastic.add_width(width, self._of_width(width, elastic))
-        return elastic.to(self._task.device)
-
-    def _of_width(self, width: int, elastic: ElasticStudent) -> nn.Module:
-        """The largest student of a width, whose norms are fitted to the teacher with the shared weights."""
-        student = self._build(self.space.widths[width])
-        start = self._starts[width] = self._written(student)
-        elastic.write(student, private=False)
-        self._task.initializer.fit(student, start, writers=False)
-        return student
-
-    def _written(self, student: nn.Module) -> TeacherStart:
-        space = self.space
-        order: Order = "importance and channels" if space.resizes_heads else "importance"
-        return self._task.initializer.write(student, scale_of=max(space.widths), order=order)
-
-    def _build(self, architecture: Architecture) -> nn.Module:
-        with without_random_weights():
-            return self._task.build(architecture).eval()
-
-    # --- criteria ---
-
-    def _kind(self, student: nn.Module) -> tuple[int, int]:
-        """Width and depth: students that agree in them have the same criterion."""
-        _, base, table = require_family(student, self._task.start.family, "student")
-        return table.width(base) or 0, table.depth(base)
-
-    def _plan(self, student: nn.Module, elastic: ElasticStudent) -> Plan:
-        """The plan of a student, whose matchers are those of all students of its width.
-
-        Args:
-            student: as it is built.
-            elastic: the elastic student.
-        """
-        kind = self._kind(student)
-        if kind not in self._plans:
-            elastic.write(student)
-            plan = self._task.resolve(student)
-            criterion = plan.regular_criterion
-            assert criterion is not None
-            self._start_matchers(student, elastic, criterion)
-            for index, matcher in enumerate(criterion.feature_matchers):
-                key = _key(kind[0], index, matcher)
-                if key not in self._matchers:
-                    self._matchers[key] = matcher
-                criterion.feature_matchers[index] = self._matchers[key]
-            if any(model is student for model in plan.eager):
-                self._eager.add(kind)
-            self._plans[kind] = replace(plan, eager=())
-        return self._plans[kind]
-
-    def _start_matchers(self, student: nn.Module, elastic: ElasticStudent, criterion: Criterion) -> None:
-        """Initialize matchers with the map back to the teacher's stream; those of a trained student are read later."""
-        start = self._starts.get(self._kind(student)[0])
-        if start is not None:
-            layers = NestedStudent(student, elastic.largest, **self.space.options).layers
-            start = replace(start, layers=tuple(start.layers[layer] for layer in layers))
-            self._task.initializer.start_matchers(start, student, criterion)
-
-    def _prepare_matchers(self, elastic: ElasticStudent) -> None:
-        """Make the matchers of all widths and depths, if there are any, before the optimizer receives them."""
-        space = self.space
-        for width in space.widths:
-            plan = self._plan(self._build(space.widths[width]), elastic)
-            if plan.regular_criterion is not None and len(plan.regular_criterion.feature_matchers):
-                for architecture in space.variations(width):
-                    self._plan(self._build(architecture), elastic)
-
-    # --- training ---
-
-    def _run(self, elastic: ElasticStudent, report: TrainingReport) -> None:
-        task, settings = self._task, self._task.settings
-        report.stage(STAGE, settings.train_steps)
-        seed = derive_seed(task.seed, "elastic")
-        loop = StepLoop(STAGE, _of_loop(settings), settings.train_steps, seed, task.device, report.step)
-        if task.directory is not None:
-            task.directory.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(None if task.directory is None else task.directory / CHECKPOINT)
-        modules = {"student": elastic, "matchers": self._matchers}
-        parameters = [parameter for parameter in elastic.parameters() if parameter.requires_grad]
-        losses = loop.run(
-            parameters,
-            list(self._matchers.parameters()),
-            self._losses(elastic),
-            LoopCheckpoint(checkpoints, "elastic", modules, task.checkpoint_steps, task.cache.flush),
-        )
-        self._drawn.clear()
-        report.finished(STAGE, losses)
-
-    def _losses(self, elastic: ElasticStudent) -> Callable[[int, int], torch.Tensor]:
-        task, samples = self._task, self._task.settings.samples_per_step
-        read = self._reader()
-
-        def loss_at(step: int, number: int) -> torch.Tensor:
-            drawn = self._slice(self.architecture(step, number % samples), elastic)
-            stage = drawn.plan.regular
-            assert stage is not None
-            batch = read(number)
-            _ = batch.sample_keys  # computed where the batch is, before it is moved
-            batch = batch.to(task.device)
-            teacher = task.cache.outputs(batch, stage.teacher_taps, stage.top_k)
-            model = drawn.slice.train().model
-            output: list[Any] = []
-            with (
-                eager_attention(*([model] if drawn.eager else [])),
-                plain_forward(model),
-                TapRecorder(model, stage.student_taps, owner="student") as recorder,
-            ):
-                features = recorder.run(lambda: output.append(batch.call(drawn.slice)))
-            temperature = temperature_at(stage.settings.temperature, step / task.settings.train_steps)
-            return drawn.criterion.step_loss(features, teacher, TrainingStep(batch, temperature, output[0]))
-
-        return loss_at
-
-    def _reader(self) -> Callable[[int], Batch]:
-        """A function that returns batch number k of the stream; the cache catches up with those before the first."""
-        task = self._task
-        plan = next(iter(self._plans.values()))
-        assert plan.regular is not None
-        assert plan.regular_criterion is not None
-        regular = RegularTask(nn.Module(), plan.regular, plan.regular_criterion, task.stream, task.cache, task.device)
-        return regular.reader()
-
-    def architecture(self, step: int, position: int) -> Architecture:
-        """The architecture that a step trains at a position among its samples."""
-        task = self._task
-        rng = np.random.default_rng(derive_seed(task.seed, "elastic", "architecture", step, position))
-        widths = [*self.space.widths]
-        weights = np.array([float(width) ** -task.settings.narrow_share for width in widths])
-        return self.space.draw(rng, int(rng.choice(widths, p=weights / weights.sum())))
-
-    def _slice(self, architecture: Architecture, elastic: ElasticStudent) -> _Drawn:
-        key = self._task.space.key(architecture)
-        if key not in self._drawn:
-            student = self._build(architecture)
-            plan = self._plan(student, elastic)
-            self._drawn[key] = _Drawn(elastic.slice(student), plan, self._kind(student) in self._eager)
-            if len(self._drawn) > _KEPT:
-                self._drawn.popitem(last=False)
-        self._drawn.move_to_end(key)
-        return self._drawn[key]
-
-    # --- files ---
-
-    @cached_property
-    def _made_of(self) -> str:
-        """A hash of all that the trained weights depend on, apart from the smaller students of the space."""
-        task = self._task
-        largest = structure(task.build, self.space.largest)
-        shapes = {name: list(parameter.shape) for name, parameter in largest.named_parameters()}
-        return content_hash((task.described, task.seed, task.cache.fingerprint, json.dumps(shapes, sort_keys=True)))
-
-    def _write(self, elastic: ElasticStudent) -> None:
-        directory = self._task.directory
-        if directory is None:
-            return
-        tensors = {f"student/{name}": tensor for name, tensor in elastic.state_dict().items()}
-        tensors |= {f"matchers/{name}": tensor for name, tensor in self._matchers.state_dict().items()}
-        contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        write_hashed_tensors(directory / WEIGHTS, contents, {_MADE_OF: self._made_of})
-        shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
-
-    def _read(self) -> ElasticStudent | None:
-        """The trained elastic student, if there is one.
-
-        Widths that were not trained, since the space did not have them, are fitted to the shared weights.
-        """
-        path = None if self._task.directory is None else self._task.directory / WEIGHTS
-        if path is None or not path.exists():
-            return None
-        try:
-            tensors, metadata = read_hashed_tensors(path)
-        except (OSError, ValueError) as error:
-            logger.warning("%s is damaged (%s): the elastic student is trained again", path, error)
-            return None
-        if metadata.get(_MADE_OF) != self._made_of:
-            raise SearchDirectoryError(
-                "an elastic student is used for the settings and the largest architecture with which it was trained, "
-                f"but {path} was trained with others; take another search_dir, or keep the largest values in the space."
-            )
-        space = self.space
-        trained = {int(name.split(".")[1]) for name in tensors if name.startswith("student/private.")}
-        of_width = {width: self._build(space.widths[width]) for width in space.widths if width in trained}
-        elastic = ElasticStudent(self._build(space.largest), of_width, **space.options)
-        elastic.load_state_dict(_under(tensors, "student/", {*elastic.state_dict()}))
-        for width in space.widths:
-            if width not in trained:
-                logger.info("students of width %d were not trained: they are fitted to the shared weights", width)
-                elastic.add_width(width, self._of_width(width, elastic))
-        if any(name.startswith("matchers/") for name in tensors):
-            self._prepare_matchers(elastic)
-            self._matchers.load_state_dict(_under(tensors, "matchers/", {*self._matchers.state_dict()}), strict=False)
-        return elastic.to(self._task.device)
+        self.train()
+        width, _ = self.space.kind(student)
+        training = next(training for training in self._trained if width in training.band.widths)
+        training.student.write(student)
+        for index, matcher in enumerate(criterion.feature_matchers if criterion is not None else ()):
+            name = matcher_name(width, index, matcher)
+            if name in training.matchers:
+                matcher.load_state_dict(training.matchers[name].state_dict())
 
 
-def _under(tensors: Mapping[str, torch.Tensor], prefix: str, names: set[str]) -> dict[str, torch.Tensor]:
-    """The tensors with these names after a prefix."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.removeprefix(prefix) in names}
+def divided(widths: Sequence[tuple[int, ...]], settings: ElasticConfig) -> list[Band]:
+    """The bands with their steps, of which narrow students receive more.
 
-
-def _of_loop(settings: ElasticConfig) -> PhaseConfig:
-    """The settings as those of the step loop, with an optimizer that updates all parameters in one pass."""
-    names = [name for name in PhaseConfig.model_fields if name in ElasticConfig.model_fields]
-    values = {name: getattr(settings, name) for name in names}
-    arguments = dict(settings.optimizer_arguments)
-    known = inspect.signature(getattr(torch.optim, settings.optimizer)).parameters
-    if "fused" in known and not {"fused", "foreach"} & {*arguments}:
-        arguments["fused"] = True
-    return PhaseConfig(
-        **{**values, "optimizer_arguments": arguments, "gradient_accumulation_steps": settings.samples_per_step}
-    )
-
-
-def _key(width: int, index: int, matcher: nn.Module) -> str:
-    """The name of a matcher: students of one width share those of one shape."""
-    shapes = "_".join("x".join(map(str, parameter.shape)) for parameter in matcher.parameters())
-    return f"{width}|{index}|{shapes}"
+    Examples:
+        >>> divided([(256,), (128,)], ElasticConfig(train_steps=300, narrow_share=1))
+        [Band(widths=(256,), steps=100), Band(widths=(128,), steps=200)]
+    """
+    shares = [sum(float(width) ** -settings.narrow_share for width in band) for band in widths]
+    return [
+        Band(band, max(1, round(settings.train_steps * share / sum(shares))))
+        for band, share in zip(widths, shares, strict=True)
+    ]

@@ -1,0 +1,409 @@
+"""The training of one elastic student: every step trains slices of it towards the teacher's cached outputs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autodistill.batch import Batch
+from autodistill.config.elastic import ElasticConfig
+from autodistill.config.initialization import InitializationConfig
+from autodistill.config.phase import PhaseConfig
+from autodistill.config.temperature import temperature_at
+from autodistill.data_stream import DataStream
+from autodistill.distillation.checkpoints import Checkpoints, LoopCheckpoint
+from autodistill.distillation.plan import Plan
+from autodistill.distillation.regular import RegularTask
+from autodistill.distillation.step_loop import StepLoop
+from autodistill.distillation.teacher_cache import TeacherCache
+from autodistill.elastic.building import without_random_weights
+from autodistill.elastic.nested import NestedStudent
+from autodistill.elastic.space import Build, ElasticSpace, Kind, structure
+from autodistill.elastic.student import ElasticStudent, Slice
+from autodistill.errors import SearchDirectoryError
+from autodistill.initialization.from_teacher import TeacherStart
+from autodistill.initialization.initializer import TeacherInitializer
+from autodistill.initialization.pairing import Order
+from autodistill.losses.criterion import Criterion, TrainingStep
+from autodistill.models.attention import eager_attention
+from autodistill.models.families import require_family
+from autodistill.models.modes import plain_forward
+from autodistill.models.taps import TapRecorder
+from autodistill.seeds import derive_seed
+from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
+from autodistill.tensors import content_hash
+from autodistill.training import TrainingReport
+from search_spaces import Architecture, SearchSpace
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint"
+
+_MADE_OF = "made_of"
+"""The key of a file's metadata for a hash of all that the weights depend on."""
+
+_KEPT = 256
+"""How many slices are kept, without weights, for the next time that they are drawn."""
+
+
+@dataclass(frozen=True)
+class ElasticTask:
+    """What the training of elastic students depends on.
+
+    Args:
+        settings: of the training.
+        described: all settings on which the trained weights depend, as a text.
+        space: the architectures.
+        build: `architecture -> student` on the device.
+        start: the settings of the start inside the teacher.
+        initializer: writes students from the teacher.
+        resolve: returns the plan of a student's distillation, whose regular stage and criterion are used.
+        stream: the training data.
+        cache: the teacher's outputs.
+        device: of the training.
+        seed: of the search.
+        directory: of the trained elastic students and their checkpoints; None keeps none.
+        checkpoint_steps: steps between two checkpoints.
+    """
+
+    settings: ElasticConfig
+    described: str
+    space: SearchSpace
+    build: Build
+    start: InitializationConfig
+    initializer: TeacherInitializer
+    resolve: Callable[[nn.Module], Plan]
+    stream: DataStream
+    cache: TeacherCache
+    device: torch.device
+    seed: int
+    directory: Path | None = None
+    checkpoint_steps: int = 200
+
+
+@dataclass(frozen=True)
+class Band:
+    """The widths that share one elastic student, the widest first, and the steps of its training."""
+
+    widths: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A slice, the plan of the students of its kind, and whether it needs eager attention."""
+
+    slice: Slice
+    plan: Plan
+    eager: bool
+
+    @property
+    def criterion(self) -> Criterion:
+        assert self.plan.regular_criterion is not None
+        return self.plan.regular_criterion
+
+
+class BandTraining:
+    """Trains the elastic student of a band.
+
+    Args:
+        task: what it depends on.
+        space: the architectures as slices.
+        band: the widths.
+        wider: the trained band before it, as a slice of which it starts; None for the widest.
+
+    Attributes:
+        matchers: the feature matchers, which students of one width share.
+    """
+
+    def __init__(self, task: ElasticTask, space: ElasticSpace, band: Band, wider: BandTraining | None) -> None:
+        self.band = band
+        self.matchers = nn.ModuleDict()
+        self._task, self._space, self._wider = task, space, wider
+        self._drawn: OrderedDict[str, _Drawn] = OrderedDict()
+        self._plans: dict[Kind, Plan] = {}
+        self._eager: set[Kind] = set()  # the kinds whose students need eager attention
+        self._starts: dict[int, TeacherStart] = {}
+        self._student: ElasticStudent | None = None
+
+    @property
+    def student(self) -> ElasticStudent:
+        """The trained elastic student."""
+        assert self._student is not None
+        return self._student
+
+    @property
+    def _name(self) -> str:
+        return f"width-{self.band.widths[0]}"
+
+    @property
+    def _seed(self) -> int:
+        return derive_seed(self._task.seed, "elastic", self._name)
+
+    def train(self, report: TrainingReport) -> None:
+        """Train the elastic student, or read it if it is trained.
+
+        Raises:
+            SearchDirectoryError: the directory holds one of other settings.
+            NonFiniteError: the loss became NaN or infinite.
+        """
+        self._student = self._read()
+        if self._student is None:
+            elastic = self._untrained()
+            self._prepare_matchers(elastic)
+            self._run(elastic, report)
+            self._write(elastic)
+            self._student = elastic
+
+    # --- the elastic student before its training ---
+
+    def _untrained(self) -> ElasticStudent:
+        """The elastic student as it starts: as a slice of the wider one, or inside the teacher."""
+        widest = self._task.build(self._space.widths[self.band.widths[0]]).eval()
+        start = self._written(widest)
+        if self._wider is None:
+            self._task.initializer.fit(widest, start)
+        else:
+            self._wider.student.write_narrower(widest)
+        elastic = ElasticStudent(widest, {}, **self._space.options)
+        for width in self.band.widths:
+            elastic.add_width(width, self._of_width(width, elastic))
+        return elastic.to(self._task.device)
+
+    def _of_width(self, width: int, elastic: ElasticStudent) -> nn.Module:
+        """The largest student of a width, whose norms are fitted to the teacher with the shared weights."""
+        student = self._build(self._space.widths[width])
+        start = self._starts[width] = self._written(student)
+        if self._wider is not None:
+            self._wider.student.write_narrower(student)
+            self._correct_gains(width, student)
+        elastic.write(student, private=False)
+        self._task.initializer.fit(student, start, writers=False)
+        return student
+
+    def _correct_gains(self, width: int, student: nn.Module) -> None:
+        """Correct the gains of norms that are those of a wider student for the directions that are missing here."""
+        assert self._wider is not None
+        wider = min(other for other in self._wider.band.widths if other >= width)
+        factor = self._correction(width) / self._correction(wider)
+        _, base, table = require_family(student, self._task.start.family, "student")
+        with torch.no_grad():
+            for name, parameter in base.named_parameters():
+                if parameter.shape == (width,) and name.endswith("weight"):
+                    parameter.copy_((parameter + table.gain_offset) * factor - table.gain_offset)
+
+    def _correction(self, width: int) -> float:
+        """c, the factor of the gains of students of a width; see `autodistill.initialization.from_teacher`."""
+        subspace = self._task.initializer.subspace(structure(self._task.build, self._space.widths[width]))
+        return float((subspace.explained * subspace.teacher_width / width) ** 0.5)
+
+    def _written(self, student: nn.Module) -> TeacherStart:
+        """Write the teacher's projection; all widths have the scale of the widest."""
+        order: Order = "importance and channels" if self._space.resizes_heads else "importance"
+        return self._task.initializer.write(student, scale_of=max(self._space.widths), order=order)
+
+    def _build(self, architecture: Architecture) -> nn.Module:
+        with without_random_weights():
+            return self._task.build(architecture).eval()
+
+    # --- criteria ---
+
+    def _plan(self, student: nn.Module, elastic: ElasticStudent) -> Plan:
+        """The plan of a student, whose matchers are those of all students of its width.
+
+        Args:
+            student: as it is built.
+            elastic: the elastic student.
+        """
+        kind = self._space.kind(student)
+        if kind not in self._plans:
+            elastic.write(student)
+            plan = self._task.resolve(student)
+            criterion = plan.regular_criterion
+            assert criterion is not None
+            self._start_matchers(student, elastic, criterion)
+            for index, matcher in enumerate(criterion.feature_matchers):
+                name = matcher_name(kind[0], index, matcher)
+                if name not in self.matchers:
+                    self.matchers[name] = matcher
+                criterion.feature_matchers[index] = self.matchers[name]
+            if any(model is student for model in plan.eager):
+                self._eager.add(kind)
+            self._plans[kind] = replace(plan, eager=())
+        return self._plans[kind]
+
+    def _start_matchers(self, student: nn.Module, elastic: ElasticStudent, criterion: Criterion) -> None:
+        """Initialize matchers with the map back to the teacher's stream; those of a trained student are read later."""
+        start = self._starts.get(self._space.kind(student)[0])
+        if start is not None:
+            layers = NestedStudent(student, elastic.largest, **self._space.options).layers
+            start = replace(start, layers=tuple(start.layers[layer] for layer in layers))
+            self._task.initializer.start_matchers(start, student, criterion)
+
+    def _prepare_matchers(self, elastic: ElasticStudent) -> None:
+        """Make the matchers of all widths and depths, if there are any, before the optimizer receives them."""
+        space = self._space
+        for width in self.band.widths:
+            criterion = self._plan(self._build(space.widths[width]), elastic).regular_criterion
+            if criterion is not None and len(criterion.feature_matchers):
+                for architecture in space.variations(width):
+                    self._plan(self._build(architecture), elastic)
+
+    # --- training ---
+
+    def _run(self, elastic: ElasticStudent, report: TrainingReport) -> None:
+        task, settings, steps = self._task, self._task.settings, self.band.steps
+        stage = f"elastic distillation, width {' and '.join(map(str, self.band.widths))}"
+        report.stage(stage, steps)
+        loop = StepLoop(stage, _of_loop(settings), steps, derive_seed(self._seed, "steps"), task.device, report.step)
+        if task.directory is not None:
+            task.directory.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(None if task.directory is None else task.directory / CHECKPOINT)
+        modules = {"student": elastic, "matchers": self.matchers}
+        losses = loop.run(
+            [parameter for parameter in elastic.parameters() if parameter.requires_grad],
+            list(self.matchers.parameters()),
+            self._losses(elastic),
+            LoopCheckpoint(checkpoints, self._name, modules, task.checkpoint_steps, task.cache.flush),
+        )
+        self._drawn.clear()
+        report.finished(stage, losses)
+
+    def _losses(self, elastic: ElasticStudent) -> Callable[[int, int], torch.Tensor]:
+        task, samples = self._task, self._task.settings.samples_per_step
+        read = self._reader()
+
+        def loss_at(step: int, number: int) -> torch.Tensor:
+            drawn = self._slice(self.architecture(step, number % samples), elastic)
+            stage = drawn.plan.regular
+            assert stage is not None
+            batch = read(number)
+            _ = batch.sample_keys  # computed where the batch is, before it is moved
+            batch = batch.to(task.device)
+            teacher = task.cache.outputs(batch, stage.teacher_taps, stage.top_k)
+            model = drawn.slice.train().model
+            output: list[Any] = []
+            with (
+                eager_attention(*([model] if drawn.eager else [])),
+                plain_forward(model),
+                TapRecorder(model, stage.student_taps, owner="student") as recorder,
+            ):
+                features = recorder.run(lambda: output.append(batch.call(drawn.slice)))
+            temperature = temperature_at(stage.settings.temperature, step / self.band.steps)
+            return drawn.criterion.step_loss(features, teacher, TrainingStep(batch, temperature, output[0]))
+
+        return loss_at
+
+    def _reader(self) -> Callable[[int], Batch]:
+        """A function that returns batch number k of the stream; the cache catches up with those before the first."""
+        task = self._task
+        plan = next(iter(self._plans.values()))
+        assert plan.regular is not None
+        assert plan.regular_criterion is not None
+        regular = RegularTask(nn.Module(), plan.regular, plan.regular_criterion, task.stream, task.cache, task.device)
+        return regular.reader()
+
+    def architecture(self, step: int, position: int) -> Architecture:
+        """The architecture that a step trains at a position among its samples."""
+        rng = np.random.default_rng(derive_seed(self._seed, "architecture", step, position))
+        widths = self.band.widths
+        weights = np.array([float(width) ** -self._task.settings.narrow_share for width in widths])
+        return self._space.draw(rng, int(rng.choice(widths, p=weights / weights.sum())))
+
+    def _slice(self, architecture: Architecture, elastic: ElasticStudent) -> _Drawn:
+        key = self._task.space.key(architecture)
+        if key not in self._drawn:
+            student = self._build(architecture)
+            plan = self._plan(student, elastic)
+            eager = self._space.kind(student) in self._eager
+            self._drawn[key] = _Drawn(elastic.slice(student), plan, eager)
+            if len(self._drawn) > _KEPT:
+                self._drawn.popitem(last=False)
+        self._drawn.move_to_end(key)
+        return self._drawn[key]
+
+    # --- files ---
+
+    @cached_property
+    def _made_of(self) -> str:
+        """A hash of all that the trained weights depend on, apart from the other widths and smaller students."""
+        task = self._task
+        largest = structure(task.build, self._space.widths[self.band.widths[0]])
+        shapes = {name: list(parameter.shape) for name, parameter in largest.named_parameters()}
+        return content_hash((task.described, task.seed, task.cache.fingerprint, json.dumps(shapes, sort_keys=True)))
+
+    def _write(self, elastic: ElasticStudent) -> None:
+        directory = self._task.directory
+        if directory is None:
+            return
+        tensors = {f"student/{name}": tensor for name, tensor in elastic.state_dict().items()}
+        tensors |= {f"matchers/{name}": tensor for name, tensor in self.matchers.state_dict().items()}
+        contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_hashed_tensors(directory / f"{self._name}.safetensors", contents, {_MADE_OF: self._made_of})
+        shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
+
+    def _read(self) -> ElasticStudent | None:
+        """The trained elastic student, if there is one."""
+        directory = self._task.directory
+        path = None if directory is None else directory / f"{self._name}.safetensors"
+        if path is None or not path.exists():
+            return None
+        try:
+            tensors, metadata = read_hashed_tensors(path)
+        except (OSError, ValueError) as error:
+            logger.warning("%s is damaged (%s): this elastic student is trained again", path, error)
+            return None
+        if metadata.get(_MADE_OF) != self._made_of:
+            raise SearchDirectoryError(
+                "an elastic student is used for the settings and the largest architecture with which it was trained, "
+                f"but {path} was trained with others; take another search_dir, or keep the largest values in the space."
+            )
+        space, widths = self._space, self.band.widths
+        trained = {int(name.split(".")[1]) for name in tensors if name.startswith("student/private.")}
+        of_width = {width: self._build(space.widths[width]) for width in widths if width in trained}
+        elastic = ElasticStudent(self._build(space.widths[widths[0]]), of_width, **space.options)
+        elastic.load_state_dict(_under(tensors, "student/", {*elastic.state_dict()}))
+        for width in widths:
+            if width not in trained:
+                logger.info("students of width %d were not trained: they are fitted to the shared weights", width)
+                elastic.add_width(width, self._of_width(width, elastic))
+        if any(name.startswith("matchers/") for name in tensors):
+            self._prepare_matchers(elastic)
+            self.matchers.load_state_dict(_under(tensors, "matchers/", {*self.matchers.state_dict()}), strict=False)
+        return elastic.to(self._task.device)
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str, names: set[str]) -> dict[str, torch.Tensor]:
+    """The tensors with these names after a prefix."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.removeprefix(prefix) in names}
+
+
+def _of_loop(settings: ElasticConfig) -> PhaseConfig:
+    """The settings as those of the step loop, with an optimizer that updates all parameters in one pass."""
+    names = [name for name in PhaseConfig.model_fields if name in ElasticConfig.model_fields]
+    values = {name: getattr(settings, name) for name in names}
+    arguments = dict(settings.optimizer_arguments)
+    known = inspect.signature(getattr(torch.optim, settings.optimizer)).parameters
+    if "fused" in known and not {"fused", "foreach"} & {*arguments}:
+        arguments["fused"] = True
+    return PhaseConfig(
+        **{**values, "optimizer_arguments": arguments, "gradient_accumulation_steps": settings.samples_per_step}
+    )
+
+
+def matcher_name(width: int, index: int, matcher: nn.Module) -> str:
+    """The name of a matcher: students of one width share those of one shape."""
+    shapes = "_".join("x".join(map(str, parameter.shape)) for parameter in matcher.parameters())
+    return f"{width}|{index}|{shapes}"
