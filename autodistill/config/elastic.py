@@ -22,12 +22,12 @@ class ElasticConfig(PhaseConfig):
         narrow_share: how the updates are divided among the widths of the space: a width w is trained in proportion to
             w to the power of minus this number. 0 trains all widths equally often; 1 trains a student of half the width
             twice as often, which costs about the same time.
-        widths_per_student: how many neighbouring widths share one set of weights. With 1, every width has its own, which
-            start as a slice of those of the next wider one: the best choice in measurements.
+        widths_per_student: how many neighbouring widths share one set of weights. With 1, the best choice in
+            measurements, every width has its own, which start with those of the next narrower one.
         learning_rate: the peak of the schedule.
     """
 
-    train_steps: Count = 4000
+    train_steps: Count = 5000
     samples_per_step: Count = 1
     widths_per_student: Count = 1
     narrow_share: float = Field(default=1.0, ge=0, le=4, allow_inf_nan=False)
