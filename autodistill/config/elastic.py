@@ -23,7 +23,7 @@ class ElasticConfig(PhaseConfig):
             w to the power of minus this number. 0 trains all widths equally often; 1 trains a student of half the width
             twice as often, which costs about the same time.
         widths_per_student: how many neighbouring widths share one set of weights. With 1, the best choice in
-            measurements, every width has its own, which start with those of the next narrower one.
+            measurements, every width has its own, which start as a slice of those of the next wider one.
         learning_rate: the peak of the schedule.
     """
 

@@ -38,6 +38,7 @@ from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.pairing import Order
 from autodistill.losses.criterion import Criterion, TrainingStep
 from autodistill.models.attention import eager_attention
+from autodistill.models.families import require_family
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import TapRecorder
 from autodistill.seeds import derive_seed
@@ -121,16 +122,16 @@ class BandTraining:
         task: what it depends on.
         space: the architectures as slices.
         band: the widths.
-        neighbour: a trained band, with the weights of which it starts: the narrower one before it, or a wider one.
+        wider: the trained band before it, as a slice of which it starts; None for the widest.
 
     Attributes:
         matchers: the feature matchers, which students of one width share.
     """
 
-    def __init__(self, task: ElasticTask, space: ElasticSpace, band: Band, neighbour: BandTraining | None) -> None:
+    def __init__(self, task: ElasticTask, space: ElasticSpace, band: Band, wider: BandTraining | None) -> None:
         self.band = band
         self.matchers = nn.ModuleDict()
-        self._task, self._space, self._neighbour = task, space, neighbour
+        self._task, self._space, self._wider = task, space, wider
         self._drawn: OrderedDict[str, _Drawn] = OrderedDict()
         self._plans: dict[Kind, Plan] = {}
         self._eager: set[Kind] = set()  # the kinds whose students need eager attention
@@ -151,38 +152,31 @@ class BandTraining:
     def _seed(self) -> int:
         return derive_seed(self._task.seed, "elastic", self._name)
 
-    def read(self) -> bool:
-        """Read the elastic student, if it is trained; whether it is.
+    def train(self, report: TrainingReport) -> None:
+        """Train the elastic student, or read it if it is trained.
 
         Raises:
             SearchDirectoryError: the directory holds one of other settings.
-        """
-        self._student = self._read()
-        return self._student is not None
-
-    def train(self, report: TrainingReport) -> None:
-        """Train the elastic student.
-
-        Raises:
             NonFiniteError: the loss became NaN or infinite.
         """
-        elastic = self._untrained()
-        self._prepare_matchers(elastic)
-        self._run(elastic, report)
-        self._write(elastic)
-        self._student = elastic
+        self._student = self._read()
+        if self._student is None:
+            elastic = self._untrained()
+            self._prepare_matchers(elastic)
+            self._run(elastic, report)
+            self._write(elastic)
+            self._student = elastic
 
     # --- the elastic student before its training ---
 
     def _untrained(self) -> ElasticStudent:
-        """The elastic student as it starts: inside the teacher, with the weights of the narrower or wider one."""
+        """The elastic student as it starts: as a slice of the wider one, or inside the teacher."""
         widest = self._task.build(self._space.widths[self.band.widths[0]]).eval()
         start = self._written(widest)
-        self._task.initializer.fit(widest, start)
-        if self._neighbour is not None and self._neighbour.band.widths[0] < self.band.widths[0]:
-            self._neighbour.student.write_into(widest)
-        elif self._neighbour is not None:
-            self._neighbour.student.write(widest, private=False)
+        if self._wider is None:
+            self._task.initializer.fit(widest, start)
+        else:
+            self._wider.student.write_narrower(widest)
         elastic = ElasticStudent(widest, {}, **self._space.options)
         for width in self.band.widths:
             elastic.add_width(width, self._of_width(width, elastic))
@@ -192,9 +186,28 @@ class BandTraining:
         """The largest student of a width, whose norms are fitted to the teacher with the shared weights."""
         student = self._build(self._space.widths[width])
         start = self._starts[width] = self._written(student)
+        if self._wider is not None:
+            self._wider.student.write_narrower(student)
+            self._correct_gains(width, student)
         elastic.write(student, private=False)
         self._task.initializer.fit(student, start, writers=False)
         return student
+
+    def _correct_gains(self, width: int, student: nn.Module) -> None:
+        """Correct the gains of norms, which are those of a wider student, for the directions that are missing here."""
+        assert self._wider is not None
+        wider = min(other for other in self._wider.band.widths if other >= width)
+        factor = self._correction(width) / self._correction(wider)
+        _, base, table = require_family(student, self._task.start.family, "student")
+        with torch.no_grad():
+            for name, parameter in base.named_parameters():
+                if parameter.shape == (width,) and name.endswith("weight"):
+                    parameter.copy_((parameter + table.gain_offset) * factor - table.gain_offset)
+
+    def _correction(self, width: int) -> float:
+        """c, the factor of the gains of students of a width; see `autodistill.initialization.from_teacher`."""
+        subspace = self._task.initializer.subspace(structure(self._task.build, self._space.widths[width]))
+        return float((subspace.explained * subspace.teacher_width / width) ** 0.5)
 
     def _written(self, student: nn.Module) -> TeacherStart:
         """Write the teacher's projection; all widths have the scale of the widest."""

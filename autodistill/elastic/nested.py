@@ -73,14 +73,6 @@ class Cut:
             return taken * self.factor.to(taken)
         return taken.clone(memory_format=torch.contiguous_format)
 
-    def put_(self, whole: torch.Tensor, values: torch.Tensor) -> None:
-        """Write the student's values into the entries of `whole` from which `take` reads them."""
-        values = values.to(whole) if self.factor is None else values.to(whole) / self.factor.to(whole)
-        sizes = [
-            torch.arange(size) if kept is None else kept for kept, size in zip(self.axes, whole.shape, strict=True)
-        ]
-        whole[torch.meshgrid([kept.to(whole.device) for kept in sizes], indexing="ij")] = values
-
     def add_(self, whole: torch.Tensor, change: torch.Tensor) -> None:
         """Add to the entries of `whole` that `take` reads what changes by `change`: the transpose of `take`."""
         if self.factor is not None:

@@ -94,18 +94,22 @@ class ElasticStudent(nn.Module):
         return Slice(model, parts)
 
     @torch.no_grad()
-    def write_into(self, wider: nn.Module) -> None:
-        """Write what the widths share into the part of a wider student that is a slice of the size of the largest.
+    def write_narrower(self, student: nn.Module) -> None:
+        """Write a student of a width that was not added, with the private parameters of the next wider one, cut.
 
         Args:
-            wider: a student of which the largest is a part.
+            student: as it is built.
 
         Raises:
-            ConfigurationError: it is none.
+            ConfigurationError: it is no part of the largest student.
         """
-        for cut in NestedStudent(self.largest, wider, **self._options).cuts:
-            if not cut.private:
-                cut.put_(wider.get_parameter(cut.source), self.largest.get_parameter(cut.name))
+        self.write(student, private=False)
+        width = NestedStudent(student, self.largest, **self._options).width
+        wider = min(other for other in self.widths if other >= width)
+        own = cast("nn.ParameterDict", self.private[str(wider)])
+        nested = NestedStudent(student, self.__dict__["_of_width"][wider], **self._options)
+        parts = {cut.name: (own[_attribute(cut.source)], cut) for cut in nested.cuts if cut.private}
+        Slice(student, parts).write(student)
 
     @torch.no_grad()
     def write(self, student: nn.Module, *, private: bool = True) -> None:

@@ -1,11 +1,9 @@
-"""The training of elastic students, from the narrowest to the widest: each contains the trained one before it.
+"""The training of elastic students, from the widest to the narrowest: each starts as a slice of the trained one before.
 
 Students of different widths disturb each other if they share all weights: at equal time, an elastic student for each
 width is better at every width (`docs/elastic.md`). So a *band* of neighbouring widths, by default a single one, has an
-elastic student of its own. It starts inside the teacher, with the trained weights of the next narrower band in the part
-that is a slice of this size: what narrow students learn in cheap steps, wide ones need not learn again.
-
-Related work: Chen et al. (2016), Net2Net, https://arxiv.org/abs/1511.05641, grows students too.
+elastic student of its own, which starts as a slice of that of the next wider band: what that one has learned, it need
+not learn again.
 """
 
 from __future__ import annotations
@@ -50,10 +48,10 @@ class ElasticTraining:
 
     @cached_property
     def bands(self) -> list[Band]:
-        """The bands, the narrowest first."""
-        settings, widths = self._task.settings, sorted(self.space.widths)
+        """The bands, the widest first."""
+        settings, widths = self._task.settings, sorted(self.space.widths, reverse=True)
         count = settings.widths_per_student
-        return divided([tuple(widths[i : i + count][::-1]) for i in range(0, len(widths), count)], settings)
+        return divided([tuple(widths[i : i + count]) for i in range(0, len(widths), count)], settings)
 
     def check(self) -> None:
         """Check that the students of the space are slices of one that can start inside the teacher.
@@ -71,17 +69,10 @@ class ElasticTraining:
             NonFiniteError: the loss became NaN or infinite.
         """
         for band in self.bands[len(self._trained) :]:
-            training = BandTraining(self._task, self.space, band, self._trained[-1] if self._trained else None)
-            if not training.read():
-                if not self._trained:
-                    training = BandTraining(self._task, self.space, band, self._wider())
-                training.train(report or NoReport())
+            wider = self._trained[-1] if self._trained else None
+            training = BandTraining(self._task, self.space, band, wider)
+            training.train(report or NoReport())
             self._trained.append(training)
-
-    def _wider(self) -> BandTraining | None:
-        """The narrowest band that is trained already: the space had no narrower ones before."""
-        wider = (BandTraining(self._task, self.space, band, None) for band in self.bands[1:])
-        return next((training for training in wider if training.read()), None)
 
     def write(self, student: nn.Module, criterion: Criterion | None = None) -> None:
         """Write the trained slice for a student, and its trained feature matchers.
@@ -107,8 +98,8 @@ def divided(widths: Sequence[tuple[int, ...]], settings: ElasticConfig) -> list[
     """The bands with their steps, of which narrow students receive more.
 
     Examples:
-        >>> divided([(128,), (256,)], ElasticConfig(train_steps=300, narrow_share=1))
-        [Band(widths=(128,), steps=200), Band(widths=(256,), steps=100)]
+        >>> divided([(256,), (128,)], ElasticConfig(train_steps=300, narrow_share=1))
+        [Band(widths=(256,), steps=100), Band(widths=(128,), steps=200)]
     """
     shares = [sum(float(width) ** -settings.narrow_share for width in band) for band in widths]
     return [
