@@ -1,15 +1,15 @@
 """Students as slices of elastic students, against the same architectures trained alone.
 
-    python benchmarks/elastic.py [--tasks minilm digits gpt2 llama] [--seeds 3] [--some] [--report]
+    python benchmarks/elastic.py [--tasks minilm digits gpt2 llama] [--seeds 3] [--report]
 
 Each architecture of a space is trained alone for a budget of CPU seconds (40 on MiniLM), from its start inside the
-teacher, with the teacher's outputs cached: all of them with one seed, a third with all seeds, and, on MiniLM, these with
-four times the budget. The elastic students of the space are trained once for every seed, in a fifth of the time of all
-runs alone together; their slices are evaluated as they are, and after a quarter of the budget of regular distillation.
+teacher, with the teacher's outputs cached: all of them with one seed, a third with all seeds, and, on MiniLM, some with
+four times the budget. The elastic students of the space are trained once for every seed, in about a fifth of the time of
+all runs alone; their slices are evaluated as they are, and after a quarter of the budget of regular distillation.
 
-The cost of a step of each architecture, and of a step of the elastic students, is measured first, on a quiet machine, and
-kept; budgets are converted into numbers of steps by these costs. So the results do not depend on what else runs.
-Rows that the result file has are not computed again.
+The cost of a step of each architecture is measured first, on a quiet machine, and kept; budgets are converted into
+numbers of steps by these costs, so that the results do not depend on what else runs. Rows that the result file has are
+not computed again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FEW, MORE = 3, 11
 SHARE = 1 / 5
 """The time of the elastic students, relative to that of all architectures alone."""
 
-ELASTIC_STEPS = {"minilm": 5400, "digits": 1500, "gpt2": 1500, "llama": 1500}
+ELASTIC_STEPS = {"minilm": 5200, "digits": 1500, "gpt2": 1500, "llama": 1500}
 """The steps of the elastic students, which take about this share; their measured cost is reported."""
 
 

@@ -92,7 +92,7 @@ def _costs(found: Mapping[str, Any], budget: float) -> None:
     spent = statistics.mean(row["training"] + row["extraction"] for row in elastic)
     together = budget * len(found["costs"])
     print(
-        f"elastic training and extraction: {spent:.0f} CPU s ({statistics.mean(r['extraction'] for r in elastic):.1f} of "
+        f"elastic training and extraction: {spent:.0f} CPU s ({_mean(elastic, 'extraction'):.1f} of "
         f"them extraction), {spent / together:.3f} of the {together:.0f} s of all alone"
     )
 
@@ -111,3 +111,7 @@ def _ranks(found: Mapping[str, Any], alone: Any, longer: Any, slices: Any, finis
         rows.append([name, *pairs])
     rows.append(["alone", "", kendall(means(alone, sign), means(longer, sign)) if longer else ""])
     print_table("Kendall's τ (95% interval)", ["", "against alone", "against alone, four times as long"], rows)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    return statistics.mean(row[key] for row in rows)

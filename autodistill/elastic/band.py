@@ -320,7 +320,8 @@ class BandTraining:
         rng = np.random.default_rng(derive_seed(self._seed, "architecture", step, position))
         widths = self.band.widths
         weights = np.array([float(width) ** -self._task.settings.narrow_share for width in widths])
-        return self._space.draw(rng, int(rng.choice(widths, p=weights / weights.sum())))
+        width = int(rng.choice(widths, p=weights / weights.sum()))
+        return self._space.draw(rng, width, self._task.settings.small_share)
 
     def _slice(self, architecture: Architecture, elastic: ElasticStudent) -> _Drawn:
         key = self._task.space.key(architecture)

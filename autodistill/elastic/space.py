@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -114,20 +115,61 @@ class ElasticSpace:
         others = [name for name in self.space.dimensions if name not in self.names]
         return [{**largest, name: value} for name in others for value in _values(self.space, name, 16)]
 
-    def draw(self, rng: np.random.Generator, width: int) -> Architecture:
+    def draw(self, rng: np.random.Generator, width: int, small_share: float = 0.0) -> Architecture:
         """An architecture of this width, drawn at random from those that the space allows.
+
+        Args:
+            rng: the source of randomness.
+            width: of the stream.
+            small_share: architectures are drawn in proportion to the number of parameters in their blocks to the power
+                of minus this number.
 
         Raises:
             ConfigurationError: none was found.
         """
         for _ in range(_DRAWS):
             drawn = self.space.sample(rng)
-            if self.width_of.get(tuple(drawn[name] for name in self.names)) == width:
+            if self.width_of.get(tuple(drawn[name] for name in self.names)) != width:
+                continue
+            if not small_share or rng.random() < (self._smallest(width) / self._size(drawn)) ** small_share:
                 return drawn
         raise ConfigurationError(
             f"elastic students are drawn from the space for each width, but none of width {width} was found in "
             f"{_DRAWS} draws; relax the constraints of the space, or list fewer widths."
         )
+
+    def _smallest(self, width: int) -> int:
+        """The number of parameters in the blocks of the student of this width with the smallest values."""
+        if width not in self._least:
+            smallest = dict(self.widths[width])
+            for name in self.space.dimensions:
+                if name not in self.names:
+                    options = [{**smallest, name: value} for value in _values(self.space, name, 16)]
+                    sizes = {one[name]: size for one in options if (size := self._size_or_none(one)) is not None}
+                    smallest[name] = min(sizes, key=lambda value: sizes[value], default=smallest[name])
+            self._least[width] = self._size(smallest)
+        return self._least[width]
+
+    def _size_or_none(self, architecture: Architecture) -> int | None:
+        with contextlib.suppress(Exception):  # the space may forbid it: the builder raises what it likes
+            return self._size(architecture)
+        return None
+
+    def _size(self, architecture: Architecture) -> int:
+        """The number of parameters in the blocks of a student."""
+        key = tuple(architecture.items())
+        if key not in self._sizes:
+            _, base, table = require_family(structure(self.build, architecture), self.family, "student")
+            self._sizes[key] = max(1, _size(base.get_submodule(table.blocks)))
+        return self._sizes[key]
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[tuple[str, Value], ...], int]:
+        return {}
+
+    @cached_property
+    def _least(self) -> dict[int, int]:
+        return {}
 
 
 def structure(build: Build, architecture: Architecture) -> nn.Module:
