@@ -3,9 +3,10 @@
     python benchmarks/elastic.py [--tasks minilm digits gpt2 llama] [--seeds 3] [--report]
 
 Each architecture of a space is trained alone for a budget of CPU seconds (40 on MiniLM), from its start inside the
-teacher, with the teacher's outputs cached: all of them with one seed, a third with all seeds, and, on MiniLM, some with
-four times the budget. The elastic students of the space are trained once for every seed, in about a fifth of the time of
-all runs alone; their slices are evaluated as they are, and after a quarter of the budget of regular distillation.
+teacher, with the teacher's outputs cached: all of them with one seed, a third with all seeds, and, on MiniLM, some
+with four times the budget. The elastic students of the space are trained once for every seed, in about a fifth of the
+time of all runs alone; their slices are evaluated as they are, and after a quarter of the budget of regular
+distillation.
 
 The cost of a step of each architecture is measured first, on a quiet machine, and kept; budgets are converted into
 numbers of steps by these costs, so that the results do not depend on what else runs. Rows that the result file has are
