@@ -27,7 +27,6 @@ from autodistill.initialization.heads import HeadGroup, choose_heads, rotary_pai
 from autodistill.initialization.outputs import output_weight, outputs_of
 from autodistill.initialization.pairing import Both, Pairing
 from autodistill.initialization.subspace import TeacherSubspace
-from autodistill.models.layer_mappings import automatic_mapping
 from autodistill.models.families import (
     Attention,
     ChannelFamily,
@@ -38,6 +37,7 @@ from autodistill.models.families import (
     WeightTable,
     require_family,
 )
+from autodistill.models.layer_mappings import automatic_mapping
 from autodistill.models.weights import Located, Part, has, join, locate, part, shape
 
 
