@@ -415,18 +415,31 @@ class NestedStudent:
         cuts, missing = [], []
         for name, parameter in self._pair.student.named_parameters():
             draft = self._drafts.get(parameter)
-            if draft is None or not draft.complete:
-                missing.append(name)
-            else:
+            if draft is not None and draft.complete:
                 cuts.append(draft.cut(name, names[draft.source]))
+            elif draft is None and self._is_apart(name, parameter):
+                cuts.append(Cut(name, name, (None,)))
+            else:
+                missing.append(name)
         if missing:
             self._problems.append(
                 "every parameter of a student must be named by the table of its family, and be in the largest student "
-                f"too, but {', '.join(map(repr, missing[:3]))}{' and others are' if missing[3:] else ' is'} not; "
-                "leave elastic out, or extend the table."
+                f"too, but {', '.join(map(repr, missing[:3]))}{' and others' if missing[3:] else ''} "
+                f"{'are' if missing[1:] else 'is'} not; leave elastic out, or extend the table."
             )
         _raise_if(self._problems)
         return cuts
+
+
+    def _is_apart(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether a parameter is a vector outside of the blocks that the sizes of students do not change.
+
+        Such as a bias of a prediction head that is read by nothing if weights are not tied.
+        """
+        blocks = join(self._pair.base_paths.student, self._pair.family.blocks)
+        other = dict(self._pair.teacher.named_parameters()).get(name)
+        same = other is not None and other.shape == parameter.shape and parameter.dim() == 1
+        return same and len(parameter) != self.width and not name.startswith(f"{blocks}.")
 
 
 def _by_axis(found: Located, outputs: torch.Tensor, inputs: torch.Tensor) -> tuple[list[torch.Tensor], int]:
@@ -545,7 +558,12 @@ ROLES: Mapping[str, Callable[[_Indices, int, int], torch.Tensor]] = {
 def _paired(student: nn.Module, largest: nn.Module, family: WeightTable | None) -> Pairing[Any]:
     """The student and the largest student, whose first channels are the student's stream."""
     _, base, table = require_family(student, family, "student")
-    _, largest_base, _ = require_family(largest, family, "largest student")
+    _, largest_base, largest_table = require_family(largest, family, "largest student")
+    if table is not largest_table:
+        raise ConfigurationError(
+            "a student must be of the family of the largest of its space, but it is a "
+            f"{type(base).__name__}, the largest a {type(largest_base).__name__}; build all students of one family."
+        )
     width, whole = table.width(base), table.width(largest_base)
     if width is None or whole is None:
         raise ConfigurationError(
@@ -597,7 +615,7 @@ def _size_problems(pair: Pairing[Any]) -> Iterator[str]:
             "a student must be no deeper than the largest of its space, but it has "
             f"{depths.student} blocks, the largest {depths.teacher}; leave the larger values out of the space."
         )
-    elif len(set(pair.layers)) < len(pair.layers):
+    elif _spread_layers(pair.family.kinds(bases.student), pair.family.kinds(bases.teacher)) is None:
         yield (
             "every block of a student must be a block of the largest of its space, of the same kind (its norms, and "
             f"what it attends to), but its {depths.student} blocks are not found in order among the "

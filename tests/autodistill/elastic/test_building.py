@@ -36,8 +36,10 @@ def test_functions_that_fill_at_random_return_the_tensor():
     tensor = torch.full((2, 2), 7.0)
     with without_random_weights():
         assert nn.init.xavier_uniform_(tensor) is tensor
-        assert nn.init.trunc_normal_(tensor=tensor) is tensor
+        assert nn.init.normal_(tensor=tensor) is tensor
         assert tensor.normal_() is tensor
+        other = torch.zeros(2)
+        assert nn.init.trunc_normal_(other) is other  # of any values: it computes them from what it does not draw
     assert tensor.tolist() == [[7.0, 7.0], [7.0, 7.0]]
 
 

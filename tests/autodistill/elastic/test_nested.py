@@ -118,7 +118,7 @@ def test_roles_of_a_mobilebert_follow_its_widths():
     assert trigram[1].tolist() == [*range(4), *range(8, 12), *range(16, 20)]
     assert cut_of(nested, "transform.dense.weight").axes[0].tolist() == [*range(4), *range(8, 12)]
     private = {cut.name.rpartition(".")[0].rpartition(".")[2] for cut in nested.cuts if cut.private}
-    assert private == {"LayerNorm", "embedding_transformation", "dense", "value"}  # the last three read the stream
+    assert private == {"LayerNorm", "dense", "value"}  # those that read the stream
     assert all(cut.name.endswith("bias") or "LayerNorm" in cut.name for cut in nested.cuts if cut.private)
     assert not cut_of(nested, "self.query.bias").private
 
@@ -141,7 +141,9 @@ def test_blocks_come_in_order_from_blocks_of_their_kind():
 def test_student_on_the_device_meta_has_the_same_cuts():
     for name in ("GPT-NeoX, words", "BERT, classes", "MobileBERT, words"):
         student, largest = CASES[name].make(NARROW, 2), CASES[name].make(WIDTH, DEPTH)
-        found = [NestedStudent(one, largest).cuts for one in (student, student.to("meta"))]
+        with torch.device("meta"):
+            bare = CASES[name].make(NARROW, 2)
+        found = [NestedStudent(one, largest).cuts for one in (student, bare)]
         for one, other in zip(*found, strict=True):
             assert (one.name, one.source, one.private) == (other.name, other.source, other.private)
             for kept, again in zip(one.axes, other.axes, strict=True):
@@ -240,7 +242,8 @@ def test_student_that_is_no_part_is_refused_with_rule_value_and_remedy(name):
     make, message = REFUSALS[name]
     with pytest.raises(ConfigurationError, match=message) as error:
         NestedStudent(make(), BERT(8, 2))
-    assert len(error.value.problems) == 1
+    assert len(error.value.problems) == len(set(error.value.problems))
+    assert not any("teacher" in text for text in error.value.problems)
 
 
 def test_all_reasons_are_in_one_error():
@@ -259,21 +262,23 @@ def test_ties_and_shared_blocks_of_the_largest_student_are_refused_too():
 
 def test_tied_and_untied_embeddings_of_a_mobilebert_are_refused():
     make = hugging_face("MobileBertForMaskedLM", **MOBILEBERT_LIKE | {"tie_word_embeddings": False})
-    assert any(
-        "only in the largest student" in text
-        for text in problems_of(make(8, 1), CASES["MobileBERT, words"].make(16, 1))
-    )
+    problems = problems_of(make(8, 1), CASES["MobileBERT, words"].make(16, 1))
+    assert any("only in the largest student" in text for text in problems)
+
+
+def test_vector_that_the_table_does_not_name_is_kept_whole_outside_of_blocks():
+    """The bias of BERT's prediction head is read by nothing if weights are not tied."""
+    cut = cut_of(NestedStudent(without_tie(), without_tie()), "cls.predictions.bias")
+    assert (cut.source, cut.axes, cut.private) == ("cls.predictions.bias", (None,), False)
 
 
 def test_student_of_another_family_is_refused():
-    with pytest.raises(ConfigurationError, match=r"a student .* must be of its family"):
+    with pytest.raises(ConfigurationError, match="it is a LlamaModel, the largest a BertModel; build all students of"):
         NestedStudent(LLAMA(8, 1), BERT(8, 1))
 
 
 def test_blocks_of_kinds_that_are_not_there_in_order_are_refused():
     settings = {"layer_types": ["full_attention", "full_attention"], "num_hidden_layers": 2}
     student = resized_from(CASES["ModernBERT, base"].make(8, 2), **settings)
-    assert (
-        "every block of a student must be a block of the largest"
-        in problems_of(student, CASES["ModernBERT, base"].make(8, 3))[0]
-    )
+    problems = problems_of(student, CASES["ModernBERT, base"].make(8, 3))
+    assert "every block of a student must be a block of the largest" in problems[0]
