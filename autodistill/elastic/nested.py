@@ -154,6 +154,8 @@ class NestedStudent:
         largest: the largest student.
         family: the table of both; by default that of their transformers configuration.
         projection_head: the path of a linear layer of both from the stream to the teacher's width.
+        private_only: only the private parameters are cut out of `largest`, whose other parts may be smaller than the
+            student's: among the students of one width there may be none that has the most heads and the largest ones.
 
     Raises:
         ConfigurationError: the student is no part of the largest one; all reasons in one error.
@@ -176,8 +178,9 @@ class NestedStudent:
         *,
         family: WeightTable | None = None,
         projection_head: str | None = None,
+        private_only: bool = False,
     ) -> None:
-        self._head = projection_head
+        self._head, self._private_only = projection_head, private_only
         pair = self._pair = _paired(student, largest, family)
         self._problems = [*_size_problems(pair)]
         self._too_large: set[tuple[str, int, int]] = set()
@@ -299,12 +302,14 @@ class NestedStudent:
         selection = Selection(self._pair)
         for site in selection.sites():
             student, largest = site.parameter, names[site.teacher]
+            # What the mean of the channels that are left out adds to a bias differs between widths.
+            private = "LayerNorm" in site.module or (student.dim() == 1 and selection.reads_stream(site))
+            if self._private_only and not private:
+                continue
             kept = [
                 self._index(role, student.shape[axis], largest.shape[axis], site.student)
                 for axis, role in enumerate(site.roles)
             ]
-            # What the mean of the channels that are left out adds to a bias differs between widths.
-            private = "LayerNorm" in site.module or (student.dim() == 1 and selection.reads_stream(site))
             self._draft(Both(student, largest), kept, 0, factor=self._score_factor(site), private=private)
 
     def _score_factor(self, site: Site) -> float:
@@ -330,6 +335,8 @@ class NestedStudent:
         reads: int = 1,
     ) -> None:
         """Add a map and its bias: the roles of its outputs and of its inputs."""
+        if self._private_only and not private:
+            return
         pair = self._pair
         found = Both(locate(pair.student, weight.student), locate(pair.teacher, weight.teacher))
         (count, size), (largest_count, largest_size) = pair.shapes(weight).student, pair.shapes(weight).teacher
@@ -417,11 +424,11 @@ class NestedStudent:
             draft = self._drafts.get(parameter)
             if draft is not None and draft.complete:
                 cuts.append(draft.cut(name, names[draft.source]))
-            elif draft is None and self._is_apart(name, parameter):
+            elif draft is None and not self._private_only and self._is_apart(name, parameter):
                 cuts.append(Cut(name, name, (None,)))
             else:
                 missing.append(name)
-        if missing:
+        if missing and not self._private_only:
             self._problems.append(
                 "every parameter of a student must be named by the table of its family, and be in the largest student "
                 f"too, but {', '.join(map(repr, missing[:3]))}{' and others' if missing[3:] else ''} "

@@ -110,11 +110,10 @@ class ElasticStudent(nn.Module):
         for cut in nested.cuts:
             if not cut.private:
                 parts[cut.name] = (self.largest.get_parameter(cut.source), cut)
-        of_width = NestedStudent(model, self.__dict__["_of_width"][nested.width], **self._options)
-        own = self.private[str(nested.width)]
-        for cut in of_width.cuts:
-            if cut.private:
-                parts[cut.name] = (own[_attribute(cut.source)], cut)
+        of_width = self.__dict__["_of_width"][nested.width]
+        own = dict(self.private[str(nested.width)].named_parameters())
+        for cut in NestedStudent(model, of_width, private_only=True, **self._options).cuts:
+            parts[cut.name] = (own[_attribute(cut.source)], cut)
         release(model)
         device = next(self.largest.parameters()).device
         for module in model.modules():  # the buffers of a student are of its own size, and not cut out

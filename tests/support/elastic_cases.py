@@ -60,8 +60,9 @@ def architectures(name: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
     yield WIDTH, DEPTH, {}
     yield WIDTH, 2, few
     if family == "MobileBERT":
-        bottleneck = {"intra_bottleneck_size": 8, "true_hidden_size": 8, "num_attention_heads": 2}
-        yield NARROW, 2, {"num_feedforward_networks": 2, "embedding_size": 4} | bottleneck | few
+        smaller = {"num_feedforward_networks": 2, "num_attention_heads": 1}
+        yield WIDTH, 2, smaller | {"intra_bottleneck_size": 4, "true_hidden_size": 4}
+        yield NARROW, 2, smaller | few
         return
     yield NARROW, 1, few
     if family in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma"):  # heads apart from the width, in groups

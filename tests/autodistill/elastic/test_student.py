@@ -67,7 +67,7 @@ EIGHT = {"num_attention_heads": 8, "num_key_value_heads": 4}
         ("GPT-2, classes", {"n_inner": 10}),
         ("Llama, words", {"intermediate_size": 10}),
         ("T5 encoder", {"num_heads": 2}),
-        ("MobileBERT, classes", {"intra_bottleneck_size": 8, "true_hidden_size": 8, "num_attention_heads": 2}),
+        ("MobileBERT, classes", {"intra_bottleneck_size": 4, "true_hidden_size": 4, "num_attention_heads": 1}),
         ("MobileBERT, words", {"embedding_size": 4, "num_feedforward_networks": 2}),
     ],
 )
