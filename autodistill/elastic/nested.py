@@ -437,7 +437,6 @@ class NestedStudent:
         _raise_if(self._problems)
         return cuts
 
-
     def _is_apart(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether a parameter is a vector outside of the blocks that the sizes of students do not change.
 

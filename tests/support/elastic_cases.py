@@ -130,7 +130,10 @@ def fixed_importance(teacher: nn.Module) -> Importance | None:
     for block in range(family.depth(base)):
         for unit in family.parts:
             path = join(path_of_base, f"{family.blocks}.{block}", part(unit.output).path)
-            if isinstance(unit, Attention):
+            if isinstance(unit, Attention) and family.heads_agree and block:  # those of the first block are chosen
+                first = join(path_of_base, f"{family.blocks}.0", part(unit.output).path)
+                inputs[path] = inputs[first]
+            elif isinstance(unit, Attention):
                 groups = torch.randperm(sizes.key_value_heads, generator=generator)
                 per_group = sizes.heads // sizes.key_value_heads
                 ranks = [group * per_group + torch.randperm(per_group, generator=generator) for group in groups]

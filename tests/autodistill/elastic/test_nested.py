@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ LLAMA = hugging_face("LlamaForCausalLM", **LLAMA_LIKE | UNTIED)
 BERT = hugging_face("BertForMaskedLM", **BERT_LIKE)
 
 
-def cut_of(nested, ending):
+def cut_of(nested: Any, ending: Any) -> Any:
     return next(cut for cut in nested.cuts if cut.name.endswith(ending))
 
 
@@ -36,7 +37,7 @@ def cut_of(nested, ending):
     ],
 )
 @pytest.mark.parametrize("factor", [None, torch.tensor(2.0)])
-def test_cut_takes_entries_and_its_transpose_adds_to_them(axes, factor):
+def test_cut_takes_entries_and_its_transpose_adds_to_them(axes: Any, factor: Any) -> None:
     whole = torch.arange(12.0, dtype=torch.float64).reshape(3, 4).requires_grad_()
     cut = Cut("a", "b", axes, factor)
     rows, columns = (
@@ -51,7 +52,7 @@ def test_cut_takes_entries_and_its_transpose_adds_to_them(axes, factor):
     torch.testing.assert_close(added, 1 + torch.autograd.grad(expected, whole, change)[0])
 
 
-def test_what_is_taken_is_a_tensor_of_its_own():
+def test_what_is_taken_is_a_tensor_of_its_own() -> None:
     whole = torch.ones(2, 2)
     Cut("a", "b", (None, None)).take(whole).zero_()
     assert whole.sum() == 4
@@ -60,7 +61,7 @@ def test_what_is_taken_is_a_tensor_of_its_own():
 # --- entries ----------------------------------------------------------------------------------------------------------
 
 
-def test_parts_of_one_weight_keep_their_own_rows():
+def test_parts_of_one_weight_keep_their_own_rows() -> None:
     """GPT-2 stacks queries, keys and values; GPT-NeoX stacks them by head."""
     gpt2 = NestedStudent(CASES["GPT-2, words"].make(8, 1), CASES["GPT-2, words"].make(16, 1))
     kept = cut_of(gpt2, "c_attn.weight").axes
@@ -70,7 +71,7 @@ def test_parts_of_one_weight_keep_their_own_rows():
     assert cut_of(neox, "query_key_value.bias").axes[0].tolist() == list(range(24))  # the first two heads
 
 
-def test_smaller_rotary_heads_keep_whole_pairs_and_rescale_their_queries():
+def test_smaller_rotary_heads_keep_whole_pairs_and_rescale_their_queries() -> None:
     student = resized(CASES["Llama, words"], 16, 1, head_dim=4)
     largest = resized(CASES["Llama, words"], 16, 1, head_dim=8)
     nested = NestedStudent(student, largest)
@@ -82,7 +83,7 @@ def test_smaller_rotary_heads_keep_whole_pairs_and_rescale_their_queries():
     assert [cut_of(nested, "o_proj.weight").axes[1].tolist()[index] for index in (0, 4, 12)] == [0, 8, 24]
 
 
-def test_norm_of_queries_has_their_factor():
+def test_norm_of_queries_has_their_factor() -> None:
     student, largest = (resized(CASES["Qwen3, words"], 16, 1, head_dim=size) for size in (2, 4))
     nested = NestedStudent(student, largest)
     norm = cut_of(nested, "q_norm.weight")
@@ -92,7 +93,7 @@ def test_norm_of_queries_has_their_factor():
     assert cut_of(nested, "k_norm.weight").factor is None
 
 
-def test_embeddings_that_a_model_multiplies_by_its_width_are_rescaled_also_where_they_are_tied():
+def test_embeddings_that_a_model_multiplies_by_its_width_are_rescaled_also_where_they_are_tied() -> None:
     make = hugging_face("GemmaForCausalLM", **LLAMA_LIKE | {"tie_word_embeddings": True, "use_cache": False})
     cut = cut_of(NestedStudent(make(8, 1), make(16, 1)), "embed_tokens.weight")
     assert cut.factor.flatten().tolist() == pytest.approx([2**0.5] * 8, abs=1e-15)
@@ -100,7 +101,7 @@ def test_embeddings_that_a_model_multiplies_by_its_width_are_rescaled_also_where
     assert cut.axes[1].tolist() == list(range(8))
 
 
-def test_first_heads_of_several_groups_read_their_own_keys():
+def test_first_heads_of_several_groups_read_their_own_keys() -> None:
     student, largest = (
         resized(CASES["Llama, words"], 16, 1, num_attention_heads=heads, num_key_value_heads=groups)
         for heads, groups in ((4, 2), (8, 2))
@@ -110,7 +111,7 @@ def test_first_heads_of_several_groups_read_their_own_keys():
     assert cut_of(nested, "q_proj.weight").axes[0].tolist() == list(range(16))
 
 
-def test_roles_of_a_mobilebert_follow_its_widths():
+def test_roles_of_a_mobilebert_follow_its_widths() -> None:
     case = CASES["MobileBERT, words"]
     student, largest = case.make(8, 1), case.make(16, 1)
     nested = NestedStudent(student, largest)
@@ -123,14 +124,14 @@ def test_roles_of_a_mobilebert_follow_its_widths():
     assert not cut_of(nested, "self.query.bias").private
 
 
-def test_first_block_has_the_position_table_of_the_first_block():
+def test_first_block_has_the_position_table_of_the_first_block() -> None:
     make = CASES["T5 encoder"].make
     nested = NestedStudent(make(16, 1), make(16, 3))
     assert nested.layers == (2,)
     assert cut_of(nested, "relative_attention_bias.weight").source.startswith("encoder.block.0.")
 
 
-def test_blocks_come_in_order_from_blocks_of_their_kind():
+def test_blocks_come_in_order_from_blocks_of_their_kind() -> None:
     make = CASES["ModernBERT, base"].make
     assert NestedStudent(make(8, 3), make(8, 3)).layers == (0, 1, 2)
     assert NestedStudent(make(8, 4), make(8, 5)).layers == (0, 1, 2, 3)
@@ -138,7 +139,7 @@ def test_blocks_come_in_order_from_blocks_of_their_kind():
     assert NestedStudent(BERT(8, 2), BERT(8, 4)).layers == (1, 3)
 
 
-def test_student_on_the_device_meta_has_the_same_cuts():
+def test_student_on_the_device_meta_has_the_same_cuts() -> None:
     for name in ("GPT-NeoX, words", "BERT, classes", "MobileBERT, words"):
         student, largest = CASES[name].make(NARROW, 2), CASES[name].make(WIDTH, DEPTH)
         with torch.device("meta"):
@@ -153,26 +154,26 @@ def test_student_on_the_device_meta_has_the_same_cuts():
 # --- students that are no part of the largest one ---------------------------------------------------------------------
 
 
-def problems_of(student, largest):
+def problems_of(student: Any, largest: Any) -> Any:
     with pytest.raises(ConfigurationError) as error:
         NestedStudent(student, largest)
     return error.value.problems
 
 
-def with_extra_module():
+def with_extra_module() -> Any:
     model = BERT(8, 1)
     model.bert.encoder.layer[0].add_module("adapter", nn.Linear(8, 8))
     return model
 
 
-def with_shared_blocks(depth):
+def with_shared_blocks(depth: Any) -> Any:
     model = BERT(8, depth)
     layers = model.bert.encoder.layer
     layers[1].intermediate.dense.weight = layers[0].intermediate.dense.weight
     return model
 
 
-def without_tie():
+def without_tie() -> Any:
     return hugging_face("BertForMaskedLM", **BERT_LIKE | {"tie_word_embeddings": False})(8, 1)
 
 
@@ -226,11 +227,11 @@ REFUSALS = {
 }
 
 
-def resized_bert(**sizes):
+def resized_bert(**sizes: Any) -> Any:
     return resized_from(BERT(8, 2), **sizes)
 
 
-def resized_from(model, **sizes):
+def resized_from(model: Any, **sizes: Any) -> Any:
     config = copy.deepcopy(model.config)
     for name, value in sizes.items():
         setattr(config, name, value)
@@ -238,7 +239,7 @@ def resized_from(model, **sizes):
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_student_that_is_no_part_is_refused_with_rule_value_and_remedy(name):
+def test_student_that_is_no_part_is_refused_with_rule_value_and_remedy(name: Any) -> None:
     make, message = REFUSALS[name]
     with pytest.raises(ConfigurationError, match=message) as error:
         NestedStudent(make(), BERT(8, 2))
@@ -246,7 +247,7 @@ def test_student_that_is_no_part_is_refused_with_rule_value_and_remedy(name):
     assert not any("teacher" in text for text in error.value.problems)
 
 
-def test_all_reasons_are_in_one_error():
+def test_all_reasons_are_in_one_error() -> None:
     student = resized_from(BERT(16, 3), hidden_act="relu", intermediate_size=50, num_attention_heads=8)
     student.bert.encoder.layer[0].add_module("adapter", nn.Linear(8, 8))
     text = " ".join(problems_of(student, BERT(8, 2)))
@@ -255,29 +256,29 @@ def test_all_reasons_are_in_one_error():
     assert "teacher" not in text
 
 
-def test_ties_and_shared_blocks_of_the_largest_student_are_refused_too():
+def test_ties_and_shared_blocks_of_the_largest_student_are_refused_too() -> None:
     assert "only in the student" in problems_of(BERT(8, 1), without_tie())[0]
     assert "in the largest student 'bert.encoder.layer.0" in problems_of(BERT(8, 2), with_shared_blocks(2))[0]
 
 
-def test_tied_and_untied_embeddings_of_a_mobilebert_are_refused():
+def test_tied_and_untied_embeddings_of_a_mobilebert_are_refused() -> None:
     make = hugging_face("MobileBertForMaskedLM", **MOBILEBERT_LIKE | {"tie_word_embeddings": False})
     problems = problems_of(make(8, 1), CASES["MobileBERT, words"].make(16, 1))
     assert any("only in the largest student" in text for text in problems)
 
 
-def test_vector_that_the_table_does_not_name_is_kept_whole_outside_of_blocks():
+def test_vector_that_the_table_does_not_name_is_kept_whole_outside_of_blocks() -> None:
     """The bias of BERT's prediction head is read by nothing if weights are not tied."""
     cut = cut_of(NestedStudent(without_tie(), without_tie()), "cls.predictions.bias")
     assert (cut.source, cut.axes, cut.private) == ("cls.predictions.bias", (None,), False)
 
 
-def test_student_of_another_family_is_refused():
+def test_student_of_another_family_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="it is a LlamaModel, the largest a BertModel; build all students of"):
         NestedStudent(LLAMA(8, 1), BERT(8, 1))
 
 
-def test_blocks_of_kinds_that_are_not_there_in_order_are_refused():
+def test_blocks_of_kinds_that_are_not_there_in_order_are_refused() -> None:
     settings = {"layer_types": ["full_attention", "full_attention"], "num_hidden_layers": 2}
     student = resized_from(CASES["ModernBERT, base"].make(8, 2), **settings)
     problems = problems_of(student, CASES["ModernBERT, base"].make(8, 3))

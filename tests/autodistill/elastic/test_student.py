@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from elastic_cases import NARROW, Direct, architectures, elastic_student, outputs_of_both, resized
@@ -21,19 +23,19 @@ TIED_CASES = {
 SLICED = CASES | TIED_CASES
 
 
-def single(batch):
+def single(batch: Any) -> Any:
     return {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
 
 
 @torch.no_grad()
-def change_all(elastic, seed):
+def change_all(elastic: Any, seed: Any) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in elastic.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.mark.parametrize("name", SLICED)
-def test_slice_computes_what_the_extracted_student_does_to_the_bit(name):
+def test_slice_computes_what_the_extracted_student_does_to_the_bit(name: Any) -> None:
     """Also after the parameters of the elastic student have changed, as training changes them."""
     elastic, batch = elastic_student(SLICED[name]), single(SLICED[name].batch())
     for seed, (width, depth, sizes) in enumerate(architectures(name)):
@@ -51,7 +53,7 @@ EXACT_CASES = [name for name in CASES if not name.startswith(("ModernBERT, words
 
 
 @pytest.mark.parametrize("name", EXACT_CASES)
-def test_slice_is_the_student_that_is_written_directly_into_the_subspace_of_its_width(name):
+def test_slice_is_the_student_that_is_written_directly_into_the_subspace_of_its_width(name: Any) -> None:
     case = CASES[name]
     assert Direct(case).error(NARROW, 2) < max(case.error, 1e-9)
 
@@ -71,12 +73,12 @@ EIGHT = {"num_attention_heads": 8, "num_key_value_heads": 4}
         ("MobileBERT, words", {"embedding_size": 4, "num_feedforward_networks": 2}),
     ],
 )
-def test_slice_with_fewer_inner_units_is_the_student_that_is_written_directly(name, sizes):
+def test_slice_with_fewer_inner_units_is_the_student_that_is_written_directly(name: Any, sizes: Any) -> None:
     assert Direct(CASES[name]).error(NARROW, DEPTH, **sizes) < max(CASES[name].error, 1e-9)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (2, 2), (2, 1), (8, 8), (1, 1)])
-def test_slice_with_fewer_key_value_heads_is_the_student_that_is_written_directly(heads):
+def test_slice_with_fewer_key_value_heads_is_the_student_that_is_written_directly(heads: Any) -> None:
     sizes = dict(zip(("num_attention_heads", "num_key_value_heads"), heads, strict=True))
     assert Direct(GROUPED, sizes=EIGHT).error(NARROW, 2, **sizes) < GROUPED.error
 
@@ -90,7 +92,7 @@ def test_slice_with_fewer_key_value_heads_is_the_student_that_is_written_directl
         ("Gemma, words", {"head_dim": 2}),
     ],
 )
-def test_slice_with_smaller_heads_is_the_student_that_is_written_directly(name, sizes):
+def test_slice_with_smaller_heads_is_the_student_that_is_written_directly(name: Any, sizes: Any) -> None:
     """At the width of the largest: the singular directions of heads depend on the subspace."""
     error = Direct(CASES[name], order="importance and channels").error(WIDTH, DEPTH, **sizes)
     assert error < max(CASES[name].error, 1e-9)
@@ -99,11 +101,11 @@ def test_slice_with_smaller_heads_is_the_student_that_is_written_directly(name, 
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-def scalar(output):
+def scalar(output: Any) -> Any:
     return sum((value * torch.linspace(-1, 1, value.numel()).reshape(value.shape)).sum() for value in floats(output))
 
 
-def gradients_by_indexing(cuts, wholes, of_student):
+def gradients_by_indexing(cuts: Any, wholes: Any, of_student: Any) -> Any:
     """The gradients of the whole parameters, by explicit indices, from those of the student's own parameters."""
     found = {}
     for cut in cuts:
@@ -127,7 +129,7 @@ def gradients_by_indexing(cuts, wholes, of_student):
     ],
     ids=["one key-value head for two", "tied", "Conv1D", "MobileBERT"],
 )
-def test_gradients_are_those_of_explicit_indices(case, sizes):
+def test_gradients_are_those_of_explicit_indices(case: Any, sizes: Any) -> None:
     elastic = elastic_student(case).double()
     slice, again, student = (resized(case, NARROW, 2, **sizes).double() for _ in range(3))
     slice = elastic.slice(slice)
@@ -135,7 +137,7 @@ def test_gradients_are_those_of_explicit_indices(case, sizes):
     for model in (slice, student):
         scalar(model.eval()(**case.batch())).backward()
     of_student = {name: one.grad for name, one in student.named_parameters() if one.grad is not None}
-    private = {name.replace("/", "."): one for name, one in elastic.private[str(NARROW)].items()}
+    private = {name.replace("/", "."): one for name, one in elastic.private[str(NARROW)].named_parameters()}
     shared = dict(elastic.largest.named_parameters())
     for wholes, largest in ((shared, elastic.largest), (private, case.make(NARROW, DEPTH))):
         cuts = [cut for cut in NestedStudent(again, largest).cuts if cut.private == (wholes is private)]
@@ -148,14 +150,14 @@ def test_gradients_are_those_of_explicit_indices(case, sizes):
     assert all(parameter.grad is None for parameter in elastic.private[str(WIDTH)].parameters())
 
 
-def test_repeated_indices_are_among_the_cuts_of_grouped_heads():
+def test_repeated_indices_are_among_the_cuts_of_grouped_heads() -> None:
     sizes = {"num_attention_heads": 4, "num_key_value_heads": 4}
     nested = NestedStudent(resized(GROUPED, NARROW, 2, **sizes), GROUPED.make(WIDTH, DEPTH))
-    kept = next(cut.axes[0] for cut in nested.cuts if cut.name.endswith("k_proj.weight"))
+    kept: Any = next(cut.axes[0] for cut in nested.cuts if cut.name.endswith("k_proj.weight"))
     assert len(set(kept.tolist())) < len(kept)
 
 
-def test_gradients_of_two_slices_add_up():
+def test_gradients_of_two_slices_add_up() -> None:
     case = CASES["BERT, classes"]
     elastic = elastic_student(case).double()
     slices = [elastic.slice(resized(case, width, 2).double()).eval() for width in (WIDTH, NARROW)]
@@ -170,7 +172,7 @@ def test_gradients_of_two_slices_add_up():
     torch.testing.assert_close(weight.grad, separate[0] + separate[1])
 
 
-def test_frozen_parameters_receive_no_gradient():
+def test_frozen_parameters_receive_no_gradient() -> None:
     case = CASES["BERT, classes"]
     elastic = elastic_student(case)
     elastic.requires_grad_(False)
@@ -185,7 +187,7 @@ def test_frozen_parameters_receive_no_gradient():
 # --- private parameters, buffers, modes -------------------------------------------------------------------------------
 
 
-def test_private_parameters_are_those_of_the_model_of_the_width():
+def test_private_parameters_are_those_of_the_model_of_the_width() -> None:
     case = CASES["BERT, classes"]
     models = [randomised(case.make(width, DEPTH), seed) for seed, width in enumerate((WIDTH, NARROW))]
     gain = models[1].bert.embeddings.LayerNorm.weight.detach().clone()
@@ -193,11 +195,11 @@ def test_private_parameters_are_those_of_the_model_of_the_width():
     student = resized(case, NARROW, 1).double()
     elastic.slice(resized(case, NARROW, 1).double()).write(student)
     assert torch.equal(student.bert.embeddings.LayerNorm.weight, gain)
-    names = {name.rpartition("/")[0].rpartition("/")[2] for name in elastic.private[str(NARROW)]}
+    names = {name.rpartition("/")[0].rpartition("/")[2] for name, _ in elastic.private[str(NARROW)].named_parameters()}
     assert names == {"LayerNorm"}
 
 
-def test_model_of_a_width_may_have_fewer_blocks_than_the_largest():
+def test_model_of_a_width_may_have_fewer_blocks_than_the_largest() -> None:
     case = CASES["BERT, classes"]
     models = [randomised(case.make(*size), 1).float() for size in ((WIDTH, DEPTH), (NARROW, 2))]
     last = models[1].bert.encoder.layer[1].output.LayerNorm.weight.detach().clone()
@@ -207,7 +209,7 @@ def test_model_of_a_width_may_have_fewer_blocks_than_the_largest():
     assert torch.equal(student.bert.encoder.layer[0].output.LayerNorm.weight, last)
 
 
-def test_what_is_private_can_be_left_as_it_is():
+def test_what_is_private_can_be_left_as_it_is() -> None:
     case = CASES["BERT, classes"]
     elastic, student = elastic_student(case), randomised(case.make(NARROW, 2), 9).float()
     before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -216,7 +218,7 @@ def test_what_is_private_can_be_left_as_it_is():
     assert changed == {name for name, _ in student.named_parameters() if "LayerNorm" not in name}
 
 
-def test_buffers_of_a_slice_are_of_its_own_size():
+def test_buffers_of_a_slice_are_of_its_own_size() -> None:
     elastic = elastic_student(GROUPED)
     slice = elastic.slice(resized(GROUPED, NARROW, 2, head_dim=2))
     shapes = {tuple(value.shape) for name, value in slice.model.named_buffers() if "inv_freq" in name}
@@ -224,7 +226,7 @@ def test_buffers_of_a_slice_are_of_its_own_size():
     assert all(parameter.is_meta for parameter in slice.model.parameters())
 
 
-def test_slice_has_the_modes_of_a_module():
+def test_slice_has_the_modes_of_a_module() -> None:
     case = CASES["BERT, classes"]
     slice = elastic_student(case).slice(resized(case, NARROW, 2))
     assert isinstance(slice, Slice)
@@ -232,7 +234,7 @@ def test_slice_has_the_modes_of_a_module():
     assert not slice.eval().model.training
 
 
-def test_width_without_private_parameters_is_refused():
+def test_width_without_private_parameters_is_refused() -> None:
     elastic = elastic_student(CASES["BERT, classes"])
     message = r"every width must have private parameters .* those of 8, 16, and the student's is 12; call add_width"
     with pytest.raises(ConfigurationError, match=message):
@@ -242,16 +244,16 @@ def test_width_without_private_parameters_is_refused():
     elastic.slice(resized(CASES["BERT, classes"], 12, 2))
 
 
-def test_model_of_another_width_is_refused():
+def test_model_of_another_width_is_refused() -> None:
     elastic = elastic_student(CASES["BERT, classes"])
     with pytest.raises(ConfigurationError, match="of width 12 has 8 channels; build it with the width"):
         elastic.add_width(12, resized(CASES["BERT, classes"], 8, 2))
 
 
-def test_projection_head_is_private_to_the_width():
+def test_projection_head_is_private_to_the_width() -> None:
     case = CASES["BERT, pooled"]
 
-    def model(width):
+    def model(width: Any) -> Any:
         made = randomised(case.make(width, 2), width).float()
         made.add_module("projection", nn.Linear(width, 5))
         return made
@@ -262,13 +264,14 @@ def test_projection_head_is_private_to_the_width():
     slice.write(student, private=False)
     assert torch.equal(student.projection.weight, own)
     slice.write(student)
-    assert torch.equal(student.projection.weight, elastic.private[str(NARROW)]["projection/weight"])
+    private: Any = elastic.private[str(NARROW)]
+    assert torch.equal(student.projection.weight, private["projection/weight"])
     with pytest.raises(ConfigurationError, match=r"projection_head must be the path .* none at 'head'; fix the path"):
         NestedStudent(model(NARROW), model(WIDTH), projection_head="head")
 
 
-def test_released_parameters_stay_tied():
-    model = release(TIED_CASES["Llama, tied"].make(NARROW, 1))
+def test_released_parameters_stay_tied() -> None:
+    model: Any = release(TIED_CASES["Llama, tied"].make(NARROW, 1))
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(buffer.is_meta for buffer in model.buffers())
