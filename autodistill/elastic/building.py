@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 _RANDOM = {
@@ -20,7 +21,10 @@ class _WithoutRandomFill(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in _RANDOM:
-            return args[0] if args else (kwargs or {})["tensor"]
+            named = kwargs or {}
+            if func is torch.Tensor.normal_:  # truncated normal values are drawn until they are within their bounds
+                return args[0].fill_(args[1] if len(args) > 1 else named.get("mean", 0.0))
+            return args[0] if args else named["tensor"]
         return func(*args, **(kwargs or {}))
 
 
