@@ -21,8 +21,11 @@ class _WithoutRandomFill(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in _RANDOM:
+            named = kwargs or {}
+            tensor = args[0] if args else named["tensor"]
+            mean = named.get("mean", args[1] if len(args) > 1 else 0.0) if func is torch.Tensor.normal_ else 0.0
             with torch.no_grad():
-                return (args[0] if args else (kwargs or {})["tensor"]).zero_()
+                return tensor.fill_(mean)  # truncated normal values are drawn until they are within their bounds
         return func(*args, **(kwargs or {}))
 
 

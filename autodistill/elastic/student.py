@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autodistill.elastic.nested import Cut, NestedStudent
+from autodistill.errors import ConfigurationError
 from autodistill.models.families import WeightTable
 
 
@@ -67,11 +68,21 @@ class ElasticStudent(nn.Module):
         Args:
             width: of the stream.
             model: the largest student of this width; its parameters are released.
+
+        Raises:
+            ConfigurationError: it is no part of the largest student, or of another width.
         """
-        cuts = NestedStudent(model, self.largest, **self._options).cuts
+        nested = NestedStudent(model, self.largest, **self._options)
+        if nested.width != width:
+            raise ConfigurationError(
+                f"the model of a width must have this width, but the stream of the model of width {width} has "
+                f"{nested.width} channels; build it with the width."
+            )
         values = dict(model.named_parameters())
-        own = {_attribute(cut.source): nn.Parameter(values[cut.name].detach().clone()) for cut in cuts if cut.private}
-        self.private[str(width)] = nn.ParameterDict(own)
+        own = {cut.name: values[cut.name].detach() for cut in nested.cuts if cut.private}
+        device = next(self.largest.parameters()).device
+        copies = {_attribute(name): nn.Parameter(value.to(device, copy=True)) for name, value in own.items()}
+        self.private[str(width)] = nn.ParameterDict(copies)
         release(model)
         self.__dict__["_of_width"][width] = model
 
@@ -87,10 +98,15 @@ class ElasticStudent(nn.Module):
             model: the student as it is built; its parameters are released.
 
         Raises:
-            ConfigurationError: it is no part of the largest student.
+            ConfigurationError: it is no part of the largest student, or of a width without private parameters.
         """
         parts = self._parts(model)
         release(model)
+        device = next(self.largest.parameters()).device
+        for module in model.modules():  # the buffers of a student are of its own size, and not cut out
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.to(device)
         return Slice(model, parts)
 
     @torch.no_grad()
@@ -107,9 +123,8 @@ class ElasticStudent(nn.Module):
         width = NestedStudent(student, self.largest, **self._options).width
         wider = min(other for other in self.widths if other >= width)
         own = cast("nn.ParameterDict", self.private[str(wider)])
-        nested = NestedStudent(student, self.__dict__["_of_width"][wider], **self._options)
-        parts = {cut.name: (own[_attribute(cut.source)], cut) for cut in nested.cuts if cut.private}
-        Slice(student, parts).write(student)
+        nested = NestedStudent(student, self.__dict__["_of_width"][wider], private_only=True, **self._options)
+        Slice(student, {cut.name: (own[_attribute(cut.source)], cut) for cut in nested.cuts}).write(student)
 
     @torch.no_grad()
     def write(self, student: nn.Module, *, private: bool = True) -> None:
@@ -120,7 +135,7 @@ class ElasticStudent(nn.Module):
             private: False writes only what the widths share.
 
         Raises:
-            ConfigurationError: it is no part of the largest student.
+            ConfigurationError: it is no part of the largest student, or of a width without private parameters.
         """
         Slice(student, self._parts(student, private=private)).write(student)
 
@@ -130,9 +145,16 @@ class ElasticStudent(nn.Module):
         shared = (cut for cut in nested.cuts if not cut.private)
         parts = {cut.name: (self.largest.get_parameter(cut.source), cut) for cut in shared}
         if private:
+            if nested.width not in self.widths:
+                raise ConfigurationError(
+                    "every width must have private parameters before a student of it is cut out, but there are those "
+                    f"of {', '.join(map(str, sorted(self.widths)))}, and the student's is {nested.width}; call "
+                    "add_width."
+                )
             own = cast("nn.ParameterDict", self.private[str(nested.width)])
-            of_width = NestedStudent(model, self.__dict__["_of_width"][nested.width], **self._options)
-            parts |= {cut.name: (own[_attribute(cut.source)], cut) for cut in of_width.cuts if cut.private}
+            of_width = self.__dict__["_of_width"][nested.width]
+            cuts = NestedStudent(model, of_width, private_only=True, **self._options).cuts
+            parts |= {cut.name: (own[_attribute(cut.source)], cut) for cut in cuts}
         return parts
 
 

@@ -105,7 +105,9 @@ def _write_hidden(pair: Pairing[Family], hidden: Hidden, reader: Reader, kept: d
     affine = reader(read(pair.teacher, layer.teacher))
     norm = output_weight(pair, hidden.norm) if hidden.norm is not None else None
     if not hidden.spans_stream or pair.has_own_embeddings:
-        chosen = pair.strongest(affine.weight.norm(dim=1), shape(pair.student, layer.student)[0])
+        count = shape(pair.student, layer.student)[0]
+        # A table of embeddings reads the channels in the order of the teacher's.
+        chosen = torch.arange(count) if hidden.spans_stream else pair.strongest(affine.weight.norm(dim=1), count)
         kept[layer.student.path] = chosen
         bias = affine.bias[chosen] if affine.bias is not None else None
         pair.write(layer.student, Affine(affine.weight[chosen], bias))

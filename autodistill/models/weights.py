@@ -191,7 +191,7 @@ def write_norm(model: nn.Module, path: str, gain: torch.Tensor, bias: torch.Tens
 def _rows(chosen: Part, weight: torch.Tensor, transposed: bool) -> slice | torch.Tensor:
     rows = len(_matrix(weight.detach(), transposed))
     if chosen.by_head:
-        by_head = torch.arange(rows, device=weight.device).reshape(-1, chosen.of, chosen.channels)
+        by_head = torch.arange(rows).reshape(-1, chosen.of, chosen.channels)
         return by_head[:, chosen.index].flatten()
     size = rows // chosen.of
     return slice(chosen.index * size, (chosen.index + 1) * size)

@@ -35,6 +35,7 @@ from autodistill.batch import Batch
 from autodistill.config.initialization import InitializationConfig
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.initialization.from_teacher import initialize_from_teacher
+from autodistill.initialization.importance import Importance
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.subspace import TeacherSubspace
 from autodistill.models.families import family_of
@@ -84,6 +85,35 @@ def test_a_subspace_in_single_precision_is_accepted():
     single = TeacherSubspace(found.means.float(), found.directions.float(), found.scale.float(), 1.0)
     compared, _ = compare(case, single, None)
     assert compared.outputs < case.error  # a permutation loses nothing
+
+
+@pytest.mark.parametrize("order", ["importance", "importance and channels"])
+@pytest.mark.parametrize("name", CASES)
+def test_order_of_heads_and_neurons_changes_nothing_that_is_computed(name, order):
+    """Except for the order of what a pooler returns."""
+    case = CASES[name]
+    teacher, student = case.teacher(), randomised(case.make(WIDTH, DEPTH), 2)
+    start = initialize_from_teacher(student, teacher, square_subspace(case.directions), order=order)
+    found = errors(teacher, student, start, case.batch())
+    assert found.matched < case.error
+    if "pooled" not in name:
+        assert found.outputs < case.error
+    assert start.untouched == ()
+
+
+def test_heads_and_neurons_come_in_the_order_of_their_importance():
+    case = CASES["BERT, classes"]
+    teacher, student = case.teacher(), randomised(case.make(WIDTH, DEPTH), 2)
+    path = "bert.encoder.layer.0"
+    neurons = torch.arange(2.0 * WIDTH).double()
+    heads = torch.tensor([1.0, 4.0, 2.0, 3.0]).double().repeat_interleave(4)
+    importance = Importance("gradients", {f"{path}.output.dense": neurons, f"{path}.attention.output.dense": heads})
+    identity = TeacherSubspace(torch.zeros(1, WIDTH), torch.eye(WIDTH), torch.ones(WIDTH), 1.0)
+    initialize_from_teacher(student, teacher, identity, importance=importance, order="importance")
+    of_student, of_teacher = (model.get_submodule(path) for model in (student, teacher))
+    assert torch.equal(of_student.intermediate.dense.weight, of_teacher.intermediate.dense.weight.flip(0))
+    query = of_teacher.attention.self.query.weight.reshape(4, 4, WIDTH)
+    assert torch.equal(of_student.attention.self.query.weight.reshape(4, 4, WIDTH), query[[1, 3, 2, 0]])
 
 
 def llama(**sizes):

@@ -106,3 +106,35 @@ def test_groups_of_grouped_heads_keep_members_with_their_key():
 def test_a_student_with_more_heads_than_the_teacher_receives_them_all():
     groups = choose_heads(torch.ones(2), HeadSizes(2, 2, 4), HeadSizes(6, 3, 4))
     assert groups == [HeadGroup(0, (0,)), HeadGroup(1, (1,))]
+
+
+# --- in order of importance -------------------------------------------------------------------------------------------
+
+
+def test_the_most_important_come_first_if_ordered():
+    assert strongest(torch.tensor([1.0, 5.0, 3.0, 5.0]), 3, ordered=True).tolist() == [1, 3, 2]
+
+
+def test_ordered_groups_and_their_members_come_with_the_strongest_first():
+    importance = torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, 0.0, 0.0, 8.0])
+    groups = choose_heads(importance, HeadSizes(8, 2, 4), HeadSizes(8, 2, 4), ordered=True)
+    assert groups == [HeadGroup(1, (4, 7, 5, 6)), HeadGroup(0, (3, 2, 1, 0))]
+    kept = choose_heads(importance, HeadSizes(8, 2, 4), HeadSizes(4, 2, 4), ordered=True)
+    assert kept == [HeadGroup(1, (4, 7)), HeadGroup(0, (3, 2))]
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_first_channels_of_an_ordered_head_are_the_best_head_of_that_size(kept):
+    query, key = matrix(4, 6), matrix(4, 6, 1)
+    to_query, to_key = query_key_maps([query], key, 4, rotary=False, ordered=True)
+    torch.testing.assert_close((to_query @ query).T @ (to_key @ key), query.T @ key)
+    scores = (to_query @ query)[:kept].T @ (to_key @ key)[:kept]
+    torch.testing.assert_close(scores, best_of_rank(query.T @ key, kept))
+    to_output, to_value = value_output_maps([query.T], key, 4, ordered=True)
+    written = (to_output @ query)[:kept].T @ (to_value @ key)[:kept]
+    torch.testing.assert_close(written, best_of_rank(query.T @ key, kept))
+
+
+def test_rotary_channels_stay_in_the_order_of_their_frequencies():
+    maps = query_key_maps([matrix(4, 6)], matrix(4, 6, 1), 4, rotary=True, ordered=True)
+    assert all(torch.equal(one, torch.eye(4).double()) for one in maps)

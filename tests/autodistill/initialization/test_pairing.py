@@ -75,3 +75,11 @@ def test_what_is_written_is_in_the_student_and_noted() -> None:
     assert torch.equal(dense.bias, bias)
     assert (norm.weight.tolist(), norm.bias.tolist()) == ([3.0] * 8, list(range(8)))
     assert pair.written == {dense.weight, dense.bias, norm.weight, norm.bias}
+
+
+def test_strongest_come_in_the_order_of_the_pair() -> None:
+    pair = pairing("BERT")
+    importance = torch.tensor([1.0, 3.0, 2.0, 5.0])
+    assert pair.strongest(importance, 2).tolist() == [1, 3]
+    pair.order = "importance"
+    assert pair.strongest(importance, 2).tolist() == [3, 1]

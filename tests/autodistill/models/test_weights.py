@@ -8,7 +8,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autodistill.errors import LayerNotFoundError
-from autodistill.models.weights import Affine, Part, has, left_out, norm_of, parameters, read, write, write_norm
+from autodistill.models.weights import (
+    Affine,
+    Part,
+    has,
+    left_out,
+    locate,
+    norm_of,
+    parameters,
+    read,
+    write,
+    write_norm,
+)
 
 
 class Model(nn.Module):
@@ -135,3 +146,18 @@ def test_a_module_that_is_none_or_an_identity_is_left_out():
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("spec", [*PATHS, Part("linear", 1, 3), Part("linear", 1, 3, by_head=True, channels=1)])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_located_rows_are_those_that_are_read(spec, device):
+    model = Model()
+    rows = locate(model.to(device), spec).rows
+    assert rows.device.type == "cpu"
+    model = Model()
+    found = locate(model, spec)
+    assert torch.equal(found.rows, rows)
+    weight = found.weight.detach()
+    matrix = weight.reshape(-1, weight.shape[-1]).T if found.transposed else weight.flatten(1)
+    assert torch.equal(matrix[rows].double(), read(model, spec).weight)
+    assert (found.bias is None) == (read(model, spec).bias is None)
