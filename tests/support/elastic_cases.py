@@ -199,7 +199,7 @@ class Direct:
     def error(self, width: int, depth: int, **sizes: Any) -> float:
         """How far the outputs of a slice are from those of the same student that is written directly."""
         largest = self.write(resized(self.case, WIDTH, DEPTH, **(self.sizes or {})), WIDTH, self.order)
-        student = self.write(resized(self.case, width, depth, **sizes), width, "position")
+        student = self.write(resized(self.case, width, depth, **sizes), width, self.order)
         full = self.write(resized(self.case, width, DEPTH, **{**(self.sizes or {}), **sizes}), width, self.order)
         elastic = ElasticStudent(largest, {width: full})
         slice = elastic.slice(resized(self.case, width, depth, **sizes).double())

@@ -42,7 +42,7 @@ def test_functions_that_fill_at_random_return_the_tensor() -> None:
         other = torch.full((2,), 9.0)
         assert nn.init.trunc_normal_(other, mean=0.5) is other  # ends, although it draws until values are in bounds
         assert other.abs().max() <= 2
-    assert tensor.tolist() == [[7.0, 7.0], [7.0, 7.0]]
+    assert tensor.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_weights_are_random_again_after_the_context() -> None:

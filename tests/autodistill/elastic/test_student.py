@@ -48,8 +48,8 @@ def test_slice_computes_what_the_extracted_student_does_to_the_bit(name: Any) ->
             assert torch.equal(of_slice, of_student)
 
 
-EXACT_CASES = [name for name in CASES if not name.startswith(("ModernBERT, words",))]
-"""Not where a table of embeddings reads what a LayerNorm's gains have multiplied (see `Direct`)."""
+EXACT_CASES = [name for name in CASES if not name.startswith("ModernBERT")]
+"""Not ModernBERT, whose first block reads the stream without a LayerNorm, which would remove its mean over channels."""
 
 
 @pytest.mark.parametrize("name", EXACT_CASES)
@@ -214,7 +214,7 @@ def test_what_is_private_can_be_left_as_it_is() -> None:
     case = CASES["BERT, classes"]
     elastic, student = elastic_student(case), randomised(case.make(NARROW, 2), 9).float()
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    elastic.slice(resized(case, NARROW, 2)).write(student, private=False)
+    elastic.write(student, private=False)
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {name for name, _ in student.named_parameters() if "LayerNorm" not in name}
 
@@ -262,7 +262,7 @@ def test_projection_head_is_private_to_the_width() -> None:
     elastic = ElasticStudent(model(WIDTH), {NARROW: model(NARROW)}, projection_head="projection")
     slice, student = elastic.slice(model(NARROW)), model(NARROW)
     own = student.projection.weight.detach().clone()
-    slice.write(student, private=False)
+    elastic.write(student, private=False)
     assert torch.equal(student.projection.weight, own)
     slice.write(student)
     private: Any = elastic.private[str(NARROW)]
