@@ -450,9 +450,7 @@ class AutoDistillation:
             self.config,
             self.train_dataloader,
             self.device,
-            Storage(
-                folder, read_only=read_only, elastic=None if read_only else self.search_dir / ELASTIC, **self._sizes
-            ),
+            Storage(folder, read_only=read_only, elastic=self.search_dir / ELASTIC, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,
             regular_engine=regular_engine,

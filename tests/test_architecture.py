@@ -60,6 +60,7 @@ ORDER = (
     "config",
     "distillation",
     "initialization",
+    "elastic",
     "distiller",
     "preparation",
     "frameworks",
