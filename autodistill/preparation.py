@@ -31,7 +31,6 @@ from autodistill.distillation.predicted_cost import (
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.distiller import Distiller
-from autodistill.elastic.training import WEIGHTS
 from autodistill.environment import resolve_device
 from autodistill.forecast import Forecast, TeacherWork, format_bytes
 from autodistill.models.attention import eager_attention
@@ -189,7 +188,7 @@ class Preparation:
     def _elastic_batches_due(self) -> int:
         """The number of batches on which an elastic student is still to be trained."""
         folder = self._storage.elastic
-        trained = folder is not None and (folder / WEIGHTS).exists()
+        trained = folder is not None and any(folder.glob("*.safetensors"))
         return 0 if trained else self._distiller.elastic_batches
 
     def _teacher_work(self, plan: Plan, data: DataView, scratch: TeacherCache) -> TeacherWork:

@@ -243,7 +243,7 @@ class ElasticTraining:
                 criterion.feature_matchers[index] = self._matchers[key]
             if any(model is student for model in plan.eager):
                 self._eager.add(kind)
-            self._plans[kind] = replace(plan, eager=())
+            self._plans[kind] = replace(plan, eager=tuple(model for model in plan.eager if model is not student))
         return self._plans[kind]
 
     def _start_matchers(self, student: nn.Module, elastic: ElasticStudent, criterion: Criterion) -> None:
@@ -275,12 +275,10 @@ class ElasticTraining:
         checkpoints = Checkpoints(None if task.directory is None else task.directory / CHECKPOINT)
         modules = {"student": elastic, "matchers": self._matchers}
         parameters = [parameter for parameter in elastic.parameters() if parameter.requires_grad]
-        losses = loop.run(
-            parameters,
-            list(self._matchers.parameters()),
-            self._losses(elastic),
-            LoopCheckpoint(checkpoints, "elastic", modules, task.checkpoint_steps, task.cache.flush),
-        )
+        checkpoint = LoopCheckpoint(checkpoints, "elastic", modules, task.checkpoint_steps, task.cache.flush)
+        plan = next(iter(self._plans.values()))
+        with eager_attention(*plan.eager):  # the teacher, if its attention probabilities are mapped
+            losses = loop.run(parameters, list(self._matchers.parameters()), self._losses(elastic), checkpoint)
         self._drawn.clear()
         report.finished(STAGE, losses)
 

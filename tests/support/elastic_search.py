@@ -45,7 +45,9 @@ def evaluate(student):
     """How close the predictions of a student are to the teacher's."""
     (batch,) = batches(1, 16)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    return {"closeness": -nn.functional.mse_loss(student(**inputs).logits, make_teacher().eval()(**inputs).logits).item()}
+    return {
+        "closeness": -nn.functional.mse_loss(student(**inputs).logits, make_teacher().eval()(**inputs).logits).item()
+    }
 
 
 def make_config(space=None, elastic=None, regular=None, **search):
@@ -93,7 +95,17 @@ def outcomes(search_dir):
     ]
     kept = [load_file(t.directory / "student/model.safetensors") for t in result.completed if t.student]
     losses = (search_dir / "elastic/progress.jsonl").read_text()
-    return records, losses, [load_file(search_dir / "elastic/elastic.safetensors"), *kept]
+    return records, losses, [*map(load_file, elastic_files(search_dir)), *kept]
+
+
+def elastic_files(search_dir):
+    """The files of the trained elastic student."""
+    return sorted((search_dir / "elastic").glob("*.safetensors"))
+
+
+def content(search_dir):
+    """The bytes and the time of the last change of these files."""
+    return [(file.read_bytes(), file.stat().st_mtime_ns) for file in elastic_files(search_dir)]
 
 
 def assert_same(left, right):
@@ -108,13 +120,16 @@ def paused(search):
     return [trial for trial in search.search_result if trial.state is TrialState.PAUSED]
 
 
-def count_elastic_steps(monkeypatch):
-    """The names of the stages whose steps were taken, one for each."""
+def elastic_steps(monkeypatch, *, stop_at=None, by=None):
+    """Counts the steps of the training of the elastic student; before step `stop_at`, `by` is raised."""
     steps = []
     update = StepLoop._update
 
     def counting(loop, *arguments):
-        steps.append(loop.name)
+        if loop.name.startswith("elastic"):
+            steps.append(loop.name)
+            if len(steps) == stop_at:
+                raise by
         update(loop, *arguments)
 
     monkeypatch.setattr(StepLoop, "_update", counting)

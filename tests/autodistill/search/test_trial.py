@@ -122,7 +122,7 @@ def test_record_without_a_metric_of_its_search_is_refused(tmp_path: Path) -> Non
         read_trial(folder, ["accuracy", "latency"])
     paused = Trial(5, {}).pause({"accuracy": 0.5}).promote()
     (folder / "trial.json").write_text(json.dumps(paused.to_json()))
-    with pytest.raises(ValueError, match="after flash distillation, but has no value of 'latency'"):
+    with pytest.raises(ValueError, match="in the first rung, but has no value of 'latency'"):
         read_trial(folder, ["accuracy", "latency"])
 
 
