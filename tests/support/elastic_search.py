@@ -65,7 +65,9 @@ def make_config(space=None, elastic=None, regular=None, **search):
         "checkpoint_steps": 3,
         "init": {"least_squares": "none", "batches": 6},
     }
-    if regular is not False:
+    if regular is False:
+        config["flash_distillation"] = "auto"  # without either section, regular distillation is automatic
+    else:
         config["regular_distillation"] = {"train_steps": 4} | (regular or {})
     return config
 
