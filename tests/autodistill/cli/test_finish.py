@@ -26,11 +26,11 @@ def configured(classifier):
     settings["elastic"] = {"train_steps": 3}
     settings["search"]["search_space"] = {
         "hidden_size": [8, 16],
-        "num_attention_heads": [2],
+        "num_attention_heads": [1, 2],
         "num_hidden_layers": [1, 2],
         "intermediate_size": [8, 16],
     }
-    settings["search"]["constraints"] = []
+    settings["search"]["constraints"] = ["hidden_size == 8 * num_attention_heads"]
     Path("search.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return config
 
@@ -38,7 +38,7 @@ def configured(classifier):
 def sizes(width, layers, neurons):
     values = {
         "hidden_size": width,
-        "num_attention_heads": 2,
+        "num_attention_heads": width // 8,
         "num_hidden_layers": layers,
         "intermediate_size": neurons,
     }
@@ -85,7 +85,7 @@ def test_search_with_an_elastic_student_is_finished_limited_and_exported(configu
     assert "is in order" in run("doctor", "runs")
     shown = run("finish", *SEARCH, *sizes(8, 1, 8), "--train-steps", 2, "--no-progress")
     assert "complete" in shown
-    assert "hidden_size=8, intermediate_size=8, num_attention_heads=2, num_hidden_layers=1" in shown
+    assert "hidden_size=8, intermediate_size=8, num_attention_heads=1, num_hidden_layers=1" in shown
     (chosen,) = (trial for trial in complete() if trial.details.get("chosen"))
     assert f"--trial {chosen.number}" in shown
     run("export", "runs", "exported", "--trial", chosen.number)

@@ -45,10 +45,33 @@ def test_every_architecture_that_the_space_allows_is_drawn_and_no_other():
         assert drawn == expected
 
 
-def test_width_that_the_constraints_exclude_is_refused_when_it_is_drawn():
+def test_width_that_the_constraints_exclude_is_none():
     space = of(SPACE, constraints=["hidden_size != 4"])
+    assert list(space.widths) == [8]
     with pytest.raises(ConfigurationError, match="none of width 4 was found in 10000 draws; relax the constraints"):
         space.draw(np.random.default_rng(0), 4)
+
+
+def test_number_of_heads_may_be_tied_to_the_width_by_a_constraint():
+    dimensions = SPACE | {"num_attention_heads": [2, 4], "intermediate_size": [8, 16, 32]}
+    constraints = ["hidden_size == 2 * num_attention_heads", "intermediate_size <= 4 * hidden_size"]
+    space = of(dimensions, constraints=constraints)
+    assert not space.resizes_heads
+    assert {width: one["num_attention_heads"] for width, one in space.widths.items()} == {4: 2, 8: 4}
+    assert space.widths[4]["intermediate_size"] == 16
+    for width in (4, 8):
+        drawn = space.draw(np.random.default_rng(0), width)
+        NestedStudent(structure(bert, drawn), structure(bert, space.widths[width]), **space.options)
+
+
+def test_space_whose_largest_values_cannot_be_built_is_refused_with_a_remedy():
+    with pytest.raises(
+        ConfigurationError, match=r"must be able to build, but for .* it raised ValueError.*follow from"
+    ):
+        of(
+            {"hidden_size": [4, 8], "num_attention_heads": [2, 3]},
+            constraints=["hidden_size % num_attention_heads == 0"],
+        )
 
 
 def test_ranges_of_other_sizes_than_the_width_may_be_long():
