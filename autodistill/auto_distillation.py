@@ -22,7 +22,7 @@ from advisors.base import Advisor
 from advisors.registry import as_advisor
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
-from autodistill.config.auto_distillation import framework_problem
+from autodistill.config.auto_distillation import PROMOTED, framework_problem
 from autodistill.config.elastic import ElasticConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.config.regular_distillation import RegularDistillationConfig
@@ -450,9 +450,7 @@ class AutoDistillation:
             self.config,
             self.train_dataloader,
             self.device,
-            Storage(
-                folder, read_only=read_only, elastic=None if read_only else self.search_dir / ELASTIC, **self._sizes
-            ),
+            Storage(folder, read_only=read_only, elastic=self.search_dir / ELASTIC, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,
             regular_engine=regular_engine,
@@ -685,12 +683,13 @@ class AutoDistillation:
             ConfigurationError: there is no elastic student, no student keeps the limits, or a metric is not known.
         """
         search = self.config.the_search()
-        self._check_built_in(
-            "for_limit", "chooses by the built-in distillation", slice_problems(self, n_trials, limits)
-        )
+        problems = [*slice_problems(self, n_trials, limits), *finish_problems(self, train_steps)]
+        self._check_built_in("for_limit", "chooses by the built-in distillation", problems)
         metrics = with_limits(search.metrics, limits)
         proposals = Proposals(search.with_changes(metrics=metrics), self.advisor, self.history_from)
-        with self._looping(replace(self._trial_spec(), metrics=metrics), SerialExecutor(), proposals) as loop:
+        promote = None if self._ends_with_slices else search.promote or PROMOTED  # trials end with their slices
+        spec = replace(self._trial_spec(), metrics=metrics, promote=promote)
+        with self._looping(spec, SerialExecutor(), proposals) as loop:
             for _ in loop.run(Limits(len(loop.result.tried) + n_trials, promotes=False)):
                 pass
             best = best_slice(SearchResult(list(loop.result), metrics))

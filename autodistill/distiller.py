@@ -231,7 +231,7 @@ class Distiller:
         criterion = regular.model_dump(mode="json", include=ELASTIC_CRITERION)
         return encode_json({**sections, "criterion": criterion, "loss_func": process_name(self.loss_func)})
 
-    def _resolve_whole(self, student: nn.Module) -> Plan:
+    def resolve_whole(self, student: nn.Module) -> Plan:
         """The plan of a student that is trained as a whole, also if no regular distillation is configured."""
         regular = self.config.regular_distillation or RegularDistillationConfig()
         phases = replace(self.phases, flash=None, regular=regular)
@@ -295,6 +295,12 @@ class Distiller:
             return 0
         return settings.train_steps * settings.gradient_accumulation_steps * self.processes.count
 
+    @property
+    def elastic_batches(self) -> int:
+        """The number of batches that the training of the elastic student reads."""
+        settings = self.config.elastic
+        return 0 if settings is None else settings.train_steps * settings.samples_per_step
+
     @cached_property
     def phases(self) -> Phases:
         """All phases in process 0; the other processes receive its student, and run regular distillation only."""
@@ -331,12 +337,12 @@ class Distiller:
             self.build,
             config.init,
             initializer,
-            self._resolve_whole,
+            self.resolve_whole,
             self.stream,
             self.cache,
             self._device,
             self.config.seed,
-            self.storage.elastic,
+            None if self.storage.read_only else self.storage.elastic,
             self.config.checkpoint_steps,
         )
         return ElasticTraining(task)
@@ -425,12 +431,15 @@ class Distiller:
     @property
     def mixed_precision(self) -> str:
         """The precision in which the teacher runs: `"no"`, `"bf16"` or `"fp16"`."""
-        phases = (self.config.flash_distillation, self.config.regular_distillation)
+        config = self.config
+        phases = (config.flash_distillation, config.regular_distillation, config.elastic)
         return next((phase.mixed_precision for phase in phases if phase is not None), "no")
 
     def _outputs(self, memory_gb: float) -> SampleOutputs | None:
         """Where the teacher's outputs in regular distillation are kept by sample; None if they are kept by batch."""
         regular = self.phases.regular
+        if regular is None and self.phases.init is not None and self.config.elastic is not None:
+            regular = RegularDistillationConfig()  # of which the elastic student has the loss
         if regular is None or regular.exact:
             return None
         if is_randomly_augmented(self.train_dataloader):

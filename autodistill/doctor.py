@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from autodistill.search.directory import rename_damaged, set_aside
 from autodistill.search.layout import (
     CHECKPOINT,
     DAMAGED_SUFFIX,
+    ELASTIC,
     LOCK_FILE,
     LOSSES_FILE,
     OWNER_FILE,
@@ -49,11 +50,13 @@ _IN_SEARCH = {
     LOCK_FILE,
     OWNER_FILE,
     TRIALS,
+    ELASTIC,
     TEACHER_CACHE,
     PREPROCESSOR,
     PREPROCESSOR_HASHES,
 }
 _IN_TRIAL = {TRIAL_FILE, LOSSES_FILE, CHECKPOINT, STUDENT}
+_TENSORS = ".safetensors"
 _DISK = "disk space"
 _REMOVED = "removed"
 _MISSING = "is missing"
@@ -157,11 +160,15 @@ def _findings(search_dir: Path, at_work: bool) -> Iterator[Finding]:
     metrics = yield from _of_description(search_dir)
     trials = yield from _of_records(search_dir, metrics, at_work)
     yield from _of_students(search_dir, trials, metrics)
+    slices = _has_slices(search_dir)
     for trial in trials:
-        yield from _of_checkpoints(trial_directory(search_dir, trial.number) / CHECKPOINT, trial.state, at_work)
+        folder = trial_directory(search_dir, trial.number) / CHECKPOINT
+        if not (slices and trial.state is TrialState.PAUSED and not folder.exists()):
+            yield from _of_checkpoints(folder, trial.state, at_work)
     for problem in preprocessor_problems(search_dir):
         remedy = "resume the search with `autodistill search`, which writes it again"
         yield Finding(search_dir / PREPROCESSOR, problem, "no student can be exported", remedy)
+    yield from _of_elastic(search_dir / ELASTIC)
     yield from _of_cache(search_dir / TEACHER_CACHE)
     yield from _of_names(search_dir)
 
@@ -290,6 +297,31 @@ def _of_checkpoints(folder: Path, state: TrialState, at_work: bool) -> Iterator[
         yield Finding(folder, "is missing", cost, "none needed", harmless=True)
     for file in sorted(folder.glob("*.safetensors")):
         yield from _checked(checkpoints.problem_in, file, "that part of the training is repeated")
+
+
+# --- the elastic student ----------------------------------------------------------------------------------------------
+
+
+def _has_slices(search_dir: Path) -> bool:
+    """Whether students are slices of an elastic student, of which a paused trial needs no checkpoint."""
+    try:
+        settings = description.read_description(search_dir).get("distillation")
+    except SearchDirectoryError:
+        return (search_dir / ELASTIC).exists()
+    return isinstance(settings, Mapping) and settings.get("elastic") is not None
+
+
+def _of_elastic(folder: Path) -> Iterator[Finding]:
+    """The findings in the elastic student and its checkpoint."""
+    cost = "the elastic student is trained again, with the same result, when it is needed"
+    for file in _files(folder):
+        parts = file.relative_to(folder).parts
+        if parts[-1].endswith(_TENSORS) and len(parts) == 1:
+            yield from _checked(tensor_files.problem_in, file, cost)
+        elif parts[-1].endswith(_TENSORS) and parts[:-1] == (CHECKPOINT,):
+            yield from _checked(checkpoints.problem_in, file, "that part of the training is repeated")
+        elif parts != (LOSSES_FILE,) and not is_temporary(file.name) and DAMAGED_SUFFIX not in file.suffixes:
+            yield _foreign(file)
 
 
 # --- the teacher cache ------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class Forecast:
         trials: that remain to be run; None if their number is not known.
         promoted: the share of trials that is trained to the end.
         limits: what is limited by a setting, with the remedy; a sentence each.
+        elastic_seconds: of the training of the elastic student, once for the whole search; 0 if there is none.
 
     Examples:
         >>> forecast = Forecast(6000, 0.1, TeacherWork(5400, 5400, 0, 90.0, 2**30), 2**30, 20.0, 100.0, trials=20)
@@ -60,6 +61,7 @@ min, and 20 trials with the teacher for 42 min, without evaluation
     trials: int | None = None
     promoted: float = 1.0
     limits: tuple[str, ...] = ()
+    elastic_seconds: float = 0.0
 
     @property
     def trial_seconds(self) -> float:
@@ -68,19 +70,22 @@ min, and 20 trials with the teacher for 42 min, without evaluation
 
     @property
     def search_seconds(self) -> float | None:
-        """Of all trials and the teacher; None if the number of trials is not known."""
+        """Of all trials, the elastic student and the teacher; None if the number of trials is not known."""
         if self.trials is None:
             return None
-        return self.teacher.seconds + self.trials * (self.flash_seconds + self.promoted * self.regular_seconds)
+        shared = self.teacher.seconds + self.elastic_seconds
+        return shared + self.trials * (self.flash_seconds + self.promoted * self.regular_seconds)
 
     def describe(self) -> str:
         """The forecast in one line, with the remedies."""
         teacher, seconds = self.teacher, self.search_seconds
         line = (
             f"predicted from one batch: the teacher runs on {teacher.samples:,} samples "
-            f"({format_seconds(teacher.seconds)}; {format_bytes(teacher.disk_bytes)} on disk), a trial trains for "
-            f"{format_seconds(self.trial_seconds)}"
+            f"({format_seconds(teacher.seconds)}; {format_bytes(teacher.disk_bytes)} on disk), "
         )
+        if self.elastic_seconds:
+            line += f"the elastic student trains for {format_seconds(self.elastic_seconds)}, "
+        line += f"a trial trains for {format_seconds(self.trial_seconds)}"
         if seconds is not None:
             line += f", and {self.trials} trials with the teacher for {format_seconds(seconds)}"
         return "; ".join([f"{line}, without evaluation", *self.limits])
@@ -96,6 +101,8 @@ min, and 20 trials with the teacher for 42 min, without evaluation
         yield "time of the teacher", format_seconds(teacher.seconds)
         yield "disk for the teacher's features", format_bytes(teacher.disk_bytes)
         yield "memory for models and features", format_bytes(self.memory_bytes)
+        if self.elastic_seconds:
+            yield "distillation of the elastic student", format_seconds(self.elastic_seconds)
         yield "flash distillation of a trial", format_seconds(self.flash_seconds)
         yield "regular distillation of a trial", format_seconds(self.regular_seconds)
         if seconds is not None and self.trials:

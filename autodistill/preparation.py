@@ -89,7 +89,8 @@ class Preparation:
         student = copy.deepcopy(student)
         plan = self._distiller.resolve(student) if parts == 1 else self._distiller.resolve(student, checks_start=False)
         hidden = self._hidden_states(plan)
-        outputs = [] if plan.regular is None else plan.regular.teacher_taps
+        whole = self._whole(student, plan)
+        outputs = [] if whole.regular is None else whole.regular.teacher_taps
         with isolated_random_state(derive_seed(self._config.seed, "fill")), eager_attention(*plan.eager):
             for number, batch, new in self._batches_to_fill(outputs):
                 if number % parts == part:
@@ -101,7 +102,7 @@ class Preparation:
 
     def _batches_to_fill(self, outputs: Sequence[Tap]) -> Iterator[tuple[int, Batch, list[int]]]:
         """The batches that a student reads, with their numbers, and the indices of samples that are in none before."""
-        count, number = max(self._flash_set_size, self._distiller.regular_batches if outputs else 0), 0
+        count, number = max(self._flash_set_size, self._whole_batches if outputs else 0), 0
         seen: set[bytes] = set()
         recur = recurrence_problem(self._flash_set.batches) is None
         for epoch in itertools.count():
@@ -114,6 +115,16 @@ class Preparation:
             everything = recur and read == count_samples(self._distiller.train_dataloader)
             if number == count or (everything and self._cache.keeps_by_sample(self._flash_set.batch(0), outputs)):
                 return
+
+    @property
+    def _whole_batches(self) -> int:
+        """The number of batches that are read where students are trained as a whole."""
+        return max(self._distiller.regular_batches, self._distiller.elastic_batches)
+
+    def _whole(self, student: nn.Module, plan: Plan) -> Plan:
+        """The plan of a student with a regular stage if an elastic student is trained, which has that of its slices."""
+        trains = plan.regular is None and self._config.elastic is not None
+        return self._distiller.resolve_whole(student) if trains else plan
 
     @property
     def _flash_set_size(self) -> int:
@@ -148,7 +159,7 @@ class Preparation:
         """
         with isolated_random_state(derive_seed(self._config.seed, "forecast")):
             copies = [copy.deepcopy(student) for student in students]
-            plans = [self._distiller.resolve(student, checks_start=False) for student in copies]
+            plans = [self._whole(one, self._distiller.resolve(one, checks_start=False)) for one in copies]
             scratch = self._scratch
             data = DataView.of(self._distiller.train_dataloader, self._distiller.stream, self._flash_set)
             teacher = self._teacher_work(plans[0], data, scratch)
@@ -159,24 +170,33 @@ class Preparation:
         self._cache.run.samples += scratch.run.samples
         self._cache.run.forwards += scratch.run.forwards
         kept = min(teacher.disk_bytes, self._storage.activation_budget_gb / 2 * GIB)
+        processes = self._distiller.processes.count
         return Forecast(
             data.samples,
             data.padding,
             teacher,
             memory_of(self._distiller.teacher, students, kept),
             flash_seconds=mean(flash for flash, _ in seconds),
-            regular_seconds=mean(regular for _, regular in seconds),
+            regular_seconds=mean(regular for _, regular in seconds) * self._distiller.regular_batches / processes,
+            elastic_seconds=mean(regular for _, regular in seconds) * self._elastic_batches_due,
             trials=trials,
             promoted=(self._config.search.promote if self._config.search is not None else None) or 1.0,
             limits=tuple(self._limits(plans[0], teacher)),
         )
+
+    @property
+    def _elastic_batches_due(self) -> int:
+        """The number of batches on which an elastic student is still to be trained."""
+        folder = self._storage.elastic
+        trained = folder is not None and any(folder.glob("*.safetensors"))
+        return 0 if trained else self._distiller.elastic_batches
 
     def _teacher_work(self, plan: Plan, data: DataView, scratch: TeacherCache) -> TeacherWork:
         flash, regular = FlashReads(), RegularReads()
         if self._distiller.phases.flash is not None:
             flash = FlashReads(self._flash_set.batches, self._hidden_states(plan))
         if plan.regular is not None:
-            count = self._distiller.regular_batches
+            count = self._whole_batches
             if self._distiller.phases.init is not None:
                 count = max(count, self._distiller.phases.init.batches)
             regular = RegularReads(count, plan.regular.teacher_taps)
@@ -187,18 +207,17 @@ class Preparation:
             return predict_teacher_work(data, self._cache, scratch, flash, regular, start)
 
     def _seconds(self, student: nn.Module, plan: Plan, flash_set: FlashSet) -> tuple[float, float]:
-        """The seconds of flash distillation and of regular distillation of a student, which is trained."""
+        """The seconds of flash distillation, and of a batch of regular distillation, of a student, which is trained."""
         context, flash, regular = TrainingContext(seed=0), 0.0, 0.0
         batch = flash_set.batch(0)
         with eager_attention(*plan.eager):
             if plan.regular is not None and plan.regular_criterion is not None:
                 stage, stream = plan.regular, DataStream([batch.content], self._config.seed)
                 task = RegularTask(student, stage, plan.regular_criterion, stream, flash_set.cache, self._device)
-                per_step = step_seconds(
+                regular = step_seconds(
                     lambda steps: RegularDistillation(replace(task, stage=shortened(stage, steps))).run(context),
                     self._device,
                 )
-                regular = per_step * stage.steps * stage.settings.gradient_accumulation_steps
             if plan.flash:
                 flash = self._flash_seconds(student, plan, flash_set)
         return flash, regular

@@ -1,4 +1,4 @@
-"""The commands: `autodistill init`, `explain`, `cache`, `search`, `status`, `trials`, `show`, `doctor` and `export`.
+"""The commands of `autodistill`: `init`, `search`, `explain`, `status` and those that `COMMANDS` lists besides.
 
 A command is a function with its name, in a module that is imported when the command is called: commands that only read
 a search directory do not import torch. The exit status is 0 for success, 1 for failure, 2 for wrong arguments or
@@ -49,13 +49,19 @@ COMMANDS = {
         "Show what would be distilled into what, for the first architecture of the space, and what it would cost.",
     ),
     "cache": Command("autodistill.cli.cache", "Run the teacher on all that a search needs, in several processes."),
+    "finish": Command(
+        "autodistill.cli.finish",
+        "Train the student of an architecture to the end, whether or not the search would have.",
+    ),
+    "limit": Command(
+        "autodistill.cli.finish",
+        "Choose the best slice of the elastic student under new limits, and train this student to the end.",
+    ),
     "status": Command(
         "autodistill.cli.status",
         "Show the states of a search's trials, whether a process is at work, the rate, the expected end and the best.",
     ),
-    "trials": Command(
-        "autodistill.cli.status", "List all trials, paused ones with their metrics after flash distillation."
-    ),
+    "trials": Command("autodistill.cli.status", "List all trials, paused ones with their metrics of the first rung."),
     "show": Command("autodistill.cli.status", "Show everything that is recorded of one trial."),
     "doctor": Command(
         "autodistill.cli.doctor",

@@ -64,7 +64,7 @@ def trials(
     directory: Directory,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """List all trials, paused ones with their metrics after flash distillation."""
+    """List all trials, paused ones with their metrics of the first rung."""
     result = SearchResult.load(directory)
     if as_json:
         for trial in result:

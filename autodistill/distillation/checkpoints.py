@@ -134,6 +134,7 @@ class LoopCheckpoint:
         modules: what is trained, by name.
         every: steps between two of them; there is one after the last step too.
         before_saving: makes durable what a resumed training depends on besides.
+        steps: of the whole loop; a checkpoint of a loop of another length is left out. None resumes from any.
     """
 
     checkpoints: Checkpoints
@@ -141,6 +142,7 @@ class LoopCheckpoint:
     modules: Mapping[str, nn.Module]
     every: int
     before_saving: Callable[[], None] = lambda: None
+    steps: int | None = None
 
     def save(
         self,
@@ -164,6 +166,7 @@ class LoopCheckpoint:
                 else:
                     scalars.setdefault(str(index), {})[key] = value
         record = {
+            "steps": self.steps,
             "losses": losses,
             "optimizer": {"param_groups": state["param_groups"], "scalars": scalars},
             "others": {name: other.state_dict() for name, other in others.items()},
@@ -176,6 +179,9 @@ class LoopCheckpoint:
         if saved is None:
             return []
         tensors, record = saved
+        if self.steps is not None and record.get("steps") not in (None, self.steps):
+            logger.info("%s starts again, since its checkpoint is of a training of other length", self.name)
+            return []
         for owner, module in self.modules.items():
             module.load_state_dict(_under(tensors, owner))
         state: dict[int, dict[str, Any]] = {

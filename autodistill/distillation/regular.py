@@ -74,7 +74,9 @@ class RegularTask:
         """The checkpoint of an interrupted training in this directory; None keeps none."""
         modules = {"student": self.student, "matchers": self.criterion}
         checkpoints = SharedCheckpoints(directory, self.processes)
-        return LoopCheckpoint(checkpoints, CHECKPOINT, modules, self.checkpoint_steps, self.cache.flush)
+        return LoopCheckpoint(
+            checkpoints, CHECKPOINT, modules, self.checkpoint_steps, self.cache.flush, self.stage.steps
+        )
 
 
 class RegularDistillation:

@@ -241,7 +241,7 @@ class BandTraining:
                 criterion.feature_matchers[index] = self.matchers[name]
             if any(model is student for model in plan.eager):
                 self._eager.add(kind)
-            self._plans[kind] = replace(plan, eager=())
+            self._plans[kind] = replace(plan, eager=tuple(model for model in plan.eager if model is not student))
         return self._plans[kind]
 
     def _start_matchers(self, student: nn.Module, elastic: ElasticStudent, criterion: Criterion) -> None:
@@ -272,12 +272,11 @@ class BandTraining:
             task.directory.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(None if task.directory is None else task.directory / CHECKPOINT)
         modules = {"student": elastic, "matchers": self.matchers}
-        losses = loop.run(
-            [parameter for parameter in elastic.parameters() if parameter.requires_grad],
-            list(self.matchers.parameters()),
-            self._losses(elastic),
-            LoopCheckpoint(checkpoints, self._name, modules, task.checkpoint_steps, task.cache.flush),
-        )
+        checkpoint = LoopCheckpoint(checkpoints, self._name, modules, task.checkpoint_steps, task.cache.flush, steps)
+        parameters = [parameter for parameter in elastic.parameters() if parameter.requires_grad]
+        plan = next(iter(self._plans.values()))
+        with eager_attention(*plan.eager):  # the teacher, if its attention probabilities are mapped
+            losses = loop.run(parameters, list(self.matchers.parameters()), self._losses(elastic), checkpoint)
         self._drawn.clear()
         report.finished(stage, losses)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from autodistill.elastic.allowed import AllowedArchitectures
 from autodistill.elastic.building import without_random_weights
 from autodistill.elastic.nested import NestedStudent
 from autodistill.elastic.student import release
@@ -76,17 +77,19 @@ class ElasticSpace:
         """
         measure = _Measure(build, family)
         largest = _largest(space, measure)
-        model = structure(build, largest)
+        model = _built(build, largest)
         require_family(model, family, "student")
-        students = _smaller(space, build, largest)
+        allowed = AllowedArchitectures(space, largest)
+        students = _smaller(space, build, allowed, largest)
         problems = _slice_problems(students, model, family=family, projection_head=projection_head)
-        names = [] if problems else _names_of_width(space, measure, largest)
-        width_of = _widths(space, measure, largest, names, problems)
+        names = [] if problems else _names_of_width(space, measure, allowed, largest)
+        found = _widths(space, measure, allowed, names, problems)
         if problems:
             raise ConfigurationError(list(dict.fromkeys(problems)))
         widths: dict[int, Architecture] = {}
-        for values, width in width_of.items():
-            widths.setdefault(width, {**largest, **dict(zip(names, values, strict=True))})
+        for width, architecture in found.values():
+            widths.setdefault(width, architecture)
+        width_of = {values: width for values, (width, _) in found.items()}
         return cls(
             space,
             build,
@@ -112,8 +115,13 @@ class ElasticSpace:
     def variations(self, width: int) -> list[Architecture]:
         """Architectures of a width that differ from the largest of this width in one other dimension."""
         largest = self.widths[width]
+        allowed = AllowedArchitectures(self.space, largest)
+        fixed = {name: largest[name] for name in self.names}
         others = [name for name in self.space.dimensions if name not in self.names]
-        return [{**largest, name: value} for name in others for value in _values(self.space, name, 16)]
+        found = (
+            allowed.largest_with({**fixed, name: value}) for name in others for value in _values(self.space, name, 16)
+        )
+        return [architecture for architecture in found if architecture is not None]
 
     def draw(self, rng: np.random.Generator, width: int, small_share: float = 0.0) -> Architecture:
         """An architecture of this width, drawn at random from those that the space allows.
@@ -178,6 +186,17 @@ def structure(build: Build, architecture: Architecture) -> nn.Module:
         return release(build(architecture)).eval()
 
 
+def _built(build: Build, largest: Architecture) -> nn.Module:
+    try:
+        return structure(build, largest)
+    except Exception as error:
+        raise ConfigurationError(
+            "elastic students are slices of one student with the largest value of each dimension, which model_builder "
+            f"must be able to build, but for {largest} it raised {type(error).__name__}: {error}; let the number of "
+            "heads follow from the width (constraints: [hidden_size == 64 * num_attention_heads])."
+        ) from error
+
+
 class _Measure:
     """Sizes of students."""
 
@@ -223,14 +242,17 @@ def _largest_number(space: SearchSpace, name: str) -> Value:
     return max(numbers) if numbers else values[0]
 
 
-def _smaller(space: SearchSpace, build: Build, largest: Architecture) -> dict[str, nn.Module]:
-    """Students that differ from the largest in one dimension, by its name and value."""
+def _smaller(
+    space: SearchSpace, build: Build, allowed: AllowedArchitectures, largest: Architecture
+) -> dict[str, nn.Module]:
+    """Students that differ from the largest in one dimension and those that are tied to it, by its name and value."""
     students: dict[str, nn.Module] = {}
     for name in space.dimensions:
         for value in _values(space, name, 16):
-            if value != largest[name]:
-                with contextlib.suppress(Exception):  # the space may forbid it: the builder raises what it likes
-                    students[f"{name}={value!r}"] = structure(build, {**largest, name: value})
+            architecture = allowed.largest_with({name: value}) if value != largest[name] else None
+            if architecture is not None:
+                with contextlib.suppress(Exception):  # the builder raises what it likes
+                    students[f"{name}={value!r}"] = structure(build, architecture)
     return students
 
 
@@ -260,22 +282,25 @@ def _size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _names_of_width(space: SearchSpace, measure: _Measure, largest: Architecture) -> list[str]:
+def _names_of_width(
+    space: SearchSpace, measure: _Measure, allowed: AllowedArchitectures, largest: Architecture
+) -> list[str]:
     """The dimensions of which another value changes the width of the largest student."""
     whole = measure.width(largest)
     return [
         name
         for name in space.dimensions
         if any(
-            _width_or_none(measure, {**largest, name: value}) not in (None, whole) for value in _values(space, name, 16)
+            _width_or_none(measure, allowed.largest_with({name: value})) not in (None, whole)
+            for value in _values(space, name, 16)
         )
     ]
 
 
 def _widths(
-    space: SearchSpace, measure: _Measure, largest: Architecture, names: Sequence[str], problems: list[str]
-) -> dict[tuple[Value, ...], int]:
-    """The width by the values of these dimensions, the largest values first."""
+    space: SearchSpace, measure: _Measure, allowed: AllowedArchitectures, names: Sequence[str], problems: list[str]
+) -> dict[tuple[Value, ...], tuple[int, Architecture]]:
+    """The width and its largest architecture by the values of these dimensions, the largest values first."""
     domains = [space.dimensions[name] for name in names]
     count = math.prod(_MOST_WIDTHS + 1 if domain.size is None else domain.size for domain in domains)
     if count > _MOST_WIDTHS:
@@ -285,11 +310,13 @@ def _widths(
         )
         return {}
     options = [sorted(domain.values(), key=_descending) for domain in domains]
-    found = {
-        values: _width_or_none(measure, {**largest, **dict(zip(names, values, strict=True))})
-        for values in itertools.product(*options)
-    }
-    return {values: width for values, width in found.items() if width is not None}
+    found = {}
+    for values in itertools.product(*options):
+        architecture = allowed.largest_with(dict(zip(names, values, strict=True)))
+        width = _width_or_none(measure, architecture)
+        if architecture is not None and width is not None:
+            found[values] = width, architecture
+    return found
 
 
 def _descending(value: Value) -> tuple[bool, float, str]:
@@ -297,8 +324,9 @@ def _descending(value: Value) -> tuple[bool, float, str]:
     return (True, -value, "") if isinstance(value, int | float) else (False, 0, str(value))
 
 
-def _width_or_none(measure: _Measure, architecture: Architecture) -> int | None:
-    try:
-        return measure.width(architecture)
-    except Exception:  # the space may forbid this combination
-        return None
+def _width_or_none(measure: _Measure, architecture: Architecture | None) -> int | None:
+    """The width of a student; None if there is none, or it cannot be built."""
+    if architecture is not None:
+        with contextlib.suppress(Exception):
+            return measure.width(architecture)
+    return None

@@ -184,7 +184,7 @@ def describe_outcome(trial: Trial) -> str:
         return f"trial {trial.number} failed{seconds}: {printable(lines[-1]) if lines else 'unknown error'}"
     measured = trial.metrics or trial.after_flash
     values = printable(", ".join(f"{name} {format_number(value)}" for name, value in measured.items()))
-    state = "paused after flash distillation" if trial.state is TrialState.PAUSED else trial.state.value
+    state = "paused in the first rung" if trial.state is TrialState.PAUSED else trial.state.value
     return f"trial {trial.number} {state}{seconds}: {values}"
 
 

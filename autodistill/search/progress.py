@@ -66,10 +66,13 @@ class LossRecorder:
 
     def stage(self, name: str, steps: int) -> None:
         """A stage of `steps` steps begins."""
+        self._begin()
+        self._report.stage(name, steps)
+
+    def _begin(self) -> None:
         if not self._began:
             remove(self._file)
         self._began = True
-        self._report.stage(name, steps)
 
     def step(self, step: int, loss: float) -> None:
         """`step` steps of the stage are done."""
@@ -77,6 +80,7 @@ class LossRecorder:
 
     def finished(self, name: str, losses: Sequence[float]) -> None:
         """A stage is done; writes a line with the losses of all its steps."""
+        self._begin()
         self._file.parent.mkdir(exist_ok=True)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": name, "losses": list(losses)}) + "\n")

@@ -52,9 +52,10 @@ class Trial:
     Args:
         number: the position in the search, from 0.
         architecture: the argument of `model_builder`.
-        state: running, paused (evaluated after flash distillation, and not promoted), complete or failed.
+        state: running, paused (evaluated in the first rung, and not promoted), complete or failed.
         metrics: the values by name; empty unless complete.
-        after_flash: the values after flash distillation, if the search has `promote`; empty until they are known.
+        after_flash: the values of the first rung (after flash distillation, or of the slice of an elastic student), if
+            the search has `promote`; empty until they are known.
         error: the traceback of a failed trial.
         directory: its folder in the search directory.
         started_at: when its last attempt began, in UTC.
@@ -210,7 +211,7 @@ class Trial:
         """
         needed = {"is complete": self.metrics} if self.state is TrialState.COMPLETE else {}
         if self.after_flash or self.state is TrialState.PAUSED:
-            needed["was evaluated after flash distillation"] = self.after_flash
+            needed["was evaluated in the first rung"] = self.after_flash
         for what, values in needed.items():
             missing = [name for name in metrics if name not in values]
             if missing or not values:

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import elastic_search
 import pytest
 import torch
 import toy_search
@@ -36,6 +38,7 @@ from autodistill import (
     SearchStoppedError,
     TrialState,
 )
+from autodistill.search import promotion
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -850,3 +853,291 @@ def test_hook_that_changes_the_working_directory_does_not_move_the_search(tmp_pa
     assert agent.best_model().in_features == 2
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert len(agent.search_result.completed) == 2
+
+
+# --- elastic students -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sliced(tmp_path_factory):
+    """A finished search of six slices, of which one is promoted."""
+    search_dir = tmp_path_factory.mktemp("sliced") / "search"
+    elastic_search.make_search(search_dir).search_loop()
+    return search_dir
+
+
+@pytest.fixture
+def slices(sliced, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(sliced, tmp_path / "search")
+
+
+def agent_of(search_dir, config=None, **arguments):
+    return elastic_search.make_search(search_dir, config, **arguments)
+
+
+def complete_of(agent):
+    return [trial.number for trial in agent.search_result.completed]
+
+
+SMALLEST = {"hidden_size": 4, "num_hidden_layers": 1, "intermediate_size": 6}
+
+
+def test_trial_evaluates_a_slice_that_is_cut_out_again_to_the_bit(slices):
+    agent = agent_of(slices)
+    paused = elastic_search.paused(agent)
+    assert len(paused) == 5
+    for trial in paused[:2]:
+        student = agent.load_model(trial)
+        again = agent.load_model(trial)
+        assert not student.training
+        assert elastic_search.evaluate(student)["closeness"] == trial.after_flash["closeness"]
+        assert all(map(torch.equal, student.parameters(), again.parameters()))
+    (complete,) = agent.search_result.completed
+    best = promotion.rung_order(agent.search_result)[0]
+    assert complete.number == best.number
+    assert elastic_search.evaluate(agent.load_model(complete))["closeness"] == complete.metrics["closeness"]
+    assert complete.metrics != complete.after_flash
+
+
+def test_best_is_promoted_after_all_new_trials(tmp_path):
+    order = []
+    agent = agent_of(tmp_path, callbacks=[lambda search, trial: order.append((trial.number, trial.state.value))])
+    agent.search_loop()
+    assert [state for _, state in order] == ["paused"] * 6 + ["complete"]
+    assert sorted(number for number, state in order if state == "paused") == list(range(6))
+
+
+@pytest.mark.parametrize("die_at", [1, 3, 7])
+def test_elastic_search_that_is_killed_between_trials_equals_an_uninterrupted_one(tmp_path, sliced, die_at):
+    calls = []
+
+    def dying(student):
+        calls.append(student)
+        if len(calls) == die_at:
+            raise Killed
+        return elastic_search.evaluate(student)
+
+    with pytest.raises(Killed):
+        agent_of(tmp_path / "search", eval_func=dying).search_loop()
+    agent_of(tmp_path / "search").search_loop()
+    elastic_search.assert_same(elastic_search.outcomes(tmp_path / "search"), elastic_search.outcomes(sliced))
+
+
+def test_without_regular_distillation_slices_are_the_students_and_are_not_stored(tmp_path):
+    agent = agent_of(tmp_path, elastic_search.make_config(regular=False, max_trials=3))
+    agent.search_loop()
+    assert [trial.state for trial in agent.search_result] == [TrialState.COMPLETE] * 3
+    assert not list(tmp_path.glob("trials/*/student"))
+    best = agent.search_result.best
+    assert elastic_search.evaluate(agent.best_model())["closeness"] == best.metrics["closeness"]
+    finished = agent.finish(best.architecture, train_steps=2)
+    assert finished.student
+    assert finished.metrics != best.metrics
+    assert elastic_search.evaluate(agent.load_model(finished))["closeness"] == finished.metrics["closeness"]
+
+
+def test_mistakes_of_an_elastic_search_are_in_one_error_before_anything_runs(tmp_path):
+    config = elastic_search.make_config(regular=False, promote=0.5)
+    config |= {"flash_distillation": {"train_steps": 2}, "init": {"weights": "embeddings"}}
+    with pytest.raises(ConfigurationError) as caught:
+        agent_of(tmp_path / "search", config).search_loop()
+    found = caught.value.problems
+    assert len(found) == 3
+    assert any("takes the place of flash distillation" in problem for problem in found)
+    assert any("init.weights is 'embeddings'; leave it out" in problem for problem in found)
+    assert any("but there is no regular_distillation; add it, or leave promote out" in problem for problem in found)
+    with pytest.raises(ConfigurationError) as caught:
+        agent_of(tmp_path / "search", config, train_func=lambda student: student).search_loop()
+    assert any("elastic belongs to the built-in distillation" in problem for problem in caught.value.problems)
+    assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"teacher_model": Transformer(8, 2)}, "Transformer"),
+        ({"teacher_model": elastic_search.make_teacher(hidden_size=4)}, "wider"),
+        ({"build": lambda sizes: WithExtra(elastic_search.bert(sizes))}, "extra"),
+        ({"build": lambda sizes: elastic_search.bert({"hidden_size": 8})}, "share"),
+    ],
+    ids=["family of the teacher", "wider than the teacher", "extra weights", "nothing to share"],
+)
+def test_students_that_cannot_be_slices_are_refused_before_any_trial(tmp_path, changes, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        agent_of(tmp_path / "search", **changes).search_loop()
+    assert not list((tmp_path / "search").glob("trials/*/trial.json"))
+    assert not list((tmp_path / "search").glob("elastic/*.safetensors"))
+
+
+class WithExtra(nn.Module):
+    """A classifier with a parameter of its own."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.extra = nn.Parameter(torch.zeros(3))
+
+    def forward(self, **inputs):
+        return self.model(**inputs)
+
+
+def test_paused_trial_is_finished_and_its_student_is_kept_though_it_is_not_on_the_front(slices):
+    agent = agent_of(slices, keep="pareto")
+    worst = promotion.rung_order(agent.search_result)[-1]
+    finished = agent.finish(worst.architecture, train_steps=2)
+    assert (finished.number, finished.state, finished.after_flash) == (
+        worst.number,
+        TrialState.COMPLETE,
+        worst.after_flash,
+    )
+    assert finished.details["chosen"]
+    agent_of(slices, keep="pareto").search_loop(n_trials=1)
+    agent = agent_of(slices, keep="pareto")
+    assert elastic_search.evaluate(agent.load_model(finished))["closeness"] == finished.metrics["closeness"]
+
+
+def test_finished_student_is_that_of_a_promotion_and_more_steps_lead_further(slices, sliced):
+    (number,) = complete_of(agent_of(sliced))
+    first = agent_of(sliced).search_result[number]
+    again = agent_of(slices).finish(first.architecture)  # it is complete: the same steps again
+    assert (again.number, again.metrics, again.student) == (number, first.metrics, first.student)
+    assert again.details["earlier_metrics"] == [first.metrics]
+    longer = agent_of(slices).finish(first.architecture, train_steps=7)
+    assert longer.student["model.safetensors"] != first.student["model.safetensors"]
+    assert len(agent_of(slices).search_result) == 6
+
+
+def test_failed_and_new_architectures_are_finished(tmp_path):
+    broken = []
+
+    def evaluating(student):
+        if broken:
+            raise ValueError("broken")
+        return elastic_search.evaluate(student)
+
+    agent = agent_of(tmp_path, eval_func=evaluating)
+    agent.enqueue_trial(SMALLEST)
+    broken.append(True)
+    agent.search_loop(n_trials=1)
+    assert agent.search_result[0].state is TrialState.FAILED
+    with pytest.raises(SearchStoppedError, match=r"must be trained to the end, but ValueError: broken"):
+        agent.finish(SMALLEST)
+    broken.clear()
+    finished = agent.finish(SMALLEST)
+    assert (finished.number, finished.state) == (0, TrialState.COMPLETE)
+    assert len(finished.details["earlier_errors"]) == 2
+    new = agent.finish(SMALLEST | {"hidden_size": 8}, train_steps=2)
+    assert (new.number, new.state) == (1, TrialState.COMPLETE)
+    with pytest.raises(SearchSpaceError, match="hidden_size"):
+        agent.finish(SMALLEST | {"hidden_size": 5})
+    with pytest.raises(ConfigurationError, match="train_steps must be a whole number of at least 1, but got 0"):
+        agent.finish(SMALLEST, train_steps=0)
+
+
+def test_finishing_that_is_killed_continues_with_the_same_steps_and_starts_again_with_others(slices, monkeypatch):
+    config = elastic_search.make_config() | {"checkpoint_steps": 2}
+    trial = elastic_search.paused(agent_of(slices, config))[0]
+    expected = agent_of(shutil.copytree(slices, slices.parent / "whole"), config).finish(trial.architecture, 6)
+    with monkeypatch.context() as patch:
+        count_steps(patch, die_at=6)
+        with pytest.raises(Killed):
+            agent_of(slices, config).finish(trial.architecture, 6)
+    other = shutil.copytree(slices, slices.parent / "other")
+    steps = count_steps(monkeypatch)
+    assert agent_of(slices, config).finish(trial.architecture, 6).student == expected.student
+    assert len(steps) == 2
+    del steps[:]
+    agent_of(other, config).search_loop()  # which trains for the four steps that are configured
+    resumed = agent_of(other, config).search_result[trial.number]
+    assert steps.count("regular distillation") == 4
+    assert resumed.student == agent_of(slices, config).finish(trial.architecture).student
+
+
+def test_finish_needs_no_elastic_student(tmp_path):
+    agent = make_search(tmp_path, make_config(max_trials=1, promote=0.5))
+    agent.search_loop()
+    architecture = {"width": 8, "depth": 1}
+    finished = agent.finish(architecture, train_steps=3)
+    assert finished.details["distillation"][-1]["stage"] == "regular distillation"
+    assert agent.load_model(finished) is not None
+    plain = plain_search(tmp_path / "plain")
+    with pytest.raises(
+        ConfigurationError, match=r"finish trains by the built-in distillation, but there is a train_func"
+    ):
+        plain.finish({"width": 1})
+
+
+def test_best_student_under_a_new_limit_is_chosen_without_training_and_finished(slices, monkeypatch):
+    agent = agent_of(slices)
+    steps = count_steps(monkeypatch)
+    before = len(agent.search_result)
+    finished = agent.for_limit(n_trials=2, train_steps=2, parameters=500)
+    assert finished.metrics["parameters"] <= 500
+    assert finished.details["chosen"]
+    assert steps == ["regular distillation"] * 2
+    rung = [trial for trial in agent.search_result if trial.after_flash["parameters"] <= 500]
+    assert finished.after_flash["closeness"] == max(trial.after_flash["closeness"] for trial in rung)
+    assert len(agent.search_result) - before <= 2
+    assert all(trial.state is TrialState.PAUSED for trial in list(agent.search_result)[before:])
+    assert agent.search_result.metrics[1].at_most is None
+
+
+def test_limit_of_a_metric_of_which_more_is_better_is_its_least_value(slices):
+    agent = agent_of(slices)
+    values = sorted(trial.after_flash["closeness"] for trial in agent.search_result)
+    finished = agent.for_limit(n_trials=0, train_steps=1, closeness=values[-2])
+    assert finished.after_flash["closeness"] >= values[-2]
+
+
+def test_limits_that_cannot_be_kept_or_are_wrong_are_refused(slices, tmp_path):
+    agent = agent_of(slices)
+    with pytest.raises(ConfigurationError, match=r"must keep the limits \(parameters=3\).*relax them"):
+        agent.for_limit(n_trials=1, parameters=3)
+    with pytest.raises(ConfigurationError) as caught:
+        agent.for_limit(n_trials=-1, train_steps=0, speed=3, parameters=float("nan"))
+    assert len(caught.value.problems) == 4
+    with pytest.raises(ConfigurationError, match="for_limit needs a limit, but there is none; set one of closeness"):
+        agent.for_limit()
+    with pytest.raises(ConfigurationError, match="the search has none; configure elastic"):
+        make_search(tmp_path / "plain").for_limit(parameters=5)
+
+
+def test_for_limit_trains_no_student_of_a_search_that_finishes_all(tmp_path, monkeypatch):
+    agent = agent_of(tmp_path, elastic_search.make_config(promote=None, max_trials=1))
+    agent.search_loop()
+    steps = count_steps(monkeypatch)
+    agent.for_limit(n_trials=2, train_steps=2, parameters=10_000)
+    assert steps == ["regular distillation"] * 2
+
+
+@pytest.mark.slow
+def test_several_hundred_slices_are_evaluated(tmp_path):
+    space = {"hidden_size": [2, 4, 6, 8], "num_hidden_layers": [1, 2], "intermediate_size": list(range(4, 84))}
+    config = elastic_search.make_config(space, max_trials=300, promote=0.01)
+    del config["search"]["search_algorithm"]  # the default advisor
+    agent = agent_of(tmp_path, config, keep="pareto")
+    agent.search_loop()
+    assert len(agent.search_result) == 300
+    assert len(agent.search_result.completed) == 3
+    assert len({tuple(trial.architecture.items()) for trial in agent.search_result}) == 300
+
+
+def test_forecast_of_an_elastic_search_counts_its_training_until_it_is_trained(tmp_path):
+    agent = agent_of(tmp_path)
+    new = agent.forecast()
+    assert new.elastic_seconds > 0
+    assert (new.flash_seconds, new.promoted, new.trials) == (0.0, 0.1, 6)
+    assert new.teacher.samples == 48
+    agent.search_loop()
+    done = agent.forecast(n_trials=5)
+    assert done.elastic_seconds == 0
+    assert done.search_seconds == pytest.approx(done.teacher.seconds + 5 * 0.1 * done.regular_seconds)
+    alone = agent_of(tmp_path / "alone", elastic_search.make_config(regular=False)).forecast()
+    assert alone.elastic_seconds > 0
+    assert (alone.regular_seconds, alone.teacher.samples) == (0.0, 48)
+
+
+def test_filled_cache_holds_what_the_elastic_student_requests(tmp_path):
+    agent_of(tmp_path / "filled").fill_teacher_cache()
+    assert agent_of(tmp_path / "filled").forecast().teacher.samples == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+import elastic_search
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,7 +17,7 @@ from autodistill.distillation.checkpoints import Checkpoints
 from autodistill.distiller import Distiller
 from autodistill.errors import ConfigurationError
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
-from autodistill.training import StageRecord, Training, TrainingContext
+from autodistill.training import NoReport, StageRecord, Training, TrainingContext
 
 
 def seeded(make, seed=0):
@@ -243,3 +244,48 @@ def test_key_that_forward_lacks_is_a_mistake_of_the_set_up() -> None:
             f"the {owner}'s Transformer.forward takes tokens, and the batch also holds 'index'; leave it out in the "
             "data (collate_fn), or add it to the forward."
         ) in str(caught.value)
+
+
+def test_settings_of_an_elastic_student_are_described_with_those_of_its_loss_only(tmp_path) -> None:
+    def described(**regular) -> tuple[object, str]:
+        config = elastic_search.make_config(regular=regular)
+        made = elastic_search.make_search(tmp_path, config)._distiller(read_only=True)
+        return made.describe()["distillation"], made._describe_elastic()
+
+    recorded, text = described()
+    assert {"elastic", "init", "regular_distillation"} <= recorded.keys()
+    assert described(train_steps=9, learning_rate=0.5)[1] == text
+    assert described(temperature=3.0)[1] != text
+    assert "elastic" not in make_distiller(**BOTH).describe()["distillation"]
+
+
+def test_elastic_student_is_trained_once_and_its_slices_are_what_training_starts_from(tmp_path) -> None:
+    distiller = elastic_search.make_search(tmp_path)._distiller()
+    reported = []
+
+    class Report(NoReport):
+        def stage(self, name: str, steps: int) -> None:
+            reported.append(name)
+
+    distiller.prepare(Report())
+    stages = len(reported)
+    assert stages
+    distiller.prepare(Report())
+    assert len(reported) == stages
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "intermediate_size": 6}
+    first, second = elastic_search.bert(sizes), elastic_search.bert(sizes)
+    trained = distiller.train(first, TrainingContext(seed=0, flash_only=True))
+    assert trained.stages == ()
+    distiller.elastic.write(second)
+    assert_identical(first, second)
+    assert distiller.elastic_batches == 8
+    assert make_distiller(**BOTH).elastic is None
+    make_distiller(**BOTH).prepare(Report())
+    assert len(reported) == stages
+
+
+def test_teacher_runs_in_the_precision_of_an_elastic_student_alone(tmp_path) -> None:
+    config = elastic_search.make_config(elastic={"mixed_precision": "bf16"}, regular=False)
+    assert elastic_search.make_search(tmp_path, config)._distiller(read_only=True).mixed_precision == "bf16"
+    both = elastic_search.make_config(elastic={"mixed_precision": "bf16"})
+    assert elastic_search.make_search(tmp_path, both)._distiller(read_only=True).mixed_precision == "no"

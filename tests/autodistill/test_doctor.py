@@ -7,14 +7,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import elastic_search
 import pytest
 import torch
 from directory_cases import opened
 from interruptions import assert_same_outcomes, outcomes
+from safetensors.torch import load_file
 from toy_search import make_config, make_search
 
 from autodistill import SearchResult, tensor_files
 from autodistill.distillation import sample_store
+from autodistill.distillation.checkpoints import Checkpoints
 from autodistill.doctor import Finding, examine, repair
 from autodistill.errors import SearchDirectoryError
 from autodistill.export.preprocessor import keep_preprocessor
@@ -342,3 +345,65 @@ def test_directory_of_another_version_is_refused(search: Path, check: Callable[[
         write_record(search / name, read_record(search / name) | {"schema_version": 99})
     with pytest.raises(SearchDirectoryError, match="schema 99"):
         check(search)
+
+
+# --- elastic students -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sliced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search of three slices, of which one is complete."""
+    path = tmp_path_factory.mktemp("sliced") / "search"
+    elastic_search.make_search(path, elastic_search.make_config(max_trials=3)).search_loop()
+    return path
+
+
+@pytest.fixture
+def slices(sliced: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(sliced, tmp_path / "search")
+
+
+def test_paused_slices_need_no_checkpoints_and_their_elastic_student_belongs_to_the_search(slices: Path) -> None:
+    before = content(slices)
+    assert len(numbers(slices, TrialState.PAUSED)) == 2
+    assert examine(slices) == repair(slices) == []
+    assert content(slices) == before
+
+
+@pytest.mark.parametrize("how", [flip, lambda file: file.write_bytes(b"")], ids=["one bit", "emptied"])
+def test_damaged_elastic_student_is_removed_and_trained_again(
+    slices: Path, sliced: Path, how: Callable[[Path], object]
+) -> None:
+    file = one(slices, "elastic/*.safetensors")
+    how(file)
+    (found,) = examine(slices)
+    assert found.file == file.relative_to(slices)
+    assert found.is_open
+    assert found.cost.startswith("the elastic student is trained again")
+    (repaired,) = repair(slices)
+    assert (repaired.repaired, repaired.outcome) == (True, "was removed")
+    assert not file.exists()
+    search = elastic_search.make_search(slices, elastic_search.make_config(max_trials=3))
+    search.load_model(elastic_search.paused(search)[0])
+    trained, expected = load_file(file), load_file(one(sliced, "elastic/*.safetensors"))
+    assert trained.keys() == expected.keys()
+    assert all(torch.equal(trained[name], expected[name]) for name in expected)
+
+
+def test_damaged_checkpoint_of_the_elastic_student_is_removed_and_what_is_foreign_is_named(slices: Path) -> None:
+    folder = slices / "elastic" / "checkpoint"
+    folder.mkdir()
+    Checkpoints(folder).save("elastic", {"weight": torch.ones(20)}, {"losses": []})
+    assert examine(slices) == []
+    flip(one(folder, "*.safetensors"))
+    (slices / "elastic" / "notes.txt").touch()
+    (damaged, foreign) = repair(slices)
+    assert (damaged.outcome, damaged.cost) == ("was removed", "that part of the training is repeated")
+    assert not list(folder.iterdir())
+    assert (foreign.file, foreign.harmless) == (Path("elastic/notes.txt"), True)
+
+
+def test_without_a_description_slices_are_known_by_their_elastic_student(slices: Path) -> None:
+    for name in ("search.json", "search.backup.json"):
+        (slices / name).write_text("{")
+    assert [finding.file.as_posix() for finding in examine(slices)] == ["search.json", "search.backup.json"]

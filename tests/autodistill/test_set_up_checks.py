@@ -8,7 +8,15 @@ from toy_search import make_config, make_search
 from width_search import search
 
 from autodistill import AutoDistillation, ConfigurationError
-from autodistill.set_up_checks import count_problems, folder_problems, limit_problems, size_problems
+from autodistill.config import AutoDistillationConfig
+from autodistill.set_up_checks import (
+    count_problems,
+    finish_problems,
+    folder_problems,
+    limit_problems,
+    size_problems,
+    slice_problems,
+)
 
 
 def test_a_path_without_a_search_is_refused_as_history(tmp_path):
@@ -99,3 +107,37 @@ def test_size_that_is_negative_infinite_or_no_number_is_named_with_its_value(val
     assert size_problems({"disk_gb": value}) == [
         f"disk_gb must be a finite size in GiB, zero or more, but got {value!r}."
     ]
+
+
+class Settings:
+    """What the checks of an elastic student read of a search."""
+
+    process_count = 1
+
+    def __init__(self, **sections):
+        search = {"search_space": {"width": [1, 2]}, "metrics": ["accuracy", "latency"]}
+        self.config = AutoDistillationConfig.load({"search": search} | sections)
+
+
+def test_finishing_has_a_mistake_for_the_steps_and_for_several_processes():
+    assert finish_problems(Settings(), None) == finish_problems(Settings(), 5) == []
+    several = Settings()
+    several.process_count = 2
+    assert finish_problems(several, 0) == [
+        "train_steps must be a whole number of at least 1, but got 0.",
+        "a single student is finished by one process, but 2 run; start it without accelerate.",
+    ]
+
+
+def test_limits_need_an_elastic_student_metrics_of_the_search_and_finite_numbers():
+    elastic = Settings(elastic=True)
+    assert slice_problems(elastic, 0, {"latency": 5, "accuracy": 0.5}) == []
+    assert len(slice_problems(Settings(), 20, {"latency": 5.0})) == 1
+    for limit in (float("inf"), "5", True, None):
+        assert slice_problems(elastic, 1, {"latency": limit}) == [
+            f"a limit must be a finite number, but latency is {limit!r}."
+        ]
+    assert slice_problems(elastic, 1, {"speed": 5.0}) == [
+        "a limit must be that of a metric of the search, but 'speed' is not in ['accuracy', 'latency']."
+    ]
+    assert len(slice_problems(elastic, -1, {})) == 2

@@ -70,3 +70,9 @@ def test_context_reports_nowhere_and_keeps_no_checkpoints_by_default() -> None:
     context = TrainingContext(seed=3)
     assert (type(context.report), context.checkpoint_directory, context.flash_only) == (NoReport, None, False)
     assert differences(NoReport, TrainingReport) == {}
+
+
+def test_function_shares_nothing_that_must_be_prepared() -> None:
+    calls: list[object] = []
+    FunctionTraining(calls.append).prepare(NoReport())
+    assert calls == []

@@ -82,6 +82,7 @@ class AutoDistillationMixin(_Base):
         *,
         search_dir: str | Path | None = None,
         init: Any = "auto",
+        elastic: Any = None,
         n_trials: int | None = None,
         timeout: float | None = None,
         **options: Any,
@@ -103,6 +104,8 @@ class AutoDistillationMixin(_Base):
             init: `"teacher"` starts students inside the teacher; `"auto"` does so if the built-in model builder makes
                 students that allow it (of the teacher's family, no wider, with its vocabulary and labels), and the
                 configuration has no `init`; None leaves them as they are built.
+            elastic: True trains one elastic student for all architectures, by the step loop of this library in the
+                precision of the trainer; the best slices are finished by the trainer. Or a mapping of settings.
             n_trials: run this many more trials, whatever `max_trials` is.
             timeout: start no trial after this many seconds.
             options: further keyword arguments of `AutoDistillation`.
@@ -115,7 +118,7 @@ class AutoDistillationMixin(_Base):
             SearchDirectoryError: the directory holds another search, or cannot be used.
             SearchStoppedError: too many trials failed in a row.
         """
-        config = self._configuration(train_func, eval_func)
+        config = self._configuration(train_func, eval_func, elastic)
         builder = model_builder
         if builder is None:
             builder = TransformersBuilder(model_cls or type(self.model), cast(Any, self.model).config)
@@ -142,7 +145,7 @@ class AutoDistillationMixin(_Base):
             **{"device": self.args.device, "show_progress_bar": not self.args.disable_tqdm, **options},
             trainer=self,
         )
-        with self._restored():
+        with self.restored():
             return self.autodistillation_search.search_loop(n_trials, timeout)
 
     def model_builder_builtin(self, model_arch_paras: Architecture, model_cls: Any = None) -> nn.Module:
@@ -159,11 +162,12 @@ class AutoDistillationMixin(_Base):
 
     # --- the set-up ---
 
-    def _configuration(self, train_func: Any, eval_func: Any) -> AutoDistillationConfig:
+    def _configuration(self, train_func: Any, eval_func: Any, elastic: Any) -> AutoDistillationConfig:
         configured = self.autodistillation_config
         if configured is None:
             raise ConfigurationError("autodistillation needs a configuration: set trainer.autodistillation_config.")
-        config = AutoDistillationConfig.load(configured)
+        # First, since flash distillation that is automatic is left out of a search with an elastic student.
+        config = AutoDistillationConfig.load(configured).starting_from(None, elastic)
         search = config.the_search()
         if not search.metrics and eval_func is None:
             search = search.with_changes(metrics=DEFAULT_METRICS)
@@ -174,7 +178,7 @@ class AutoDistillationMixin(_Base):
         if self.args.load_best_model_at_end:
             logger.warning("the student of the last update is used: load_best_model_at_end has no effect on it")
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "no"
-        phases = {"flash_distillation": config.flash_distillation, "regular_distillation": config.regular_distillation}
+        phases = {name: getattr(config, name) for name in ("flash_distillation", "regular_distillation", "elastic")}
         precise = {
             name: phase.with_changes(mixed_precision=precision)
             for name, phase in phases.items()
@@ -216,7 +220,7 @@ class AutoDistillationMixin(_Base):
         return "teacher" if reason is None else None
 
     @contextlib.contextmanager
-    def _restored(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         """Restore the trainer's model, arguments and state at the end."""
         names = ("model", "model_wrapped", "model_init", "args", "state", "control", "optimizer", "lr_scheduler")
         before = {name: getattr(self, name) for name in names}

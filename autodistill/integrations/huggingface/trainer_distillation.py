@@ -182,6 +182,8 @@ class TrainerRun:
         if saved is None:
             return None
         state = saved[1]["others"]["trainer"]["json"]
+        if state["max_steps"] != self._steps():  # that of a student that was finished with another number
+            return None
         if self._task.processes.count == 1:
             self._task.reader()(len(saved[1]["losses"]))
         (directory / TRAINER_STATE_NAME).write_text(json.dumps(state), encoding="utf-8")

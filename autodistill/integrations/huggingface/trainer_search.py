@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from autodistill.distillation.regular import RegularTask
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
 from autodistill.integrations.huggingface.trainer_distillation import EpochLoader, TrainerDistillation
 from autodistill.padding import report_padding
+from autodistill.search.trial import Trial
 from autodistill.training import Trained, Training, TrainingContext, TrainingReport
 
 RECORDED_ARGUMENTS = (
@@ -98,6 +99,16 @@ class TrainerSearch(AutoDistillation):
         loader = EpochLoader(task.stream, _length(source), _length(dataset))
         chosen = "train_steps" in task.stage.settings.model_fields_set
         return TrainerDistillation(self._trainer, task, loader, task.stage.steps if chosen else None)
+
+    def finish(self, architecture: Mapping[str, Any], train_steps: int | None = None) -> Trial:
+        """Like that of any search, by a run of the trainer, whose model is unchanged when this returns."""
+        with self._trainer.restored():
+            return super().finish(architecture, train_steps)
+
+    def for_limit(self, n_trials: int = 20, train_steps: int | None = None, **limits: float) -> Trial:
+        """Like that of any search; the trainer's model is unchanged when this returns."""
+        with self._trainer.restored():
+            return super().for_limit(n_trials, train_steps, **limits)
 
     def describe(self) -> dict[str, Any]:
         """The description of the search, with the trainer's arguments and the configuration of its model."""

@@ -146,3 +146,16 @@ def test_state_of_some_blocks_is_put_back_into_these_alone() -> None:
     for name, tensor in other.state_dict().items():
         loaded = name.startswith(("layer.1.", "layer.10."))
         assert torch.equal(tensor, (trained.state_dict() if loaded else before)[name])
+
+
+@pytest.mark.parametrize(("saved", "expected"), [(4, [1.0]), (5, []), (None, [1.0])])
+def test_checkpoint_of_a_loop_of_other_length_is_left_out(tmp_path, saved, expected):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    loops = [
+        LoopCheckpoint(Checkpoints(tmp_path), "regular", {"student": model}, 3, steps=steps) for steps in (saved, 4)
+    ]
+    loops[0].save([1.0], optimizer, {})
+    assert loops[1].restore(optimizer, {}) == expected
+    unlimited = LoopCheckpoint(Checkpoints(tmp_path), "regular", {"student": model}, 3)
+    assert unlimited.restore(optimizer, {}) == [1.0]

@@ -10,7 +10,7 @@ import torch
 
 from autodistill.errors import ConfigurationError, NonFiniteError, TrialError
 from autodistill.metrics.built_in import BUILT_IN
-from autodistill.metrics.metric import Metric, losses, metric_problems, metric_values, violations
+from autodistill.metrics.metric import Metric, losses, metric_problems, metric_values, violations, with_limits
 
 
 def test_direction_of_a_metric_is_greater_unless_known_or_given() -> None:
@@ -132,3 +132,18 @@ def test_value_that_is_not_finite_is_a_non_finite_error(value: Any) -> None:
 def test_every_wrong_value_has_its_error() -> None:
     found, errors = metric_values({"a": None, "b": math.nan, "c": 1}, "got")
     assert (found, [type(error) for error in errors]) == ({"c": 1.0}, [TrialError, NonFiniteError])
+
+
+def test_new_limits_replace_the_bounds_of_their_metrics_only():
+    metrics = [
+        Metric("latency", False, at_most=9.0),
+        Metric("accuracy", True, at_least=0.1),
+        Metric("parameters", False),
+    ]
+    limited = with_limits(metrics, {"latency": 5, "accuracy": 0.9})
+    assert [(metric.at_most, metric.at_least) for metric in limited] == [(5.0, None), (None, 0.9), (None, None)]
+    assert type(limited[0].at_most) is float
+    assert [metric.name for metric in limited] == ["latency", "accuracy", "parameters"]
+    assert metrics[0].at_most == 9.0
+    assert with_limits(metrics, {}) == tuple(metrics)
+    assert with_limits([Metric("latency", at_least=1.0)], {"latency": 5})[0].at_least == 1.0

@@ -195,9 +195,9 @@ def test_plain_display_reports_pauses_and_promotions() -> None:
     assert text_of(target).splitlines() == [
         "search of 2 trials",
         "trial 0 (of 2): layers=1, kind=[b]",
-        "trial 0 paused after flash distillation (2.0 s): accuracy 0.5",
+        "trial 0 paused in the first rung (2.0 s): accuracy 0.5",
         "trial 1 (of 2): layers=2, kind=[b]",
-        "trial 1 paused after flash distillation (2.0 s): accuracy 0.75",
+        "trial 1 paused in the first rung (2.0 s): accuracy 0.75",
         "trial 1 (of 2) is promoted: layers=2, kind=[b]",
         "trial 1 complete (3.0 s): accuracy 0.9",
         "2 trials: 1 complete, 0 failed, 1 paused; the best is trial 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import gc
 import os
@@ -29,9 +30,11 @@ from autodistill import (
     SearchStoppedError,
     json_files,
 )
+from autodistill.distiller import Distiller
 from autodistill.search import loop, proposals
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
+from autodistill.search.executors import SerialExecutor
 from autodistill.search.trial import TrialState
 
 
@@ -510,3 +513,38 @@ def test_exception_that_has_no_text_fails_its_trial(tmp_path):
     agent.search_loop()
     (failed,) = agent.search_result.failed
     assert (failed.architecture, "OpaqueError" in failed.error) == ({"width": 2}, True)
+
+
+# --- what all students share ------------------------------------------------------------------------------------------
+
+
+def test_what_students_share_is_trained_before_a_trial_is_recorded(tmp_path, monkeypatch):
+    prepared = []
+
+    def prepare(distiller, report):
+        prepared.append(len(list((tmp_path / "search").glob("trials/*/trial.json"))))
+        report.stage("shared", 1)
+        report.finished("shared", [0.5])
+        if len(prepared) == 1:
+            raise RuntimeError("interrupted")
+
+    monkeypatch.setattr(Distiller, "prepare", prepare)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        make_search(tmp_path / "search").search_loop(n_trials=2)
+    assert len(SearchResult.load(tmp_path / "search")) == 0
+    make_search(tmp_path / "search").search_loop(n_trials=2)
+    assert prepared == [0, 0, 1]
+    assert (tmp_path / "search/elastic/progress.jsonl").exists()
+
+
+def test_trials_are_promoted_last_where_the_first_rung_is_cheap_and_never_if_the_limits_say_so(tmp_path):
+    def order(name, **changes):
+        agent = make_search(tmp_path / name, make_config(promote=0.5, max_trials=4))
+        spec = agent._trial_spec()
+        with agent._looping(spec, SerialExecutor()) as running:
+            running.policy = dataclasses.replace(running.policy, promotes_last=changes.pop("promotes_last", False))
+            return [trial.state.value for trial in running.run(loop.Limits(4, **changes))]
+
+    assert order("last", promotes_last=True) == ["paused"] * 4 + ["complete"] * 2
+    assert order("at once")[:3] == ["paused", "paused", "complete"]
+    assert order("never", promotes=False) == ["paused"] * 4

@@ -68,3 +68,17 @@ def test_report_without_a_display_takes_everything_that_a_search_reports() -> No
     assert differences(NoProgress, Progress) == {}
     assert differences(LossRecorder, TrainingReport) == {}
     assert "search_finished" in differences(LossRecorder, Progress)
+
+
+def test_recorder_that_receives_no_stage_changes_nothing_on_disk(tmp_path: Path) -> None:
+    """What is trained once is not trained again when a search is resumed, and its losses stay."""
+    file = tmp_path / "elastic" / "progress.jsonl"
+    LossRecorder(file, NoReport())
+    assert not file.parent.exists()
+    first = LossRecorder(file, NoReport())
+    first.stage("elastic distillation", 1)
+    first.finished("elastic distillation", [1.0])
+    LossRecorder(file, NoReport())
+    assert json.loads(file.read_text()) == {"stage": "elastic distillation", "losses": [1.0]}
+    LossRecorder(file, NoReport()).stage("elastic distillation", 1)
+    assert not file.exists()

@@ -23,7 +23,7 @@ from autodistill import (
 )
 from autodistill.metrics.metric import losses, violations
 from autodistill.search.loop import SearchLoop
-from autodistill.search.promotion import best_paused, promotable, rung_order
+from autodistill.search.promotion import best_paused, best_slice, promotable, rung_order
 from autodistill.search.trial import Trial
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
@@ -405,3 +405,31 @@ def test_modules_that_flash_distillation_leaves_untrained_are_logged_once(tmp_pa
     config["flash_distillation"] |= {"block_names": names, "layer_mappings_for_knowledge_transfer": mappings}
     promoting(tmp_path / "head", config=config).search_loop()
     assert "by chance" not in caplog.text
+
+
+# --- the best slice ---------------------------------------------------------------------------------------------------
+
+
+def slices(*values, metrics):
+    """Paused trials with these values of the metrics."""
+    names = [metric.name for metric in metrics]
+    return [Trial(n, {"n": n}).pause(dict(zip(names, one, strict=True))) for n, one in enumerate(values)]
+
+
+def test_best_slice_keeps_every_bound_and_is_the_first_of_the_rung():
+    metrics = [Metric("accuracy"), Metric("latency", measured=True, at_most=5.0)]
+    trials = slices((0.9, 6.0), (0.7, 5.0), (0.8, 4.0), (0.6, 1.0), metrics=metrics)
+    assert best_slice(SearchResult(trials, metrics)).number == 2
+    assert best_slice(SearchResult(trials[:1], metrics)) is None
+    assert best_slice(SearchResult([], metrics)) is None
+
+
+def test_best_slice_compares_the_first_rung_and_final_metrics_only_without_it():
+    metrics = [Metric("accuracy")]
+    paused, promoted = slices((0.5,), (0.4,), metrics=metrics)
+    finished = promoted.promote().complete({"accuracy": 0.9})
+    added = Trial(2, {"n": 2}).complete({"accuracy": 0.6})
+    assert best_slice(SearchResult([paused, finished], metrics)).number == 0
+    assert best_slice(SearchResult([paused, finished, added], metrics)).number == 2
+    failed = Trial(3, {"n": 3}).fail("Traceback")
+    assert best_slice(SearchResult([failed, paused], metrics)).number == 0

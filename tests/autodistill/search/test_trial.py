@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from complete_trials import START, trial
 
-from autodistill.search.trial import Trial, TrialState, has_lost_its_record, read_trial
+from autodistill.search.trial import CHOSEN, Trial, TrialState, has_lost_its_record, read_trial
 
 
 def test_record_survives_a_round_trip_through_json_text() -> None:
@@ -122,7 +122,7 @@ def test_record_without_a_metric_of_its_search_is_refused(tmp_path: Path) -> Non
         read_trial(folder, ["accuracy", "latency"])
     paused = Trial(5, {}).pause({"accuracy": 0.5}).promote()
     (folder / "trial.json").write_text(json.dumps(paused.to_json()))
-    with pytest.raises(ValueError, match="after flash distillation, but has no value of 'latency'"):
+    with pytest.raises(ValueError, match="in the first rung, but has no value of 'latency'"):
         read_trial(folder, ["accuracy", "latency"])
 
 
@@ -160,3 +160,10 @@ def test_the_record_of_a_paused_trial_has_its_earlier_form() -> None:
     assert (promoted.state, promoted.after_flash, promoted.attempts) == (TrialState.RUNNING, {"accuracy": 0.5}, 1)
     done = promoted.complete({"accuracy": 0.7})
     assert (done.state, done.after_flash, done.metrics) == (TrialState.COMPLETE, {"accuracy": 0.5}, {"accuracy": 0.7})
+
+
+def test_choice_of_the_user_is_a_detail_that_stays() -> None:
+    chosen = Trial(3, {}, details={CHOSEN: True})
+    for later in (chosen.complete({"accuracy": 1.0}), chosen.fail("error").reopen(), chosen.pause({"accuracy": 1.0})):
+        assert later.details[CHOSEN] is True
+        assert Trial.from_json(json.loads(json.dumps(later.to_json()))).details[CHOSEN] is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import elastic_search
 import pytest
 import torch
 from protocols import differences
@@ -19,6 +20,7 @@ from small_trainers import (
     weights,
 )
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding
 
 from autodistill import ConfigurationError, SearchDirectoryError
@@ -189,3 +191,85 @@ def test_much_padding_is_logged_once_with_what_reduces_it(tmp_path, caplog, argu
     ]
     assert len(lines) <= 1
     assert len(advised) == (0 if arguments else 1)
+
+
+# --- elastic students -------------------------------------------------------------------------------------------------
+
+WIDTHS = {"hidden_size": [4, 8], "num_hidden_layers": [1, 2]}
+LARGEST = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 12}
+ELASTIC = {
+    "search": {"search_space": WIDTHS, "search_algorithm": "Grid", "max_trials": 4, "promote": 0.25},
+    "elastic": {"train_steps": 4},
+    "init": {"least_squares": "none", "batches": 3},
+    "regular_distillation": "auto",
+}
+
+
+class Labelled(Dataset):
+    """Samples with a label."""
+
+    def __init__(self):
+        (self.batch,) = elastic_search.batches(1, 8)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {name: values[index] for name, values in self.batch.items()}
+
+
+def elastic_trainer(directory, config=ELASTIC, *, elastic=None, arguments=EPOCHS, **call):
+    trainer = make_trainer(directory, elastic_search.bert(LARGEST), data=Labelled(), arguments=arguments)
+    trainer.autodistillation_config = config
+    trainer.autodistillation(elastic_search.make_teacher(), keep="all", elastic=elastic, **call)
+    return trainer
+
+
+def test_trainer_evaluates_slices_and_finishes_the_best(tmp_path):
+    trainer = elastic_trainer(tmp_path)
+    agent, model = trainer.autodistillation_search, trainer.model
+    result = agent.search_result
+    assert (len(result.paused), len(result.completed)) == (3, 1)
+    best = min(result, key=lambda trial: (trial.after_flash["eval_loss"], trial.after_flash["parameters"]))
+    assert best.after_flash["eval_loss"] < 10
+    for trial in result.paused:
+        trainer.evaluate_student(agent.load_model(trial))
+        assert trainer._measured["eval_loss"] == trial.after_flash["eval_loss"]
+    trainer.model = trainer.model_wrapped = model
+    (stage,) = result.completed[0].details["distillation"]
+    assert (stage["mode"], stage["steps"]) == ("Trainer", 4)
+
+
+def test_trainer_finishes_students_and_its_model_stays(tmp_path):
+    trainer = elastic_trainer(tmp_path)
+    agent, model, arguments = trainer.autodistillation_search, trainer.model, trainer.args
+    trial = agent.search_result.paused[0]
+    finished = agent.finish(trial.architecture, train_steps=3)
+    assert finished.details["distillation"][0]["steps"] == 3
+    assert finished.after_flash == trial.after_flash
+    assert agent.load_model(finished).config.hidden_size == trial.architecture["hidden_size"]
+    again = agent.finish(trial.architecture)
+    assert again.details["distillation"][0]["steps"] == 4
+    chosen = agent.for_limit(n_trials=0, train_steps=1, parameters=100_000)
+    assert chosen.details["distillation"][0]["steps"] == 1
+    assert (trainer.model, trainer.args) == (model, arguments)
+
+
+def test_elastic_student_is_requested_by_an_argument_also_if_the_phases_are_automatic(tmp_path):
+    config = {"search": ELASTIC["search"] | {"max_trials": 2}, "init": ELASTIC["init"]}
+    trainer = elastic_trainer(tmp_path, config, elastic={"train_steps": 3}, arguments=EPOCHS | {"bf16": True})
+    used = trainer.autodistillation_search.config
+    assert used.flash_distillation is None
+    assert (used.elastic.train_steps, used.elastic.mixed_precision) == (3, "bf16")
+    assert used.regular_distillation.mixed_precision == "bf16"
+    assert trainer.autodistillation_search.search_result.completed
+
+
+def test_automatic_start_is_that_of_the_elastic_student(tmp_path):
+    config = {"search": ELASTIC["search"] | {"max_trials": 1}, "elastic": {"train_steps": 2}}
+    trainer = elastic_trainer(tmp_path, config)
+    assert trainer.autodistillation_search.config.init is not None
+    chosen = make_trainer(tmp_path / "flash", elastic_search.bert(LARGEST), data=Labelled(), arguments=EPOCHS)
+    chosen.autodistillation_config = ELASTIC | {"flash_distillation": {"train_steps": 2}}
+    with pytest.raises(ConfigurationError, match="takes the place of flash distillation"):
+        chosen.autodistillation(elastic_search.make_teacher())
