@@ -454,7 +454,7 @@ class AutoDistillation:
             loss_func=self.loss_func,
             processes=self._processes,
             regular_engine=regular_engine,
-            build=lambda architecture: self._framework.build(architecture),
+            build=self._framework.build,
         )
 
     @cached_property

@@ -187,9 +187,8 @@ class Preparation:
     @property
     def _elastic_batches_due(self) -> int:
         """The number of batches on which an elastic student is still to be trained."""
-        folder = self._storage.elastic
-        trained = folder is not None and any(folder.glob("*.safetensors"))
-        return 0 if trained else self._distiller.elastic_batches
+        elastic, settings = self._distiller.elastic, self._config.elastic
+        return 0 if elastic is None or settings is None else elastic.steps_due * settings.samples_per_step
 
     def _teacher_work(self, plan: Plan, data: DataView, scratch: TeacherCache) -> TeacherWork:
         flash, regular = FlashReads(), RegularReads()

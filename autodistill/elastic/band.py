@@ -100,6 +100,16 @@ class Band:
     widths: tuple[int, ...]
     steps: int
 
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"width-{self.widths[0]}"
+
+
+def is_trained(task: ElasticTask, band: Band) -> bool:
+    """Whether the elastic student of a band is in the directory."""
+    return task.directory is not None and (task.directory / f"{band.name}.safetensors").exists()
+
 
 @dataclass(frozen=True)
 class _Drawn:
@@ -145,12 +155,8 @@ class BandTraining:
         return self._student
 
     @property
-    def _name(self) -> str:
-        return f"width-{self.band.widths[0]}"
-
-    @property
     def _seed(self) -> int:
-        return derive_seed(self._task.seed, "elastic", self._name)
+        return derive_seed(self._task.seed, "elastic", self.band.name)
 
     def train(self, report: TrainingReport) -> None:
         """Train the elastic student, or read it if it is trained.
@@ -272,7 +278,9 @@ class BandTraining:
             task.directory.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(None if task.directory is None else task.directory / CHECKPOINT)
         modules = {"student": elastic, "matchers": self.matchers}
-        checkpoint = LoopCheckpoint(checkpoints, self._name, modules, task.checkpoint_steps, task.cache.flush, steps)
+        checkpoint = LoopCheckpoint(
+            checkpoints, self.band.name, modules, task.checkpoint_steps, task.cache.flush, steps
+        )
         parameters = [parameter for parameter in elastic.parameters() if parameter.requires_grad]
         plan = next(iter(self._plans.values()))
         with eager_attention(*plan.eager):  # the teacher, if its attention probabilities are mapped
@@ -351,13 +359,13 @@ class BandTraining:
         tensors = {f"student/{name}": tensor for name, tensor in elastic.state_dict().items()}
         tensors |= {f"matchers/{name}": tensor for name, tensor in self.matchers.state_dict().items()}
         contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        write_hashed_tensors(directory / f"{self._name}.safetensors", contents, {_MADE_OF: self._made_of})
+        write_hashed_tensors(directory / f"{self.band.name}.safetensors", contents, {_MADE_OF: self._made_of})
         shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
 
     def _read(self) -> ElasticStudent | None:
         """The trained elastic student, if there is one."""
         directory = self._task.directory
-        path = None if directory is None else directory / f"{self._name}.safetensors"
+        path = None if directory is None else directory / f"{self.band.name}.safetensors"
         if path is None or not path.exists():
             return None
         try:

@@ -199,8 +199,9 @@ class SearchLoop:
     def _prepare(self, architecture: Architecture) -> None:
         """Check the settings, and train what all students share, before a trial starts."""
         self._check(architecture)
+        losses = self.directory.path / ELASTIC / LOSSES_FILE
         with self.spec.framework.isolated(verified=True):
-            self.spec.training.prepare(LossRecorder(self.directory.path / ELASTIC / LOSSES_FILE, self.progress))
+            self.spec.training.prepare(LossRecorder(losses, self.progress, continues=True))
 
     def _check(self, architecture: Architecture) -> None:
         """Before the first trial, check the settings against the first student that can be built and run."""

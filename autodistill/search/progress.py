@@ -57,12 +57,14 @@ class LossRecorder:
     Args:
         file: an earlier one is removed when a stage begins.
         report: receives all events too.
+        continues: an earlier file stays, without the lines of stages that are run again.
     """
 
-    def __init__(self, file: Path, report: TrainingReport) -> None:
+    def __init__(self, file: Path, report: TrainingReport, *, continues: bool = False) -> None:
         self._file = file
         self._report = report
-        self._began = False
+        self._began = continues
+        self._continues = continues
 
     def stage(self, name: str, steps: int) -> None:
         """A stage of `steps` steps begins."""
@@ -82,6 +84,9 @@ class LossRecorder:
         """A stage is done; writes a line with the losses of all its steps."""
         self._begin()
         self._file.parent.mkdir(exist_ok=True)
+        if self._continues and self._file.exists():
+            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
+            self._file.write_text("".join(line for line in lines if f'"stage": {json.dumps(name)},' not in line))
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": name, "losses": list(losses)}) + "\n")
         self._report.finished(name, losses)
