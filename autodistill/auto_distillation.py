@@ -632,7 +632,8 @@ class AutoDistillation:
     def finish(self, architecture: Mapping[str, Any], train_steps: int | None = None) -> Trial:
         """Train the student of an architecture to the end, and keep it, whatever its trial has done before.
 
-        With an elastic student it starts as its slice.
+        With an elastic student it starts as its slice. One that is trained already is trained again only if
+        `train_steps` are given.
 
         Args:
             architecture: of the space; one that has no trial gets one.
@@ -651,7 +652,7 @@ class AutoDistillation:
         self._check_built_in("finish", "trains by the built-in distillation", finish_problems(self, train_steps))
         spec = replace(self._trial_spec(), training=self._finishing(train_steps), saves_students=True)
         with self._looping(spec, SerialExecutor()) as loop:
-            return loop.finish(architecture)
+            return loop.finish(architecture, again=train_steps is not None)
 
     def _finishing(self, train_steps: int | None) -> Training:
         """The training of a student to the end, with this number of steps of regular distillation."""

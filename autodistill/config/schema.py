@@ -59,7 +59,7 @@ def json_schema() -> dict[str, Any]:
 
     Examples:
         >>> sorted(json_schema()["properties"])[:3]
-        ['auto_distillation', 'checkpoint_steps', 'evaluation']
+        ['auto_distillation', 'checkpoint_steps', 'elastic']
     """
     schema = AutoDistillationConfig.model_json_schema(schema_generator=_FileSchema)
     sections = schema["properties"]
@@ -73,6 +73,7 @@ def json_schema() -> dict[str, Any]:
     sections |= phases
     sections[FLASH] = {"anyOf": [*phases[FLASH]["anyOf"], both | {"additionalProperties": False}]}
     sections["init"] = {"anyOf": [*sections["init"]["anyOf"], {"const": "teacher"}]}
+    sections["elastic"] = {"anyOf": [*sections["elastic"]["anyOf"], {"type": "boolean"}]}
     sections |= {name: {"description": "for the reader: it is a function that trains or evaluates"} for name in HOOKS}
     inside = {"type": "object", "properties": dict(sections), "required": ["search"], "additionalProperties": False}
     return {

@@ -220,8 +220,12 @@ class SearchLoop:
         else:
             self._checked = True
 
-    def finish(self, architecture: Architecture) -> Trial:
+    def finish(self, architecture: Architecture, *, again: bool = True) -> Trial:
         """Train the student of an architecture to the end, whatever its trial has done before, and record it.
+
+        Args:
+            architecture: of the space.
+            again: False leaves a trained student that is on disk as it is.
 
         Raises:
             SearchStoppedError: the trial fails.
@@ -231,7 +235,11 @@ class SearchLoop:
         trial = next((one for one in self.result if self.spec.search_space.key(one.architecture) == key), None)
         if trial is None:
             trial = self.directory.begin(architecture)
-        elif trial.state is not TrialState.PAUSED:
+        done = trial.state is TrialState.COMPLETE and self.directory.student_directory(trial.number).exists()
+        if done and not again:
+            self.directory.record(trial := replace(trial, details={**trial.details, CHOSEN: True}))
+            return trial
+        if trial.state not in (TrialState.PAUSED, TrialState.RUNNING):
             trial = trial.reopen()
         trial = replace(trial, details={**trial.details, CHOSEN: True})
         self.directory.record(trial)

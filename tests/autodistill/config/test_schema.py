@@ -43,6 +43,10 @@ def test_section_may_be_written_by_name(section: str) -> None:
     assert constants == (["teacher"] if section == "init" else ["auto"])
 
 
+def test_elastic_section_may_be_true_or_false() -> None:
+    assert {"type": "boolean"} in json_schema()["properties"]["elastic"]["anyOf"]
+
+
 def test_flash_section_may_hold_both_phases() -> None:
     (both,) = (
         form
