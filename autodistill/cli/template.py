@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -30,34 +31,59 @@ _PREDICTIONS = "    temperature: 1.0  # of the teacher's and the student's predi
 _INIT = "  # Students start inside the teacher, in the principal directions of its hidden states.\n  init: "
 
 
-def configuration_text(
-    task: str,
-    *,
-    file: Path,
-    teacher: str | None = None,
-    student: str | None = None,
-    train: str | None = None,
-    validation: str | None = None,
-) -> str:
-    """The text of a configuration file.
+_FLASH = """\
+  # The student's blocks, one after the other: each learns the output of the corresponding block of the teacher.
+  flash_distillation:
+    train_steps: 200  # of each block"""
+_ELASTIC = """\
+  # One training for all sizes, from the widest to the narrowest; each student is a slice of what was trained.
+  elastic:
+    train_steps: 5000  # of all widths together"""
+_PROMOTE = "    # promote: 1/3  # evaluate all students after flash distillation, and finish the best third"
+_PROMOTE_SLICES = "    promote: 1/20  # evaluate all students as slices, and finish the best twentieth"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a configuration file is written for.
 
     Args:
-        task: a name in `TASKS`.
-        file: the name of the file.
         teacher: a folder or a model of the hub; the space fits its size. None for a placeholder, and the space of the
             task's usual models.
         student: a family (`distilbert`) other than the teacher's.
         train: the training data.
         validation: held-out data; None for a share of `train`.
+        elastic: one training for all architectures.
+    """
+
+    teacher: str | None = None
+    student: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    elastic: bool = False
+
+
+def configuration_text(task: str, file: Path, choices: Choices) -> str:
+    """The text of a configuration file.
+
+    Args:
+        task: a name in `TASKS`.
+        file: the name of the file.
+        choices: what it is written for.
 
     Raises:
-        ConfigurationError: the teacher does not exist.
+        ConfigurationError: the teacher does not exist, or elastic students cannot start inside it.
         SearchSpaceError: no space is known for the family of the teacher or of the students.
     """
-    chosen = TASKS[task]
+    chosen, teacher, student = TASKS[task], choices.teacher, choices.student
     config = None if teacher is None else _read_config(teacher)
     own_family = chosen.family if config is None else config["model_type"]
     family = student or own_family
+    if choices.elastic and (family != own_family or family not in FAMILIES):
+        raise ConfigurationError(
+            f"--elastic: students are slices in the teacher's subspace, so they must be of its family, {own_family!r}, "
+            f"and that one of {', '.join(FAMILIES)}, but are {family!r}; leave --elastic out, or --student."
+        )
     if config is not None:
         _require_space(task, str(teacher), config, family)
     return Template((files("autodistill.cli") / "template.yaml").read_text(encoding="utf-8")).substitute(
@@ -65,13 +91,16 @@ def configuration_text(
         task=task,
         teacher=_scalar(teacher or NO_TEACHER),
         student=f"student: {student}" if student else "# student: distilbert  # another family than the teacher's",
-        train=_scalar(train or NO_DATA),
-        validation=_scalar(validation or 0.1),
+        train=_scalar(choices.train or NO_DATA),
+        validation=_scalar(choices.validation or 0.1),
         columns=_columns(chosen),
         init=_init(task, family, own_family),
         metric=chosen.metric,
         regular=_EMBEDDINGS if task == "sentence-embedding" else _PREDICTIONS,
-        **_space(transformers_space(family, config)),
+        promote=_PROMOTE_SLICES if choices.elastic else _PROMOTE,
+        trials=100 if choices.elastic else 20,
+        first=_ELASTIC if choices.elastic else _FLASH,
+        **_space(transformers_space(family, config, equal_heads=choices.elastic)),
     )
 
 

@@ -26,7 +26,9 @@ FAMILIES_WITH_SPACE = tuple(
 """The families of students for which `transformers_space` has a space."""
 
 
-def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) -> SearchSpace:
+def transformers_space(
+    family: str, teacher: Mapping[str, Any] | None = None, *, equal_heads: bool = False
+) -> SearchSpace:
     """The space of students of one family, for a teacher of the same or of another family.
 
     Layers, width and feed-forward width are a quarter, a third, half and two thirds of the teacher's; the number of
@@ -37,6 +39,8 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
     Args:
         family: the family of the students, one of `FAMILIES_WITH_SPACE`.
         teacher: the configuration of the teacher (`teacher.config.to_dict()`); by default the family's usual model.
+        equal_heads: the heads of all students have the size of the teacher's, so that they are slices of one another
+            (`elastic`).
 
     Raises:
         SearchSpaceError: the family of the students or of the teacher is not known, or the teacher's sizes leave no
@@ -50,6 +54,8 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
         ...           "intermediate_size": 1536}
         >>> transformers_space("distilbert", minilm).dimensions["dim"].values()
         (96, 128, 192, 256)
+        >>> transformers_space("bert", minilm, equal_heads=True).dimensions["num_attention_heads"].values()
+        (3, 4, 6, 8)
         >>> transformers_space("mobilebert").size
         576
     """
@@ -64,6 +70,11 @@ def transformers_space(family: str, teacher: Mapping[str, Any] | None = None) ->
     embeddings = (teacher or {}).get("embedding_size", sizes.width)
     if embeddings != sizes.width:  # students would lack the map from their embeddings to their stream
         constraints.append(f"{students.fields.width} != {embeddings}")
+    if equal_heads:
+        channels = sizes.width // sizes.heads
+        width, heads = students.fields.width, students.fields.heads
+        dimensions[heads] = [value // channels for value in dimensions[width] if value % channels == 0]
+        constraints[0] = f"{width} == {channels} * {heads}"
     return _used(SearchSpace(dimensions, constraints))
 
 

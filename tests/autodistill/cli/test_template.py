@@ -10,7 +10,7 @@ import yaml
 from saved_teachers import BERT, save_teacher
 
 from autodistill.cli.tasks import TASKS
-from autodistill.cli.template import configuration_text
+from autodistill.cli.template import Choices, configuration_text
 from autodistill.config.command_line import CommandConfig
 from autodistill.errors import ConfigurationError
 from autodistill.integrations.huggingface.model_builder import TransformersBuilder
@@ -21,7 +21,7 @@ FILE = Path("search.yaml")
 
 
 def read(task, **options):
-    return CommandConfig.load(yaml.safe_load(configuration_text(task, file=FILE, **options)))
+    return CommandConfig.load(yaml.safe_load(configuration_text(task, FILE, Choices(**options))))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -87,7 +87,7 @@ def test_a_teacher_of_an_unknown_family_is_refused_with_what_to_do_instead():
 
 
 def test_the_file_edited_as_the_refusal_asks_is_a_configuration_of_that_teacher():
-    content = yaml.safe_load(configuration_text("masked-lm", file=FILE))
+    content = yaml.safe_load(configuration_text("masked-lm", FILE, Choices()))
     search = content["auto_distillation"]["search"]
     search["search_space"] = {"num_hidden_layers": [2, 4], "hidden_size": [8, 16]}
     search.pop("constraints", None)
@@ -98,3 +98,18 @@ def test_the_file_edited_as_the_refusal_asks_is_a_configuration_of_that_teacher(
         transformers.AlbertConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2),
     )
     assert builder.feasible(config.auto_distillation.search.search_space).size == 4
+
+
+def test_elastic_students_are_slices_of_one_another_and_have_no_flash_distillation() -> None:
+    config = read("sentence-embedding", elastic=True).auto_distillation
+    space = config.the_search().search_space
+    assert config.elastic is not None
+    assert config.flash_distillation is None
+    assert config.the_search().promote == 1 / 20
+    heads = {a["hidden_size"] // a["num_attention_heads"] for a in space.enumerate()}
+    assert len(heads) == 1
+
+
+def test_elastic_students_of_another_family_than_the_teachers_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"--elastic: students are slices .* but are 'gpt2'; leave"):
+        configuration_text("sentence-embedding", FILE, Choices(student="gpt2", elastic=True))
