@@ -188,7 +188,9 @@ class Preparation:
     def _elastic_batches_due(self) -> int:
         """The number of batches on which an elastic student is still to be trained."""
         elastic, settings = self._distiller.elastic, self._config.elastic
-        return 0 if elastic is None or settings is None else elastic.steps_due * settings.samples_per_step
+        if elastic is None or settings is None:
+            return 0
+        return elastic.steps_due(self._storage.elastic) * settings.samples_per_step
 
     def _teacher_work(self, plan: Plan, data: DataView, scratch: TeacherCache) -> TeacherWork:
         flash, regular = FlashReads(), RegularReads()

@@ -105,10 +105,9 @@ class Band:
         """The name of its files."""
         return f"width-{self.widths[0]}"
 
-
-def is_trained(task: ElasticTask, band: Band) -> bool:
-    """Whether the elastic student of a band is in the directory."""
-    return task.directory is not None and (task.directory / f"{band.name}.safetensors").exists()
+    def is_trained(self, directory: Path | None) -> bool:
+        """Whether its elastic student is in a directory."""
+        return directory is not None and (directory / f"{self.name}.safetensors").exists()
 
 
 @dataclass(frozen=True)

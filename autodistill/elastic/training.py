@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from torch import nn
 
 from autodistill.config.elastic import ElasticConfig
-from autodistill.elastic.band import Band, BandTraining, ElasticTask, is_trained, matcher_name
+from autodistill.elastic.band import Band, BandTraining, ElasticTask, matcher_name
 from autodistill.elastic.space import ElasticSpace
 from autodistill.losses.criterion import Criterion
 from autodistill.training import NoReport, TrainingReport
@@ -53,12 +54,9 @@ class ElasticTraining:
         count = settings.widths_per_student
         return divided([tuple(widths[i : i + count]) for i in range(0, len(widths), count)], settings)
 
-    @property
-    def steps_due(self) -> int:
-        """The number of steps of all bands that are not trained yet."""
-        trained = {training.band for training in self._trained}
-        waiting = (band for band in self.bands if band not in trained and not is_trained(self._task, band))
-        return sum(band.steps for band in waiting)
+    def steps_due(self, directory: Path | None) -> int:
+        """The number of steps of all bands whose elastic students are not in a directory."""
+        return sum(band.steps for band in self.bands if not band.is_trained(directory))
 
     def check(self) -> None:
         """Check that the students of the space are slices of one that can start inside the teacher.

@@ -198,17 +198,27 @@ _WORDS_OF_LOSSES = frozenset(
 def with_limits(metrics: Iterable[Metric], limits: Mapping[str, float]) -> tuple[Metric, ...]:
     """The metrics with other bounds: the largest value, or the least if greater is better.
 
+    They are no goals of a search then, as long as another one is left: the best student under a limit is meant.
+
     Examples:
-        >>> with_limits([Metric("latency"), Metric("accuracy")], {"latency": 5, "accuracy": 0.9})[1].at_least
-        0.9
+        >>> latency, accuracy = with_limits([Metric("latency"), Metric("accuracy")], {"latency": 5})
+        >>> latency.at_most, latency.measured, accuracy.measured
+        (5.0, True, False)
     """
-    return tuple(_limited(metric, limits[metric.name]) if metric.name in limits else metric for metric in metrics)
+    metrics = tuple(metrics)
+    leaves_a_goal = any(not metric.measured and metric.name not in limits for metric in metrics)
+    return tuple(
+        _limited(metric, limits[metric.name], measured=leaves_a_goal or metric.measured)
+        if metric.name in limits
+        else metric
+        for metric in metrics
+    )
 
 
-def _limited(metric: Metric, limit: float) -> Metric:
+def _limited(metric: Metric, limit: float, *, measured: bool) -> Metric:
     if metric.greater_is_better:
-        return dataclasses.replace(metric, at_least=float(limit))
-    return dataclasses.replace(metric, at_most=float(limit))
+        return dataclasses.replace(metric, at_least=float(limit), measured=measured)
+    return dataclasses.replace(metric, at_most=float(limit), measured=measured)
 
 
 def metrics_returned(returned: Any) -> tuple[Metric, ...]:

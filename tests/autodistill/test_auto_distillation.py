@@ -976,7 +976,7 @@ class WithExtra(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
-        self.extra = nn.Parameter(torch.zeros(3))
+        self.extra = nn.Parameter(torch.zeros(3, 3))
 
     def forward(self, **inputs):
         return self.model(**inputs)
@@ -1000,7 +1000,10 @@ def test_paused_trial_is_finished_and_its_student_is_kept_though_it_is_not_on_th
 def test_finished_student_is_that_of_a_promotion_and_more_steps_lead_further(slices, sliced):
     (number,) = complete_of(agent_of(sliced))
     first = agent_of(sliced).search_result[number]
-    again = agent_of(slices).finish(first.architecture)  # it is complete: the same steps again
+    same = agent_of(slices).finish(first.architecture)  # it is complete already
+    assert (same.metrics, same.student, same.details["chosen"]) == (first.metrics, first.student, True)
+    assert "earlier_metrics" not in same.details
+    again = agent_of(slices).finish(first.architecture, train_steps=4)
     assert (again.number, again.metrics, again.student) == (number, first.metrics, first.student)
     assert again.details["earlier_metrics"] == [first.metrics]
     longer = agent_of(slices).finish(first.architecture, train_steps=7)
@@ -1051,7 +1054,7 @@ def test_finishing_that_is_killed_continues_with_the_same_steps_and_starts_again
     agent_of(other, config).search_loop()  # which trains for the four steps that are configured
     resumed = agent_of(other, config).search_result[trial.number]
     assert steps.count("regular distillation") == 4
-    assert resumed.student == agent_of(slices, config).finish(trial.architecture).student
+    assert resumed.student == agent_of(slices, config).finish(trial.architecture, 4).student
 
 
 def test_finish_needs_no_elastic_student(tmp_path):

@@ -145,5 +145,7 @@ def test_new_limits_replace_the_bounds_of_their_metrics_only():
     assert type(limited[0].at_most) is float
     assert [metric.name for metric in limited] == ["latency", "accuracy", "parameters"]
     assert metrics[0].at_most == 9.0
+    assert [metric.measured for metric in limited] == [True, True, False]  # parameters is the goal that is left
+    assert not with_limits(metrics[:1], {"latency": 5})[0].measured
     assert with_limits(metrics, {}) == tuple(metrics)
     assert with_limits([Metric("latency", at_least=1.0)], {"latency": 5})[0].at_least == 1.0
