@@ -40,7 +40,7 @@ FEW, MORE = 3, 11
 SHARE = 1 / 5
 """The time of the elastic students, relative to that of all architectures alone."""
 
-ELASTIC_STEPS = {"minilm": 5000, "digits": 1500, "gpt2": 1500, "llama": 1500}
+ELASTIC_STEPS = {"minilm": 5000, "digits": 1500, "gpt2": 600, "llama": 600}
 """The steps of the elastic students, which take about this share; their measured cost is reported."""
 
 
