@@ -8,7 +8,6 @@ not learn again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +19,6 @@ from autodistill.elastic.band import Band, BandTraining, ElasticTask, matcher_na
 from autodistill.elastic.space import ElasticSpace
 from autodistill.losses.criterion import Criterion
 from autodistill.training import NoReport, TrainingReport
-
-logger = logging.getLogger(__name__)
 
 
 class ElasticTraining:
