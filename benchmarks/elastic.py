@@ -37,8 +37,8 @@ from autodistill.training import NoReport, TrainingContext
 FEW, MORE = 3, 11
 """Steps; the difference of their times is the cost of the others."""
 
-SHARE = 1 / 5
-"""The time of the elastic students, relative to that of all architectures alone."""
+FINISHING_RATE = 5e-4
+"""The learning rate with which slices are finished: the default of elastic searches."""
 
 ELASTIC_STEPS = {"minilm": 5000, "digits": 1500, "gpt2": 600, "llama": 600}
 """The steps of the elastic students, which take about this share; their measured cost is reported."""
@@ -89,8 +89,8 @@ class Bench:
             for i, j in pairs
         ]
 
-    def distiller(self, steps: int, seed: int, **sections: Any) -> Distiller:
-        """A distiller for these steps of regular distillation, from a start inside the teacher."""
+    def distiller(self, steps: int, seed: int, rate: float | None = None, **sections: Any) -> Distiller:
+        """A distiller for these steps of regular distillation, by default with the learning rate of the task."""
         task = self.task
         train = task.task.train
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -203,17 +203,16 @@ def run_elastic(bench: Bench, found: dict[str, Any], seeds: int) -> Iterator[Non
 
 
 def run_finished(bench: Bench, found: dict[str, Any], seeds: int) -> Iterator[None]:
-    """Finish slices in a quarter of the budget; yields after each."""
+    """Finish the mixed slices of the first seed in a quarter of the budget; yields after each."""
     rows, costs = found.setdefault("finished", []), found["costs"]
     known = {(name_of(row["architecture"]), row["seed"]) for row in rows}
-    plan = [(one, 0) for one in bench.architectures]
-    plan += [(one, seed) for seed in range(1, seeds) for one in bench.some]
-    for architecture, seed in plan:
+    for architecture, seed in ((one, 0) for one in bench.mixed):
         if (name_of(architecture), seed) in known:
             continue
         steps = max(1, int(bench.task.budget / 4 / costs[name_of(architecture)][1]))
         row = next(row for row in found["elastic"] if row["seed"] == seed)
-        distiller = bench.distiller(steps, seed, elastic={"train_steps": row["train_steps"]})
+        elastic = {"train_steps": row["train_steps"]}
+        distiller = bench.distiller(steps, seed, rate=FINISHING_RATE, elastic=elastic)
         student = bench.student(architecture, seed)
         distiller.train(student, TrainingContext(seed))
         rows.append({"architecture": dict(architecture), "seed": seed, "steps": steps, "score": bench.score(student)})

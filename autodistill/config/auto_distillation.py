@@ -194,6 +194,9 @@ class AutoDistillationConfig(Section):
 PROMOTED = 0.1
 """The share of slices that regular distillation finishes, if `promote` is not configured."""
 
+FINISHING_RATE = 5e-4
+"""The learning rate with which slices are finished, if it is not configured: larger ones undo what was trained."""
+
 
 def _elastic(data: dict[str, Any]) -> dict[str, Any]:
     """The settings of a search with an elastic student: it takes the place of flash distillation."""
@@ -205,8 +208,12 @@ def _elastic(data: dict[str, Any]) -> dict[str, Any]:
     chosen = flash.model_fields_set if isinstance(flash, FlashDistillationConfig) else set(flash or ())
     if not chosen - {"inputs"}:  # automatic
         data["flash_distillation"] = None
-    search = data.get("search")
-    finishes = data.get("regular_distillation") is not None
+    search, regular = data.get("search"), data.get("regular_distillation")
+    finishes = regular is not None
+    if isinstance(regular, Mapping):
+        data["regular_distillation"] = {"learning_rate": FINISHING_RATE, **regular}
+    elif isinstance(regular, RegularDistillationConfig) and "learning_rate" not in regular.model_fields_set:
+        data["regular_distillation"] = regular.with_changes(learning_rate=FINISHING_RATE)
     if finishes and isinstance(search, Mapping) and "promote" not in search:
         data["search"] = {**search, "promote": PROMOTED}
     if finishes and isinstance(search, SearchConfig) and "promote" not in search.model_fields_set:
