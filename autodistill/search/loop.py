@@ -241,7 +241,7 @@ class SearchLoop:
             return trial
         if trial.state not in (TrialState.PAUSED, TrialState.RUNNING):
             trial = trial.reopen()
-        trial = replace(trial, details={**trial.details, CHOSEN: True})
+        trial = replace(trial, added=False, details={**trial.details, CHOSEN: True})
         self.directory.record(trial)
         error = None
         if trial.state is not TrialState.PAUSED:
@@ -331,10 +331,10 @@ class SearchLoop:
 
     def _kept(self) -> list[Trial]:
         """The trials whose students stay on disk."""
-        if self.policy.keep == "pareto":
-            chosen = [trial for trial in self.result.completed if trial.details.get(CHOSEN)]
-            return [*self.result.pareto_front, *chosen]
-        return self.result.completed if self.policy.keep == "all" else []
+        if self.policy.keep == "all":
+            return self.result.completed
+        chosen = [trial for trial in self.result.completed if trial.details.get(CHOSEN)]
+        return [*self.result.pareto_front, *chosen] if self.policy.keep == "pareto" else chosen
 
     def _remove_checkpoints(self, trial: Trial) -> None:
         shutil.rmtree(self.directory.trial_directory(trial.number) / CHECKPOINT, ignore_errors=True)
