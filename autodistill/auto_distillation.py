@@ -103,7 +103,7 @@ class AutoDistillation:
         callbacks: functions `(search, trial)`, called when a trial is complete, failed, or paused (with `promote`);
             `search.stop()` ends the search.
         show_progress_bar: bars on a terminal, plain lines elsewhere.
-        keep: which trained students stay on disk: those on the Pareto front, all, or none; those that `finish` trained, always.
+        keep: which trained students stay on disk: those on the Pareto front, all, or none, and those of `finish`.
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
         teacher_cache_gb: the limit on disk space for the teacher's features, in GiB.

@@ -44,7 +44,7 @@ class Policy:
     """How students and failures are handled.
 
     Args:
-        keep: which trained students stay on disk: those on the Pareto front, all, or none; those that `finish` trained, always.
+        keep: which trained students stay on disk: those on the Pareto front, all, or none, and those of `finish`.
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
         trial_timeout: seconds after which a running trial is reported with the stacks of all threads; None never.
