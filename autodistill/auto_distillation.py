@@ -103,7 +103,7 @@ class AutoDistillation:
         callbacks: functions `(search, trial)`, called when a trial is complete, failed, or paused (with `promote`);
             `search.stop()` ends the search.
         show_progress_bar: bars on a terminal, plain lines elsewhere.
-        keep: which trained students stay on disk: those on the Pareto front, all, or none.
+        keep: which trained students stay on disk: those on the Pareto front, all, or none, and those of `finish`.
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
         teacher_cache_gb: the limit on disk space for the teacher's features, in GiB.
@@ -308,6 +308,7 @@ class AutoDistillation:
             KeyboardInterrupt: on SIGINT, or as `Terminated` on SIGTERM, unless the program handles these itself or this
                 is not the main thread. The first signal lets a step of training end and writes a checkpoint.
             AdvisorError: the advisor repeated an architecture or proposed one outside the space.
+            NonFiniteError: the loss of an elastic student became NaN or infinite.
         """
         self._guard = HookGuard()  # the teacher may have been changed between two runs
         with self._processes.together():
@@ -656,10 +657,12 @@ class AutoDistillation:
 
     def _finishing(self, train_steps: int | None) -> Training:
         """The training of a student to the end, with this number of steps of regular distillation."""
-        regular = self.config.regular_distillation or RegularDistillationConfig()
+        configured = self.config
+        elastic = configured.elastic
+        precision = "no" if elastic is None else elastic.mixed_precision  # in which the teacher's outputs were computed
+        regular = configured.regular_distillation or RegularDistillationConfig(mixed_precision=precision)
         if train_steps is not None:
             regular = regular.with_changes(train_steps=train_steps)
-        configured = self.config
         self.config = configured.with_changes(regular_distillation=regular)
         try:
             return self.make_training()
@@ -683,6 +686,7 @@ class AutoDistillation:
         Raises:
             ConfigurationError: there is no elastic student, no student keeps the limits, or a metric is not known.
         """
+        self._find_metrics()
         search = self.config.the_search()
         problems = [*slice_problems(self, n_trials, limits), *finish_problems(self, train_steps)]
         self._check_built_in("for_limit", "chooses by the built-in distillation", problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from search_spaces import Architecture, Domain, SearchSpace
 SearchDir = Annotated[Path, typer.Option(help="Of the search; created if it does not exist.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Of regular distillation, instead of those of the file.")]
 Progress = Annotated[bool, typer.Option(help="Show progress on standard error.")]
+
+_PARAMETERS = {*inspect.signature(AutoDistillation.for_limit).parameters} - {"limits"}
+"""The parameters of `for_limit` that are no limits."""
 
 
 def finish(
@@ -111,6 +115,8 @@ def parse_limits(texts: Sequence[str]) -> dict[str, float]:
     texts_of, problems = _pairs(texts, rule)
     limits = {}
     for name, text in texts_of.items():
+        if name in _PARAMETERS:
+            problems.append(f"{rule}, but got {name}={text}; set the numbers by --trials and --train-steps.")
         try:
             limits[name] = float(text)
         except ValueError:

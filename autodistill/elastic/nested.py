@@ -495,7 +495,8 @@ class _Indices:
             raise ConfigurationError(
                 "the heads of a student must be among those of the largest of its space, but the student has "
                 f"{self.student.heads} heads and {self.student.key_value_heads} key-value heads, the largest "
-                f"{self.largest.heads} and {self.largest.key_value_heads}; leave the larger values out of the space."
+                f"{self.largest.heads} and {self.largest.key_value_heads}; leave out the larger values, or "
+                "those with more heads for each key-value head."
             )
         return groups
 

@@ -1,7 +1,7 @@
 """The training of elastic students, from the widest to the narrowest: each starts as a slice of the trained one before.
 
-Students of different widths disturb each other if they share all weights: at equal time, an elastic student for each
-width is better at every width (`docs/elastic.md`). So a *band* of neighbouring widths, by default a single one, has an
+Students of different widths disturb each other if they share all weights: in measurements at equal time, an elastic
+student for each width was better at every width. So a *band* of neighbouring widths, by default a single one, has an
 elastic student of its own, which starts as a slice of that of the next wider band: what that one has learned, it need
 not learn again.
 """

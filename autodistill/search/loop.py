@@ -44,7 +44,7 @@ class Policy:
     """How students and failures are handled.
 
     Args:
-        keep: which trained students stay on disk: those on the Pareto front, all, or none.
+        keep: which trained students stay on disk: those on the Pareto front, all, or none, and those of `finish`.
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
         trial_timeout: seconds after which a running trial is reported with the stacks of all threads; None never.
@@ -241,7 +241,7 @@ class SearchLoop:
             return trial
         if trial.state not in (TrialState.PAUSED, TrialState.RUNNING):
             trial = trial.reopen()
-        trial = replace(trial, details={**trial.details, CHOSEN: True})
+        trial = replace(trial, added=False, details={**trial.details, CHOSEN: True})
         self.directory.record(trial)
         error = None
         if trial.state is not TrialState.PAUSED:
@@ -331,10 +331,10 @@ class SearchLoop:
 
     def _kept(self) -> list[Trial]:
         """The trials whose students stay on disk."""
-        if self.policy.keep == "pareto":
-            chosen = [trial for trial in self.result.completed if trial.details.get(CHOSEN)]
-            return [*self.result.pareto_front, *chosen]
-        return self.result.completed if self.policy.keep == "all" else []
+        if self.policy.keep == "all":
+            return self.result.completed
+        chosen = [trial for trial in self.result.completed if trial.details.get(CHOSEN)]
+        return [*self.result.pareto_front, *chosen] if self.policy.keep == "pareto" else chosen
 
     def _remove_checkpoints(self, trial: Trial) -> None:
         shutil.rmtree(self.directory.trial_directory(trial.number) / CHECKPOINT, ignore_errors=True)

@@ -86,7 +86,8 @@ class LossRecorder:
         self._file.parent.mkdir(exist_ok=True)
         if self._continues and self._file.exists():
             lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
-            self._file.write_text("".join(line for line in lines if f'"stage": {json.dumps(name)},' not in line))
+            kept = "".join(line for line in lines if f'"stage": {json.dumps(name)},' not in line)
+            self._file.write_text(kept, encoding="utf-8")
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": name, "losses": list(losses)}) + "\n")
         self._report.finished(name, losses)

@@ -1057,6 +1057,31 @@ def test_finishing_that_is_killed_continues_with_the_same_steps_and_starts_again
     assert resumed.student == agent_of(slices, config).finish(trial.architecture, 4).student
 
 
+def test_student_that_is_finished_is_kept_if_others_are_not(tmp_path):
+    agent = agent_of(tmp_path, elastic_search.make_config(max_trials=2), keep="none")
+    agent.search_loop()
+    finished = agent.finish(SMALLEST, train_steps=2)
+    agent.search_loop(n_trials=1)
+    assert elastic_search.evaluate(agent.load_model(finished))["closeness"] == finished.metrics["closeness"]
+    assert [path.parent for path in tmp_path.glob("trials/*/student")] == [finished.directory]
+
+
+def test_added_trial_is_finished_and_then_has_a_student(tmp_path):
+    agent = agent_of(tmp_path)
+    added = agent.add_trial(SMALLEST, {"closeness": -1.0, "parameters": 5})
+    finished = agent.finish(SMALLEST, train_steps=2)
+    assert (finished.number, finished.added) == (added.number, False)
+    assert finished.details["earlier_metrics"] == [added.metrics]
+    assert elastic_search.evaluate(agent.load_model(finished))["closeness"] == finished.metrics["closeness"]
+
+
+def test_finishing_without_regular_distillation_has_the_precision_of_the_elastic_student(tmp_path):
+    config = elastic_search.make_config(elastic={"mixed_precision": "bf16"}, regular=False, max_trials=1)
+    agent = agent_of(tmp_path, config)
+    agent.search_loop()
+    assert agent.finish(SMALLEST, train_steps=2).state is TrialState.COMPLETE
+
+
 def test_finish_needs_no_elastic_student(tmp_path):
     agent = make_search(tmp_path, make_config(max_trials=1, promote=0.5))
     agent.search_loop()
@@ -1091,6 +1116,14 @@ def test_limit_of_a_metric_of_which_more_is_better_is_its_least_value(slices):
     values = sorted(trial.after_flash["closeness"] for trial in agent.search_result)
     finished = agent.for_limit(n_trials=0, train_steps=1, closeness=values[-2])
     assert finished.after_flash["closeness"] >= values[-2]
+
+
+def test_limit_of_a_metric_that_is_not_configured_but_that_the_function_returns(tmp_path):
+    config = elastic_search.make_config(max_trials=1)
+    del config["search"]["metrics"]
+    agent_of(tmp_path, config).search_loop()
+    finished = agent_of(tmp_path, config).for_limit(n_trials=1, train_steps=2, closeness=-1e6)
+    assert finished.state is TrialState.COMPLETE
 
 
 def test_limits_that_cannot_be_kept_or_are_wrong_are_refused(slices, tmp_path):

@@ -72,6 +72,8 @@ def test_limits_are_numbers_by_metric():
         parse_limits(["latency=fast", "accuracy", "a=1", "a=2"])
     assert len(caught.value.problems) == 3
     assert "but got latency=fast; write the number after the equals sign." in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"but got train_steps=100; set the numbers by --trials"):
+        parse_limits(["train_steps=100", "latency=5"])
 
 
 def test_search_with_an_elastic_student_is_finished_limited_and_exported(configured):
