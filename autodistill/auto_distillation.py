@@ -653,7 +653,9 @@ class AutoDistillation:
         self._check_built_in("finish", "trains by the built-in distillation", finish_problems(self, train_steps))
         spec = replace(self._trial_spec(), training=self._finishing(train_steps), saves_students=True)
         with self._looping(spec, SerialExecutor()) as loop:
-            return loop.finish(architecture, again=train_steps is not None)
+            trial = loop.finish(architecture, again=train_steps is not None)
+            self._call_back(trial)
+            return trial
 
     def _finishing(self, train_steps: int | None) -> Training:
         """The training of a student to the end, with this number of steps of regular distillation."""
@@ -695,8 +697,8 @@ class AutoDistillation:
         promote = None if self._ends_with_slices else search.promote or PROMOTED  # trials end with their slices
         spec = replace(self._trial_spec(), metrics=metrics, promote=promote)
         with self._looping(spec, SerialExecutor(), proposals) as loop:
-            for _ in loop.run(Limits(len(loop.result.tried) + n_trials, promotes=False)):
-                pass
+            for trial in loop.run(Limits(len(loop.result.tried) + n_trials, promotes=False)):
+                self._call_back(trial)
             best = best_slice(SearchResult(list(loop.result), metrics))
         if best is None:
             raise ConfigurationError(

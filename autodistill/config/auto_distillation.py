@@ -101,7 +101,7 @@ class AutoDistillationConfig(Section):
             return data
         data = normalised(data)
         phases = ("flash_distillation", "regular_distillation")
-        neither = all(data.get(phase) is None for phase in phases)
+        neither = all(data.get(phase) is None for phase in phases) and not _ends_with_slices(data)
         for phase in phases:
             if neither or data.get(phase) == "auto":
                 data[phase] = {}
@@ -173,6 +173,8 @@ class AutoDistillationConfig(Section):
         """
         plain = self.model_dump(mode="json", exclude_unset=True)
         plain = {key: value for key, value in plain.items() if value is not None}
+        if self.elastic is not None and self.regular_distillation is None:
+            plain["regular_distillation"] = None
         if self.search is None:
             plain |= criterion_alone(plain.pop("regular_distillation"))
         try:
@@ -196,6 +198,12 @@ PROMOTED = 0.1
 
 FINISHING_RATE = 5e-4
 """The learning rate with which slices are finished, if it is not configured: larger ones undo what was trained."""
+
+
+def _ends_with_slices(data: Mapping[str, Any]) -> bool:
+    """Whether regular distillation is left out of an elastic search, by `regular_distillation: null`."""
+    is_elastic = data.get("elastic") not in (None, False)
+    return is_elastic and data.get("regular_distillation", ...) is None
 
 
 def _elastic(data: dict[str, Any]) -> dict[str, Any]:

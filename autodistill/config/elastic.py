@@ -24,14 +24,11 @@ class ElasticConfig(PhaseConfig):
             twice as often.
         small_share: how the updates are divided among the students of one width: in proportion to the number of
             parameters in their blocks to the power of minus this number.
-        widths_per_student: how many neighbouring widths share one set of weights. With 1, the best choice in
-            measurements, every width has its own, which start as a slice of those of the next wider one.
         learning_rate: the peak of the schedule.
     """
 
     train_steps: Count = 5000
     samples_per_step: Count = 1
-    widths_per_student: Count = 1
     narrow_share: float = Field(default=0.7, ge=0, le=4, allow_inf_nan=False)
     small_share: float = Field(default=0.5, ge=0, le=4, allow_inf_nan=False)
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)

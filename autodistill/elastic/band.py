@@ -32,7 +32,7 @@ from autodistill.elastic.building import without_random_weights
 from autodistill.elastic.nested import NestedStudent
 from autodistill.elastic.space import Build, ElasticSpace, Kind, structure
 from autodistill.elastic.student import ElasticStudent, Slice
-from autodistill.errors import SearchDirectoryError
+from autodistill.errors import ConfigurationError, SearchDirectoryError
 from autodistill.initialization.from_teacher import TeacherStart
 from autodistill.initialization.initializer import TeacherInitializer
 from autodistill.initialization.pairing import Order
@@ -95,15 +95,15 @@ class ElasticTask:
 
 @dataclass(frozen=True)
 class Band:
-    """The widths that share one elastic student, the widest first, and the steps of its training."""
+    """A width, and the steps of the training of its elastic student."""
 
-    widths: tuple[int, ...]
+    width: int
     steps: int
 
     @property
     def name(self) -> str:
         """The name of its files."""
-        return f"width-{self.widths[0]}"
+        return f"width-{self.width}"
 
     def is_trained(self, directory: Path | None) -> bool:
         """Whether its elastic student is in a directory."""
@@ -130,7 +130,7 @@ class BandTraining:
     Args:
         task: what it depends on.
         space: the architectures as slices.
-        band: the widths.
+        band: the width and the steps.
         wider: the trained band before it, as a slice of which it starts; None for the widest.
 
     Attributes:
@@ -144,7 +144,7 @@ class BandTraining:
         self._drawn: OrderedDict[str, _Drawn] = OrderedDict()
         self._plans: dict[Kind, Plan] = {}
         self._eager: set[Kind] = set()  # the kinds whose students need eager attention
-        self._starts: dict[int, TeacherStart] = {}
+        self._start: TeacherStart | None = None  # of the largest student, unless it was read
         self._student: ElasticStudent | None = None
 
     @property
@@ -176,37 +176,34 @@ class BandTraining:
 
     def _untrained(self) -> ElasticStudent:
         """The elastic student as it starts: as a slice of the wider one, or inside the teacher."""
-        widest = self._task.build(self._space.widths[self.band.widths[0]]).eval()
-        start = self._written(widest)
+        width = self.band.width
+        largest = self._task.build(self._space.widths[width]).eval()
+        start = self._written(largest)
         if self._wider is None:
-            self._task.initializer.fit(widest, start)
+            self._task.initializer.fit(largest, start)
         else:
-            self._wider.student.write_narrower(widest)
-        elastic = ElasticStudent(widest, {}, **self._space.options)
-        for width in self.band.widths:
-            elastic.add_width(width, self._of_width(width, elastic))
+            self._wider.student.write_narrower(largest)
+        elastic = ElasticStudent(largest, {}, **self._space.options)
+        elastic.add_width(width, self._of_width(width, elastic))
         return elastic.to(self._task.device)
 
     def _of_width(self, width: int, elastic: ElasticStudent) -> nn.Module:
-        """The largest student of a width, whose norms are fitted to the teacher with the shared weights."""
+        """The largest student of the width, whose norms are fitted to the teacher with the shared weights."""
         student = self._build(self._space.widths[width])
-        start = self._starts[width] = self._written(student)
+        self._start = self._written(student)
         if self._wider is not None:
             self._wider.student.write_narrower(student)
-            self._correct_gains(width, student)
+            self._correct_gains(student, self._correction(width) / self._correction(self._wider.band.width))
         elastic.write(student, private=False)
-        self._task.initializer.fit(student, start, writers=False)
+        self._task.initializer.fit(student, self._start, writers=False)
         return student
 
-    def _correct_gains(self, width: int, student: nn.Module) -> None:
+    def _correct_gains(self, student: nn.Module, factor: float) -> None:
         """Correct the gains of norms, which are those of a wider student, for the directions that are missing here."""
-        assert self._wider is not None
-        wider = min(other for other in self._wider.band.widths if other >= width)
-        factor = self._correction(width) / self._correction(wider)
         _, base, table = require_family(student, self._task.start.family, "student")
         with torch.no_grad():
             for name, parameter in base.named_parameters():
-                if parameter.shape == (width,) and name.endswith("weight"):
+                if parameter.shape == (self.band.width,) and name.endswith("weight"):
                     parameter.copy_((parameter + table.gain_offset) * factor - table.gain_offset)
 
     def _correction(self, width: int) -> float:
@@ -251,26 +248,25 @@ class BandTraining:
 
     def _start_matchers(self, student: nn.Module, elastic: ElasticStudent, criterion: Criterion) -> None:
         """Initialize matchers with the map back to the teacher's stream; those of a trained student are read later."""
-        start = self._starts.get(self._space.kind(student)[0])
+        start = self._start
         if start is not None:
             layers = NestedStudent(student, elastic.largest, **self._space.options).layers
             start = replace(start, layers=tuple(start.layers[layer] for layer in layers))
             self._task.initializer.start_matchers(start, student, criterion)
 
     def _prepare_matchers(self, elastic: ElasticStudent) -> None:
-        """Make the matchers of all widths and depths, if there are any, before the optimizer receives them."""
-        space = self._space
-        for width in self.band.widths:
-            criterion = self._plan(self._build(space.widths[width]), elastic).regular_criterion
-            if criterion is not None and len(criterion.feature_matchers):
-                for architecture in space.variations(width):
-                    self._plan(self._build(architecture), elastic)
+        """Make the matchers of all depths, if there are any, before the optimizer receives them."""
+        space, width = self._space, self.band.width
+        criterion = self._plan(self._build(space.widths[width]), elastic).regular_criterion
+        if criterion is not None and len(criterion.feature_matchers):
+            for architecture in space.variations(width):
+                self._plan(self._build(architecture), elastic)
 
     # --- training ---
 
     def _run(self, elastic: ElasticStudent, report: TrainingReport) -> None:
         task, settings, steps = self._task, self._task.settings, self.band.steps
-        stage = f"elastic distillation, width {' and '.join(map(str, self.band.widths))}"
+        stage = f"elastic distillation, width {self.band.width}"
         report.stage(stage, steps)
         loop = StepLoop(stage, _of_loop(settings), steps, derive_seed(self._seed, "steps"), task.device, report.step)
         if task.directory is not None:
@@ -324,15 +320,12 @@ class BandTraining:
     def architecture(self, step: int, position: int) -> Architecture:
         """The architecture that a step trains at a position among its samples."""
         rng = np.random.default_rng(derive_seed(self._seed, "architecture", step, position))
-        widths = self.band.widths
-        weights = np.array([float(width) ** -self._task.settings.narrow_share for width in widths])
-        width = int(rng.choice(widths, p=weights / weights.sum()))
-        return self._space.draw(rng, width, self._task.settings.small_share)
+        return self._space.draw(rng, self.band.width, self._task.settings.small_share)
 
     def _slice(self, architecture: Architecture, elastic: ElasticStudent) -> _Drawn:
         key = self._task.space.key(architecture)
         if key not in self._drawn:
-            student = self._build(architecture)
+            student = self._drawn_student(architecture)
             plan = self._plan(student, elastic)
             eager = self._space.kind(student) in self._eager
             self._drawn[key] = _Drawn(elastic.slice(student), plan, eager)
@@ -341,13 +334,22 @@ class BandTraining:
         self._drawn.move_to_end(key)
         return self._drawn[key]
 
+    def _drawn_student(self, architecture: Architecture) -> nn.Module:
+        try:
+            return self._build(architecture)
+        except Exception as error:
+            raise ConfigurationError(
+                "model_builder must be able to build every architecture of the space of elastic students, but for "
+                f"{architecture} it raised {type(error).__name__}: {error}; exclude it by a constraint."
+            ) from error
+
     # --- files ---
 
     @cached_property
     def _made_of(self) -> str:
         """A hash of all that the trained weights depend on, apart from the other widths and smaller students."""
         task = self._task
-        largest = structure(task.build, self._space.widths[self.band.widths[0]])
+        largest = structure(task.build, self._space.widths[self.band.width])
         shapes = {name: list(parameter.shape) for name, parameter in largest.named_parameters()}
         return content_hash((task.described, task.seed, task.cache.fingerprint, json.dumps(shapes, sort_keys=True)))
 
@@ -377,15 +379,10 @@ class BandTraining:
                 "an elastic student is used for the settings and the largest architecture with which it was trained, "
                 f"but {path} was trained with others; take another search_dir, or keep the largest values in the space."
             )
-        space, widths = self._space, self.band.widths
-        trained = {int(name.split(".")[1]) for name in tensors if name.startswith("student/private.")}
-        of_width = {width: self._build(space.widths[width]) for width in widths if width in trained}
-        elastic = ElasticStudent(self._build(space.widths[widths[0]]), of_width, **space.options)
+        space, width = self._space, self.band.width
+        largest, of_width = (self._build(space.widths[width]) for _ in range(2))
+        elastic = ElasticStudent(largest, {width: of_width}, **space.options)
         elastic.load_state_dict(_under(tensors, "student/", {*elastic.state_dict()}))
-        for width in widths:
-            if width not in trained:
-                logger.info("students of width %d were not trained: they are fitted to the shared weights", width)
-                elastic.add_width(width, self._of_width(width, elastic))
         if any(name.startswith("matchers/") for name in tensors):
             self._prepare_matchers(elastic)
             self.matchers.load_state_dict(_under(tensors, "matchers/", {*self.matchers.state_dict()}), strict=False)

@@ -1,9 +1,9 @@
 """The training of elastic students, from the widest to the narrowest: each starts as a slice of the trained one before.
 
-Students of different widths disturb each other if they share all weights: in measurements at equal time, an elastic
-student for each width was better at every width. So a *band* of neighbouring widths, by default a single one, has an
-elastic student of its own, which starts as a slice of that of the next wider band: what that one has learned, it need
-not learn again.
+Students of different widths disturb each other if they share all weights: at equal time, an elastic student for each
+width is better at every width (`docs/elastic.md`). So every width has an elastic student of its own, which starts as a
+slice of that of the next wider one: what that one has learned, it need not learn again. A *band* is a width and the
+steps of its training.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class ElasticTraining:
     @cached_property
     def bands(self) -> list[Band]:
         """The bands, the widest first."""
-        settings, widths = self._task.settings, sorted(self.space.widths, reverse=True)
-        count = settings.widths_per_student
-        return divided([tuple(widths[i : i + count]) for i in range(0, len(widths), count)], settings)
+        return divided(sorted(self.space.widths, reverse=True), self._task.settings)
 
     def steps_due(self, directory: Path | None) -> int:
         """The number of steps of all bands whose elastic students are not in a directory."""
@@ -88,7 +86,7 @@ class ElasticTraining:
         """
         self.train()
         width, _ = self.space.kind(student)
-        training = next(training for training in self._trained if width in training.band.widths)
+        training = next(training for training in self._trained if training.band.width == width)
         training.student.write(student)
         for index, matcher in enumerate(criterion.feature_matchers if criterion is not None else ()):
             name = matcher_name(width, index, matcher)
@@ -96,15 +94,15 @@ class ElasticTraining:
                 matcher.load_state_dict(training.matchers[name].state_dict())
 
 
-def divided(widths: Sequence[tuple[int, ...]], settings: ElasticConfig) -> list[Band]:
+def divided(widths: Sequence[int], settings: ElasticConfig) -> list[Band]:
     """The bands with their steps, of which narrow students receive more.
 
     Examples:
-        >>> divided([(256,), (128,)], ElasticConfig(train_steps=300, narrow_share=1))
-        [Band(widths=(256,), steps=100), Band(widths=(128,), steps=200)]
+        >>> divided([256, 128], ElasticConfig(train_steps=300, narrow_share=1))
+        [Band(width=256, steps=100), Band(width=128, steps=200)]
     """
-    shares = [sum(float(width) ** -settings.narrow_share for width in band) for band in widths]
+    shares = [float(width) ** -settings.narrow_share for width in widths]
     return [
-        Band(band, max(1, round(settings.train_steps * share / sum(shares))))
-        for band, share in zip(widths, shares, strict=True)
+        Band(width, max(1, round(settings.train_steps * share / sum(shares))))
+        for width, share in zip(widths, shares, strict=True)
     ]

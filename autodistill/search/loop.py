@@ -27,7 +27,7 @@ from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor
 from autodistill.search.layout import CHECKPOINT, ELASTIC, LOSSES_FILE
 from autodistill.search.progress import LossRecorder, Progress
-from autodistill.search.promotion import best_paused, promotable
+from autodistill.search.promotion import best_paused, promotable, rung_result
 from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
 from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
@@ -183,7 +183,7 @@ class SearchLoop:
     def _new(self) -> Trial | None:
         if self._exhausted or len(self.result.tried) >= self._limits.trials:
             return None
-        if self._limits.patience < math.inf and self.result.unchanged_for >= self._limits.patience:
+        if self._limits.patience < math.inf and self._unchanged_for >= self._limits.patience:
             logger.info("the search ends: the front has not changed for %d trials (patience)", self._limits.patience)
             return None
         try:
@@ -195,6 +195,11 @@ class SearchLoop:
             return None
         self._prepare(architecture)
         return self.directory.begin(architecture)
+
+    @property
+    def _unchanged_for(self) -> int:
+        """How many trials have not changed the front; of slices, the front of the first rung."""
+        return (rung_result(self.result) if self.policy.promotes_last else self.result).unchanged_for
 
     def _prepare(self, architecture: Architecture) -> None:
         """Check the settings, and train what all students share, before a trial starts."""
@@ -239,6 +244,7 @@ class SearchLoop:
         if done and not again:
             self.directory.record(trial := replace(trial, details={**trial.details, CHOSEN: True}))
             return trial
+        before = trial
         if trial.state not in (TrialState.PAUSED, TrialState.RUNNING):
             trial = trial.reopen()
         trial = replace(trial, added=False, details={**trial.details, CHOSEN: True})
@@ -249,6 +255,8 @@ class SearchLoop:
         if trial.state is TrialState.PAUSED:
             trial, error = self._run(self.directory.promote(trial))
         self.progress.trial_finished(trial)
+        if error is not None and before.state is TrialState.COMPLETE:
+            self.directory.record(before)  # its student is still there
         if error is not None:
             raise SearchStoppedError(f"the student must be trained to the end, but {text_of(error)}") from error
         return trial

@@ -43,6 +43,15 @@ def best_paused(result: SearchResult) -> Trial | None:
     return _first_paused(rung_order(result))
 
 
+def rung_result(result: SearchResult) -> SearchResult:
+    """The result with the metrics of the first rung as if they were the final ones; other trials as they are."""
+    rung = [
+        replace(trial, state=TrialState.COMPLETE, metrics=trial.after_flash) if trial.after_flash else trial
+        for trial in result
+    ]
+    return SearchResult(rung, result.metrics)
+
+
 def best_slice(result: SearchResult) -> Trial | None:
     """The best feasible trial by the metrics of its first rung, or by its final ones if it has only these."""
     rung = [trial if trial.after_flash else replace(trial, after_flash=trial.metrics) for trial in result]

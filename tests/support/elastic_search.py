@@ -66,7 +66,7 @@ def make_config(space=None, elastic=None, regular=None, **search):
         "init": {"least_squares": "none", "batches": 6},
     }
     if regular is False:
-        config["flash_distillation"] = "auto"  # without either section, regular distillation is automatic
+        config["regular_distillation"] = None  # without the section, regular distillation is automatic
     else:
         config["regular_distillation"] = {"train_steps": 4} | (regular or {})
     return config

@@ -107,3 +107,10 @@ def test_slices_are_finished_with_a_smaller_learning_rate_unless_one_is_configur
     assert config.regular_distillation.learning_rate == rate
     later = AutoDistillationConfig.load({"search": search, "regular_distillation": regular})
     assert later.starting_from(None, True).regular_distillation.learning_rate == rate
+
+
+def test_searches_that_end_with_slices_are_written_and_read_again() -> None:
+    config = load(elastic=True, regular_distillation=None)
+    assert (config.regular_distillation, config.search.promote) == (None, None)
+    assert AutoDistillationConfig.load(config.to_dict()) == config
+    assert load(elastic=True).regular_distillation is not None

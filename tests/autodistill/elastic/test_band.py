@@ -8,7 +8,7 @@ import pytest
 import torch
 from elastic_search import bert, elastic_files, make_config, make_search
 
-from autodistill import SearchDirectoryError
+from autodistill import ConfigurationError, SearchDirectoryError
 from autodistill.elastic.band import Band
 from autodistill.elastic.nested import NestedStudent
 from autodistill.training import NoReport
@@ -36,7 +36,7 @@ def test_narrower_band_starts_as_a_slice_of_the_trained_wider_one(tmp_path):
 
 def test_bands_are_trained_from_the_widest_to_the_narrowest(tmp_path):
     elastic = elastic_of(tmp_path, narrow_share=1.0)
-    assert elastic.bands == [Band((8,), 3), Band((4,), 5)]
+    assert elastic.bands == [Band(8, 3), Band(4, 5)]
     stages = []
 
     class Report(NoReport):
@@ -48,14 +48,17 @@ def test_bands_are_trained_from_the_widest_to_the_narrowest(tmp_path):
     assert [file.name for file in elastic_files(tmp_path)] == ["width-4.safetensors", "width-8.safetensors"]
 
 
-def test_widths_can_share_one_elastic_student(tmp_path):
-    elastic = elastic_of(tmp_path, widths_per_student=2)
-    assert elastic.bands == [Band((8, 4), 8)]
-    elastic.train(NoReport())
-    (training,) = elastic._trained
-    assert training.student.widths == [8, 4]
-    drawn = {training.architecture(step, 0)["hidden_size"] for step in range(8)}
-    assert drawn == {4, 8}
+def test_architecture_that_cannot_be_built_is_named_with_the_remedy(tmp_path):
+    def build(sizes):
+        if sizes["intermediate_size"] == 6 and sizes["num_hidden_layers"] == 1:
+            raise RuntimeError("too small")
+        return bert(sizes)
+
+    elastic = make_search(tmp_path, make_config(SPACE, {"train_steps": 40}), build=build)._distiller().elastic
+    with pytest.raises(
+        ConfigurationError, match=r"'intermediate_size': 6.* it raised RuntimeError: too small; exclude"
+    ):
+        elastic.train(NoReport())
 
 
 def test_architectures_that_a_step_draws_depend_on_the_seed_and_the_step_alone(tmp_path):
@@ -97,8 +100,6 @@ def test_gains_are_corrected_for_the_directions_that_a_narrower_student_lacks(tm
     ]
     correction = [(one.explained * one.teacher_width / one.width) ** 0.5 for one in subspaces]
     name = "bert.encoder.layer.1.output.LayerNorm.weight"
-    gains = [
-        dict(one.student.private[str(one.band.widths[0])].items())[name.replace(".", "/")] for one in (wide, narrow)
-    ]
+    gains = [dict(one.student.private[str(one.band.width)].items())[name.replace(".", "/")] for one in (wide, narrow)]
     expected = gains[0][:4] * correction[1] / correction[0]
     torch.testing.assert_close(gains[1], expected, rtol=1e-5, atol=1e-6)
