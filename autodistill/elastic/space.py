@@ -139,7 +139,8 @@ class ElasticSpace:
             drawn = self.space.sample(rng)
             if self.width_of.get(tuple(drawn[name] for name in self.names)) != width:
                 continue
-            if not small_share or rng.random() < (self._smallest(width) / self._size(drawn)) ** small_share:
+            size = self._size_or_none(drawn) if small_share else None  # one that cannot be built is an error later
+            if size is None or rng.random() < (self._smallest(width) / size) ** small_share:
                 return drawn
         raise ConfigurationError(
             f"elastic students are drawn from the space for each width, but none of width {width} was found in "
@@ -155,7 +156,7 @@ class ElasticSpace:
                     options = [{**smallest, name: value} for value in _values(self.space, name, 16)]
                     sizes = {one[name]: size for one in options if (size := self._size_or_none(one)) is not None}
                     smallest[name] = min(sizes, key=lambda value: sizes[value], default=smallest[name])
-            self._least[width] = self._size(smallest)
+            self._least[width] = self._size_or_none(smallest) or self._size(self.widths[width])
         return self._least[width]
 
     def _size_or_none(self, architecture: Architecture) -> int | None:
