@@ -100,7 +100,7 @@ class Bench:
                 "search": {"search_space": space, "metrics": ["score"], "seed": seed},
                 "regular_distillation": {
                     "train_steps": steps,
-                    "learning_rate": task.learning_rate,
+                    "learning_rate": rate or task.learning_rate,
                     **task.task.regular,
                 },
                 "init": dict(task.task.init),
@@ -239,7 +239,7 @@ def main() -> None:
         for part in arguments.parts:
             for _ in runs[part](bench, found, arguments.seeds):
                 write_results(arguments.results, results)
-                rows: Sequence[Any] = found[part]
+                rows: Sequence[Any] = found.get(part, [])
                 print(json.dumps(rows[-1]) if rows else part, flush=True)
     report(results)
 
