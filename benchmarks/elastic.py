@@ -164,6 +164,8 @@ def run_alone(bench: Bench, found: dict[str, Any], seeds: int) -> Iterator[None]
     for architecture in bench.architectures:
         if name_of(architecture) not in costs:
             costs[name_of(architecture)] = bench.costs(architecture)
+            sizes = found.setdefault("parameters", {})
+            sizes[name_of(architecture)] = sum(one.numel() for one in bench.student(architecture, 0).parameters())
             yield
     rows = found.setdefault("alone", [])
     plan = [(one, budget, 0) for one in bench.architectures]
@@ -177,6 +179,21 @@ def run_alone(bench: Bench, found: dict[str, Any], seeds: int) -> Iterator[None]
             student, cpu = bench.alone(architecture, steps, seed)
             row = {"architecture": dict(architecture), "budget": seconds, "seed": seed, "steps": steps}
             rows.append({**row, "score": bench.score(student), "cpu_seconds": cpu})
+            yield
+
+
+def run_plain(bench: Bench, found: dict[str, Any], seeds: int) -> Iterator[None]:
+    """Train every architecture alone from random weights, with half the learning rate, which suits them."""
+    rows, budget = found.setdefault("plain", []), bench.task.budget
+    known = {name_of(row["architecture"]) for row in rows}
+    for architecture in bench.architectures:
+        if name_of(architecture) not in known:
+            steps = max(1, int(budget / found["costs"][name_of(architecture)][1]))
+            distiller = bench.distiller(steps, 0, rate=bench.task.learning_rate / 2, init=None)
+            student = bench.student(architecture, 0)
+            distiller.train(student, TrainingContext(0))
+            row = {"architecture": dict(architecture), "budget": budget, "seed": 0, "steps": steps}
+            rows.append({**row, "score": bench.score(student)})
             yield
 
 
@@ -230,7 +247,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="print the tables of the result file, run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {"alone": run_alone, "elastic": run_elastic, "finished": run_finished}
+    runs = {"alone": run_alone, "elastic": run_elastic, "finished": run_finished, "plain": run_plain}
     results = read_results(arguments.results) or {"machine": machine(), "tasks": {}}
     for name in () if arguments.report else arguments.tasks:
         bench = Bench(TASKS[name](), arguments.directory / name)

@@ -101,10 +101,6 @@ def _ranks(found: Mapping[str, Any], alone: Any, longer: Any, slices: Any, finis
     sign = 1 if found["greater_is_better"] else -1
     sizes = {name: float(size) for name, size in found.get("parameters", {}).items()}
     candidates = {"slice": means(slices, sign), "slice finished": means(finished, sign), "parameters": sizes}
-    if "start" in found:
-        candidates["start, not trained"] = {name: sign * score for name, score in found["start"].items()}
-    if "flash" in found:
-        candidates["after flash (promote)"] = {name: sign * score for name, score in found["flash"].items()}
     rows = []
     for name, scores in candidates.items():
         pairs = [kendall(scores, means(other, sign)) if scores and other else "" for other in (alone, longer)]
