@@ -16,6 +16,7 @@ from torch import nn
 
 from autodistill.batch import Batch
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.elastic import FINISHING_RATE
 from autodistill.config.regular_distillation import RegularDistillationConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.activation_store import GIB, Budget
@@ -201,6 +202,8 @@ class Distiller:
         sections = {"flash_distillation", "regular_distillation"}
         sections |= {name for name in ("init", "elastic") if getattr(self.config, name) is not None}
         settings = self.config.model_dump(mode="json", include=sections)
+        if self.phases.regular is not None:
+            settings["regular_distillation"] = self.phases.regular.model_dump(mode="json")
         settings["loss_func"] = process_name(self.loss_func)
         hashes = [batch.hash for batch in self.flash_set.batches]
         return {"distillation": settings, "environment": {"flash_set": content_hash(hashes)}}
@@ -304,7 +307,11 @@ class Distiller:
     @cached_property
     def phases(self) -> Phases:
         """All phases in process 0; the other processes receive its student, and run regular distillation only."""
-        return Phases.of(self.config, leads=self.processes.is_main)
+        phases = Phases.of(self.config, leads=self.processes.is_main)
+        regular = phases.regular
+        if self.config.elastic is None or regular is None or "learning_rate" in regular.model_fields_set:
+            return phases
+        return replace(phases, regular=regular.with_changes(learning_rate=FINISHING_RATE))
 
     @cached_property
     def _anatomy(self) -> Anatomy | None:

@@ -196,9 +196,6 @@ class AutoDistillationConfig(Section):
 PROMOTED = 0.1
 """The share of slices that regular distillation finishes, if `promote` is not configured."""
 
-FINISHING_RATE = 5e-4
-"""The learning rate with which slices are finished, if it is not configured: larger ones undo what was trained."""
-
 
 def _ends_with_slices(data: Mapping[str, Any]) -> bool:
     """Whether regular distillation is left out of an elastic search, by `regular_distillation: null`."""
@@ -216,12 +213,8 @@ def _elastic(data: dict[str, Any]) -> dict[str, Any]:
     chosen = flash.model_fields_set if isinstance(flash, FlashDistillationConfig) else set(flash or ())
     if not chosen - {"inputs"}:  # automatic
         data["flash_distillation"] = None
-    search, regular = data.get("search"), data.get("regular_distillation")
-    finishes = regular is not None
-    if isinstance(regular, Mapping):
-        data["regular_distillation"] = {"learning_rate": FINISHING_RATE, **regular}
-    elif isinstance(regular, RegularDistillationConfig) and "learning_rate" not in regular.model_fields_set:
-        data["regular_distillation"] = regular.with_changes(learning_rate=FINISHING_RATE)
+    search = data.get("search")
+    finishes = data.get("regular_distillation") is not None
     if finishes and isinstance(search, Mapping) and "promote" not in search:
         data["search"] = {**search, "promote": PROMOTED}
     if finishes and isinstance(search, SearchConfig) and "promote" not in search.model_fields_set:

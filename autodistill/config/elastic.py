@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from autodistill.config.phase import PhaseConfig
 from autodistill.config.section import Count, Disagreement
 
+FINISHING_RATE = 5e-4
+"""The learning rate with which slices are finished, if it is not configured: larger ones undo what was trained."""
+
 
 class ElasticConfig(PhaseConfig):
     """How the elastic student is trained, of which all students of the space are slices.

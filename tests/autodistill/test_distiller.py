@@ -289,3 +289,13 @@ def test_teacher_runs_in_the_precision_of_an_elastic_student_alone(tmp_path) -> 
     assert elastic_search.make_search(tmp_path, config)._distiller(read_only=True).mixed_precision == "bf16"
     both = elastic_search.make_config(elastic={"mixed_precision": "bf16"})
     assert elastic_search.make_search(tmp_path, both)._distiller(read_only=True).mixed_precision == "no"
+
+
+def test_slices_are_finished_with_a_smaller_learning_rate_unless_one_is_configured(tmp_path) -> None:
+    distiller = elastic_search.make_search(tmp_path)._distiller(read_only=True)
+    assert distiller.phases.regular.learning_rate == 5e-4
+    assert distiller.describe()["distillation"]["regular_distillation"]["learning_rate"] == 5e-4
+    configured = elastic_search.make_config(regular={"learning_rate": 1e-3})
+    chosen = elastic_search.make_search(tmp_path, configured)._distiller(read_only=True)
+    assert chosen.phases.regular.learning_rate == 1e-3
+    assert make_distiller(**BOTH).phases.regular.learning_rate == 1e-3

@@ -97,18 +97,6 @@ def test_setting_of_other_phases_is_refused_with_what_to_set_instead(setting, re
     assert f"{name} is no setting of elastic students; {remedy}" in problem
 
 
-@pytest.mark.parametrize(
-    ("regular", "rate"),
-    [("auto", 5e-4), ({}, 5e-4), ({"train_steps": 3}, 5e-4), ({"learning_rate": 1e-3}, 1e-3)],
-)
-def test_slices_are_finished_with_a_smaller_learning_rate_unless_one_is_configured(regular, rate) -> None:
-    search = {"search_space": {"width": [2, 4]}, "metrics": ["loss"]}
-    config = AutoDistillationConfig.load({"search": search, "elastic": True, "regular_distillation": regular})
-    assert config.regular_distillation.learning_rate == rate
-    later = AutoDistillationConfig.load({"search": search, "regular_distillation": regular})
-    assert later.starting_from(None, True).regular_distillation.learning_rate == rate
-
-
 def test_searches_that_end_with_slices_are_written_and_read_again() -> None:
     config = load(elastic=True, regular_distillation=None)
     assert (config.regular_distillation, config.search.promote) == (None, None)
