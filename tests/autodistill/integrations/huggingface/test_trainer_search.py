@@ -248,7 +248,8 @@ def test_trainer_finishes_students_and_its_model_stays(tmp_path):
     assert finished.details["distillation"][0]["steps"] == 3
     assert finished.after_flash == trial.after_flash
     assert agent.load_model(finished).config.hidden_size == trial.architecture["hidden_size"]
-    again = agent.finish(trial.architecture)
+    assert agent.finish(trial.architecture).metrics == finished.metrics  # it is finished
+    again = agent.finish(trial.architecture, train_steps=4)
     assert again.details["distillation"][0]["steps"] == 4
     chosen = agent.for_limit(n_trials=0, train_steps=1, parameters=100_000)
     assert chosen.details["distillation"][0]["steps"] == 1
