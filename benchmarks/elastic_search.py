@@ -34,7 +34,7 @@ from advisors.registry import as_advisor
 from autodistill import AutoDistillation
 from search_spaces import SearchSpace
 
-SEEDS = 5
+SEEDS = 3
 REPETITIONS = 15
 
 
