@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -175,28 +176,16 @@ class BandTraining:
     # --- the elastic student before its training ---
 
     def _untrained(self) -> ElasticStudent:
-        """The elastic student as it starts: as a slice of the wider one, or inside the teacher."""
-        width = self.band.width
+        """The elastic student as it starts: as a slice of the wider one, or inside the teacher, with fitted norms."""
+        width, initializer = self.band.width, self._task.initializer
         largest = self._task.build(self._space.widths[width]).eval()
-        start = self._written(largest)
-        if self._wider is None:
-            self._task.initializer.fit(largest, start)
-        else:
-            self._wider.student.write_narrower(largest)
-        elastic = ElasticStudent(largest, {}, **self._space.options)
-        elastic.add_width(width, self._of_width(width, elastic))
-        return elastic.to(self._task.device)
-
-    def _of_width(self, width: int, elastic: ElasticStudent) -> nn.Module:
-        """The largest student of the width, whose norms are fitted to the teacher with the shared weights."""
-        student = self._build(self._space.widths[width])
-        self._start = self._written(student)
+        self._start = self._written(largest)
         if self._wider is not None:
-            self._wider.student.write_narrower(student)
-            self._correct_gains(student, self._correction(width) / self._correction(self._wider.band.width))
-        elastic.write(student, private=False)
-        self._task.initializer.fit(student, self._start, writers=False)
-        return student
+            self._wider.student.write_narrower(largest)
+            self._correct_gains(largest, self._correction(width) / self._correction(self._wider.band.width))
+        initializer.fit(largest, self._start, writers=self._wider is None)
+        elastic = ElasticStudent(largest, {width: copy.deepcopy(largest)}, **self._space.options)
+        return elastic.to(self._task.device)
 
     def _correct_gains(self, student: nn.Module, factor: float) -> None:
         """Correct the gains of norms, which are those of a wider student, for the directions that are missing here."""

@@ -209,7 +209,7 @@ class _Measure:
         return table.width(base) or 0
 
     def parameters(self, architecture: Architecture) -> int:
-        return sum(parameter.numel() for parameter in structure(self._build, architecture).parameters())
+        return _size(structure(self._build, architecture))
 
 
 def _values(space: SearchSpace, name: str, most: int) -> list[Value]:
