@@ -183,11 +183,11 @@ class LoopCheckpoint:
             logger.info("%s starts again, since its checkpoint is of a training of other length", self.name)
             return []
         for owner, module in self.modules.items():
-            module.load_state_dict(_under(tensors, owner))
+            module.load_state_dict(under(tensors, owner))
         state: dict[int, dict[str, Any]] = {
             int(index): dict(entries) for index, entries in record["optimizer"]["scalars"].items()
         }
-        for path, tensor in _under(tensors, "optimizer").items():
+        for path, tensor in under(tensors, "optimizer").items():
             index, key = path.split("/", 1)
             state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": record["optimizer"]["param_groups"]})
@@ -207,8 +207,9 @@ def block_state(model: nn.Module, blocks: Sequence[str]) -> dict[str, torch.Tens
 def load_block_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Restore what `block_state` returned."""
     for block in dict.fromkeys(key.rpartition("/")[0] for key in state):
-        find_module(model, block).load_state_dict(_under(state, block))
+        find_module(model, block).load_state_dict(under(state, block))
 
 
-def _under(tensors: Mapping[str, torch.Tensor], owner: str) -> dict[str, torch.Tensor]:
+def under(tensors: Mapping[str, torch.Tensor], owner: str) -> dict[str, torch.Tensor]:
+    """The tensors of one owner, by their names without it."""
     return {key.removeprefix(owner + "/"): tensor for key, tensor in tensors.items() if key.startswith(owner + "/")}

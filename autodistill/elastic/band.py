@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from autodistill.config.initialization import InitializationConfig
 from autodistill.config.phase import PhaseConfig
 from autodistill.config.temperature import temperature_at
 from autodistill.data_stream import DataStream
-from autodistill.distillation.checkpoints import Checkpoints, LoopCheckpoint
+from autodistill.distillation.checkpoints import Checkpoints, LoopCheckpoint, under
 from autodistill.distillation.plan import Plan
 from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import StepLoop
@@ -43,7 +43,6 @@ from autodistill.models.families import require_family
 from autodistill.models.modes import plain_forward
 from autodistill.models.taps import TapRecorder
 from autodistill.seeds import derive_seed
-from autodistill.tensor_files import read_hashed_tensors, write_hashed_tensors
 from autodistill.tensors import content_hash
 from autodistill.training import TrainingReport
 from search_spaces import Architecture, SearchSpace
@@ -53,7 +52,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
 
 _MADE_OF = "made_of"
-"""The key of a file's metadata for a hash of all that the weights depend on."""
+"""The key of a file's record for a hash of all that the weights depend on."""
 
 _KEPT = 256
 """How many slices are kept, without weights, for the next time that they are drawn."""
@@ -348,22 +347,18 @@ class BandTraining:
             return
         tensors = {f"student/{name}": tensor for name, tensor in elastic.state_dict().items()}
         tensors |= {f"matchers/{name}": tensor for name, tensor in self.matchers.state_dict().items()}
-        contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        write_hashed_tensors(directory / f"{self.band.name}.safetensors", contents, {_MADE_OF: self._made_of})
+        Checkpoints(directory).save(self.band.name, tensors, {_MADE_OF: self._made_of})
         shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
 
     def _read(self) -> ElasticStudent | None:
         """The trained elastic student, if there is one."""
         directory = self._task.directory
-        path = None if directory is None else directory / f"{self.band.name}.safetensors"
-        if path is None or not path.exists():
+        saved = Checkpoints(directory).load(self.band.name)
+        if saved is None:
             return None
-        try:
-            tensors, metadata = read_hashed_tensors(path)
-        except (OSError, ValueError) as error:
-            logger.warning("%s is damaged (%s): this elastic student is trained again", path, error)
-            return None
-        if metadata.get(_MADE_OF) != self._made_of:
+        tensors, record = saved
+        if record.get(_MADE_OF) != self._made_of:
+            path = f"{directory}/{self.band.name}.safetensors"
             raise SearchDirectoryError(
                 "an elastic student is used for the settings and the largest architecture with which it was trained, "
                 f"but {path} was trained with others; take another search_dir, or keep the largest values in the space."
@@ -371,16 +366,11 @@ class BandTraining:
         space, width = self._space, self.band.width
         largest, of_width = (self._build(space.widths[width]) for _ in range(2))
         elastic = ElasticStudent(largest, {width: of_width}, **space.options)
-        elastic.load_state_dict(_under(tensors, "student/", {*elastic.state_dict()}))
+        elastic.load_state_dict(under(tensors, "student"))
         if any(name.startswith("matchers/") for name in tensors):
             self._prepare_matchers(elastic)
-            self.matchers.load_state_dict(_under(tensors, "matchers/", {*self.matchers.state_dict()}), strict=False)
+            self.matchers.load_state_dict(under(tensors, "matchers"), strict=False)
         return elastic.to(self._task.device)
-
-
-def _under(tensors: Mapping[str, torch.Tensor], prefix: str, names: set[str]) -> dict[str, torch.Tensor]:
-    """The tensors with these names after a prefix."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.removeprefix(prefix) in names}
 
 
 def _of_loop(settings: ElasticConfig) -> PhaseConfig:

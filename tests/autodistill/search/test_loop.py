@@ -546,5 +546,5 @@ def test_trials_are_promoted_last_where_the_first_rung_is_cheap_and_never_if_the
             return [trial.state.value for trial in running.run(loop.Limits(4, **changes))]
 
     assert order("last", promotes_last=True) == ["paused"] * 4 + ["complete"] * 2
-    assert order("at once")[:3] == ["paused", "paused", "complete"]
+    assert order("when due")[:3] == ["paused", "paused", "complete"]
     assert order("never", promotes=False) == ["paused"] * 4
