@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import logging
@@ -30,7 +29,6 @@ from autodistill.distillation.regular import RegularTask
 from autodistill.distillation.step_loop import StepLoop
 from autodistill.distillation.teacher_cache import TeacherCache
 from autodistill.elastic.building import without_random_weights
-from autodistill.elastic.nested import NestedStudent
 from autodistill.elastic.space import Build, ElasticSpace, Kind, structure
 from autodistill.elastic.student import ElasticStudent, Slice
 from autodistill.errors import ConfigurationError, SearchDirectoryError
@@ -180,11 +178,10 @@ class BandTraining:
         largest = self._task.build(self._space.widths[width]).eval()
         self._start = self._written(largest)
         if self._wider is not None:
-            self._wider.student.write_narrower(largest)
+            self._wider.student.write(largest)
             self._correct_gains(largest, self._correction(width) / self._correction(self._wider.band.width))
         initializer.fit(largest, self._start, writers=self._wider is None)
-        elastic = ElasticStudent(largest, {width: copy.deepcopy(largest)}, **self._space.options)
-        return elastic.to(self._task.device)
+        return ElasticStudent(largest, **self._space.options).to(self._task.device)
 
     def _correct_gains(self, student: nn.Module, factor: float) -> None:
         """Correct the gains of norms, which are those of a wider student, for the directions that are missing here."""
@@ -238,8 +235,8 @@ class BandTraining:
         """Initialize matchers with the map back to the teacher's stream; those of a trained student are read later."""
         start = self._start
         if start is not None:
-            layers = NestedStudent(student, elastic.largest, **self._space.options).layers
-            start = replace(start, layers=tuple(start.layers[layer] for layer in layers))
+            layers = tuple(start.layers[layer] for layer in elastic.nested(student).layers)
+            start = replace(start, layers=layers)
             self._task.initializer.start_matchers(start, student, criterion)
 
     def _prepare_matchers(self, elastic: ElasticStudent) -> None:
@@ -364,8 +361,7 @@ class BandTraining:
                 f"but {path} was trained with others; take another search_dir, or keep the largest values in the space."
             )
         space, width = self._space, self.band.width
-        largest, of_width = (self._build(space.widths[width]) for _ in range(2))
-        elastic = ElasticStudent(largest, {width: of_width}, **space.options)
+        elastic = ElasticStudent(self._build(space.widths[width]), **space.options)
         elastic.load_state_dict(under(tensors, "student"))
         if any(name.startswith("matchers/") for name in tensors):
             self._prepare_matchers(elastic)

@@ -2,8 +2,7 @@
 
 In the subspace of the teacher's stream all widths are nested: the stream of a student of width d is the first d
 principal directions. Heads, channels of heads and neurons are ordered by importance, and blocks are spread evenly. So
-every axis of every weight has a *role*, and a smaller student keeps a selection of the entries of that role. Gains and
-biases of norms, and maps that lead out of the model, are *private*: every width has its own.
+every axis of every weight has a *role*, and a smaller student keeps a selection of the entries of that role.
 
 Related work: Cai et al. (2020), Once-for-All, https://arxiv.org/abs/1908.09791; Yu et al. (2020), BigNAS,
 https://arxiv.org/abs/2003.11142; Devvrit et al. (2023), MatFormer, https://arxiv.org/abs/2310.07707.
@@ -50,14 +49,12 @@ class Cut:
         source: the name of the largest student's parameter.
         axes: for each axis the entries that are kept, or None for all.
         factor: multiplies the first or last axis, whichever is that of the outputs; None for 1.
-        private: every width has its own; the cut then leads from the parameter of the largest student of that width.
     """
 
     name: str
     source: str
     axes: tuple[torch.Tensor | None, ...]
     factor: torch.Tensor | None = None
-    private: bool = False
 
     @cached_property
     def _narrowed(self) -> set[int]:
@@ -112,14 +109,12 @@ class _Draft:
         axes: for each axis and entry of the student's parameter that of the largest student; -1 while it is not known.
         factor_axis: the axis whose entries `factors` multiplies: that of the outputs.
         factors: by which they are multiplied, float64.
-        private: see `Cut`.
     """
 
     source: nn.Parameter
     axes: list[torch.Tensor]
     factor_axis: int
     factors: torch.Tensor
-    private: bool
 
     @property
     def complete(self) -> bool:
@@ -138,7 +133,7 @@ class _Draft:
             shape = [1] * len(self.axes)
             shape[self.factor_axis] = -1
             factor = self.factors.reshape(shape)
-        return Cut(name, source, axes, factor, self.private)
+        return Cut(name, source, axes, factor)
 
 
 def _or_all(kept: torch.Tensor, size: int) -> torch.Tensor | None:
@@ -154,8 +149,6 @@ class NestedStudent:
         largest: the largest student.
         family: the table of both; by default that of their transformers configuration.
         projection_head: the path of a linear layer of both from the stream to the teacher's width.
-        private_only: only the private parameters are cut out of `largest`, whose other parts may be smaller than the
-            student's: among the students of one width there may be none that has the most heads and the largest ones.
 
     Raises:
         ConfigurationError: the student is no part of the largest one; all reasons in one error.
@@ -178,9 +171,8 @@ class NestedStudent:
         *,
         family: WeightTable | None = None,
         projection_head: str | None = None,
-        private_only: bool = False,
     ) -> None:
-        self._head, self._private_only = projection_head, private_only
+        self._head = projection_head
         pair = self._pair = _paired(student, largest, family)
         self._problems = [*_size_problems(pair)]
         self._too_large: set[tuple[str, int, int]] = set()
@@ -227,7 +219,7 @@ class NestedStudent:
         if self._head is not None:
             head = Both(Part(self._head), Part(self._head))
             self._problems += _head_problems(self._pair, head)
-            self._add_if_present(head, "row", "stream", private=True)
+            self._add_if_present(head, "row", "stream")
 
     def _add_block(self, family: Family, block: int) -> None:
         for unit in family.parts:
@@ -302,15 +294,11 @@ class NestedStudent:
         selection = Selection(self._pair)
         for site in selection.sites():
             student, largest = site.parameter, names[site.teacher]
-            # What the mean of the channels that are left out adds to a bias differs between widths.
-            private = "LayerNorm" in site.module or (student.dim() == 1 and selection.reads_stream(site))
-            if self._private_only and not private:
-                continue
             kept = [
                 self._index(role, student.shape[axis], largest.shape[axis], site.student)
                 for axis, role in enumerate(site.roles)
             ]
-            self._draft(Both(student, largest), kept, 0, factor=self._score_factor(site), private=private)
+            self._draft(Both(student, largest), kept, 0, factor=self._score_factor(site))
 
     def _score_factor(self, site: Site) -> float:
         sizes = self._pair.head_sizes
@@ -318,25 +306,12 @@ class NestedStudent:
 
     # --- drafts ---
 
-    def _add_if_present(
-        self, weight: Both[Part], outputs: str, inputs: str, *, factor: float = 1.0, private: bool = False
-    ) -> None:
+    def _add_if_present(self, weight: Both[Part], outputs: str, inputs: str, *, factor: float = 1.0) -> None:
         if self._pair.in_both(weight):
-            self._add(weight, outputs, inputs, factor=factor, private=private)
+            self._add(weight, outputs, inputs, factor=factor)
 
-    def _add(
-        self,
-        weight: Both[Part],
-        outputs: str,
-        inputs: str,
-        *,
-        factor: float = 1.0,
-        private: bool = False,
-        reads: int = 1,
-    ) -> None:
+    def _add(self, weight: Both[Part], outputs: str, inputs: str, *, factor: float = 1.0, reads: int = 1) -> None:
         """Add a map and its bias: the roles of its outputs and of its inputs."""
-        if self._private_only and not private:
-            return
         pair = self._pair
         found = Both(locate(pair.student, weight.student), locate(pair.teacher, weight.teacher))
         (count, size), (largest_count, largest_size) = pair.shapes(weight).student, pair.shapes(weight).teacher
@@ -348,10 +323,10 @@ class NestedStudent:
         kept, axis = _by_axis(found.student, of_outputs, of_inputs)
         rows = found.student.rows
         weights = Both(found.student.weight, found.teacher.weight)
-        self._draft(weights, kept, axis, factor=factor, private=private, rows=rows)
+        self._draft(weights, kept, axis, factor=factor, rows=rows)
         if found.student.bias is not None and found.teacher.bias is not None:
             biases = Both(found.student.bias, found.teacher.bias)
-            self._draft(biases, [of_outputs], 0, factor=factor, private=private, rows=rows)
+            self._draft(biases, [of_outputs], 0, factor=factor, rows=rows)
 
     def _add_norm(self, norm: Both[Part], role: str = "stream", factor: float = 1.0) -> None:
         """Add the gain and the bias of a norm."""
@@ -362,7 +337,7 @@ class NestedStudent:
             parameters = Both(getattr(found.student, name), getattr(found.teacher, name))
             if parameters.student is not None and parameters.teacher is not None:
                 kept = self._index(role, len(parameters.student), len(parameters.teacher), norm.student.path)
-                self._draft(parameters, [kept], 0, factor=factor, private=True)
+                self._draft(parameters, [kept], 0, factor=factor)
 
     def _draft(
         self,
@@ -371,7 +346,6 @@ class NestedStudent:
         outputs_axis: int,
         *,
         factor: float,
-        private: bool,
         rows: torch.Tensor | None = None,
     ) -> None:
         """Note where entries of a parameter come from.
@@ -383,7 +357,6 @@ class NestedStudent:
             kept: for each axis the entries of the largest student's.
             outputs_axis: the axis of the outputs.
             factor: multiplies these outputs.
-            private: see `Cut`.
             rows: the entries of the axis of the outputs; by default all.
         """
         student = parameters.student
@@ -391,7 +364,7 @@ class NestedStudent:
         if draft is None:
             unknown = [torch.full((size,), -1) for size in student.shape]
             factors = torch.ones(student.shape[outputs_axis], dtype=torch.float64)
-            draft = _Draft(parameters.teacher, unknown, outputs_axis, factors, private)
+            draft = _Draft(parameters.teacher, unknown, outputs_axis, factors)
             self._drafts[student] = draft
         for axis, entries in enumerate(kept):
             own = rows if axis == outputs_axis and rows is not None else torch.arange(student.shape[axis])
@@ -424,11 +397,11 @@ class NestedStudent:
             draft = self._drafts.get(parameter)
             if draft is not None and draft.complete:
                 cuts.append(draft.cut(name, names[draft.source]))
-            elif draft is None and not self._private_only and self._is_apart(name, parameter):
+            elif draft is None and self._is_apart(name, parameter):
                 cuts.append(Cut(name, name, (None,)))
             else:
                 missing.append(name)
-        if missing and not self._private_only:
+        if missing:
             self._problems.append(
                 "every parameter of a student must be named by the table of its family, and be in the largest student "
                 f"too, but {', '.join(map(repr, missing[:3]))}{' and others' if missing[3:] else ''} "

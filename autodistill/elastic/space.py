@@ -24,7 +24,7 @@ from search_spaces import Architecture, SearchSpace, Value
 Build = Callable[[Architecture], nn.Module]
 
 _MOST_WIDTHS = 64
-"""The largest number of widths: each has parameters of its own."""
+"""The largest number of widths: each has an elastic student of its own."""
 
 _DRAWS = 10_000
 """How often an architecture is drawn until it has a certain width."""
@@ -306,7 +306,7 @@ def _widths(
     count = math.prod(_MOST_WIDTHS + 1 if domain.size is None else domain.size for domain in domains)
     if count > _MOST_WIDTHS:
         problems.append(
-            "every width of the space has parameters of its own in an elastic student, of which there may be "
+            "every width of the space has an elastic student of its own, of which there may be "
             f"{_MOST_WIDTHS}, but {' and '.join(names)} have more values; list fewer, such as [64, 128, 256]."
         )
         return {}

@@ -6,6 +6,7 @@ The largest student is `case.make(WIDTH, DEPTH)` of one of `identity_cases.CASES
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,18 +79,29 @@ def architectures(name: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 def elastic_student(case: IdentityCase) -> ElasticStudent:
     """An elastic student with random parameters."""
-    models = [randomised(case.make(width, DEPTH), seed).float() for seed, width in enumerate((WIDTH, WIDTH, NARROW))]
-    return ElasticStudent(models[0], {WIDTH: models[1], NARROW: models[2]})
+    return ElasticStudent(randomised(case.make(WIDTH, DEPTH), 0).float())
 
 
 @torch.no_grad()
-def outputs_of_both(slice: Slice, student: nn.Module, batch: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def outputs_of_both(
+    slice: Slice | nn.Module, student: nn.Module, batch: dict[str, Any]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The tensors that a slice and a student compute, in pairs, and last their hidden states."""
     found = [floats(one(**batch)) for one in (slice.eval(), student.eval())]
     return list(zip(*found, strict=True))
 
 
 # --- students that are written directly from their teacher ------------------------------------------------------------
+
+
+def norms(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The gains and biases of the norms and scales of a model."""
+    return {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        if re.search("Norm|LayerScale", type(module).__name__)
+        for name, value in module.named_parameters(recurse=False)
+    }
 
 
 def ordered_hidden_layers(teacher: nn.Module) -> nn.Module:
@@ -146,13 +158,16 @@ def fixed_importance(teacher: nn.Module) -> Importance | None:
 
 
 def decomposition(teacher: nn.Module, *, centred: bool) -> StreamDecomposition:
-    """Random principal directions, as the family of the teacher requires them; with a mean where it absorbs one."""
+    """Random principal directions, as the family of the teacher requires them; with a mean where it absorbs one.
+
+    Not where channels are selected: there, biases hold the mean of the channels that a width leaves out.
+    """
     _, base, family = family_of(teacher)
     generator = torch.Generator().manual_seed(7)
     streams = torch.randn(3 * WIDTH, WIDTH, generator=generator, dtype=torch.float64)
     streams = streams @ torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64)
     means = torch.zeros(1, WIDTH, dtype=torch.float64)
-    if centred and family.mean_blocker(base) is None:
+    if centred and not family.selects_channels and family.mean_blocker(base) is None:
         means = torch.randn(1, WIDTH, generator=generator, dtype=torch.float64)
     return StreamDecomposition.of(
         streams.T @ streams / len(streams),
@@ -197,11 +212,17 @@ class Direct:
         return student
 
     def error(self, width: int, depth: int, **sizes: Any) -> float:
-        """How far the outputs of a slice are from those of the same student that is written directly."""
+        """How far the outputs of a slice are from those of the same student that is written directly.
+
+        The slice has the norms of a student of its own width: their gains depend on the width, so that those of a wider
+        one are fitted again.
+        """
         largest = self.write(resized(self.case, WIDTH, DEPTH, **(self.sizes or {})), WIDTH, self.order)
         student = self.write(resized(self.case, width, depth, **sizes), width, self.order)
         full = self.write(resized(self.case, width, DEPTH, **{**(self.sizes or {}), **sizes}), width, self.order)
-        elastic = ElasticStudent(largest, {width: full})
-        slice = elastic.slice(resized(self.case, width, depth, **sizes).double())
+        slice, of_width = (resized(self.case, width, depth, **sizes).double() for _ in range(2))
+        ElasticStudent(largest).write(slice)
+        ElasticStudent(full).write(of_width)
+        slice.load_state_dict(norms(of_width), strict=False)
         pairs = outputs_of_both(slice, student, self.case.batch())
         return max(float((b - a).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)

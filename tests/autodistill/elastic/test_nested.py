@@ -87,7 +87,6 @@ def test_norm_of_queries_has_their_factor() -> None:
     student, largest = (resized(CASES["Qwen3, words"], 16, 1, head_dim=size) for size in (2, 4))
     nested = NestedStudent(student, largest)
     norm = cut_of(nested, "q_norm.weight")
-    assert norm.private
     assert norm.factor.tolist() == pytest.approx([0.5**0.5] * 2)
     assert cut_of(nested, "q_proj.weight").factor is None
     assert cut_of(nested, "k_norm.weight").factor is None
@@ -118,10 +117,6 @@ def test_roles_of_a_mobilebert_follow_its_widths() -> None:
     trigram = cut_of(nested, "embedding_transformation.weight").axes
     assert trigram[1].tolist() == [*range(4), *range(8, 12), *range(16, 20)]
     assert cut_of(nested, "transform.dense.weight").axes[0].tolist() == [*range(4), *range(8, 12)]
-    private = {cut.name.rpartition(".")[0].rpartition(".")[2] for cut in nested.cuts if cut.private}
-    assert private == {"LayerNorm", "dense", "value"}  # those that read the stream
-    assert all(cut.name.endswith("bias") or "LayerNorm" in cut.name for cut in nested.cuts if cut.private)
-    assert not cut_of(nested, "self.query.bias").private
 
 
 def test_first_block_has_the_position_table_of_the_first_block() -> None:
@@ -146,7 +141,7 @@ def test_student_on_the_device_meta_has_the_same_cuts() -> None:
             bare = CASES[name].make(NARROW, 2)
         found = [NestedStudent(one, largest).cuts for one in (student, bare)]
         for one, other in zip(*found, strict=True):
-            assert (one.name, one.source, one.private) == (other.name, other.source, other.private)
+            assert (one.name, one.source) == (other.name, other.source)
             for kept, again in zip(one.axes, other.axes, strict=True):
                 assert kept is again is None or torch.equal(kept, again)
 
@@ -270,7 +265,7 @@ def test_tied_and_untied_embeddings_of_a_mobilebert_are_refused() -> None:
 def test_vector_that_the_table_does_not_name_is_kept_whole_outside_of_blocks() -> None:
     """The bias of BERT's prediction head is read by nothing if weights are not tied."""
     cut = cut_of(NestedStudent(without_tie(), without_tie()), "cls.predictions.bias")
-    assert (cut.source, cut.axes, cut.private) == ("cls.predictions.bias", (None,), False)
+    assert (cut.source, cut.axes) == ("cls.predictions.bias", (None,))
 
 
 def test_student_of_another_family_is_refused() -> None:

@@ -137,18 +137,14 @@ def test_gradients_are_those_of_explicit_indices(case: Any, sizes: Any) -> None:
     for model in (slice, student):
         scalar(model.eval()(**case.batch())).backward()
     of_student = {name: one.grad for name, one in student.named_parameters() if one.grad is not None}
-    private = {name.replace("/", "."): one for name, one in elastic.private[str(NARROW)].named_parameters()}
-    shared = dict(elastic.largest.named_parameters())
-    for wholes, largest in ((shared, elastic.largest), (private, case.make(NARROW, DEPTH))):
-        nested = NestedStudent(again, largest, private_only=wholes is private)
-        cuts = [cut for cut in nested.cuts if cut.private == (wholes is private)]
-        expected = gradients_by_indexing([cut for cut in cuts if cut.name in of_student], wholes, of_student)
-        assert expected
-        for name, parameter in wholes.items():
-            assert (parameter.grad is not None) == (name in expected)
-            if name in expected:
-                torch.testing.assert_close(parameter.grad, expected[name])
-    assert all(parameter.grad is None for parameter in elastic.private[str(WIDTH)].parameters())
+    wholes = dict(elastic.largest.named_parameters())
+    cuts = [cut for cut in NestedStudent(again, elastic.largest).cuts if cut.name in of_student]
+    expected = gradients_by_indexing(cuts, wholes, of_student)
+    assert expected
+    for name, parameter in wholes.items():
+        assert (parameter.grad is not None) == (name in expected)
+        if name in expected:
+            torch.testing.assert_close(parameter.grad, expected[name])
 
 
 def test_repeated_indices_are_among_the_cuts_of_grouped_heads() -> None:
@@ -185,38 +181,7 @@ def test_frozen_parameters_receive_no_gradient() -> None:
     ]
 
 
-# --- private parameters, buffers, modes -------------------------------------------------------------------------------
-
-
-def test_private_parameters_are_those_of_the_model_of_the_width() -> None:
-    case = CASES["BERT, classes"]
-    models = [randomised(case.make(width, DEPTH), seed) for seed, width in enumerate((WIDTH, NARROW))]
-    gain = models[1].bert.embeddings.LayerNorm.weight.detach().clone()
-    elastic = ElasticStudent(models[0], {NARROW: models[1]})
-    student = resized(case, NARROW, 1).double()
-    elastic.slice(resized(case, NARROW, 1).double()).write(student)
-    assert torch.equal(student.bert.embeddings.LayerNorm.weight, gain)
-    names = {name.rpartition("/")[0].rpartition("/")[2] for name, _ in elastic.private[str(NARROW)].named_parameters()}
-    assert names == {"LayerNorm"}
-
-
-def test_model_of_a_width_may_have_fewer_blocks_than_the_largest() -> None:
-    case = CASES["BERT, classes"]
-    models = [randomised(case.make(*size), 1).float() for size in ((WIDTH, DEPTH), (NARROW, 2))]
-    last = models[1].bert.encoder.layer[1].output.LayerNorm.weight.detach().clone()
-    elastic = ElasticStudent(models[0], {NARROW: models[1]})
-    student = resized(case, NARROW, 1)
-    elastic.slice(resized(case, NARROW, 1)).write(student)
-    assert torch.equal(student.bert.encoder.layer[0].output.LayerNorm.weight, last)
-
-
-def test_what_is_private_can_be_left_as_it_is() -> None:
-    case = CASES["BERT, classes"]
-    elastic, student = elastic_student(case), randomised(case.make(NARROW, 2), 9).float()
-    before = {name: value.clone() for name, value in student.state_dict().items()}
-    elastic.write(student, private=False)
-    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {name for name, _ in student.named_parameters() if "LayerNorm" not in name}
+# --- buffers, modes, the projection head ------------------------------------------------------------------------------
 
 
 def test_buffers_of_a_slice_are_of_its_own_size() -> None:
@@ -235,23 +200,7 @@ def test_slice_has_the_modes_of_a_module() -> None:
     assert not slice.eval().model.training
 
 
-def test_width_without_private_parameters_is_refused() -> None:
-    elastic = elastic_student(CASES["BERT, classes"])
-    message = r"every width must have private parameters .* those of 8, 16, and the student's is 12; call add_width"
-    with pytest.raises(ConfigurationError, match=message):
-        elastic.slice(resized(CASES["BERT, classes"], 12, 2))
-    elastic.add_width(12, resized(CASES["BERT, classes"], 12, DEPTH))
-    assert elastic.widths == [16, 8, 12]
-    elastic.slice(resized(CASES["BERT, classes"], 12, 2))
-
-
-def test_model_of_another_width_is_refused() -> None:
-    elastic = elastic_student(CASES["BERT, classes"])
-    with pytest.raises(ConfigurationError, match="of width 12 has 8 channels; build it with the width"):
-        elastic.add_width(12, resized(CASES["BERT, classes"], 8, 2))
-
-
-def test_projection_head_is_private_to_the_width() -> None:
+def test_projection_head_is_sliced_along_the_stream() -> None:
     case = CASES["BERT, pooled"]
 
     def model(width: Any) -> Any:
@@ -259,14 +208,11 @@ def test_projection_head_is_private_to_the_width() -> None:
         made.add_module("projection", nn.Linear(width, 5))
         return made
 
-    elastic = ElasticStudent(model(WIDTH), {NARROW: model(NARROW)}, projection_head="projection")
-    slice, student = elastic.slice(model(NARROW)), model(NARROW)
-    own = student.projection.weight.detach().clone()
-    elastic.write(student, private=False)
-    assert torch.equal(student.projection.weight, own)
-    slice.write(student)
-    private: Any = elastic.private[str(NARROW)]
-    assert torch.equal(student.projection.weight, private["projection/weight"])
+    elastic, student = ElasticStudent(model(WIDTH), projection_head="projection"), model(NARROW)
+    elastic.write(student)
+    whole: Any = elastic.largest.projection
+    assert torch.equal(student.projection.weight, whole.weight[:, :NARROW])
+    assert torch.equal(student.projection.bias, whole.bias)
     with pytest.raises(ConfigurationError, match=r"projection_head must be the path .* none at 'head'; fix the path"):
         NestedStudent(model(NARROW), model(WIDTH), projection_head="head")
 
