@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,28 +12,43 @@ from transformers import get_scheduler
 
 from autodistill.config.phase import PhaseConfig
 
+_FUSED = ("Adam", "AdamW")
+"""Optimizers that update all parameters in one pass unless configured otherwise; on CPU, that is several times faster."""
+
 
 def make_optimizer(settings: PhaseConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The configured optimizer of these parameters, in one group, or in two if biases and norms do not decay.
+
+    Adam and AdamW are `fused`, unless `optimizer_arguments` set that or `foreach`.
 
     Examples:
         >>> optimizer = make_optimizer(PhaseConfig(optimizer="SGD", learning_rate=0.5), nn.Linear(2, 1).parameters())
         >>> type(optimizer).__name__, optimizer.param_groups[0]["lr"]
         ('SGD', 0.5)
     """
+    parameters = list(parameters)
     optimizer_class = getattr(torch.optim, settings.optimizer)
     optimizer: torch.optim.Optimizer = optimizer_class(
         parameters if settings.decay_biases_and_norms else _groups(parameters),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        **({"fused": True} if _fused(settings, parameters) else {}),
         **settings.optimizer_arguments,
     )
     return optimizer
 
 
-def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+def _fused(settings: PhaseConfig, parameters: Sequence[nn.Parameter]) -> bool:
+    excluded = {"fused", "foreach", "differentiable"} & settings.optimizer_arguments.keys()
+    return (
+        settings.optimizer in _FUSED
+        and not excluded
+        and all(one.is_floating_point() and one.device.type in ("cpu", "cuda") for one in parameters)
+    )
+
+
+def _groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     """Matrices, which decay, and parameters of fewer than two axes, which do not; without an empty group."""
-    parameters = list(parameters)
     matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
     others = [parameter for parameter in parameters if parameter.dim() < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import shutil
@@ -370,16 +369,10 @@ class BandTraining:
 
 
 def _of_loop(settings: ElasticConfig) -> PhaseConfig:
-    """The settings as those of the step loop, with an optimizer that updates all parameters in one pass."""
+    """The settings as those of the step loop."""
     names = [name for name in PhaseConfig.model_fields if name in ElasticConfig.model_fields]
     values = {name: getattr(settings, name) for name in names}
-    arguments = dict(settings.optimizer_arguments)
-    known = inspect.signature(getattr(torch.optim, settings.optimizer)).parameters
-    if "fused" in known and not {"fused", "foreach"} & {*arguments}:
-        arguments["fused"] = True
-    return PhaseConfig(
-        **{**values, "optimizer_arguments": arguments, "gradient_accumulation_steps": settings.samples_per_step}
-    )
+    return PhaseConfig(**{**values, "gradient_accumulation_steps": settings.samples_per_step})
 
 
 def matcher_name(width: int, index: int, matcher: nn.Module) -> str:

@@ -43,6 +43,24 @@ def test_the_optimizer_has_its_class_decay_and_further_arguments():
     assert (optimizer.defaults["weight_decay"], optimizer.defaults["momentum"]) == (0.25, 0.5)
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adam_updates_all_parameters_in_one_pass_unless_its_arguments_exclude_that(name):
+    def fused(**arguments):
+        settings = PhaseConfig(optimizer=name, optimizer_arguments=arguments)
+        return make_optimizer(settings, nn.Linear(2, 1).parameters()).defaults["fused"]
+
+    assert fused() is True
+    assert fused(fused=False) is False
+    assert fused(foreach=True) is None
+    assert fused(differentiable=True) is None
+
+
+def test_optimizers_of_other_parameters_and_kinds_are_not_fused():
+    complex_one = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    assert make_optimizer(PhaseConfig(), [complex_one]).defaults["fused"] is None
+    assert make_optimizer(PhaseConfig(optimizer="SGD"), nn.Linear(2, 1).parameters()).defaults["fused"] is None
+
+
 def test_cosine_ends_at_its_minimal_rate():
     settings = PhaseConfig(
         optimizer="SGD",
