@@ -34,6 +34,7 @@ from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.elastic.band import ElasticTask
 from autodistill.elastic.training import ElasticTraining
 from autodistill.environment import resolve_device
+from autodistill.errors import ConfigurationError
 from autodistill.initialization.initializer import TeacherInitializer, read_by_starts
 from autodistill.json_files import encode_json
 from autodistill.models.attention import eager_attention
@@ -68,7 +69,7 @@ class Storage:
         teacher_cache_gb: the maximum size of the directory, in GiB.
         activation_budget_gb: the maximum memory for captured inputs and the teacher's features, in GiB.
         activation_disk_gb: the maximum disk space for captured inputs that do not fit in memory, in GiB.
-        read_only: nothing is written to the directory of the features, nor removed from it.
+        read_only: nothing is written to the directories, nor removed from them.
         elastic: the directory of the elastic student; None for memory only.
     """
 
@@ -132,10 +133,10 @@ class Distiller:
         Raises:
             ConfigurationError: the settings do not fit this student; all mistakes in one error.
         """
-        plan = self.resolve(student)
-        if self.elastic is not None:
-            self.elastic.check()
+        if self.config.elastic is not None:
+            self._check_slices(student)
             return
+        plan = self.resolve(student)
         if self.config.search is None or self.config.search.promote is None:
             return
         untrained = self._untrained_by_flash(student, plan)
@@ -146,6 +147,21 @@ class Distiller:
                 "(block_names), or start students inside the teacher (init='teacher').",
                 ", ".join(untrained),
             )
+
+    def _check_slices(self, student: nn.Module) -> None:
+        """Resolve the settings against one student, and against those that the elastic students are made from."""
+        problems: list[str] = []
+        try:
+            self.resolve(student)
+        except ConfigurationError as error:
+            problems += error.problems
+        try:
+            if self.elastic is not None:
+                self.elastic.check()
+        except ConfigurationError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigurationError(list(dict.fromkeys(problems)))
 
     def prepare(self, report: TrainingReport) -> None:
         """Train the elastic student, if one is configured and it is not trained yet."""
@@ -329,7 +345,16 @@ class Distiller:
             more = self._first_batches(settings.batches)[len(batches) :]
             self.cache.expect(more, ())
             batches += more
-        return TeacherInitializer(settings, self.teacher, batches, self.cache, self.storage.directory, self.loss_func)
+        storage = self.storage
+        return TeacherInitializer(
+            settings,
+            self.teacher,
+            batches,
+            self.cache,
+            storage.directory,
+            self.loss_func,
+            read_only=storage.read_only,
+        )
 
     @cached_property
     def elastic(self) -> ElasticTraining | None:

@@ -13,7 +13,7 @@ from transformers import get_scheduler
 from autodistill.config.phase import PhaseConfig
 
 _FUSED = ("Adam", "AdamW")
-"""Optimizers that update all parameters in one pass unless configured otherwise; on CPU, that is several times faster."""
+"""Optimizers that update all parameters in one pass by default; on CPU, that is several times faster."""
 
 
 def make_optimizer(settings: PhaseConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -104,6 +104,7 @@ class TeacherInitializer:
         cache: computes the teacher's stream.
         directory: stores the decomposition of the stream; None for memory only.
         loss_func: `(outputs, targets) -> loss`, for importance by gradients of a teacher that returns no loss.
+        read_only: nothing is written to the directory.
 
     Raises:
         ConfigurationError: the teacher's residual stream is not known.
@@ -117,6 +118,8 @@ class TeacherInitializer:
         cache: TeacherCache,
         directory: Path | None = None,
         loss_func: Callable[[Any, Any], torch.Tensor] | None = None,
+        *,
+        read_only: bool = False,
     ) -> None:
         self._settings = settings
         self._teacher = teacher
@@ -124,6 +127,7 @@ class TeacherInitializer:
         self._cache = cache
         self._directory = directory
         self._loss_func = loss_func
+        self._read_only = read_only
         self._path, self._base, self._family = require_family(teacher, settings.family, "teacher")
         self._method = start_method(self._family)
         self._known: StreamDecomposition | None = None
@@ -251,7 +255,7 @@ class TeacherInitializer:
             return None
         batches = self._few(POSITIONS["importance"])
         is_standard = kind == "activations" or self._loss_func in (None, nn.functional.cross_entropy)
-        return _kept(
+        return self._kept(
             self._file("importance", batches, kind) if is_standard else None,  # other functions have no hash
             partial(Importance.load, kind=kind),
             lambda: measure_importance(
@@ -311,7 +315,7 @@ class TeacherInitializer:
             settings, family = self._settings, self._family
             whole = family.mean_blocker(self._base) is not None
             centring: Centring = "none" if whole else settings.centring
-            self._known = _kept(
+            self._known = self._kept(
                 self._file("subspace", self._batches, settings.weighting, settings.centring),
                 StreamDecomposition.load,
                 lambda: decompose(
@@ -349,20 +353,21 @@ class TeacherInitializer:
         made_of = (self._cache.fingerprint, [batch.hash for batch in batches], *settings, self._family.text)
         return self._directory / f"{name}-{content_hash(made_of)}.safetensors"
 
-
-def _kept(path: Path | None, load: Callable[[Path], SavedT], compute: Callable[[], SavedT]) -> SavedT:
-    """What a file holds, or what is computed and then written to it; None only computes."""
-    if path is None:
-        return compute()
-    if path.exists():
+    def _kept(self, path: Path | None, load: Callable[[Path], SavedT], compute: Callable[[], SavedT]) -> SavedT:
+        """What a file holds, or what is computed and then written to it; None only computes."""
+        if path is None:
+            return compute()
+        if path.exists():
+            try:
+                return load(path)
+            except (OSError, ValueError, KeyError):
+                logger.warning("%s, computed from the teacher, is damaged and is recomputed", path)
+        computed = compute()
+        if self._read_only:
+            return computed
         try:
-            return load(path)
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s, computed from the teacher, is damaged and is recomputed", path)
-    computed = compute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        computed.save(path)
-    except OSError as error:
-        logger.warning("what was computed from the teacher is not kept: %s", error)
-    return computed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            computed.save(path)
+        except OSError as error:
+            logger.warning("what was computed from the teacher is not kept: %s", error)
+        return computed

@@ -189,7 +189,9 @@ class SearchLoop:
         try:
             architecture = self.proposals.next(self.result, partial(self.bounds.keeps, self.spec))
         except SpaceExhaustedError as exhausted:
-            if self._limits.trials < math.inf:
+            if (
+                self._limits.trials < math.inf and self._limits.promotes
+            ):  # otherwise slices are chosen from all there are
                 logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
             self._exhausted = True
             return None

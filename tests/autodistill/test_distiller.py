@@ -259,6 +259,17 @@ def test_settings_of_an_elastic_student_are_described_with_those_of_its_loss_onl
     assert "elastic" not in make_distiller(**BOTH).describe()["distillation"]
 
 
+def test_mistakes_in_the_loss_and_in_the_slices_are_in_one_error(tmp_path) -> None:
+    regular = {"layer_mappings_for_knowledge_transfer": [["nowhere", "nowhere"]]}
+    config = elastic_search.make_config({"hidden_size": [8]}, regular=regular)
+    distiller = elastic_search.make_search(tmp_path, config)._distiller(read_only=True)
+    with pytest.raises(ConfigurationError) as caught:
+        distiller.check(elastic_search.bert({"hidden_size": 8}))
+    assert "'nowhere'" in caught.value.problems[0]
+    assert "elastic" in caught.value.problems[-1]
+    assert len(set(caught.value.problems)) == len(caught.value.problems)
+
+
 def test_elastic_student_is_trained_once_and_its_slices_are_what_training_starts_from(tmp_path) -> None:
     distiller = elastic_search.make_search(tmp_path)._distiller()
     reported = []

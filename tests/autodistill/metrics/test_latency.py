@@ -68,7 +68,13 @@ def test_slow_models_are_timed_in_few_rounds() -> None:
     models, clock, log = sleepers(itertools.repeat(1.0), itertools.repeat(10.0))
     timings = time_models(models, example(), clock=clock)
     assert timings["student"].rounds == 5
-    assert "".join(log) == "st" * 3 + "sstt" * 5
+    assert "".join(log) == "st" * 2 + "st" * 5
+
+
+def test_a_slow_first_call_does_not_make_a_model_slow() -> None:
+    models, clock, log = sleepers(itertools.chain([5.0], itertools.repeat(0.001)), itertools.repeat(0.002))
+    assert time_models(models, example(), clock=clock)["student"].rounds == 50
+    assert "".join(log) == "st" * 3 + "sstt" * 50
 
 
 def test_timing_stops_after_one_second() -> None:
