@@ -182,7 +182,9 @@ class Bench:
         student.encoder.train()
         matchers = [parameter for criterion in criteria for parameter in criterion.parameters()]
         trained = [*student.encoder.parameters(), *matchers]
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
         schedule = get_scheduler(
             settings.scheduler, optimizer, round(settings.warmup_ratio * self.case.steps), self.case.steps
         )

@@ -125,7 +125,8 @@ class PhaseConfig(Section):
         optimizer: the name of a class in `torch.optim` that takes a weight decay.
         learning_rate: the peak of the schedule.
         weight_decay: of the optimizer.
-        optimizer_arguments: further keyword arguments for it.
+        optimizer_arguments: further keyword arguments for it. Adam and AdamW are `fused` unless these set that or
+            `foreach`.
         decay_biases_and_norms: False excludes parameters with fewer than two axes, such as biases and the gains of
             normalisations, from the weight decay.
         scheduler: one of `SCHEDULERS`, by its name in `transformers.get_scheduler`.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -14,12 +15,24 @@ from torch import nn
 from transformers import get_scheduler
 
 from autodistill.config import AutoDistillationConfig
+from autodistill.config.phase import PhaseConfig
 from autodistill.distillation.flash import FlashDistillation
 from autodistill.distiller import Distiller
 from autodistill.models.module_paths import find_module
 from autodistill.seeds import derive_seed
 from autodistill.tensors import map_tensors
 from autodistill.training import TrainingContext
+
+
+def _optimizer(settings: PhaseConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The configured optimizer; Adam and AdamW update all parameters in one pass, which rounds differently."""
+    fused = {"fused": True} if settings.optimizer in ("Adam", "AdamW") else {}
+    return getattr(torch.optim, settings.optimizer)(
+        parameters,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        **fused | settings.optimizer_arguments,
+    )
 
 
 def capture_outputs(model, paths):
@@ -125,9 +138,7 @@ def naive_flash(student, teacher, stages, criteria, batches, seed, mask_of=naive
         unique = dict.fromkeys(p for block in blocks for p in block.parameters() if p.requires_grad)
         trained = [*unique, *criterion.parameters()]
         settings = stage.settings
-        optimizer = getattr(torch.optim, settings.optimizer)(
-            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, **settings.optimizer_arguments
-        )
+        optimizer = _optimizer(settings, trained)
         schedule = get_scheduler(
             settings.scheduler,
             optimizer,
@@ -219,9 +230,7 @@ def naive_teacher_fed(student, teacher, stages, criteria, batches, seed, project
         block, settings = find_module(student, stage.blocks[0]), stage.settings
         block.train()
         parameters = list(block.parameters())
-        optimizer = getattr(torch.optim, settings.optimizer)(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimizer = _optimizer(settings, parameters)
         schedule = get_scheduler(
             settings.scheduler,
             optimizer,

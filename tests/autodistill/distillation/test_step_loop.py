@@ -54,7 +54,10 @@ def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 OPTIMIZERS = {
-    "AdamW": ({"optimizer": "AdamW", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
+    "AdamW": (
+        {"optimizer": "AdamW", "weight_decay": 0.1},
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, fused=True),
+    ),
     "SGD": (
         {"optimizer": "SGD", "optimizer_arguments": {"momentum": 0.9, "nesterov": True}},
         lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
