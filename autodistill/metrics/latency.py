@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from autodistill.models.calls import inference_call
 from autodistill.models.devices import device_of
 from autodistill.models.modes import inference
 
-_WARM_UP = 3  # calls of each model before the first timed one; slow models have one less
+_WARM_UP = 3  # calls of each model before the first timed one; a slow model has one less
 
 
 _SLOW = 0.05  # seconds of a call, in which filling the caches is a small part
@@ -54,7 +54,7 @@ def time_models(
     """Time models in turns, so that other load on the machine affects all of them.
 
     In every round each model is called twice and the second call is timed: the first fills the caches with this model
-    again. Models that take longer than 50 ms on average do without it, which halves the time of the measurement.
+    again. A model whose call takes longer than 50 ms does without it, which halves the time of its measurement.
     Interruptions have little effect on the median of the rounds.
 
     Args:
@@ -65,11 +65,11 @@ def time_models(
     calls = {name: _synchronised_call(model, batch) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     with inference(*models.values()):
-        slow = _warm_up(calls.values(), clock)
+        slow = _warm_up(calls, clock)
         begin = clock()
         for number in range(1, _MAX_ROUNDS + 1):
             for name, call in calls.items():
-                if not slow:
+                if name not in slow:
                     call()
                 start = clock()
                 call()
@@ -79,15 +79,16 @@ def time_models(
     return {name: _timing(values, batch.size) for name, values in seconds.items()}
 
 
-def _warm_up(calls: Collection[Callable[[], None]], clock: Callable[[], float]) -> bool:
-    """Call each model a few times; returns whether a call is slow, which the first one does not decide."""
+def _warm_up(calls: Mapping[str, Callable[[], None]], clock: Callable[[], float]) -> set[str]:
+    """Call each model a few times; returns those whose call is slow, which the first one does not decide."""
+    slow: set[str] = set()
     for number in range(_WARM_UP):
-        start = clock()
-        for call in calls:
-            call()
-        if number > 0 and clock() - start > _SLOW * len(calls):
-            return True
-    return False
+        for name in [name for name in calls if name not in slow]:
+            start = clock()
+            calls[name]()
+            if number > 0 and clock() - start > _SLOW:
+                slow.add(name)
+    return slow
 
 
 def _timing(seconds: Sequence[float], samples: int) -> Timing:

@@ -71,6 +71,12 @@ def test_slow_models_are_timed_in_few_rounds() -> None:
     assert "".join(log) == "st" * 2 + "st" * 5
 
 
+def test_fast_model_fills_its_caches_again_after_a_slow_one() -> None:
+    models, clock, log = sleepers(itertools.repeat(0.001), itertools.repeat(1.0))
+    time_models(models, example(), clock=clock)
+    assert "".join(log) == "st" * 2 + "s" + "sst" * 5
+
+
 def test_a_slow_first_call_does_not_make_a_model_slow() -> None:
     models, clock, log = sleepers(itertools.chain([5.0], itertools.repeat(0.001)), itertools.repeat(0.002))
     assert time_models(models, example(), clock=clock)["student"].rounds == 50
