@@ -34,7 +34,7 @@ from autodistill.distillation.teacher_fed import TeacherFedDistillation
 from autodistill.elastic.band import ElasticTask
 from autodistill.elastic.training import ElasticTraining
 from autodistill.environment import resolve_device
-from autodistill.errors import ConfigurationError
+from autodistill.errors import attempt, raise_problems
 from autodistill.initialization.initializer import TeacherInitializer, read_by_starts
 from autodistill.json_files import encode_json
 from autodistill.models.attention import eager_attention
@@ -151,17 +151,9 @@ class Distiller:
     def _check_slices(self, student: nn.Module) -> None:
         """Resolve the settings against one student, and against those that the elastic students are made from."""
         problems: list[str] = []
-        try:
-            self.resolve(student)
-        except ConfigurationError as error:
-            problems += error.problems
-        try:
-            if self.elastic is not None:
-                self.elastic.check()
-        except ConfigurationError as error:
-            problems += error.problems
-        if problems:
-            raise ConfigurationError(list(dict.fromkeys(problems)))
+        attempt(problems, lambda: self.resolve(student))
+        attempt(problems, lambda: self.elastic.check() if self.elastic is not None else None)
+        raise_problems(problems)
 
     def prepare(self, report: TrainingReport) -> None:
         """Train the elastic student, if one is configured and it is not trained yet."""

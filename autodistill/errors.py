@@ -18,6 +18,9 @@ search are explained in `interrupts`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 from advisors.errors import AdvisorError, SpaceExhaustedError
 from search_spaces import AutoDistillationError, SearchSpaceError
 from search_spaces.errors import ProblemsError
@@ -36,6 +39,8 @@ __all__ = [
     "TrialError",
 ]
 
+T = TypeVar("T")
+
 
 class ConfigurationError(ProblemsError):
     """The set-up is wrong: one mistake, or all that were found; see `problems`.
@@ -48,6 +53,32 @@ class ConfigurationError(ProblemsError):
     """
 
     heading = "mistakes in the configuration"
+
+
+def attempt(problems: list[str], function: Callable[[], T]) -> T | None:
+    """What the function returns; None if it raises a `ConfigurationError`, whose problems are added.
+
+    Examples:
+        >>> problems = []
+        >>> attempt(problems, lambda: 3)
+        3
+    """
+    try:
+        return function()
+    except ConfigurationError as error:
+        problems += error.problems
+        return None
+
+
+def raise_problems(problems: Iterable[str]) -> None:
+    """Raise one `ConfigurationError` with all problems, each once, if there are any.
+
+    Examples:
+        >>> raise_problems([])
+    """
+    found = list(dict.fromkeys(problems))
+    if found:
+        raise ConfigurationError(found)
 
 
 class LayerNotFoundError(ConfigurationError):

@@ -40,7 +40,7 @@ from autodistill.distillation.plan_checks import (
     top_k_problems,
 )
 from autodistill.distillation.teacher_cache import TeacherCache
-from autodistill.errors import ConfigurationError
+from autodistill.errors import ConfigurationError, attempt, raise_problems
 from autodistill.losses.criterion import Criterion, Features
 from autodistill.losses.intermediate_layers import IntermediateLayersKnowledgeDistillationLoss
 from autodistill.losses.knowledge_distillation import KnowledgeDistillationLoss
@@ -136,7 +136,7 @@ def resolve(
         ConfigurationError: the settings do not fit this student; all mistakes in one error.
     """
     teacher, batch = flash_set.cache.teacher, flash_set.batch(0)
-    _raise(
+    raise_problems(
         [
             *unknown_arguments(student, batch, "student"),
             *unknown_arguments(teacher, batch, "teacher"),
@@ -170,27 +170,27 @@ def _resolved(
     if adds_loss and loss_func is nn.functional.cross_entropy:
         problem = default_loss_problem(output, batch)
         problems += [] if problem is None else [problem]
-    targets = _attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
+    targets = attempt(problems, lambda: flash_set.cache.features(batch, plan.teacher_taps))
     masks = Masks()
     if features is not None and targets is not None and not problems:
         if plan.regular is not None and phases.regular is not None:
             plan = _with_top_k(plan, phases.regular, features, targets)
         masks = _masks(student, batch, features, output, loss_func)
         _keep_by_sample(plan, masks, flash_set.cache, targets, batch)  # first: other checks run the teacher too
-    starts = subspaces is None or _attempt(problems, lambda: _starts_inside(student, plan, subspaces))
+    starts = subspaces is None or attempt(problems, lambda: _starts_inside(student, plan, subspaces))
     if features is None or targets is None or not starts:
         raise ConfigurationError(problems)
     plan = replace(plan, projection=_projection(phases, student, plan, subspaces))
     compared = plan
     if phases.init is not None and subspaces is None:  # no projection to the subspace: widths may differ
         compared = replace(plan, flash=tuple(replace(stage, input=None) for stage in plan.flash))
-    criteria = _attempt(
+    criteria = attempt(
         problems,
         lambda: criteria_for(compared, student, teacher, features, targets, loss_func=loss_func, seed=phases.seed),
     )
-    _raise(problems)
+    raise_problems(problems)
     assert criteria is not None
-    _raise(list(layout_problems(plan.stages, masks, flash_set.cache, targets, batch)))
+    raise_problems(list(layout_problems(plan.stages, masks, flash_set.cache, targets, batch)))
     for criterion in criteria:
         criterion.masks = masks
     regular_criterion = criteria.pop() if plan.regular is not None else None
@@ -251,7 +251,7 @@ def _planned(
     else:
         problems += frozen_problems(flash, student)
     taps = [*(tap for stage in flash for tap in stage.student_taps), *(mapping.student for mapping in mappings)]
-    features, output = _attempt(problems, lambda: _run(student, batch, taps)) or (None, None)
+    features, output = attempt(problems, lambda: _run(student, batch, taps)) or (None, None)
     regular = None
     if phases.regular is not None:
         regular = regular_stage(phases.regular, mappings, batch, output)
@@ -321,7 +321,7 @@ def criteria_for(
                 f"inputs='teacher' has no feature matchers, but the loss types of {stage.name!r}, "
                 f"{', '.join(stage.loss_types)}, have parameters to train; {REMEDY}."
             )
-    _raise(problems)
+    raise_problems(problems)
     return criteria
 
 
@@ -336,9 +336,9 @@ def _layers(phases: Phases, student: nn.Module, flash_set: FlashSet, anatomy: An
     flash: tuple[Stage, ...] = ()
     mappings: tuple[LayerMapping, ...] = ()
     if (settings := phases.flash) is not None:
-        flash = _attempt(problems, lambda: flash_stages(settings, student, teacher, batch, anatomy)) or ()
+        flash = attempt(problems, lambda: flash_stages(settings, student, teacher, batch, anatomy)) or ()
     if (regular_settings := phases.regular) is not None:
-        mappings = _attempt(problems, lambda: regular_mappings(regular_settings, student, teacher)) or ()
+        mappings = attempt(problems, lambda: regular_mappings(regular_settings, student, teacher)) or ()
     blocks = [block for stage in flash for block in stage.blocks]
     pairs = [*(mapping for stage in flash for mapping in stage.mappings), *mappings]
     problems += path_problems(blocks, pairs, student, teacher)
@@ -401,17 +401,3 @@ def _projection(
     if configured is not None:
         return lambda hidden, tap: configured(hidden)
     return subspaces.projection(student, plan.teacher_taps) if subspaces is not None else None
-
-
-def _attempt(problems: list[str], function: Callable[[], T]) -> T | None:
-    """What the function returns; None if it raises a `ConfigurationError`, whose problems are added."""
-    try:
-        return function()
-    except ConfigurationError as error:
-        problems += error.problems
-        return None
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        raise ConfigurationError(problems)

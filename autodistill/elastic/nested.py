@@ -10,7 +10,7 @@ https://arxiv.org/abs/2003.11142; Devvrit et al. (2023), MatFormer, https://arxi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autodistill.errors import ConfigurationError, LayerNotFoundError
+from autodistill.errors import ConfigurationError, LayerNotFoundError, raise_problems
 from autodistill.initialization.agreement import other_settings
 from autodistill.initialization.channel_selection import Selection, Site
 from autodistill.initialization.from_teacher import start_method
@@ -184,7 +184,7 @@ class NestedStudent:
         try:
             self._add_all()
         except LayerNotFoundError:
-            _raise_if(self._problems)  # those of the table are among them
+            raise_problems(self._problems)  # those of the table are among them
             raise
         self.cuts = self._finished()
 
@@ -407,7 +407,7 @@ class NestedStudent:
                 f"too, but {', '.join(map(repr, missing[:3]))}{' and others' if missing[3:] else ''} "
                 f"{'are' if missing[1:] else 'is'} not; leave elastic out, or extend the table."
             )
-        _raise_if(self._problems)
+        raise_problems(self._problems)
         return cuts
 
     def _is_apart(self, name: str, parameter: nn.Parameter) -> bool:
@@ -676,9 +676,3 @@ def _aliases(named: Mapping[_Name, tuple[str, nn.Parameter]]) -> dict[nn.Paramet
 
 def _listed(named: Mapping[_Name, tuple[str, nn.Parameter]], names: Sequence[_Name]) -> str:
     return " and ".join(repr(named[name][0]) for name in names)
-
-
-def _raise_if(problems: Iterable[str]) -> None:
-    found = list(dict.fromkeys(problems))
-    if found:
-        raise ConfigurationError(found)

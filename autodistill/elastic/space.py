@@ -17,7 +17,7 @@ from autodistill.elastic.allowed import AllowedArchitectures
 from autodistill.elastic.building import without_random_weights
 from autodistill.elastic.nested import NestedStudent
 from autodistill.elastic.student import release
-from autodistill.errors import ConfigurationError
+from autodistill.errors import ConfigurationError, raise_problems
 from autodistill.models.families import WeightTable, require_family
 from search_spaces import Architecture, SearchSpace, Value
 
@@ -84,8 +84,7 @@ class ElasticSpace:
         problems = _slice_problems(students, model, family=family, projection_head=projection_head)
         names = [] if problems else _names_of_width(space, measure, allowed, largest)
         found = _widths(space, measure, allowed, names, problems)
-        if problems:
-            raise ConfigurationError(list(dict.fromkeys(problems)))
+        raise_problems(problems)
         widths: dict[int, Architecture] = {}
         for width, architecture in found.values():
             widths.setdefault(width, architecture)

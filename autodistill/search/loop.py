@@ -189,9 +189,8 @@ class SearchLoop:
         try:
             architecture = self.proposals.next(self.result, partial(self.bounds.keeps, self.spec))
         except SpaceExhaustedError as exhausted:
-            if (
-                self._limits.trials < math.inf and self._limits.promotes
-            ):  # otherwise slices are chosen from all there are
+            # for_limit only chooses among slices: when all are evaluated, nothing ended early.
+            if self._limits.promotes and self._limits.trials < math.inf:
                 logger.warning("the search ends before %d trials: %s", self._limits.trials, exhausted)
             self._exhausted = True
             return None
