@@ -349,12 +349,13 @@ class AutoDistillation:
                     loop.directory.reopen(failed)
             if not loop.result.tried:
                 self._log_forecast(trials)
-            for trial in loop.run(limits):
-                self._call_back(trial)
-                if self._stopped:
-                    break
-                if self.callbacks:  # they may have reassigned hooks
-                    loop.spec = replace(self._trial_spec(), report=loop.progress)
+            with contextlib.closing(loop.run(limits)) as finished:
+                for trial in finished:
+                    self._call_back(trial)
+                    if self._stopped:
+                        loop.stop()
+                    elif self.callbacks:  # they may have reassigned hooks
+                        loop.spec = replace(self._trial_spec(), report=loop.progress)
             loop.progress.search_finished(loop.result)
             best = loop.result.best
             if best is None:
@@ -697,8 +698,9 @@ class AutoDistillation:
         promote = None if self._ends_with_slices else search.promote or PROMOTED  # trials end with their slices
         spec = replace(self._trial_spec(), metrics=metrics, promote=promote)
         with self._looping(spec, SerialExecutor(), proposals) as loop:
-            for trial in loop.run(Limits(len(loop.result.tried) + n_trials, promotes=False)):
-                self._call_back(trial)
+            with contextlib.closing(loop.run(Limits(len(loop.result.tried) + n_trials, promotes=False))) as finished:
+                for trial in finished:
+                    self._call_back(trial)
             best = best_slice(SearchResult(list(loop.result), metrics))
         if best is None:
             raise ConfigurationError(

@@ -295,7 +295,7 @@ def _of_checkpoints(folder: Path, state: TrialState, at_work: bool) -> Iterator[
     if state is TrialState.PAUSED and not folder.exists():
         cost = "if the trial is promoted, its flash distillation is repeated"
         yield Finding(folder, "is missing", cost, "none needed", harmless=True)
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("*/*.safetensors")):
         yield from _checked(checkpoints.problem_in, file, "that part of the training is repeated")
 
 

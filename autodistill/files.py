@@ -74,6 +74,18 @@ def remove(path: Path) -> None:
     _delete(_move_away(path))
 
 
+def move(source: Path, target: Path) -> None:
+    """Move a file or folder that is on disk to another path, where it replaces what is there.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    old = _move_away(target)
+    os.replace(source, target)
+    sync_directory(target.parent)
+    _delete(old)
+
+
 def sync_directory(path: Path) -> None:
     """Wait until a directory's entries are on disk, if the operating system supports that."""
     if os.name == "posix":

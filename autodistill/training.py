@@ -75,7 +75,9 @@ class TrainingContext:
     Attributes:
         seed: everything random in the training of this student derives from it.
         report: receives progress.
-        checkpoint_directory: an interrupted training resumes from here; None keeps no checkpoints.
+        checkpoint_directory: an interrupted training resumes from here; None keeps no checkpoints. It is created when
+            the first one is written.
+        directory: of the trial, for logs; None writes none.
         flash_only: stop after flash distillation, or with the slice of an elastic student; called again with the same
             directory, the training continues from there and ends with the same weights as a single call.
     """
@@ -83,6 +85,7 @@ class TrainingContext:
     seed: int
     report: TrainingReport = field(default_factory=NoReport)
     checkpoint_directory: Path | None = None
+    directory: Path | None = None
     flash_only: bool = False
 
 

@@ -36,7 +36,7 @@ class Checkpoints:
     """Named checkpoints: tensors and a JSON record, each written whole or not at all.
 
     Args:
-        directory: created when the first checkpoint is saved, in a folder that exists; None keeps nothing.
+        directory: created when the first checkpoint is saved; None keeps nothing.
 
     Examples:
         >>> import tempfile
@@ -54,7 +54,7 @@ class Checkpoints:
         """Write a checkpoint; one of the same name is replaced."""
         if self._directory is None:
             return
-        self._directory.mkdir(exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
         path = self._path(self._directory, name)
         # Cloned, because safetensors raises an error for tied tensors, which share memory.
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}

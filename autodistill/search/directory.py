@@ -33,6 +33,7 @@ from autodistill.search.layout import (
     SEARCH_FILE,
     TRIAL_FILE,
     TRIALS,
+    checkpoint_directory,
     holds_search,
     misplaced_files,
     student_directory,
@@ -153,14 +154,14 @@ class SearchDirectory:
     def retry(self, trial: Trial) -> Trial:
         """Start an interrupted trial again: one more attempt, or the first one if the last has progressed."""
         attempts = 1 if self.has_progressed(trial) else trial.attempts + 1
-        trial = replace(trial, state=TrialState.RUNNING, attempts=attempts, started_at=now())
+        trial = trial.start(attempts)
         self.record(trial)
         return trial
 
     def has_progressed(self, trial: Trial) -> bool:
         """Whether an interrupted trial has written a checkpoint since it was last started."""
         try:
-            files = list((self.trial_directory(trial.number) / CHECKPOINT).iterdir())
+            files = list(checkpoint_directory(self.trial_directory(trial.number), trial.starts).iterdir())
             latest = max((file.stat().st_mtime for file in files), default=0.0)
         except OSError:  # there are none
             return False

@@ -1,4 +1,7 @@
-"""Executors run trials: anything with `submit(function, *args) -> Future`, like `concurrent.futures.Executor`."""
+"""Executors run trials: `submit(function, spec, *args) -> Future`, as in `concurrent.futures.Executor`.
+
+Here are those that run trials in this process. Those that run them in others are made in `autodistill.search.workers`.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class WorkerLostError(Exception):
+    """The process of a trial was lost: killed, out of memory, or with its computer."""
+
+
+class WorkerInterruptedError(Exception):
+    """The process of a trial was asked to end, and did so in order."""
+
+
+class WorkersFailedError(SearchStoppedError):
+    """No worker can run any trial; the message explains why."""
+
+
 class Executor(Protocol):
-    """The part of the interface of `concurrent.futures.Executor` that a search needs."""
+    """What a search needs of an executor."""
+
+    @property
+    def slots(self) -> int:
+        """How many trials may run at the same time."""
 
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Run the function with these arguments, now or later, in this or another process."""
+        """Run the function with these arguments, now or later, in this or another process.
+
+        The future may hold a `WorkerLostError` or a `WorkerInterruptedError`, after which the trial is started again;
+        a `WorkersFailedError` stops the search.
+        """
+
+    def interrupt(self) -> None:
+        """Ask what still runs to end at the next safe moment, and wait until it has, for a while at most."""
 
 
 class SerialExecutor:
-    """Runs what is submitted in this thread, before `submit` returns.
+    """Runs what is submitted in this thread, before `submit` returns; nothing is ever left to be interrupted.
 
     An `Exception` is stored in the future. Any other `BaseException`, such as an interrupt by the user, is raised.
 
@@ -33,6 +59,11 @@ class SerialExecutor:
         >>> SerialExecutor().submit(max, 1, 2).result()
         2
     """
+
+    slots = 1
+
+    def interrupt(self) -> None:
+        """Nothing."""
 
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
         """Run the function."""

@@ -6,6 +6,7 @@ search_dir/
   search.lock            held by the process that runs the search
   owner.json             that process
   trials/000012/         trial.json, progress.jsonl, checkpoint/, student/
+                         in checkpoint/ a folder for each start of the trial, of which only the last is kept
   elastic/               the elastic student, its checkpoint and its losses
   teacher_cache/         safe to delete
   preprocessor/          the tokenizer or image processor that exported students are used with
@@ -63,6 +64,11 @@ def trial_directory(search_dir: Path, number: int) -> Path:
 def student_directory(search_dir: Path, number: int) -> Path:
     """The folder of a trial's trained student."""
     return trial_directory(search_dir, number) / STUDENT
+
+
+def checkpoint_directory(trial: Path, start: int) -> Path:
+    """The folder of the checkpoints that one start of a trial writes, in the folder of the trial."""
+    return trial / CHECKPOINT / str(start)
 
 
 def trial_directories(search_dir: Path) -> list[Path]:

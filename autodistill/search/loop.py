@@ -1,4 +1,7 @@
-"""The loop over the trials of a search: choose the next trial, run it, record it, repeat."""
+"""The loop over the trials of a search: start trials while an executor has room, record each that ends, repeat.
+
+The driver, the process that runs the loop, is the only one that proposes, records, and removes what is not kept.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from functools import partial
+from queue import SimpleQueue
 from typing import Literal
 
 from advisors.errors import SpaceExhaustedError
@@ -20,17 +25,17 @@ from autodistill.errors import (
     TeacherChangedError,
     text_of,
 )
-from autodistill.files import remove
+from autodistill.files import move, remove
 from autodistill.interrupts import raise_if_interrupted
 from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
-from autodistill.search.executors import Executor
+from autodistill.search.executors import Executor, WorkerInterruptedError, WorkerLostError, WorkersFailedError
 from autodistill.search.layout import CHECKPOINT, ELASTIC, LOSSES_FILE
 from autodistill.search.progress import LossRecorder, Progress
 from autodistill.search.promotion import best_paused, promotable, rung_result
 from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
-from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
+from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial, student_of_start
 from autodistill.search.trial import CHOSEN, Trial, TrialState
 from autodistill.search.trial_timeout import reported_after
 from autodistill.search.untrained_bounds import UntrainedBounds
@@ -47,7 +52,8 @@ class Policy:
         keep: which trained students stay on disk: those on the Pareto front, all, or none, and those of `finish`.
         max_retries: how often an interrupted trial is started again before it counts as failed.
         max_consecutive_failures: this many failed trials in a row stop the search.
-        trial_timeout: seconds after which a running trial is reported with the stacks of all threads; None never.
+        trial_timeout: seconds after which a trial that runs in this process is reported with the stacks of all threads;
+            None never.
         promotes_last: no trial is promoted while there are new ones to start: a first rung that costs seconds is
             completed before the best are chosen.
     """
@@ -76,6 +82,28 @@ class Limits:
     promotes: bool = True
 
 
+@dataclass
+class _Running:
+    """The trials that an executor runs, and those of them that have ended and are not recorded yet."""
+
+    trials: dict[int, Trial] = field(default_factory=dict)
+    ended: SimpleQueue[tuple[Trial, Future[Outcome]]] = field(default_factory=SimpleQueue)
+
+    def add(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+
+    def follow(self, trial: Trial, future: Future[Outcome]) -> None:
+        """Note when the trial ends, in whatever thread it does."""
+        future.add_done_callback(lambda ended: self.ended.put((trial, ended)))
+
+    def next(self) -> tuple[Trial, Future[Outcome]]:
+        """The next trial that ends; it counts as running until it is recorded."""
+        return self.ended.get()
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+
 class SearchLoop:
     """Runs trials until the search ends; the next trial follows from those that are recorded.
 
@@ -84,7 +112,7 @@ class SearchLoop:
         spec: what the trials have in common; may be replaced between trials.
         proposals: the source of architectures.
         bounds: checks those that the advisor proposes.
-        executor: runs the trials.
+        executor: runs the trials, as many at the same time as it has slots.
         policy: how students and failures are handled.
         progress: receives all events.
     """
@@ -109,6 +137,8 @@ class SearchLoop:
         # Whether the settings were checked against a student: a trial that was measured shows that they fit.
         self._checked = any(trial.is_measured and not trial.added for trial in self.result)
         self._exhausted = False  # whether the space is
+        self._running = _Running()
+        self._stopping = False
         # The numbers of the trials that may have a student on disk: a kill may have left any.
         self._with_students = {trial.number for trial in self.result}
 
@@ -117,7 +147,7 @@ class SearchLoop:
         """The trials so far."""
         return self.directory.result
 
-    def run(self, limits: Limits) -> Iterator[Trial]:
+    def run(self, limits: Limits) -> Generator[Trial]:
         """Run trials, and yield each when it is recorded as complete, failed or paused.
 
         Raises:
@@ -126,7 +156,7 @@ class SearchLoop:
             TeacherChangedError: a hook changed the teacher; the trial may be run again.
         """
         done = len(self.result.tried)
-        self._limits = limits
+        self._limits, self._stopping = limits, False
         self._deadline = time.monotonic() + limits.seconds
         if done:
             logger.info("resuming the search in %s, which holds %d finished trials", self.directory.path, done)
@@ -134,19 +164,34 @@ class SearchLoop:
         self._remove_students()
         self.progress.search_started(int(min(limits.trials, space.size or space.grid_size or math.inf)), done)
         failures = 0
-        while (trial := self._next()) is not None:
-            trial, error = self._run(trial)
-            self.progress.trial_finished(trial)
-            yield trial
-            failures = 0 if error is None else failures + 1
-            if error is not None and failures >= self.policy.max_consecutive_failures:
-                raise SearchStoppedError(
-                    f"the search stops when {failures} trials fail in a row (max_consecutive_failures), "
-                    f"and they did; the last with {text_of(error)} "
-                    f"Fix the cause, then resume {self.directory.path}."
-                ) from error
+        try:
+            while self._start_trials():
+                trial, error = self._record_next()
+                if trial.state is TrialState.RUNNING:  # it is started again
+                    continue
+                self.progress.trial_finished(trial)
+                yield trial
+                failures = 0 if error is None else failures + 1
+                if error is not None and failures >= self.policy.max_consecutive_failures:
+                    raise SearchStoppedError(
+                        f"the search stops when {failures} trials fail in a row (max_consecutive_failures), "
+                        f"and they did; the last with {text_of(error)} "
+                        f"Fix the cause, then resume {self.directory.path}."
+                    ) from error
+        finally:
+            self._interrupt_running()
+
+    def stop(self) -> None:
+        """Start no further trial; those that run are recorded when they end."""
+        self._stopping = True
 
     # --- the next trial ---
+
+    def _start_trials(self) -> bool:
+        """Start trials while there is room for them; returns whether any is running."""
+        while len(self._running) < self.executor.slots and (trial := self._next()) is not None:
+            self._submit(trial)
+        return len(self._running) > 0
 
     def _next(self) -> Trial | None:
         """An interrupted trial started again, a paused one promoted, or a new one; None at the end.
@@ -154,20 +199,22 @@ class SearchLoop:
         If no trial is complete at the end, the best paused one is promoted anyway, so that there is a best trial.
         """
         trial = None
+        if self._stopping:
+            return None
         if time.monotonic() < self._deadline:
             trial = self._interrupted()
             if self.policy.promotes_last:
                 trial = trial or self._new() or self._promoted()
             else:
                 trial = trial or self._promoted() or self._new()
-        if trial is None and not self.result.completed and self._limits.promotes:
+        if trial is None and not self._running and not self.result.completed and self._limits.promotes:
             paused = best_paused(self.result)
             trial = self.directory.promote(paused) if paused is not None else None
         return trial
 
     def _interrupted(self) -> Trial | None:
         for trial in self.directory.interrupted:
-            if not trial.after_flash and len(self.result.tried) >= self._limits.trials:
+            if trial.number in self._running.trials or (not trial.after_flash and self._has_all_trials):
                 continue
             if trial.attempts <= self.policy.max_retries or self.directory.has_progressed(trial):
                 self._prepare(trial.architecture)
@@ -177,14 +224,26 @@ class SearchLoop:
         return None
 
     def _promoted(self) -> Trial | None:
-        trial = promotable(self.result, self.spec.promote) if self._limits.promotes else None
+        in_first_rung = any(map(self.spec.ends_after_flash, self._running.trials.values()))
+        if not self._limits.promotes or (self.policy.promotes_last and in_first_rung):
+            return None
+        trial = promotable(self.result, self.spec.promote)
         return self.directory.promote(trial) if trial is not None else None
 
+    @property
+    def _has_all_trials(self) -> bool:
+        """Whether as many trials as the limit allows are finished, paused or running."""
+        new = [trial for trial in self._running.trials.values() if not trial.after_flash]
+        return len(self.result.tried) + len(new) >= self._limits.trials
+
     def _new(self) -> Trial | None:
-        if self._exhausted or len(self.result.tried) >= self._limits.trials:
+        if self._exhausted or self._has_all_trials:
             return None
         if self._limits.patience < math.inf and self._unchanged_for >= self._limits.patience:
-            logger.info("the search ends: the front has not changed for %d trials (patience)", self._limits.patience)
+            if not self._running:
+                logger.info(
+                    "the search ends: the front has not changed for %d trials (patience)", self._limits.patience
+                )
             return None
         try:
             architecture = self.proposals.next(self.result, partial(self.bounds.keeps, self.spec))
@@ -252,9 +311,9 @@ class SearchLoop:
         self.directory.record(trial)
         error = None
         if trial.state is not TrialState.PAUSED:
-            trial, error = self._run(self.directory.retry(trial))
+            trial, error = self._run_alone(self.directory.retry(trial))
         if trial.state is TrialState.PAUSED:
-            trial, error = self._run(self.directory.promote(trial))
+            trial, error = self._run_alone(self.directory.promote(trial))
         self.progress.trial_finished(trial)
         if error is not None and before.state is TrialState.COMPLETE:
             self.directory.record(before)  # its student is still there
@@ -264,35 +323,59 @@ class SearchLoop:
 
     # --- running and recording it ---
 
-    def _run(self, trial: Trial) -> tuple[Trial, Exception | None]:
-        """Run one trial, or the part of it that is due, and record it; also returns the error if it failed.
-
-        A fault of the machine is raised, and leaves the trial to be started again.
-        """
-        self.progress.trial_started(trial)
+    def _run_alone(self, trial: Trial) -> tuple[Trial, Exception | None]:
+        """Run one trial while no other runs, and record it; also returns the error if it failed."""
         try:
-            with reported_after(self.policy.trial_timeout, f"trial {trial.number}"):
-                future = self.executor.submit(run_trial, self.spec, trial)
-                error = future.exception()
-            raise_if_interrupted()  # also if a hook went on, or a process of its own failed by the signal
-            if isinstance(error, TeacherChangedError):
-                self._remove_checkpoints(trial)  # they may stem from the changed teacher
-                raise error
-            if error is not None and machine_fault(error) is not None:
-                raise error
-            problem = None if error is not None else missing_metrics(self.spec.metrics, future.result())
-            if problem is not None:
-                raise ConfigurationError(problem)
-        except BaseException as stopping:
-            fault = machine_fault(stopping)
-            if fault is None or not fault.may_be_caused:
+            self._submit(trial)
+            return self._record_next()
+        finally:
+            self._interrupt_running()
+
+    def _submit(self, trial: Trial) -> None:
+        self.progress.trial_started(trial)
+        self._running.add(trial)
+        with reported_after(self.policy.trial_timeout, f"trial {trial.number}"):  # a serial executor runs it here
+            future = self.executor.submit(run_trial, self.spec, trial)
+        self._running.follow(trial, future)
+
+    def _record_next(self) -> tuple[Trial, Exception | None]:
+        """Record the next trial that ends, or the part of it that was due; also returns the error if it failed.
+
+        One whose worker was lost is left to be started again. A fault of the machine is raised, and leaves it, too.
+        """
+        trial, future = self._running.next()
+        error = future.exception()
+        raise_if_interrupted()  # also if a hook went on, or a process of its own failed by the signal
+        if isinstance(error, WorkerLostError | WorkerInterruptedError):
+            logger.warning("%s; the trial is started again from its last checkpoint", error)
+            del self._running.trials[trial.number]
+            if isinstance(error, WorkerInterruptedError):
                 self._interrupt(trial)
-            raise
+            return trial, None
+        if isinstance(error, TeacherChangedError):
+            self._remove_checkpoints(trial)  # they may stem from the changed teacher
+        fault = machine_fault(error)
+        if fault is not None and fault.may_be_caused:
+            del self._running.trials[trial.number]  # its attempt counts
+        if error is not None and (fault is not None or isinstance(error, TeacherChangedError | WorkersFailedError)):
+            raise error
+        problem = None if error is not None else missing_metrics(self.spec.metrics, future.result())
+        if problem is not None:
+            raise ConfigurationError(problem)
+        del self._running.trials[trial.number]
         if isinstance(error, Exception):
             return self._fail(trial, error), error
         if self.spec.ends_after_flash(trial):
             return self._pause(trial, future.result()), None
         return self._complete(trial, future.result()), None
+
+    def _interrupt_running(self) -> None:
+        """End the trials that still run, after a checkpoint if possible, and leave them to be started again."""
+        if self._running:
+            self.executor.interrupt()
+        for trial in self._running.trials.values():
+            self._interrupt(trial)
+        self._running = _Running()
 
     def _interrupt(self, trial: Trial) -> None:
         """Leave a trial to be started again; an orderly interruption does not count as an attempt."""
@@ -321,6 +404,8 @@ class SearchLoop:
 
     def _complete(self, trial: Trial, outcome: Outcome) -> Trial:
         """Record a trial whose student has been saved, and remove the students that are not kept."""
+        if outcome.student:
+            move(student_of_start(trial), self.directory.student_directory(trial.number))
         trial = trial.complete(outcome.metrics, outcome.details, outcome.student)
         self.directory.record(trial)
         self._remove_checkpoints(trial)

@@ -6,6 +6,7 @@ Every trial runs through `run_trial`. It reads only its arguments, so that it ca
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autodistill.file_hashes import folder_hashes
@@ -13,9 +14,10 @@ from autodistill.frameworks.framework import Framework
 from autodistill.json_files import encode_json
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, metric_values, named_values
-from autodistill.search.layout import CHECKPOINT, LOSSES_FILE, STUDENT
+from autodistill.search.layout import LOSSES_FILE, STUDENT, checkpoint_directory
 from autodistill.search.progress import LossRecorder
 from autodistill.search.trial import Trial
+from autodistill.search.trial_checkpoints import take_over
 from autodistill.seeds import derive_seed
 from autodistill.training import NoReport, Training, TrainingContext, TrainingReport
 from search_spaces import SearchSpace
@@ -80,7 +82,7 @@ def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:
     Args:
         spec: the settings that all trials of the search share.
         trial: its architecture and its folder. An interrupted training resumes from the checkpoints in the folder, and
-            the student is saved there; without a folder nothing is written.
+            the student is saved beside those of this start; without a folder nothing is written.
 
     Returns:
         The metrics of `eval_func`, and the built-in ones that it did not return; nothing in processes other than 0.
@@ -100,7 +102,7 @@ def _outcome(spec: TrialSpec, trial: Trial) -> Outcome:
     framework, processes = spec.framework, spec.processes
     seed = derive_seed(spec.seed, "training", spec.search_space.key(trial.architecture))
     flash_only = spec.ends_after_flash(trial)
-    folder = trial.directory / STUDENT if spec.saves_students and trial.directory is not None else None
+    folder = student_of_start(trial) if spec.saves_students and trial.directory is not None else None
     with processes.together():
         student = framework.build(trial.architecture)
         framework.check_teacher()  # before its features are computed, and kept
@@ -124,6 +126,7 @@ def _outcome(spec: TrialSpec, trial: Trial) -> Outcome:
     encode_json(details)  # what cannot be recorded fails the trial here
     if folder is None or flash_only:
         return Outcome(metrics, details)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     framework.save(model, trial.architecture, folder)
     return Outcome(metrics, details, folder_hashes(folder))
 
@@ -132,7 +135,14 @@ def _context(spec: TrialSpec, trial: Trial, seed: int, flash_only: bool) -> Trai
     if trial.directory is None:
         return TrainingContext(seed, spec.report, flash_only=flash_only)
     report = LossRecorder(trial.directory / LOSSES_FILE, spec.report)
-    return TrainingContext(seed, report, trial.directory / CHECKPOINT, flash_only)
+    checkpoints = take_over(trial.directory, trial.starts)
+    return TrainingContext(seed, report, checkpoints, trial.directory, flash_only)
+
+
+def student_of_start(trial: Trial) -> Path:
+    """Where a start of a trial saves the student, until the trial is recorded as complete."""
+    assert trial.directory is not None
+    return checkpoint_directory(trial.directory, trial.starts) / STUDENT
 
 
 def missing_metrics(metrics: tuple[Metric, ...], outcome: Outcome) -> str | None:

@@ -62,6 +62,8 @@ class Trial:
         finished_at: when it was completed, failed or paused.
         attempts: how often it was started without progress; more than once after an interruption. A checkpoint written
             since the last start, a promotion, or running a failed trial again resets it to one.
+        starts: how often it was started at all. Each start writes into a folder of its own, so that a worker that was
+            given up, and may still be at work, changes nothing of the next.
         details: further results, as JSON: losses by block, the spread of the latency.
         student: the hash of each file of the trained student; empty if none was saved.
         added: it was run elsewhere and recorded with `add_trial`; it has no student.
@@ -77,6 +79,7 @@ class Trial:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempts: int = 1
+    starts: int = 1
     details: dict[str, Any] = field(default_factory=dict)
     student: dict[str, str] = field(default_factory=dict)
     added: bool = False
@@ -108,7 +111,11 @@ class Trial:
 
     def promote(self) -> Trial:
         """This trial, running again to be finished."""
-        return replace(self, state=TrialState.RUNNING, attempts=1, started_at=now(), finished_at=None)
+        return replace(self.start(attempts=1), finished_at=None)
+
+    def start(self, attempts: int) -> Trial:
+        """This trial, started once more now."""
+        return replace(self, state=TrialState.RUNNING, attempts=attempts, starts=self.starts + 1, started_at=now())
 
     def fail(self, error: str, details: Mapping[str, Any] | None = None) -> Trial:
         """This trial, failed now; `error` is its traceback."""
@@ -153,6 +160,7 @@ class Trial:
             "started_at": None if self.started_at is None else self.started_at.isoformat(),
             "finished_at": None if self.finished_at is None else self.finished_at.isoformat(),
             "attempts": self.attempts,
+            "starts": self.starts,
             "error": self.error,
             "details": self.details,
             "student": self.student,
@@ -179,6 +187,7 @@ class Trial:
                 started_at=_time(record, "started_at"),
                 finished_at=_time(record, "finished_at"),
                 attempts=_typed(record, "attempts", int),
+                starts=_typed({"starts": 1, **record}, "starts", int),  # earlier versions wrote none
                 details=details,
                 student=_hashes(record),
                 added=record.get("added", details.get("added", False)) is True,  # earlier versions: in the details
@@ -189,8 +198,9 @@ class Trial:
         return trial
 
     def _check(self) -> None:
-        if not 0 <= self.attempts <= _MOST_ATTEMPTS:
-            raise ValueError(f"attempts must be from 0 to {_MOST_ATTEMPTS}, but are {_shown(self.attempts)}")
+        for name, count in (("attempts", self.attempts), ("starts", self.starts)):
+            if not 0 <= count <= _MOST_ATTEMPTS:
+                raise ValueError(f"{name} must be from 0 to {_MOST_ATTEMPTS}, but are {_shown(count)}")
         if not all(is_value(value) for value in self.architecture.values()):
             raise ValueError("the values of the architecture must be numbers, texts, or lists of such values")
         if (missing := self.lacks()) is not None:

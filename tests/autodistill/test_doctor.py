@@ -105,7 +105,7 @@ DAMAGED: dict[str, Callable[[Path], Path]] = {
     "weights of another student": lambda path: (
         folder(path, *set(numbers(path, TrialState.COMPLETE)) - {best(path)}) / "student" / "model.safetensors"
     ),
-    "checkpoint": lambda path: one(folder(path, numbers(path, TrialState.PAUSED)[0]), "checkpoint/*"),
+    "checkpoint": lambda path: one(folder(path, numbers(path, TrialState.PAUSED)[0]), "checkpoint/*/*"),
     "hidden states": lambda path: one(path, "teacher_cache/*.safetensors"),
     "outputs of samples": lambda path: one(path, "teacher_cache/samples/*/*.safetensors"),
     "fact": lambda path: one(path, "teacher_cache/facts/*.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from autodistill import SearchResult, Trial, TrialState
 _PASSING = ("teacher_cache", "search.lock", "owner.json", "trial.json")
 """Files that may differ: of the cache, of the process, and with times; of the last, `decided` has the rest."""
 
+
+_START = re.compile(r"/checkpoint/\d+/")
+"""The checkpoints of a start: how often a trial was started depends on what happened."""
 
 Outcome = tuple[list[Any], dict[str, Any]]
 
@@ -26,7 +30,7 @@ def decided(directory: Path) -> Outcome:
         for trial in SearchResult.load(directory)
     ]
     files = {
-        str(path.relative_to(directory)): _content(path)
+        _START.sub("/checkpoint/", str(path.relative_to(directory))): _content(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and not any(part in _PASSING for part in path.relative_to(directory).parts)
     }

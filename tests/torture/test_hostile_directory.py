@@ -93,7 +93,7 @@ PARTS: dict[str, Callable[[Path], Path]] = {
     "weights": lambda path: complete(path) / "student" / "model.safetensors",
     "architecture.json": lambda path: complete(path) / "student" / "architecture.json",
     "checkpoint": lambda path: paused(path) / "checkpoint",
-    "checkpoint file": lambda path: min((paused(path) / "checkpoint").iterdir()),
+    "checkpoint file": lambda path: min((paused(path) / "checkpoint").glob("*/*")),
     "teacher_cache": lambda path: path / "teacher_cache",
     "feature": lambda path: min(path.glob("teacher_cache/*.safetensors")),
     "facts": lambda path: path / "teacher_cache" / "facts",
@@ -241,7 +241,7 @@ def with_checkpoint_record(text: str) -> Case:
     """A checkpoint has this record, with the right hash."""
 
     def change(path: Path, outside: Path) -> None:
-        for file in (paused(path) / "checkpoint").iterdir():
+        for file in (paused(path) / "checkpoint").glob("*/*"):
             write_hashed_tensors(file, load_file(file), {RECORD: text})
 
     return change

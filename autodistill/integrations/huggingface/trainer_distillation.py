@@ -166,8 +166,8 @@ class TrainerRun:
         args.load_best_model_at_end = False
         args.push_to_hub = False
         args._n_gpu = min(configured.n_gpu, 1)  # one process drives one GPU
-        if self._context.checkpoint_directory is not None:
-            args.output_dir = str(self._context.checkpoint_directory.parent)
+        if self._context.directory is not None:
+            args.output_dir = str(self._context.directory)
         if self._max_steps is not None:
             args.max_steps = self._max_steps
         return args

@@ -796,12 +796,12 @@ def test_attempts_count_from_the_last_checkpoint(tmp_path: Path) -> None:
             assert not directory.has_progressed(trial)
             trial = directory.retry(trial)
             assert trial.attempts == attempts
-        checkpoint = directory.trial_directory(0) / "checkpoint"
-        checkpoint.mkdir()
         assert trial.started_at is not None
         for seconds, attempts in ((-1, 4), (1, 1), (-1, 2)):
-            (checkpoint / "flash-000.safetensors").touch()
-            os.utime(checkpoint / "flash-000.safetensors", (0, trial.started_at.timestamp() + seconds))
+            written = directory.trial_directory(0) / "checkpoint" / str(trial.starts) / "flash-000.safetensors"
+            written.parent.mkdir(parents=True)
+            written.touch()
+            os.utime(written, (0, trial.started_at.timestamp() + seconds))
             trial = directory.retry(trial)
             assert trial.attempts == attempts
 

@@ -317,7 +317,7 @@ def test_full_disk_at_some_write_stops_the_search_and_changes_nothing_of_its_res
         small_search(tmp_path / "undisturbed").search_loop()
     expected = outcomes(tmp_path / "undisturbed")
     stopped = 0
-    for full_at in np.random.default_rng(0).permutation(disk.writes)[:12]:
+    for full_at in np.random.default_rng(0).permutation(disk.writes)[:16]:
         directory = tmp_path / str(full_at)
         agent = small_search(directory)
         with monkeypatch.context() as patch:

@@ -46,9 +46,9 @@ def test_trial_without_a_folder_measures_what_eval_func_does_not_return():
     assert run_trial(spec_of(), Trial(0, {"width": 2})) == Outcome({"score": 2.0, "parameters": 3.0})
 
 
-def test_trial_with_a_folder_leaves_its_student_there(tmp_path):
+def test_trial_with_a_folder_leaves_its_student_beside_its_checkpoints(tmp_path):
     run_trial(spec_of(), Trial(0, {"width": 2}, directory=tmp_path))
-    assert load_file(tmp_path / "student/model.safetensors")["weight"].shape == (1, 2)
+    assert load_file(tmp_path / "checkpoint/1/student/model.safetensors")["weight"].shape == (1, 2)
     run_trial(replace(spec_of(), saves_students=False), Trial(1, {"width": 3}, directory=tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
@@ -64,7 +64,7 @@ def test_details_that_cannot_be_recorded_fail_the_trial_before_its_student_is_sa
     spec = replace(spec_of(), training=Unrecordable(unchanged))
     with pytest.raises(ValueError, match=r"JSON with finite numbers, but distillation\[0\].last_loss is nan"):
         run_trial(spec, Trial(0, {"width": 2}, directory=tmp_path))
-    assert not (tmp_path / "student").exists()
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_metric_that_is_a_text_fails_the_trial():
@@ -85,7 +85,7 @@ def test_trial_in_another_process_has_the_same_result_to_the_bit(tmp_path):
         there = pool.submit(run_trial, spec.for_another_process(), trials[1]).result()
     here = run_trial(spec, trials[0])
     assert there == here
-    weights = [load_file(trial.directory / "student/model.safetensors") for trial in trials]
+    weights = [load_file(trial.directory / "checkpoint/1/student/model.safetensors") for trial in trials]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
