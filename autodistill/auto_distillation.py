@@ -31,7 +31,7 @@ from autodistill.distillation.engine import Engine
 from autodistill.distillation.regular import RegularDistillation, RegularTask
 from autodistill.distiller import Distiller, Storage
 from autodistill.environment import describe_environment, resolve_device
-from autodistill.errors import ConfigurationError, SearchStoppedError
+from autodistill.errors import ConfigurationError, SearchStoppedError, attempt, text_of
 from autodistill.forecast import Forecast
 from autodistill.frameworks.hook_guard import HookGuard
 from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFramework
@@ -41,6 +41,7 @@ from autodistill.metrics.metric import Metric, metrics_returned, with_limits
 from autodistill.preparation import Preparation
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
+from autodistill.scaling import SERIAL, chosen_executor, executor_problems, opened
 from autodistill.search.description import read_description
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
@@ -67,6 +68,7 @@ from autodistill.set_up_checks import (
 )
 from autodistill.teacher import Teacher, load_teacher, teacher_problems
 from autodistill.training import FunctionTraining, Training
+from autodistill.transport import pack, unsendable
 from search_spaces import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -123,7 +125,8 @@ class AutoDistillation:
             the same teacher may share it, also at the same time: what one has computed, the others find. Values that
             another search computed in other batches equal its own up to rounding.
         trial_timeout: if a trial runs for more than these seconds, a warning with the stacks of all threads is logged,
-            once; the trial goes on, since Python cannot interrupt a hook. None never logs one.
+            once; the trial goes on, since Python cannot interrupt a hook. In a worker of an executor, its process is
+            ended, and the trial has failed. None is no limit.
 
     Raises:
         ConfigurationError: the set-up is invalid; all mistakes in one error.
@@ -214,6 +217,7 @@ class AutoDistillation:
         self._bounds = UntrainedBounds()
         self.callbacks = list(callbacks)
         self.device = resolve_device(device)
+        self._chooses_device = device == "auto"
         if isinstance(self._teacher, nn.Module):
             self._teacher = self._teacher.to(self.device)
         self._show_progress_bar = show_progress_bar
@@ -281,6 +285,8 @@ class AutoDistillation:
         patience: int | None = None,
         *,
         retry_failed: bool = False,
+        executor: Any = None,
+        workers: int | None = None,
     ) -> Architecture | None:
         """Run trials until the directory holds `max_trials`; resume if it holds this search already.
 
@@ -294,6 +300,10 @@ class AutoDistillation:
                 changed for this many trials.
             retry_failed: first run again the trials that have failed, under their numbers; `n_trials` does not count
                 them. Their errors remain in `trial.details["earlier_errors"]`.
+            executor: where trials run, several at the same time: `"processes"` on this computer, `"ray"`, settings of
+                these (`ExecutorConfig`), or an object with the contract of `concurrent.futures.Executor`. By default
+                that of the configuration, or one after another in this process.
+            workers: trials at the same time.
 
         Returns:
             The best architecture; None if no trial is feasible.
@@ -313,14 +323,19 @@ class AutoDistillation:
         self._guard = HookGuard()  # the teacher may have been changed between two runs
         with self._processes.together():
             problems = limit_problems(n_trials, timeout, patience)
+            chosen = attempt(problems, lambda: chosen_executor(executor, workers, self.config.executor)) or SERIAL
+            problems += executor_problems(chosen, self._processes.count)
             self._check_setup(counts_trials=n_trials is None, others=problems)
             spec = self._trial_spec()
+            if chosen != SERIAL:
+                self._check_sending(spec)
         if not self._processes.is_main:
             best: Architecture | None = follow(self._processes, spec)
             return best
         group = GroupExecutor(self._processes) if self._processes.count > 1 else None
         try:
-            best = self._search(spec, group or SerialExecutor(), n_trials, timeout, patience, retry_failed)
+            with opened(chosen, self.device, self._policy.trial_timeout) as runner:
+                best = self._search(spec, group or runner, n_trials, timeout, patience, retry_failed)
         except Exception as error:
             if group is not None:
                 group.stop(error)
@@ -328,6 +343,21 @@ class AutoDistillation:
         if group is not None:
             group.end(best)
         return best
+
+    def _check_sending(self, spec: TrialSpec) -> None:
+        """Raise an error that names what cannot be sent to workers.
+
+        Raises:
+            ConfigurationError: something cannot be.
+        """
+        try:
+            pack(spec.for_another_process())
+        except Exception as error:  # whatever a part of it raises
+            names = ("model_builder", "train_func", "eval_func", "loss_func", "teacher_model", "train_dataloader")
+            problems = unsendable({name: getattr(self, name) for name in (*names, "example_batch", "config")})
+            raise ConfigurationError(
+                problems or f"the settings are sent to workers, but cannot be: {text_of(error)}; run without executor."
+            ) from error
 
     def _search(
         self,
@@ -417,6 +447,7 @@ class AutoDistillation:
             self._example,
             self._built,
             self._guard,
+            self._chooses_device,
         )
 
     @property
@@ -451,7 +482,7 @@ class AutoDistillation:
             self.teacher_model,
             self.config,
             self.train_dataloader,
-            self.device,
+            "auto" if self._chooses_device else self.device,
             Storage(folder, read_only=read_only, elastic=self.search_dir / ELASTIC, **self._sizes),
             loss_func=self.loss_func,
             processes=self._processes,

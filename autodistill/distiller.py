@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -120,9 +121,42 @@ class Distiller:
 
     keeps_size = True
     _announced_eager: bool = field(default=False, init=False, repr=False)
+    _drawn: Sequence[Batch] = field(default=(), init=False, repr=False)  # the flash set of the process that sent this
+    _files: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)  # of the elastic student
 
     def __post_init__(self) -> None:
         self._device = resolve_device(self.device)
+
+    def for_another_process(self, *, with_files: bool) -> Distiller:
+        """A copy that holds the flash set instead of reading the data for it, and no features of the teacher.
+
+        Args:
+            with_files: with the elastic student, if it was written.
+        """
+        sent = copy.copy(self)
+        for name, member in vars(Distiller).items():
+            if isinstance(member, cached_property):
+                vars(sent).pop(name, None)
+        if self.phases.flash is not None:
+            sent._drawn = self.flash_set.batches
+        folder = self.storage.elastic
+        if with_files and folder is not None and folder.exists():
+            sent._files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        if not isinstance(self.device, str):
+            sent.device = self.device.type
+        return sent
+
+    def place(self, folder: Path | None) -> None:
+        """Put the teacher on the device of this process, and keep files in a folder of its own."""
+        self._device = resolve_device(self.device)
+        self.teacher.to(self._device)
+        if folder is not None:
+            elastic = folder / "elastic"
+            elastic.mkdir()
+            for name, content in self._files.items():
+                (elastic / name).write_bytes(content)
+            self.storage = replace(self.storage, directory=folder / "teacher_cache", elastic=elastic)
+        self._files = {}
 
     def check(self, student: nn.Module) -> None:
         """Resolve the settings against a student, before anything is trained.
@@ -388,7 +422,7 @@ class Distiller:
             self.cache.expect(first, ())
             self._run_on_first(first[0], ())
             return FlashSet(first, self.cache)
-        batches = itertools.islice(self.stream.epoch(0), self.flash_steps)
+        batches = self._drawn or itertools.islice(self.stream.epoch(0), self.flash_steps)
         drawn = (batch.to(self._device) for batch in batches)
         return draw_flash_set(drawn, self.cache, self._requested_of_first, settings.flash_set_gb)
 

@@ -125,6 +125,20 @@ class Training(Protocol):
     def train(self, student: Any, context: TrainingContext) -> Trained:
         """Train one student."""
 
+    def for_another_process(self, *, with_files: bool) -> Training:
+        """What is sent to a process that trains students too.
+
+        Args:
+            with_files: with the files that `prepare` has written.
+        """
+
+    def place(self, folder: Path | None) -> None:
+        """Called in a process that has received this training: put it on the device of this process.
+
+        Args:
+            folder: where files are kept from now on, since the disk is another one; None keeps them where they were.
+        """
+
     def describe(self) -> dict[str, Any]:
         """What makes the results of two trainings comparable, as JSON: part of the record of a search.
 
@@ -154,6 +168,13 @@ class FunctionTraining:
         """Call the function, which receives neither the progress report nor the checkpoint directory."""
         trained = self.function(student)
         return Trained(student if trained is None else trained)
+
+    def for_another_process(self, *, with_files: bool) -> FunctionTraining:
+        """This training: nothing was written for all students."""
+        return self
+
+    def place(self, folder: Path | None) -> None:
+        """Nothing: the function is placed by its author."""
 
     def describe(self) -> dict[str, Any]:
         """Functions cannot be compared."""

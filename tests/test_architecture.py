@@ -71,6 +71,7 @@ ORDER = (
     "report",
     "standalone",
     "set_up_checks",
+    "scaling",
     "auto_distillation",
     "integrations",
     "cli",

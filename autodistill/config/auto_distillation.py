@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from autodistill.config.elastic import ElasticConfig
+from autodistill.config.executor import ExecutorConfig
 from autodistill.config.flash_distillation import FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig
 from autodistill.config.layouts import criterion_alone, normalised
@@ -74,6 +75,7 @@ class AutoDistillationConfig(Section):
             teacher's subspace already, unless its settings configure `inputs`, or name blocks and layers.
         elastic: `True`, or the settings of one training for all architectures: every student starts as a slice of it,
             inside the teacher, and regular distillation finishes the best ones, a tenth if `promote` is not configured.
+        executor: where trials run, several at the same time: a name, or its settings.
         model: a name and the framework, as the specification's files have them.
 
     Examples:
@@ -92,6 +94,7 @@ class AutoDistillationConfig(Section):
     init: InitializationConfig | None = None
     # Left out of the record if there is none: directories of earlier versions do not contain it.
     elastic: ElasticConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    executor: ExecutorConfig | None = None
     model: ModelConfig | None = None
 
     @model_validator(mode="before")

@@ -85,5 +85,8 @@ class Framework(Protocol):
             TeacherChangedError: a hook changed its weights.
         """
 
+    def place(self) -> None:
+        """Called in a process that has received this framework: put the teacher on the device of this process."""
+
     def fingerprint(self, model: Any) -> str:
         """A hash of everything that the model's results depend on."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autodistill.batch import Batch
+from autodistill.environment import resolve_device
 from autodistill.errors import TrialError
 from autodistill.frameworks.hook_guard import HookGuard
 from autodistill.frameworks.student_files import Shapes, load_student, save_student, shape_problems, tensor_shapes
@@ -35,11 +36,13 @@ class PyTorchFramework:
         model_builder: `architecture -> student`.
         eval_func: `student -> metrics`; None if every metric is built in.
         seed: of the search.
-        device: on which students are trained and measured.
+        device: on which students are trained and measured. Another process, which has devices of its own, takes the one
+            of the same type.
         teacher: timed in turns with the student; no student may share its weights.
         example: the batch that latency and FLOPs are measured with.
         built: the students built so far and still in memory: none may be returned twice.
         guard: undoes what hooks change outside their student.
+        chooses_device: another process takes a GPU if it has one, whatever `device` is here.
 
     Examples:
         >>> framework = PyTorchFramework(lambda sizes: nn.Linear(sizes["width"], 1), None, 0, torch.device("cpu"))
@@ -55,6 +58,7 @@ class PyTorchFramework:
     example: Batch | None = None
     built: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet, repr=False, compare=False)
     guard: HookGuard = field(default_factory=HookGuard, repr=False, compare=False)
+    chooses_device: bool = False
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The student of an architecture, on the device; built in the same random state in every trial."""
@@ -137,9 +141,16 @@ class PyTorchFramework:
         """A hash of class, configuration, weights and buffers."""
         return model_fingerprint(model)
 
+    def place(self) -> None:
+        """Put the teacher on the device."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which has built nothing yet."""
-        return self.__dict__ | {"built": None, "guard": None}
+        device = "auto" if self.chooses_device else self.device.type
+        return self.__dict__ | {"built": None, "guard": None, "device": device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"built": weakref.WeakSet(), "guard": HookGuard()})
+        own = {"built": weakref.WeakSet(), "guard": HookGuard(), "device": resolve_device(state["device"])}
+        self.__dict__.update(state | own)

@@ -25,7 +25,7 @@ from autodistill.errors import (
     TeacherChangedError,
     text_of,
 )
-from autodistill.files import move, remove
+from autodistill.files import move, remove, replacing
 from autodistill.interrupts import raise_if_interrupted
 from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
@@ -347,7 +347,7 @@ class SearchLoop:
         error = future.exception()
         raise_if_interrupted()  # also if a hook went on, or a process of its own failed by the signal
         if isinstance(error, WorkerLostError | WorkerInterruptedError):
-            logger.warning("%s; the trial is started again from its last checkpoint", error)
+            logger.warning("trial %d is started again from its last checkpoint: %s", trial.number, error)
             del self._running.trials[trial.number]
             if isinstance(error, WorkerInterruptedError):
                 self._interrupt(trial)
@@ -365,9 +365,18 @@ class SearchLoop:
         del self._running.trials[trial.number]
         if isinstance(error, Exception):
             return self._fail(trial, error), error
+        self._write_files(trial, future.result())
         if self.spec.ends_after_flash(trial):
             return self._pause(trial, future.result()), None
         return self._complete(trial, future.result()), None
+
+    def _write_files(self, trial: Trial, outcome: Outcome) -> None:
+        """Write what a worker without access to this disk has written on its own."""
+        for name, content in outcome.files.items():
+            path = self.directory.trial_directory(trial.number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
 
     def _interrupt_running(self) -> None:
         """End the trials that still run, after a checkpoint if possible, and leave them to be started again."""

@@ -56,9 +56,14 @@ class TrialSpec:
         """Whether the part of a trial that is due ends after flash distillation."""
         return self.promote is not None and not trial.after_flash
 
-    def for_another_process(self) -> TrialSpec:
-        """A copy without the display, which belongs to this process."""
-        return replace(self, report=NoReport())
+    def for_another_process(self, *, with_files: bool = False) -> TrialSpec:
+        """A copy without the display, which belongs to this process.
+
+        Args:
+            with_files: with the files that the training has written for all trials; they are not needed by a process
+                that reads the same disk.
+        """
+        return replace(self, report=NoReport(), training=self.training.for_another_process(with_files=with_files))
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,13 @@ class Outcome:
         metrics: the values by name.
         details: of training and timing, as JSON.
         student: the hash of each file of the student, if it was saved.
+        files: the content of what was written, by path in the folder of the trial, where the driver cannot read it.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     student: dict[str, str] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def run_trial(spec: TrialSpec, trial: Trial) -> Outcome:

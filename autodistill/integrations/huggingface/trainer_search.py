@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -73,6 +74,14 @@ class EvaluatedTraining:
         trained = self.training.train(student, context)
         self.evaluate(trained.model)
         return trained
+
+    def for_another_process(self, *, with_files: bool) -> EvaluatedTraining:
+        """What is sent to a process that trains students too."""
+        return replace(self, training=self.training.for_another_process(with_files=with_files))
+
+    def place(self, folder: Path | None) -> None:
+        """Put the training on the device of the process that has received it."""
+        self.training.place(folder)
 
     def describe(self) -> dict[str, Any]:
         """The settings of the training."""
