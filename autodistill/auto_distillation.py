@@ -41,7 +41,7 @@ from autodistill.metrics.metric import Metric, metrics_returned, with_limits
 from autodistill.preparation import Preparation
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
-from autodistill.scaling import SERIAL, chosen_executor, executor_problems, opened
+from autodistill.scaling import SERIAL, chosen_executor, executor_problems, is_serial, opened
 from autodistill.search.description import read_description
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
@@ -327,7 +327,7 @@ class AutoDistillation:
             problems += executor_problems(chosen, self._processes.count)
             self._check_setup(counts_trials=n_trials is None, others=problems)
             spec = self._trial_spec()
-            if chosen != SERIAL:
+            if not is_serial(chosen):
                 self._check_sending(spec)
         if not self._processes.is_main:
             best: Architecture | None = follow(self._processes, spec)

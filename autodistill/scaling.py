@@ -82,6 +82,16 @@ def _given(executor: Any, workers: int | None) -> GivenExecutor:
     return GivenExecutor(executor, slots)
 
 
+def is_serial(chosen: Any) -> bool:
+    """Whether trials run one after another in this process.
+
+    Examples:
+        >>> is_serial(SERIAL), is_serial(chosen_executor("ray", None, None))
+        (True, False)
+    """
+    return isinstance(chosen, ExecutorConfig) and chosen.name == "serial"
+
+
 def executor_problems(chosen: Any, process_count: int) -> list[str]:
     """What prevents the use of an executor, one sentence each.
 
@@ -93,7 +103,7 @@ def executor_problems(chosen: Any, process_count: int) -> list[str]:
         >>> executor_problems(chosen_executor("processes", 2, None), process_count=1)
         []
     """
-    if isinstance(chosen, ExecutorConfig) and chosen.name == "serial":
+    if is_serial(chosen):
         return []
     problems = []
     if process_count > 1:
@@ -120,7 +130,7 @@ def opened(chosen: Any, device: torch.device, trial_timeout: float | None) -> It
         ...     executor.submit(max, 1, 2).result()
         2
     """
-    if chosen == SERIAL:
+    if is_serial(chosen):
         yield SerialExecutor()
         return
     executor = WorkerExecutor(_engine(chosen, device), trial_timeout)

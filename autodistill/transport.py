@@ -6,6 +6,7 @@ one user.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,8 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
             return _generator, (value.get_state(),)
         if isinstance(value, DataLoader):
             return _data_loader, (type(value), {**vars(value), "_iterator": None})
+        if isinstance(value, functools._lru_cache_wrapper) and _belongs_to_the_program(value):
+            return _cached, (value.__wrapped__, value.cache_parameters())
         return super().reducer_override(value)
 
 
@@ -82,6 +85,16 @@ def _generator(state: torch.Tensor) -> torch.Generator:
     generator = torch.Generator()
     generator.set_state(state)
     return generator
+
+
+def _belongs_to_the_program(function: Any) -> bool:
+    """Whether another process cannot import a function."""
+    return function.__module__ == "__main__" or "<locals>" in function.__qualname__
+
+
+def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
+    cached: Callable[..., Any] = functools.lru_cache(**parameters)(function)
+    return cached
 
 
 def _data_loader(kind: type[DataLoader[Any]], state: dict[str, Any]) -> DataLoader[Any]:

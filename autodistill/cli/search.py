@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,10 @@ def search(
     timeout: Annotated[float | None, typer.Option(min=0, help="Start no trial after this many seconds.")] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again first.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Run so many trials at the same time.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="Where trials run: serial, processes on this computer, or ray.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict the cost, and end.")] = False,
 ) -> None:
     """Search, or resume a search that was interrupted."""
@@ -45,7 +50,9 @@ def search(
     elif progress and current_processes().is_main:
         with contextlib.suppress(AutoDistillationError):  # the search raises it, unless it holds for one student only
             print_line(agent.forecast(trials).describe(), stderr=True)
-    best = agent.search_loop(n_trials=trials, timeout=timeout, retry_failed=retry_failed)
+    best = agent.search_loop(
+        n_trials=trials, timeout=timeout, retry_failed=retry_failed, executor=executor, workers=workers
+    )
     if not current_processes().is_main:  # under `accelerate launch`, one process prints
         return
     setup.keep_preprocessor(agent)
@@ -69,6 +76,7 @@ def explain(config: ConfigFile) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence transformers, which logs the loading of weights and those that a task does not use."""
+    """Silence transformers, which logs the loading of weights and those that a task does not use; in workers too."""
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -102,7 +102,7 @@ def work(task: Task, content: bytes | None) -> bytes:
             return _packed(Ending.RAISED, WorkersFailedError(_OWN_PROCESS))
         if _known.key != task.key and content is None:
             return _packed(Ending.UNKNOWN)
-        with _ending_after(task.timeout), interruptible():
+        with interruptible():
             return _packed(Ending.RETURNED, _call(task, content))
     except KeyboardInterrupt:
         return _packed(Ending.INTERRUPTED)
@@ -161,7 +161,8 @@ def _call(task: Task, content: bytes | None) -> Any:
     if _known.key != task.key:
         assert content is not None
         _learn(task, content)
-    return task.function(_known.spec, *task.arguments)
+    with _ending_after(task.timeout):
+        return task.function(_known.spec, *task.arguments)
 
 
 def _learn(task: Task, content: bytes) -> None:

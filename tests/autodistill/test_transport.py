@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
@@ -22,6 +23,20 @@ def test_function_of_a_program_runs_in_another_process(tmp_path: Path) -> None:
     program = "import sys; from autodistill.transport import unpack; print(unpack(open(sys.argv[1], 'rb').read())(5))"
     result = subprocess.run([sys.executable, "-c", program, content], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "15"
+
+
+def test_local_function_with_a_cache_arrives_with_an_empty_one() -> None:
+    calls = []
+
+    @functools.lru_cache(maxsize=3)
+    def squared(value: int) -> int:
+        calls.append(value)
+        return value * value
+
+    squared(2)
+    arrived = unpack(pack(squared))
+    assert (arrived(4), arrived(4)) == (16, 16)
+    assert (arrived.cache_info().hits, arrived.cache_info().maxsize, calls) == (1, 3, [2])
 
 
 def shuffled(state: torch.Tensor | None = None) -> DataLoader[tuple[torch.Tensor, ...]]:
