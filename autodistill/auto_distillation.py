@@ -38,7 +38,7 @@ from autodistill.frameworks.pytorch import EvalFunction, ModelBuilder, PyTorchFr
 from autodistill.interrupts import interruptible
 from autodistill.machine_faults import stopping_at_faults
 from autodistill.metrics.metric import Metric, metrics_returned, with_limits
-from autodistill.preparation import Preparation
+from autodistill.preparation import Preparation, fill_part
 from autodistill.processes import current_processes
 from autodistill.report.terminal import make_progress
 from autodistill.scaling import SERIAL, chosen_executor, executor_problems, is_serial, opened
@@ -379,6 +379,7 @@ class AutoDistillation:
                     loop.directory.reopen(failed)
             if not loop.result.tried:
                 self._log_forecast(trials)
+                self._fill_by_workers(executor)
             with contextlib.closing(loop.run(limits)) as finished:
                 for trial in finished:
                     self._call_back(trial)
@@ -391,6 +392,22 @@ class AutoDistillation:
             if best is None:
                 logger.warning("no trial in %s is feasible: %r", self.search_dir, loop.result)
             return None if best is None else best.architecture
+
+    def _fill_by_workers(self, executor: Executor) -> None:
+        """Divide what the teacher computes for all students among the workers, if they store it on one disk.
+
+        Otherwise each would run the teacher on the samples of its first trial. A mistake in the set-up is raised by the
+        first trial.
+        """
+        training = self._training
+        if executor.slots == 1 or not executor.shares_disk or not isinstance(training, Distiller):
+            return
+        logger.info("%d workers run the teacher on the training data, each on a part", executor.slots)
+        architecture = self.search_space.sample(np.random.default_rng(0))
+        parts = range(executor.slots)
+        calls = [executor.submit(fill_part, self._trial_spec(), architecture, part, len(parts)) for part in parts]
+        for call in calls:
+            call.exception()
 
     @contextlib.contextmanager
     def _looping(self, spec: TrialSpec, executor: Executor, proposals: Proposals | None = None) -> Iterator[SearchLoop]:

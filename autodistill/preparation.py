@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ from autodistill.padding import recurrence_problem
 from autodistill.randomness import isolated_random_state
 from autodistill.seeds import derive_seed
 from autodistill.training import TrainingContext
+from search_spaces import Architecture
 
 
 class Preparation:
@@ -268,3 +270,16 @@ class Preparation:
         """A cache in memory that nothing but a forecast reads."""
         flash, precision = self._config.flash_distillation, self._distiller.mixed_precision
         return TeacherCache(self._distiller.teacher, mixed_precision=precision, exact=flash is None or flash.exact)
+
+
+def fill_part(spec: Any, architecture: Architecture, part: int, parts: int) -> None:
+    """In a worker: compute a part of what all students of a search request of the teacher, and store it.
+
+    Args:
+        spec: the settings of the search, whose training is a `Distiller`.
+        architecture: of any student.
+        part: of the work, from 0.
+        parts: their number.
+    """
+    with spec.framework.isolated(verified=True):
+        Preparation(spec.training).fill_cache(spec.framework.build(architecture), part, parts)

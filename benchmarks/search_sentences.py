@@ -16,7 +16,7 @@ from search_watch import Options, SearchWatch, padding_share, peak_memory_mib
 from text import minilm_directory, paragraphs
 
 from autodistill.cli.setup import SearchSetup
-from autodistill.cli.template import configuration_text
+from autodistill.cli.template import Choices, configuration_text
 from autodistill.config.command_line import CommandConfig
 from autodistill.data_stream import DataStream
 from autodistill.distillation.teacher_cache import TeacherCache
@@ -32,7 +32,8 @@ def sentence_setup(options: Options, **auto_distillation: Any) -> SearchSetup:
     texts = [text for _, text in paragraphs(options.of(TEXTS, 120))]
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     file = options.directory / "autodistill.yaml"
-    template = configuration_text("sentence-embedding", file=file, teacher=str(minilm_directory()), train=str(data))
+    choices = Choices(teacher=str(minilm_directory()), train=str(data))
+    template = configuration_text("sentence-embedding", file, choices)
     settings = yaml.safe_load(template) | {"device": options.device}
     if options.quick:
         settings["data"] |= {"max_length": 32, "batch_size": 8}

@@ -89,11 +89,12 @@ class _Slot:
         return self.call
 
     def end(self) -> None:
+        """End the process: in order if nothing runs, else by a signal."""
         executor, pipe, self.executor, self.pipe = self.executor, self.pipe, None, None
+        if executor is not None:
+            executor.shutdown(wait=True, kill_workers=self.call is not None and not self.call.done())
         if pipe is not None:
             pipe.close()
-        if executor is not None:
-            executor.shutdown(wait=True, kill_workers=True)
 
 
 @dataclass

@@ -39,6 +39,10 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many trials may run at the same time."""
 
+    @property
+    def shares_disk(self) -> bool:
+        """Whether the function certainly sees the search directory."""
+
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
         """Run the function with these arguments, now or later, in this or another process.
 
@@ -61,6 +65,7 @@ class SerialExecutor:
     """
 
     slots = 1
+    shares_disk = True
 
     def interrupt(self) -> None:
         """Nothing."""

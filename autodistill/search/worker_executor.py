@@ -50,6 +50,11 @@ class WorkerExecutor:
         """How many trials may run at the same time."""
         return self.engine.slots
 
+    @property
+    def shares_disk(self) -> bool:
+        """Whether workers certainly see the search directory."""
+        return self.engine.shares_disk
+
     def submit(self, function: Callable[..., Any], /, spec: TrialSpec, *args: Any) -> Future[Any]:
         """Call the function with the settings and these arguments in a worker.
 

@@ -27,6 +27,8 @@ class Shuffled:
         idle: a trial ends when all slots are taken, or so many seconds after the last one was submitted.
     """
 
+    shares_disk = False
+
     def __init__(self, slots=3, errors=None, seed=0, idle=0.05):
         self.idle = idle
         self.slots = slots
