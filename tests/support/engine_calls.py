@@ -19,6 +19,14 @@ def environment_of(names, seconds):
     return [os.environ.get(name) for name in names]
 
 
+def length(content):
+    return len(content)
+
+
+def fail():
+    raise ValueError("no number")
+
+
 def kill_this_process():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -31,6 +39,17 @@ def wait_for_signal(number):
         time.sleep(0.01)
     signal.signal(number, signal.SIG_DFL)
     return received[0]
+
+
+def note_interrupt(started, ended):
+    """Writes one file when it waits, and another when the signal arrives."""
+    try:
+        Path(started).touch()
+        for _ in range(6000):
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        Path(ended).touch()
+        raise
 
 
 if __name__ == "__main__":
