@@ -8,6 +8,7 @@ from advisors.registry import create_advisor as create_advisor
 from advisors.sampler import SamplerAdvisor as SamplerAdvisor
 from autodistill.auto_distillation import AutoDistillation as AutoDistillation
 from autodistill.config.auto_distillation import AutoDistillationConfig as AutoDistillationConfig
+from autodistill.config.executor import ExecutorConfig as ExecutorConfig
 from autodistill.config.flash_distillation import FlashDistillationConfig as FlashDistillationConfig
 from autodistill.config.initialization import InitializationConfig as InitializationConfig
 from autodistill.config.phase import PhaseConfig as PhaseConfig
@@ -48,6 +49,9 @@ from autodistill.errors import (
     SpaceExhaustedError as SpaceExhaustedError,
 )
 from autodistill.errors import (
+    StorageError as StorageError,
+)
+from autodistill.errors import (
     TeacherChangedError as TeacherChangedError,
 )
 from autodistill.errors import (
@@ -79,6 +83,7 @@ from autodistill.metrics.measure import measure as measure
 from autodistill.metrics.metric import Metric as Metric
 from autodistill.models.depthwise_separable import DepthwiseSeparableStudent as DepthwiseSeparableStudent
 from autodistill.models.families import Family as Family
+from autodistill.remote_files import RemoteFiles as RemoteFiles
 from autodistill.report.mapping_table import explain_mapping as explain_mapping
 from autodistill.report.terminal import results_table as results_table
 from autodistill.search.result import SearchResult as SearchResult

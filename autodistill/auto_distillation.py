@@ -40,6 +40,7 @@ from autodistill.machine_faults import stopping_at_faults
 from autodistill.metrics.metric import Metric, metrics_returned, with_limits
 from autodistill.preparation import Preparation, fill_part
 from autodistill.processes import current_processes
+from autodistill.remote_files import RemoteFiles
 from autodistill.report.terminal import make_progress
 from autodistill.scaling import SERIAL, chosen_executor, executor_problems, is_serial, opened
 from autodistill.search.description import read_description
@@ -65,6 +66,7 @@ from autodistill.set_up_checks import (
     set_up_problems,
     size_problems,
     slice_problems,
+    storage_problems,
 )
 from autodistill.teacher import Teacher, load_teacher, teacher_problems
 from autodistill.training import FunctionTraining, Training
@@ -127,6 +129,8 @@ class AutoDistillation:
         trial_timeout: if a trial runs for more than these seconds, a warning with the stacks of all threads is logged,
             once; the trial goes on, since Python cannot interrupt a hook. In a worker of an executor, its process is
             ended, and the trial has failed. None is no limit.
+        storage: where checkpoints and students are kept, for workers of other computers: a URL of fsspec, such as
+            `"s3://bucket/folder"`, or `RemoteFiles`. None for the search directory, where records always are.
 
     Raises:
         ConfigurationError: the set-up is invalid; all mistakes in one error.
@@ -177,6 +181,7 @@ class AutoDistillation:
         framework: str = "pytorch",
         teacher_cache: str | Path | None = None,
         trial_timeout: float | None = None,
+        storage: str | RemoteFiles | None = None,
     ) -> None:
         self.model_builder = model_builder
         self.train_func = train_func
@@ -199,6 +204,7 @@ class AutoDistillation:
             *count_problems(counts),
             *size_problems(self._sizes),
             *folder_problems({"teacher_cache": teacher_cache}),
+            *storage_problems(storage),
             *duration_problems({"trial_timeout": trial_timeout}),
         ]
         if problems:
@@ -223,6 +229,7 @@ class AutoDistillation:
         self._show_progress_bar = show_progress_bar
         promotes_last = self.config.elastic is not None
         self._policy = Policy(keep, max_retries, max_consecutive_failures, trial_timeout, promotes_last)
+        self._storage = RemoteFiles(storage) if isinstance(storage, str) else storage
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._guard = HookGuard()
         self._directory: SearchDirectory | None = None  # while search_loop holds it
@@ -325,6 +332,8 @@ class AutoDistillation:
             problems = limit_problems(n_trials, timeout, patience)
             chosen = attempt(problems, lambda: chosen_executor(executor, workers, self.config.executor)) or SERIAL
             problems += executor_problems(chosen, self._processes.count)
+            if self._storage is not None:
+                attempt(problems, self._storage.check)
             self._check_setup(counts_trials=n_trials is None, others=problems)
             spec = self._trial_spec()
             if not is_serial(chosen):
@@ -429,7 +438,7 @@ class AutoDistillation:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[SearchDirectory]:
-        with SearchDirectory.open(self.search_dir, self.describe(), self.search_space) as directory:
+        with SearchDirectory.open(self.search_dir, self.describe(), self.search_space, self._storage) as directory:
             self._directory = directory
             try:
                 yield directory
@@ -448,6 +457,7 @@ class AutoDistillation:
             processes=self._processes,
             promote=search.promote,
             saves_students=self._policy.keep != "none" and not self._ends_with_slices,
+            storage=self._storage,
         )
 
     @property
@@ -579,6 +589,7 @@ class AutoDistillation:
             **described,
             "teacher": self._framework.fingerprint(teacher) if teacher is not None else None,
             "processes": self._processes.count,
+            **({} if self._storage is None else {"storage": self._storage.url}),
             "environment": environment,
         }
 
@@ -907,6 +918,6 @@ class AutoDistillation:
         self.search_space.validate(trial.architecture)
         if self._is_slice(trial):
             return self._slice(trial.architecture)
-        directory = find_student(self.search_dir, trial)
+        directory = find_student(self.search_dir, trial, self._storage)
         teacher = self._teacher if isinstance(self._teacher, nn.Module) else None  # it is not loaded for this
         return self._framework_with(teacher).load(trial.architecture, directory)

@@ -7,6 +7,7 @@
     ├── AdvisorError (ValueError)         an advisor is unknown, or its proposal is invalid
     ├── SpaceExhaustedError               every architecture of the space has been tried
     ├── SearchDirectoryError              the directory belongs to another search, is damaged, not writable, or in use
+    │   └── StorageError                  the storage of checkpoints and students cannot be reached
     ├── SearchStoppedError                too many trials in a row, or the machine, failed; see `__cause__`
     │   └── TeacherChangedError           a hook changed the teacher
     └── TrialError                        one trial cannot be finished; it is recorded and the search goes on
@@ -35,6 +36,7 @@ __all__ = [
     "SearchSpaceError",
     "SearchStoppedError",
     "SpaceExhaustedError",
+    "StorageError",
     "TeacherChangedError",
     "TrialError",
 ]
@@ -87,6 +89,10 @@ class LayerNotFoundError(ConfigurationError):
 
 class SearchDirectoryError(AutoDistillationError):
     """A directory cannot be used by this search: it holds something else, is not writable, or is in use."""
+
+
+class StorageError(SearchDirectoryError):
+    """The storage of checkpoints and students cannot be reached, read or written."""
 
 
 class SearchStoppedError(AutoDistillationError):

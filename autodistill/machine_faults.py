@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autodistill.errors import SearchStoppedError, text_of
+from autodistill.errors import SearchStoppedError, StorageError, text_of
 
 REMEDIES = {
     errno.ENOSPC: "free disk space",
@@ -97,6 +97,8 @@ def describe(fault: MachineFault) -> str:
 
 
 def _fault(error: BaseException) -> MachineFault | None:
+    if isinstance(error, StorageError):
+        return MachineFault(error, "check the storage, the credentials and the network")
     if isinstance(error, MemoryError):
         return MachineFault(error, REMEDIES[_MEMORY], may_be_caused=True)
     text = text_of(error)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from autodistill.config import AutoDistillationConfig, SearchConfig
 from autodistill.files import directory_problem
 from autodistill.metrics.built_in import BUILT_IN, needing
+from autodistill.remote_files import RemoteFiles
 from autodistill.search.layout import SEARCH_FILE, holds_search
 from search_spaces import SearchSpaceError
 
@@ -99,6 +100,16 @@ def folder_problems(folders: Mapping[str, Any]) -> list[str]:
     """The mistakes in the paths of directories by name; None is the default."""
     problems = {name: directory_problem(path) for name, path in folders.items() if path is not None}
     return [f"{name} {problem}." for name, problem in problems.items() if problem is not None]
+
+
+def storage_problems(storage: Any) -> list[str]:
+    """What is wrong with the place for checkpoints and students, before it is reached; None is the search directory."""
+    if storage is None or isinstance(storage, RemoteFiles) or (isinstance(storage, str) and "://" in storage):
+        return []
+    return [
+        f"storage must be a URL such as 's3://bucket/folder', or RemoteFiles, but got {storage!r}; for a local folder, "
+        "leave it out."
+    ]
 
 
 def limit_problems(n_trials: Any, timeout: Any, patience: Any) -> list[str]:

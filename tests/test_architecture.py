@@ -37,6 +37,7 @@ ORDER = (
     "interrupts",
     "package_check",
     "files",
+    "remote_files",
     "file_hashes",
     "json_files",
     "tensors",

@@ -108,6 +108,7 @@ class SearchSetup:
             search_dir=search_dir,
             device=self.config.device,
             teacher_cache=self.config.teacher_cache,
+            storage=self.config.storage,
             show_progress_bar=show_progress_bar,
             callbacks=[self.keep_preprocessor],
             described={

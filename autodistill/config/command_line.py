@@ -71,6 +71,8 @@ class CommandConfig(Section):
         device: `auto` is a GPU if available.
         teacher_cache: the directory of the teacher's features, which several searches may share; by default one in the
             search directory.
+        storage: where checkpoints and students are kept, as a URL of fsspec such as `s3://bucket/folder`; by default
+            in the search directory.
         model: a section of the specification's files, next to `auto_distillation`.
 
     Examples:
@@ -91,6 +93,7 @@ class CommandConfig(Section):
     auto_distillation: AutoDistillationConfig
     device: str = "auto"
     teacher_cache: str | None = None
+    storage: str | None = None
     model: ModelConfig | None = None
 
     @field_validator("teacher_cache")

@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from autodistill.errors import SearchDirectoryError
-from autodistill.files import delete_leftovers, remove, sync_directory
+from autodistill.errors import SearchDirectoryError, StorageError
+from autodistill.files import delete_leftovers, move, remove, sync_directory
 from autodistill.json_files import decode_json, encode_json, write_record
 from autodistill.metrics.metric import Metric
+from autodistill.remote_files import RemoteFiles
 from autodistill.search.description import (
     SCHEMA_VERSION,
     compare_descriptions,
@@ -39,9 +40,12 @@ from autodistill.search.layout import (
     student_directory,
     trial_directories,
     trial_directory,
+    trial_name,
 )
 from autodistill.search.lock import DirectoryLock, prepare, writing
 from autodistill.search.result import SearchResult
+from autodistill.search.run_trial import student_of_start
+from autodistill.search.stored_trial import stored_checkpoints, stored_students
 from autodistill.search.trial import Trial, TrialState, has_lost_its_record, now, read_trial
 from search_spaces import SearchSpace, SearchSpaceError
 
@@ -64,8 +68,16 @@ class SearchDirectory:
         [(0, 'complete', {'accuracy': 0.9})]
     """
 
-    def __init__(self, path: Path, space: SearchSpace, description: dict[str, Any], lock: DirectoryLock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        space: SearchSpace,
+        description: dict[str, Any],
+        lock: DirectoryLock,
+        storage: RemoteFiles | None = None,
+    ) -> None:
         self.path = path
+        self._storage = storage
         self._space = space
         self._description = description
         self._metrics = tuple(map(Metric.of, description["metrics"]))
@@ -75,7 +87,13 @@ class SearchDirectory:
         self._result: SearchResult | None = None
 
     @classmethod
-    def open(cls, path: str | Path, description: Mapping[str, Any], space: SearchSpace) -> SearchDirectory:
+    def open(
+        cls,
+        path: str | Path,
+        description: Mapping[str, Any],
+        space: SearchSpace,
+        storage: RemoteFiles | None = None,
+    ) -> SearchDirectory:
         """Create the directory of a search, or resume the search in it, and hold it until `close`.
 
         A damaged `trial.json` is renamed to `trial.json.damaged`, and so are the other files of its folder. That trial
@@ -86,6 +104,7 @@ class SearchDirectory:
             description: the settings of the search, as JSON. On resuming, every field must be unchanged, except those
                 that `autodistill.search.description` names.
             space: the search space; the recorded architectures must belong to it.
+            storage: of checkpoints and students; None keeps them in the folders of the trials.
 
         Raises:
             SearchDirectoryError: the path is a file or not writable, holds links, other files or another search, or
@@ -94,7 +113,7 @@ class SearchDirectory:
         path = Path(path).absolute()
         description = _as_json({"schema_version": SCHEMA_VERSION, **description})
         prepare(path)
-        directory = cls(path, space, description, DirectoryLock(path))
+        directory = cls(path, space, description, DirectoryLock(path), storage)
         try:
             with writing(path):
                 directory._begin()
@@ -160,12 +179,37 @@ class SearchDirectory:
 
     def has_progressed(self, trial: Trial) -> bool:
         """Whether an interrupted trial has written a checkpoint since it was last started."""
+        if self._storage is not None:
+            return bool(self._storage.names(f"{stored_checkpoints(trial.number)}/{trial.starts}"))
         try:
             files = list(checkpoint_directory(self.trial_directory(trial.number), trial.starts).iterdir())
             latest = max((file.stat().st_mtime for file in files), default=0.0)
         except OSError:  # there are none
             return False
         return trial.started_at is not None and latest > trial.started_at.timestamp()
+
+    def remove_checkpoints(self, trial: Trial) -> None:
+        """Remove the checkpoints of a trial, which does not need them any more."""
+        shutil.rmtree(self.trial_directory(trial.number) / CHECKPOINT, ignore_errors=True)
+        if self._storage is not None:
+            with contextlib.suppress(StorageError):  # they are removed when the search is opened again
+                self._storage.remove(stored_checkpoints(trial.number))
+
+    def take_student(self, trial: Trial) -> None:
+        """Move the student that the last start of a trial has saved to where it is kept."""
+        if self._storage is None:
+            move(student_of_start(trial), self.student_directory(trial.number))
+
+    def remove_student(self, number: int) -> None:
+        """Remove the student of a trial, if it has one.
+
+        Raises:
+            OSError: it cannot be removed.
+            StorageError: the same, from the storage.
+        """
+        remove(self.student_directory(number))
+        if self._storage is not None:
+            self._storage.remove(stored_students(number))
 
     def reopen(self, trial: Trial) -> None:
         """Leave a failed or complete trial to be run again, like an interrupted one."""
@@ -283,9 +327,12 @@ class SearchDirectory:
         for file in misplaced_files(self.path):
             logger.warning("%s is where the folder of a trial belongs: it is renamed to *%s", file, DAMAGED_SUFFIX)
             rename_damaged(file)
+        stored = () if self._storage is None else self._storage.names(TRIALS)
         for trial in self._trials.values():
             if trial.state in (TrialState.COMPLETE, TrialState.FAILED):
                 remove(self.trial_directory(trial.number) / CHECKPOINT)
+                if self._storage is not None and trial_name(trial.number) in stored:
+                    self._storage.remove(stored_checkpoints(trial.number))
         for folder in trial_directories(self.path):
             if int(folder.name) not in self._trials:
                 if has_lost_its_record(folder):

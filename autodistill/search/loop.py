@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 import traceback
 from collections.abc import Generator
@@ -22,20 +21,22 @@ from autodistill.errors import (
     ConfigurationError,
     SearchDirectoryError,
     SearchStoppedError,
+    StorageError,
     TeacherChangedError,
     text_of,
 )
-from autodistill.files import move, remove, replacing
+from autodistill.files import replacing
 from autodistill.interrupts import raise_if_interrupted
 from autodistill.machine_faults import machine_fault
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor, WorkerInterruptedError, WorkerLostError, WorkersFailedError
-from autodistill.search.layout import CHECKPOINT, ELASTIC, LOSSES_FILE
+from autodistill.search.layout import ELASTIC, LOSSES_FILE
 from autodistill.search.progress import LossRecorder, Progress
 from autodistill.search.promotion import best_paused, promotable, rung_result
 from autodistill.search.proposals import Proposals
 from autodistill.search.result import SearchResult
-from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial, student_of_start
+from autodistill.search.run_trial import Outcome, TrialSpec, missing_metrics, run_trial
+from autodistill.search.stored_trial import run_stored_trial
 from autodistill.search.trial import CHOSEN, Trial, TrialState
 from autodistill.search.trial_timeout import reported_after
 from autodistill.search.untrained_bounds import UntrainedBounds
@@ -335,7 +336,8 @@ class SearchLoop:
         self.progress.trial_started(trial)
         self._running.add(trial)
         with reported_after(self.policy.trial_timeout, f"trial {trial.number}"):  # a serial executor runs it here
-            future = self.executor.submit(run_trial, self.spec, trial)
+            run = run_trial if self.spec.storage is None else run_stored_trial
+            future = self.executor.submit(run, self.spec, trial)
         self._running.follow(trial, future)
 
     def _record_next(self) -> tuple[Trial, Exception | None]:
@@ -353,7 +355,7 @@ class SearchLoop:
                 self._interrupt(trial)
             return trial, None
         if isinstance(error, TeacherChangedError):
-            self._remove_checkpoints(trial)  # they may stem from the changed teacher
+            self.directory.remove_checkpoints(trial)  # they may stem from the changed teacher
         fault = machine_fault(error)
         if fault is not None and fault.may_be_caused:
             del self._running.trials[trial.number]  # its attempt counts
@@ -402,7 +404,7 @@ class SearchLoop:
     def _record_failure(self, trial: Trial, error: str) -> Trial:
         trial = trial.fail(error)
         self.directory.record(trial)
-        self._remove_checkpoints(trial)
+        self.directory.remove_checkpoints(trial)
         return trial
 
     def _pause(self, trial: Trial, outcome: Outcome) -> Trial:
@@ -414,10 +416,10 @@ class SearchLoop:
     def _complete(self, trial: Trial, outcome: Outcome) -> Trial:
         """Record a trial whose student has been saved, and remove the students that are not kept."""
         if outcome.student:
-            move(student_of_start(trial), self.directory.student_directory(trial.number))
+            self.directory.take_student(trial)
         trial = trial.complete(outcome.metrics, outcome.details, outcome.student)
         self.directory.record(trial)
-        self._remove_checkpoints(trial)
+        self.directory.remove_checkpoints(trial)
         self._with_students.add(trial.number)
         self._remove_students()
         return trial
@@ -427,8 +429,8 @@ class SearchLoop:
         numbers = {trial.number for trial in self._kept()}
         for number in self._with_students - numbers:
             try:
-                remove(self.directory.student_directory(number))
-            except OSError as error:
+                self.directory.remove_student(number)
+            except (OSError, StorageError) as error:
                 logger.warning("the student of trial %d is not kept, but could not be removed: %s", number, error)
         self._with_students = numbers
 
@@ -438,6 +440,3 @@ class SearchLoop:
             return self.result.completed
         chosen = [trial for trial in self.result.completed if trial.details.get(CHOSEN)]
         return [*self.result.pareto_front, *chosen] if self.policy.keep == "pareto" else chosen
-
-    def _remove_checkpoints(self, trial: Trial) -> None:
-        shutil.rmtree(self.directory.trial_directory(trial.number) / CHECKPOINT, ignore_errors=True)

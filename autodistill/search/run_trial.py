@@ -14,6 +14,7 @@ from autodistill.frameworks.framework import Framework
 from autodistill.json_files import encode_json
 from autodistill.metrics.built_in import BUILT_IN
 from autodistill.metrics.metric import Metric, metric_values, named_values
+from autodistill.remote_files import RemoteFiles
 from autodistill.search.layout import LOSSES_FILE, STUDENT, checkpoint_directory
 from autodistill.search.progress import LossRecorder
 from autodistill.search.trial import Trial
@@ -40,6 +41,7 @@ class TrialSpec:
         promote: the share of trials that is trained to the end; the others end after flash distillation. None for all.
         saves_students: students are written into the trial's folder.
         report: receives the progress of the training.
+        storage: of checkpoints and students; None for the search directory.
     """
 
     framework: Framework
@@ -51,6 +53,7 @@ class TrialSpec:
     promote: float | None = None
     saves_students: bool = True
     report: TrainingReport = field(default_factory=NoReport)
+    storage: RemoteFiles | None = None
 
     def ends_after_flash(self, trial: Trial) -> bool:
         """Whether the part of a trial that is due ends after flash distillation."""
@@ -150,6 +153,14 @@ def student_of_start(trial: Trial) -> Path:
     """Where a start of a trial saves the student, until the trial is recorded as complete."""
     assert trial.directory is not None
     return checkpoint_directory(trial.directory, trial.starts) / STUDENT
+
+
+def written_files(trial: Trial, *, student: bool) -> dict[str, bytes]:
+    """The content of what a trial has written, by path in its folder: the losses, and the student if asked for."""
+    assert trial.directory is not None
+    folder = student_of_start(trial)
+    files = [trial.directory / LOSSES_FILE, *(folder.rglob("*") if student and folder.exists() else ())]
+    return {file.relative_to(trial.directory).as_posix(): file.read_bytes() for file in files if file.is_file()}
 
 
 def missing_metrics(metrics: tuple[Metric, ...], outcome: Outcome) -> str | None:

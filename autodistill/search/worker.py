@@ -22,8 +22,7 @@ from typing import Any
 from autodistill.errors import TrialError, text_of
 from autodistill.interrupts import interruptible
 from autodistill.search.executors import WorkersFailedError
-from autodistill.search.layout import LOSSES_FILE
-from autodistill.search.run_trial import Outcome, TrialSpec, run_trial, student_of_start
+from autodistill.search.run_trial import Outcome, TrialSpec, run_trial, written_files
 from autodistill.search.trial import Trial, read_trial
 from autodistill.transport import pack, unpack
 
@@ -135,7 +134,7 @@ def run_sent_trial(spec: TrialSpec, trial: Trial) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = replace(trial, directory=Path(folder))
         outcome = run_trial(spec, elsewhere)
-        return replace(outcome, files=_files_of(elsewhere))
+        return replace(outcome, files=written_files(elsewhere, student=True))
 
 
 def shares_disk(trial: Trial) -> bool:
@@ -147,14 +146,6 @@ def shares_disk(trial: Trial) -> bool:
     except (OSError, ValueError):
         return False
     return found is not None and found.started_at == trial.started_at
-
-
-def _files_of(trial: Trial) -> dict[str, bytes]:
-    """The content of the losses and of the student, by path in the folder of the trial."""
-    assert trial.directory is not None
-    student = student_of_start(trial)
-    files = [trial.directory / LOSSES_FILE, *(student.rglob("*") if student.exists() else ())]
-    return {file.relative_to(trial.directory).as_posix(): file.read_bytes() for file in files if file.is_file()}
 
 
 def _call(task: Task, content: bytes | None) -> Any:
