@@ -172,7 +172,8 @@ class GivenExecutor:
     """An executor of the user, which also ends it.
 
     Args:
-        executor: with `submit(function, *args) -> Future`.
+        executor: with `submit(function, *args) -> Future`. One that starts a process for each call, such as a job, has
+            the attribute `reuses_processes = False`: it receives the settings of the search with each call.
         slots: how many calls it runs at the same time.
 
     Examples:
@@ -187,8 +188,9 @@ class GivenExecutor:
     shares_disk: bool = False
     _calls: set[Future[Any]] = field(init=False, repr=False, default_factory=set)
 
-    def share(self, content: bytes) -> None:
-        """There is no store that all executors have."""
+    def share(self, content: bytes) -> bytes | None:
+        """The content itself if no process knows it from an earlier call; there is no store that all executors have."""
+        return None if getattr(self.executor, "reuses_processes", True) else content
 
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
         """Call the function in a process of the executor."""

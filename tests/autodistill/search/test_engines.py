@@ -107,6 +107,18 @@ def test_given_executor_is_not_closed_and_cancels_only_what_waits():
         assert engine.submit(max, 1, 2).result() == 2
 
 
+def test_executor_that_starts_a_process_for_each_call_receives_the_settings_with_each():
+    class Jobs:
+        reuses_processes = False
+
+        def submit(self, function, *args):
+            return Future()
+
+    assert GivenExecutor(Jobs(), slots=2).share(b"settings") == b"settings"
+    with ProcessPoolExecutor(1) as pool:
+        assert GivenExecutor(pool, slots=1).share(b"settings") is None
+
+
 class KilledWorker(Exception):  # noqa: N818
     """Named like dask's."""
 
