@@ -2,16 +2,16 @@
 
     python benchmarks/scale.py [--quick | --full] [--workers 1 16 ...] [--advisors BO Random ...]
 
-No student is trained. A trial takes a log-normal time with a median of 60 s (sigma 0.67: one in twenty takes three times
-as long), fails in 2 of 100 cases, and in 3 of 100 its worker is lost at a random moment, after which it is started again
-with the rest of its time. Its value is that of a function over 100,000 architectures of which the best is known. The
-clock is simulated: it goes to the end of the next trial, and forward by the CPU time that the driver really takes to
-record it and to propose the next one, while which free workers wait. So the share of time that workers are idle is what
-a driver of this machine causes.
+No student is trained. A trial takes a log-normal time with a median of 60 s (sigma 0.67: one in twenty takes three
+times as long), fails in 2 of 100 cases, and in 3 of 100 its worker is lost at a random moment, after which it is
+started again with the rest of its time. Its value is that of a function over 100,000 architectures, of which the best
+is known. The clock is simulated: it goes to the end of the next trial, and forward by the CPU time that the driver
+really takes to record it and to propose the next one, while free workers wait. So the share of time that workers are
+idle is what a driver of this machine causes.
 
-Reported for each advisor and number of workers: proposals per second of CPU time of the driver, its seconds per trial in
-the advisor, in the directory, and in the rest; the idle share; operations of the directory per trial; and the distance
-to the optimum after the first 200 trials, of the best value, as a share of the median's, by several seeds. `--full`
+Reported for each advisor and number of workers: trials per CPU second of the driver, its milliseconds per trial in the
+advisor (and for the last proposals), in the directory, and in the rest; the idle share; operations on the disk per
+trial; and the distance of the best value from the optimum after 60 and 200 trials, as a share of the median's. `--full`
 continues to 1,000 workers, and profiles the driver there.
 """
 
@@ -21,6 +21,7 @@ import argparse
 import cProfile
 import heapq
 import io
+import logging
 import math
 import os
 import pstats
@@ -57,8 +58,8 @@ from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.training import FunctionTraining
 
 MEDIAN, SIGMA, FAILS, LOST = 60.0, 0.67, 0.02, 0.03
-COMPARED = 200
-"""The number of trials after which searches are compared."""
+COMPARED = (60, 200)
+"""The numbers of measured trials after which searches are compared."""
 
 WORKERS = (1, 2, 4, 8, 16, 64, 256)
 MANY = (1000,)
@@ -196,11 +197,14 @@ def search(advisor_name: str, workers: int, trials: int, seed: int) -> dict[str,
     description = {"metrics": [metric.to_json() for metric in config.metrics], "seed": seed}
     policy = Policy("none", max_retries=10, max_consecutive_failures=10**9)
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as path, times.watching(advisor):
-        with SearchDirectory.open(path, description, ORDERED) as directory:
-            proposals = Proposals(config, advisor)
-            loop = SimulatedLoop(directory, spec, proposals, UntrainedBounds(), executor, policy, NoProgress())
-            order += [task.position(trial.architecture) for trial in loop.run(Limits(trials)) if trial.metrics]
+    with (
+        tempfile.TemporaryDirectory() as path,
+        times.watching(advisor),
+        SearchDirectory.open(path, description, ORDERED) as directory,
+    ):
+        proposals = Proposals(config, advisor)
+        loop = SimulatedLoop(directory, spec, proposals, UntrainedBounds(), executor, policy, NoProgress())
+        order += [task.position(trial.architecture) for trial in loop.run(Limits(trials)) if trial.metrics]
     cpu = time.process_time() - began
     return {
         "advisor": advisor_name,
@@ -216,13 +220,13 @@ def search(advisor_name: str, workers: int, trials: int, seed: int) -> dict[str,
         "idle_share": executor.idle / (executor.idle + executor.busy),
         "simulated_minutes": executor.clock / 60,
         "operations": times.counts,
-        "regret": float(task.regret(order)[min(COMPARED, len(order)) - 1]),
+        "regret": [float(task.regret(order)[min(count, len(order)) - 1]) for count in COMPARED],
     }
 
 
-def trials_for(workers: int, most: int) -> int:
-    """At least those that are compared, and several for each worker."""
-    return min(most, max(COMPARED, 4 * workers))
+def trials_for(workers: int, each: int) -> int:
+    """At least those that are compared, which are not all that are tried, and several for each worker."""
+    return max(220, each * workers)
 
 
 def table(rows: list[dict[str, Any]]) -> None:
@@ -236,9 +240,8 @@ def table(rows: list[dict[str, Any]]) -> None:
 
         trials = mean("trials")
         milliseconds = [1e3 * mean(key) / trials for key in ("advisor_cpu", "directory_cpu", "rest_cpu")]
-        operations = [
-            statistics.mean(row["operations"][name] for row in group) / trials for name in ("fsync", "rename")
-        ]
+        operations = (statistics.mean(row["operations"][name] for row in group) for name in ("fsync", "rename"))
+        regrets = zip(*(row["regret"] for row in group), strict=True)
         lines.append(
             [
                 advisor,
@@ -248,12 +251,12 @@ def table(rows: list[dict[str, Any]]) -> None:
                 *(f"{value:.1f}" for value in milliseconds),
                 f"{1e3 * mean('proposal_last'):.0f}",
                 f"{mean('idle_share'):.1%}",
-                " + ".join(f"{count:.1f}" for count in operations),
-                f"{mean('regret'):.3f}",
+                " + ".join(f"{count / trials:.1f}" for count in operations),
+                ", ".join(f"{statistics.mean(values):.3f}" for values in regrets),
             ]
         )
     headers = ["advisor", "workers", "trials", "trials/s", "advisor ms", "directory ms", "rest ms", "last ms", "idle"]
-    print_table("one driver, simulated trials of 60 s", [*headers, "fsync + rename", f"regret at {COMPARED}"], lines)
+    print_table("one driver, simulated trials of 60 s", [*headers, "fsync + rename", "regret at 60, 200"], lines)
 
 
 def profile(advisor: str, workers: int, trials: int) -> list[str]:
@@ -273,16 +276,17 @@ def main() -> None:
     parser.add_argument("--workers", nargs="+", type=int)
     parser.add_argument("--advisors", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=4000, help="trials")
+    parser.add_argument("--each", type=int, default=2, help="trials for each worker, if these are more than 220")
     arguments = parser.parse_args()
     workers = arguments.workers or ((1, 4, 64) if arguments.quick else WORKERS + (MANY if arguments.full else ()))
     advisors = arguments.advisors or (("BO", "Random") if arguments.quick else ADVISORS)
     seeds = 1 if arguments.quick else arguments.seeds
+    logging.disable(logging.WARNING)  # each loss and failure is one
     rows = []
     for advisor in advisors:
         for count in workers:
-            for seed in range(seeds if count <= COMPARED else 1):
-                rows.append(search(advisor, count, trials_for(count, arguments.most), seed))
+            for seed in range(seeds if count < WORKERS[-1] else 1):
+                rows.append(search(advisor, count, trials_for(count, arguments.each), seed))
                 print(f"{advisor}, {count} workers, seed {seed}: {rows[-1]['cpu']:.0f} CPU s", flush=True)
     table(rows)
     results: dict[str, Any] = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "rows": rows}
