@@ -43,6 +43,7 @@ from autodistill.processes import current_processes
 from autodistill.remote_files import RemoteFiles
 from autodistill.report.terminal import make_progress
 from autodistill.scaling import SERIAL, chosen_executor, executor_problems, is_serial, opened
+from autodistill.search.block_workers import SpreadBlocks
 from autodistill.search.description import read_description
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import Executor, GroupExecutor, SerialExecutor, follow
@@ -58,6 +59,7 @@ from autodistill.search.trial import Trial, TrialState
 from autodistill.search.untrained_bounds import UntrainedBounds
 from autodistill.set_up_checks import (
     argument_problems,
+    block_problems,
     count_problems,
     duration_problems,
     finish_problems,
@@ -690,7 +692,14 @@ class AutoDistillation:
         return self.config.elastic is not None and self.config.regular_distillation is None
 
     @interruptible()
-    def finish(self, architecture: Mapping[str, Any], train_steps: int | None = None) -> Trial:
+    def finish(
+        self,
+        architecture: Mapping[str, Any],
+        train_steps: int | None = None,
+        *,
+        executor: Any = None,
+        workers: int | None = None,
+    ) -> Trial:
         """Train the student of an architecture to the end, and keep it, whatever its trial has done before.
 
         With an elastic student it starts as its slice. One that is trained already is trained again only if
@@ -699,6 +708,9 @@ class AutoDistillation:
         Args:
             architecture: of the space; one that has no trial gets one.
             train_steps: of regular distillation, instead of those that are configured.
+            executor: as in `search_loop`: its workers train the blocks of flash distillation at the same time, which
+                must be fed by the teacher.
+            workers: see `executor`.
 
         Returns:
             Its trial, which is complete; `load_model` returns the student.
@@ -710,9 +722,18 @@ class AutoDistillation:
             SearchStoppedError: the training failed.
         """
         architecture = self.search_space.validate(architecture)
-        self._check_built_in("finish", "trains by the built-in distillation", finish_problems(self, train_steps))
+        problems = finish_problems(self, train_steps)
+        given = None if executor is workers is None else self.config.executor  # it is that of the search's trials
+        chosen = attempt(problems, lambda: chosen_executor(executor, workers, given)) or SERIAL
+        problems += [] if is_serial(chosen) else block_problems(self)
+        self._check_built_in("finish", "trains by the built-in distillation", problems)
         spec = replace(self._trial_spec(), training=self._finishing(train_steps), saves_students=True)
-        with self._looping(spec, SerialExecutor()) as loop:
+        with (
+            opened(chosen, self.device, None) as runner,
+            self._looping(spec, SerialExecutor()) as loop,
+        ):
+            if not is_serial(chosen):
+                loop.spec = replace(loop.spec, block_workers=partial(SpreadBlocks, runner, spec))
             trial = loop.finish(architecture, again=train_steps is not None)
             self._call_back(trial)
             return trial

@@ -44,7 +44,7 @@ from autodistill.models.taps import AUTO, INPUT, Tap, process_name
 from autodistill.processes import ALONE, Processes
 from autodistill.random_data import is_randomly_augmented
 from autodistill.tensors import content_hash
-from autodistill.training import StageRecord, Trained, TrainingContext, TrainingReport
+from autodistill.training import StageRecord, Trained, TrainedBlocks, TrainingContext, TrainingReport
 from search_spaces import Architecture
 
 logger = logging.getLogger(__name__)
@@ -238,6 +238,23 @@ class Distiller:
             )
             records += self.regular_engine(task).run(context)
         return records
+
+    def train_blocks(self, student: nn.Module, seed: int, stages: Sequence[int]) -> TrainedBlocks:
+        """In a worker: train some teacher-fed blocks of a student, as `train` does with all of them.
+
+        Args:
+            student: as it is built.
+            seed: of the training of the student.
+            stages: the positions of the blocks among the stages of the plan.
+        """
+        plan = self.resolve(student)
+        with eager_attention(*plan.eager):
+            self.initialize(student, plan)
+            engine = self.flash_engine(student, plan, None)
+            assert isinstance(engine, TeacherFedDistillation)
+            losses = engine.train_stages(TrainingContext(seed), stages)
+        tensors = {name: tensor.detach().cpu() for name, tensor in engine.block_state(stages).items()}
+        return TrainedBlocks(stages, tensors, losses)
 
     def describe(self) -> dict[str, Any]:
         """The settings, and a hash of the flash set by which a resumed search detects other batches."""

@@ -136,6 +136,18 @@ def finish_problems(search: ConfiguredInputs, train_steps: Any) -> list[str]:
     return problems
 
 
+def block_problems(search: ConfiguredInputs) -> list[str]:
+    """What prevents workers from training the blocks of one student at the same time."""
+    flash = search.config.flash_distillation
+    if flash is not None and flash.inputs == "teacher":
+        return []
+    found = "there is no flash_distillation" if flash is None else f"flash_distillation.inputs is {flash.inputs!r}"
+    return [
+        "workers train the blocks of one student at the same time only if these are fed by the teacher, but "
+        f"{found}; set inputs: teacher, or leave executor and workers out."
+    ]
+
+
 def slice_problems(search: ConfiguredInputs, n_trials: Any, limits: Mapping[str, Any]) -> list[str]:
     """What prevents the choice of a slice under limits, one sentence each.
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 
 class TrainingReport(Protocol):
@@ -68,6 +68,31 @@ class StageRecord:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+class TrainedBlocks(NamedTuple):
+    """Blocks of a student that a worker has trained.
+
+    Attributes:
+        stages: their positions among those of the plan.
+        tensors: their parameters and buffers.
+        losses: the loss of each for every batch.
+    """
+
+    stages: Sequence[int]
+    tensors: Mapping[str, Any]
+    losses: Any
+
+
+class BlockWorkers(Protocol):
+    """Workers that train the blocks of one student, all at the same time."""
+
+    def train(self, sizes: Sequence[int]) -> list[TrainedBlocks]:
+        """Train all blocks.
+
+        Args:
+            sizes: the number of parameters of each stage, by which the work is divided.
+        """
+
+
 @dataclass(frozen=True)
 class TrainingContext:
     """What a training needs besides the student.
@@ -80,6 +105,7 @@ class TrainingContext:
         directory: of the trial, for logs; None writes none.
         flash_only: stop after flash distillation, or with the slice of an elastic student; called again with the same
             directory, the training continues from there and ends with the same weights as a single call.
+        block_workers: train the blocks that do not depend on each other; None trains them here.
     """
 
     seed: int
@@ -87,6 +113,7 @@ class TrainingContext:
     checkpoint_directory: Path | None = None
     directory: Path | None = None
     flash_only: bool = False
+    block_workers: BlockWorkers | None = None
 
 
 @dataclass(frozen=True)

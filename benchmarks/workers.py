@@ -3,7 +3,8 @@
     python benchmarks/workers.py [--quick | --full] [--workers 2] [--repetitions 2]
 
 The search is that of the command line's template for sentence encoders (MiniLM, real paragraphs) with fewer steps, with
-an elastic student and without. Each run is a program of its own; those with one worker and with several take turns.
+an elastic student and without; `blocks` is the training of one student of 6 blocks, mostly by flash distillation, whose
+blocks several workers train at the same time. Each run is a program of its own; those with one worker and with several take turns.
 The time is that of `search_loop`, which starts the workers too. What is not divided among workers is reported beside
 it: the start of the workers, and the training of the elastic student.
 """
@@ -31,13 +32,14 @@ from search_watch import Options
 
 from autodistill import SearchResult
 
-KINDS = ("alone", "elastic")
+KINDS = ("alone", "elastic", "blocks")
 SPACE = {
-    "num_hidden_layers": [2, 3, 4],
+    "num_hidden_layers": [2, 3, 4, 6],
     "hidden_size": [96, 128, 192],
     "num_attention_heads": [3, 4, 6],
     "intermediate_size": [384, 512],
 }
+LARGEST = {name: values[-1] for name, values in SPACE.items()}
 
 
 def main() -> None:
@@ -84,6 +86,9 @@ def run(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str, Any
         "flash_distillation": {"train_steps": steps[0]},
         "regular_distillation": {"train_steps": steps[1]},
     }
+    if kind == "blocks":
+        changes["flash_distillation"] = {"train_steps": 4 if arguments.quick else 400}
+        changes["regular_distillation"] = {"train_steps": 4}
     if kind == "elastic":  # whose heads are of one size, as the template has them
         changes["search"]["constraints"] = ["hidden_size == 32 * num_attention_heads"]
     with tempfile.TemporaryDirectory() as directory:
@@ -95,7 +100,10 @@ def run(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str, Any
             elastic = {"train_steps": steps[1] * 2}
             agent.config = agent.config.with_changes(flash_distillation=None, elastic=elastic)
         began = time.perf_counter()
-        agent.search_loop(workers=workers)
+        if kind == "blocks":
+            agent.finish(LARGEST, workers=workers if workers > 1 else None)
+        else:
+            agent.search_loop(workers=workers)
         wall = time.perf_counter() - began
         found = SearchResult.load(search_dir)
         started = [trial.started_at for trial in found if trial.started_at is not None]

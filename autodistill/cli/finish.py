@@ -38,13 +38,16 @@ def finish(
         typer.Option("--set", metavar="NAME=VALUE", help="Of the student; once for each dimension of the space."),
     ],
     train_steps: Steps = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Train teacher-fed blocks in so many processes at the same time.")
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Train the student of an architecture to the end, whether or not the search would have."""
     setup = _set_up(config)
     architecture = parse_architecture(sizes, setup.settings.the_search().search_space)
     agent = setup.search(search_dir, show_progress_bar=progress)
-    _print_finished(setup, agent, agent.finish(architecture, train_steps))
+    _print_finished(setup, agent, agent.finish(architecture, train_steps, workers=workers))
 
 
 def limit(

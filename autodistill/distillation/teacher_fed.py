@@ -1,4 +1,7 @@
-"""Teacher-fed flash distillation: every block is fed the teacher's hidden state, and all are trained in one pass."""
+"""Teacher-fed flash distillation: every block is fed the teacher's hidden state, and all are trained in one pass.
+
+Since no block depends on another, groups of them may also be trained in several workers.
+"""
 
 from __future__ import annotations
 
@@ -81,11 +84,12 @@ class TeacherFedDistillation:
         context.report.stage(STAGE, self._stages[0].steps)
         saved = checkpoints.load(CHECKPOINT)
         if saved is None:
-            with plain_forward(self._student):
-                totals, losses = self._train(self._arguments(), context)
+            losses = self._train(context)
+            totals = self._by_step([row.sum() for row in losses])
+            curves = [self._by_step(list(column)) for column in losses.unbind(dim=1)]
             records = [
                 StageRecord(stage.name, curve[0], curve[-1], mode="teacher-fed")
-                for stage, curve in zip(self._stages, zip(*losses, strict=True), strict=True)
+                for stage, curve in zip(self._stages, curves, strict=True)
             ]
             written = {"records": [record.to_json() for record in records], "losses": totals}
             checkpoints.save(CHECKPOINT, block_state(self._student, self._blocks), written)
@@ -109,46 +113,98 @@ class TeacherFedDistillation:
         with frozen(self._student), autocast(self._flash_set.device, precision):
             return BlockArguments(self._student, self._fed, self._flash_set.batches, self._features(0))
 
-    def _train(self, arguments: BlockArguments, context: TrainingContext) -> tuple[list[float], list[list[float]]]:
-        """The sum of the blocks' losses at every step, and the losses of the blocks."""
+    def _train(self, context: TrainingContext) -> torch.Tensor:
+        """Train all stages, here or in workers; the loss of each for every batch, of shape (batches, stages)."""
+        everything = range(len(self._stages))
+        if context.block_workers is None:
+            return self.train_stages(context, everything)
+        sizes = [sum(parameter.numel() for parameter in self._parameters_of(index)) for index in everything]
+        parts = context.block_workers.train(sizes)
+        for part in parts:
+            load_block_state(self._student, part.tensors)
+        columns = {index: part.losses[:, column] for part in parts for column, index in enumerate(part.stages)}
+        return torch.stack([columns[index] for index in everything], dim=1)
+
+    def train_stages(self, context: TrainingContext, chosen: Sequence[int]) -> torch.Tensor:
+        """Train some of the stages.
+
+        Args:
+            context: of the training of the student.
+            chosen: the positions of the stages, in order.
+
+        Returns:
+            The loss of each for every batch, of shape (batches, stages chosen).
+        """
         settings, steps = self._stages[0].settings, self._stages[0].steps
-        seeds = [derive_seed(context.seed, "flash", index) for index in range(len(self._fed))]
-        block_losses = [self._block_loss(index, seed) for index, seed in enumerate(seeds)]
-        outside_losses = [
-            self._outside_loss(index, arguments, derive_seed(context.seed, "flash", self._stages[index].name))
-            for index in range(len(self._fed), len(self._stages))
-        ]
+        fed = [index for index in chosen if index < len(self._fed)]
+        blocks = [block for index in chosen for block in self._stages[index].blocks]
         losses_by_batch: list[torch.Tensor] = []
+        with plain_forward(self._student), contextlib.ExitStack() as compiling:
+            losses_of = self._losses_of(chosen, self._arguments(), context.seed)
 
-        def loss_at(step: int, number: int) -> torch.Tensor:
-            features = self._features(number)
-            calls = arguments.of(self._flash_set.index(number), features)
-            parts = [loss(call, features, step, number) for loss, call in zip(block_losses, calls, strict=True)]
-            parts += [loss(features, step, number) for loss in outside_losses]
-            losses = torch.stack(parts)
-            losses_by_batch.append(losses.detach())
-            return losses.sum()
+            def loss_at(step: int, number: int) -> torch.Tensor:
+                losses = torch.stack(losses_of(step, number))
+                losses_by_batch.append(losses.detach())
+                return losses.sum()
 
-        seed = derive_seed(context.seed, STAGE)
-        loop = StepLoop(STAGE, settings, steps, seed, self._flash_set.device, context.report.step)
-        with contextlib.ExitStack() as compiling, training_only(self._student, self._blocks) as parameters:
-            for stage, criterion in zip(self._fed, self._criteria, strict=False):  # the outside stage is not compiled
-                taps = criterion.student_taps
-                compiling.enter_context(compiled(self._student, stage.blocks[0], taps, settings.compile))
-            totals = loop.run(
+            loop = StepLoop(
+                STAGE,
+                settings,
+                steps,
+                derive_seed(context.seed, STAGE),
+                self._flash_set.device,
+                context.report.step,
+            )
+            parameters = compiling.enter_context(training_only(self._student, blocks))
+            for index in fed:  # the outside stage is not compiled
+                block, taps = self._stages[index].blocks[0], self._criteria[index].student_taps
+                compiling.enter_context(compiled(self._student, block, taps, settings.compile))
+            loop.run(
                 parameters,
                 [],
                 loss_at,
-                clipped_apart=self._parameters_of_each_stage(),
+                clipped_apart=[self._parameters_of(index) for index in chosen],
                 loss_inputs_at=lambda number: loss_inputs(self._flash_set.batch(number), self._features(number)),
             )
-        parts = torch.stack(losses_by_batch).reshape(steps, settings.gradient_accumulation_steps, len(self._stages))
-        return totals, parts.mean(dim=1).tolist()
+        return torch.stack(losses_by_batch).float().cpu()
 
-    def _parameters_of_each_stage(self) -> list[list[nn.Parameter]]:
-        groups = [[find_module(self._student, block) for block in stage.blocks] for stage in self._stages]
-        parameters = [dict.fromkeys(p for module in modules for p in module.parameters()) for modules in groups]
-        return [[parameter for parameter in group if parameter.requires_grad] for group in parameters]
+    def block_state(self, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The parameters and buffers of the blocks of some stages."""
+        return block_state(self._student, [block for index in chosen for block in self._stages[index].blocks])
+
+    def _losses_of(
+        self, chosen: Sequence[int], arguments: BlockArguments, seed: int
+    ) -> Callable[[int, int], list[torch.Tensor]]:
+        """A function of step and batch number that computes the losses of some stages."""
+        fed = {
+            index: self._block_loss(index, derive_seed(seed, "flash", index))
+            for index in chosen
+            if index < len(self._fed)
+        }
+        outside = [
+            self._outside_loss(index, arguments, derive_seed(seed, "flash", self._stages[index].name))
+            for index in chosen
+            if index >= len(self._fed)
+        ]
+
+        def losses_at(step: int, number: int) -> list[torch.Tensor]:
+            features = self._features(number)
+            calls = arguments.of(self._flash_set.index(number), features)
+            losses = [loss(calls[index], features, step, number) for index, loss in fed.items()]
+            return losses + [loss(features, step, number) for loss in outside]
+
+        return losses_at
+
+    def _by_step(self, losses: Sequence[torch.Tensor]) -> list[float]:
+        """The mean over the batches of each step."""
+        batches = self._stages[0].settings.gradient_accumulation_steps
+        return torch.stack(list(losses)).reshape(-1, batches).mean(dim=1).tolist()
+
+    def _parameters_of(self, index: int) -> list[nn.Parameter]:
+        """The parameters that a stage trains."""
+        modules = [find_module(self._student, block) for block in self._stages[index].blocks]
+        parameters = dict.fromkeys(parameter for module in modules for parameter in module.parameters())
+        return [parameter for parameter in parameters if parameter.requires_grad]
 
     def _block_loss(self, index: int, seed: int) -> Callable[[Call, Features, int, int], torch.Tensor]:
         """A function that computes the loss of one block, called with its arguments."""

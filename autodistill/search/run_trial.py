@@ -5,6 +5,7 @@ Every trial runs through `run_trial`. It reads only its arguments, so that it ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ from autodistill.search.progress import LossRecorder
 from autodistill.search.trial import Trial
 from autodistill.search.trial_checkpoints import take_over
 from autodistill.seeds import derive_seed
-from autodistill.training import NoReport, Training, TrainingContext, TrainingReport
-from search_spaces import SearchSpace
+from autodistill.training import BlockWorkers, NoReport, Training, TrainingContext, TrainingReport
+from search_spaces import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from autodistill.processes import Processes
@@ -42,6 +43,8 @@ class TrialSpec:
         saves_students: students are written into the trial's folder.
         report: receives the progress of the training.
         storage: of checkpoints and students; None for the search directory.
+        block_workers: makes what trains the blocks of a student, from its architecture and the seed of its training;
+            None trains them where the trial runs.
     """
 
     framework: Framework
@@ -54,6 +57,7 @@ class TrialSpec:
     saves_students: bool = True
     report: TrainingReport = field(default_factory=NoReport)
     storage: RemoteFiles | None = None
+    block_workers: Callable[[Architecture, int], BlockWorkers] | None = None
 
     def ends_after_flash(self, trial: Trial) -> bool:
         """Whether the part of a trial that is due ends after flash distillation."""
@@ -142,11 +146,12 @@ def _outcome(spec: TrialSpec, trial: Trial) -> Outcome:
 
 
 def _context(spec: TrialSpec, trial: Trial, seed: int, flash_only: bool) -> TrainingContext:
+    workers = None if spec.block_workers is None else spec.block_workers(trial.architecture, seed)
     if trial.directory is None:
-        return TrainingContext(seed, spec.report, flash_only=flash_only)
+        return TrainingContext(seed, spec.report, flash_only=flash_only, block_workers=workers)
     report = LossRecorder(trial.directory / LOSSES_FILE, spec.report)
     checkpoints = take_over(trial.directory, trial.starts)
-    return TrainingContext(seed, report, checkpoints, trial.directory, flash_only)
+    return TrainingContext(seed, report, checkpoints, trial.directory, flash_only, workers)
 
 
 def student_of_start(trial: Trial) -> Path:

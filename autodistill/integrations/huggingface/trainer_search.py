@@ -109,10 +109,10 @@ class TrainerSearch(AutoDistillation):
         chosen = "train_steps" in task.stage.settings.model_fields_set
         return TrainerDistillation(self._trainer, task, loader, task.stage.steps if chosen else None)
 
-    def finish(self, architecture: Mapping[str, Any], train_steps: int | None = None) -> Trial:
+    def finish(self, architecture: Mapping[str, Any], train_steps: int | None = None, **options: Any) -> Trial:
         """Like that of any search, by a run of the trainer, whose model is unchanged when this returns."""
         with self._trainer.restored():
-            return super().finish(architecture, train_steps)
+            return super().finish(architecture, train_steps, **options)
 
     def for_limit(self, n_trials: int = 20, train_steps: int | None = None, **limits: float) -> Trial:
         """Like that of any search; the trainer's model is unchanged when this returns."""
