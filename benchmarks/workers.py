@@ -4,9 +4,8 @@
 
 The search is that of the command line's template for sentence encoders (MiniLM, real paragraphs) with fewer steps, with
 an elastic student and without; `blocks` is the training of one student of 6 blocks, mostly by flash distillation, whose
-blocks several workers train at the same time. Each run is a program of its own; those with one worker and with several take turns.
-The time is that of `search_loop`, which starts the workers too. What is not divided among workers is reported beside
-it: the start of the workers, and the training of the elastic student.
+blocks several workers train at the same time. Each run is a program of its own, and runs with one worker and with
+several take turns. The time is that of `search_loop`, which starts the workers too.
 """
 
 from __future__ import annotations
