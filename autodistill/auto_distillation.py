@@ -226,6 +226,8 @@ class AutoDistillation:
         self.callbacks = list(callbacks)
         self.device = resolve_device(device)
         self._chooses_device = device == "auto"
+        numbered = not self._chooses_device and torch.device(device).index is not None
+        self._devices = self.device if numbered else torch.device(self.device.type)  # of workers
         if isinstance(self._teacher, nn.Module):
             self._teacher = self._teacher.to(self.device)
         self._show_progress_bar = show_progress_bar
@@ -345,7 +347,7 @@ class AutoDistillation:
             return best
         group = GroupExecutor(self._processes) if self._processes.count > 1 else None
         try:
-            with opened(chosen, self.device, self._policy.trial_timeout) as runner:
+            with opened(chosen, self._devices, self._policy.trial_timeout) as runner:
                 best = self._search(spec, group or runner, n_trials, timeout, patience, retry_failed)
         except Exception as error:
             if group is not None:
@@ -723,13 +725,14 @@ class AutoDistillation:
         """
         architecture = self.search_space.validate(architecture)
         problems = finish_problems(self, train_steps)
-        given = None if executor is workers is None else self.config.executor  # it is that of the search's trials
-        chosen = attempt(problems, lambda: chosen_executor(executor, workers, given)) or SERIAL
+        asked = executor is not None or workers is not None  # the configured one is that of trials
+        configured = self.config.executor if asked else None
+        chosen = attempt(problems, lambda: chosen_executor(executor, workers, configured)) or SERIAL
         problems += [] if is_serial(chosen) else block_problems(self)
         self._check_built_in("finish", "trains by the built-in distillation", problems)
         spec = replace(self._trial_spec(), training=self._finishing(train_steps), saves_students=True)
         with (
-            opened(chosen, self.device, None) as runner,
+            opened(chosen, self._devices, None) as runner,
             self._looping(spec, SerialExecutor()) as loop,
         ):
             if not is_serial(chosen):

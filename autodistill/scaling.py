@@ -122,7 +122,7 @@ def opened(chosen: Any, device: torch.device, trial_timeout: float | None) -> It
 
     Args:
         chosen: that `chosen_executor` returned.
-        device: of the search.
+        device: of the search; one without a number stands for all.
         trial_timeout: a worker ends itself when its trial runs for so many seconds; None never.
 
     Examples:
@@ -165,4 +165,6 @@ def visible_devices(device: torch.device) -> list[str]:
     if device.type != "cuda":
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count() if device.index is None else device.index + 1
+    visible = named.split(",") if named else [str(number) for number in range(count)]
+    return visible if device.index is None else visible[device.index : device.index + 1]

@@ -140,9 +140,11 @@ class LocalProcesses:
             slot = next((slot for slot in self._slots if slot.call is None or slot.call.done()), None)
             if slot is None:
                 raise RuntimeError(f"all {self.slots} processes are at work: wait for a future before the next call.")
-            if slot.call is not None and isinstance(_error(slot.call), BrokenExecutor):
+            try:
+                return slot.submit(function, *args)
+            except BrokenExecutor:  # its process was killed, in its last call or since
                 slot.end()
-            return slot.submit(function, *args)
+                return slot.submit(function, *args)
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether a process was killed."""
@@ -238,7 +240,3 @@ def _watch(pipe: Connection) -> None:
         except (EOFError, OSError):
             os._exit(1)
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _error(call: Future[Any]) -> BaseException | None:
-    return None if call.cancelled() else call.exception()

@@ -15,6 +15,7 @@ from autodistill.errors import TrialError, text_of
 from autodistill.search.engines import Engine
 from autodistill.search.executors import WorkerInterruptedError, WorkerLostError, WorkersFailedError
 from autodistill.search.run_trial import TrialSpec, run_trial
+from autodistill.search.stored_trial import run_stored_trial
 from autodistill.search.worker import Ending, Task, run_sent_trial, this_process, work
 from autodistill.training import NoReport
 from autodistill.transport import pack, unpack
@@ -38,7 +39,7 @@ class WorkerExecutor:
 
     Args:
         engine: runs the workers.
-        trial_timeout: a worker whose function runs for more than so many seconds is ended; None never.
+        trial_timeout: a worker whose trial runs for more than so many seconds is ended; None never.
     """
 
     engine: Engine
@@ -62,8 +63,9 @@ class WorkerExecutor:
             WorkersFailedError: the engine is broken.
         """
         sent = self._packed(spec)
+        limit = self.trial_timeout if function in (run_trial, run_stored_trial) else None
         function = run_sent_trial if function is run_trial else function
-        call = _Call(self.engine, sent, Task(sent.key, function, args, this_process(), self.trial_timeout))
+        call = _Call(self.engine, sent, Task(sent.key, function, args, this_process(), limit))
         call.start(sent.handle)
         return call.future
 

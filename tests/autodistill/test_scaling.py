@@ -100,7 +100,9 @@ def test_executor_of_the_user_stays_open():
 def test_workers_take_the_visible_gpus_in_turns(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_devices(torch.device("cuda", 0)) == ["0", "1"]
+    assert visible_devices(torch.device("cuda")) == ["0", "1"]
+    assert visible_devices(torch.device("cuda", 1)) == ["1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert visible_devices(torch.device("cuda", 0)) == ["5", "7"]
+    assert visible_devices(torch.device("cuda")) == ["5", "7"]
+    assert visible_devices(torch.device("cuda", 1)) == ["7"]
     assert visible_devices(torch.device("cpu")) == []

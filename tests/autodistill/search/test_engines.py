@@ -57,6 +57,14 @@ def test_killed_process_is_lost_alone_and_started_again(engine):
     assert len(set(after) & set(before)) == 1
 
 
+def test_process_that_is_killed_between_two_calls_is_started_again(engine):
+    for number in numbers(engine):
+        os.kill(number, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(number)] if psutil.pid_exists(number) else [], timeout=10)
+    time.sleep(0.5)  # until it is noticed
+    assert len(set(numbers(engine))) == 2
+
+
 def test_error_of_the_function_is_no_loss(engine):
     error = engine.submit(int, "no number").exception()
     assert isinstance(error, ValueError)

@@ -11,6 +11,8 @@ from toy_search import make_search
 
 from autodistill import TrialError
 from autodistill.search.executors import WorkerInterruptedError, WorkerLostError, WorkersFailedError
+from autodistill.search.run_trial import run_trial
+from autodistill.search.trial import Trial
 from autodistill.search.worker_executor import WorkerExecutor
 
 __all__ = ["as_another_process"]
@@ -102,14 +104,19 @@ def test_lost_worker_whose_time_was_over_has_been_ended_by_itself(tmp_path):
             return self.future
 
     engine = Late()
-    call = WorkerExecutor(engine, trial_timeout=0.01).submit(number_of_dimensions, spec_of(tmp_path), 1)
-    time.sleep(0.05)
-    engine.future.set_exception(LostError("exit 1"))
-    assert isinstance(call.exception(), TrialError)
-    assert "must end within trial_timeout (0.01 s)" in str(call.exception())
-    call = WorkerExecutor(engine, trial_timeout=60).submit(number_of_dimensions, spec_of(tmp_path), 1)
-    engine.future.set_exception(LostError("exit 1"))
-    assert isinstance(call.exception(), WorkerLostError)
+    spec, trial = spec_of(tmp_path), Trial(0, {"width": 8, "depth": 1})
+
+    def lose(limit, function, *arguments):
+        call = WorkerExecutor(engine, trial_timeout=limit).submit(function, spec, *arguments)
+        time.sleep(0.05)
+        engine.future.set_exception(LostError("exit 1"))
+        return call.exception()
+
+    error = lose(0.01, run_trial, trial)
+    assert isinstance(error, TrialError)
+    assert "must end within trial_timeout (0.01 s)" in str(error)
+    assert isinstance(lose(60, run_trial, trial), WorkerLostError)
+    assert isinstance(lose(0.01, number_of_dimensions, 1), WorkerLostError)  # the limit is that of trials
 
 
 def test_failure_to_send_again_reaches_who_waits(tmp_path):
