@@ -240,6 +240,14 @@ class AutoDistillation:
         self._in_use: Distiller | None = None  # what the built-in training was made of
         self._stopped = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker, to which a hook that refers to the search is sent: without what belongs to this process."""
+        kept = {name: value for name, value in vars(self).items() if name != "_built_in_training"}
+        return kept | {"_built": None, "_guard": None, "_directory": None, "_in_use": None, "callbacks": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_built": weakref.WeakSet(), "_guard": HookGuard()})
+
     @property
     def advisor(self) -> Advisor:
         """The advisor, which proposes architectures."""

@@ -224,9 +224,9 @@ def search(advisor_name: str, workers: int, trials: int, seed: int) -> dict[str,
     }
 
 
-def trials_for(workers: int, each: int) -> int:
-    """At least those that are compared, which are not all that are tried, and several for each worker."""
-    return max(220, each * workers)
+def trials_for(workers: int) -> int:
+    """At least those that are compared, which are not all that are tried, and some more than there are workers."""
+    return max(220, int((1.2 if workers >= MANY[0] else 2) * workers))
 
 
 def table(rows: list[dict[str, Any]]) -> None:
@@ -276,7 +276,6 @@ def main() -> None:
     parser.add_argument("--workers", nargs="+", type=int)
     parser.add_argument("--advisors", nargs="+", default=None)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--each", type=int, default=2, help="trials for each worker, if these are more than 220")
     arguments = parser.parse_args()
     workers = arguments.workers or ((1, 4, 64) if arguments.quick else WORKERS + (MANY if arguments.full else ()))
     advisors = arguments.advisors or (("BO", "Random") if arguments.quick else ADVISORS)
@@ -286,13 +285,13 @@ def main() -> None:
     for advisor in advisors:
         for count in workers:
             for seed in range(seeds if count < WORKERS[-1] else 1):
-                rows.append(search(advisor, count, trials_for(count, arguments.each), seed))
+                rows.append(search(advisor, count, trials_for(count), seed))
                 print(f"{advisor}, {count} workers, seed {seed}: {rows[-1]['cpu']:.0f} CPU s", flush=True)
     table(rows)
     results: dict[str, Any] = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "rows": rows}
     results["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if arguments.full:
-        results["profiles"] = {advisor: profile(advisor, MANY[0], 2 * MANY[0]) for advisor in ("BO", "Random")}
+        results["profiles"] = {advisor: profile(advisor, MANY[0], trials_for(MANY[0])) for advisor in ("BO", "Random")}
         for advisor, lines in results["profiles"].items():
             print(f"\nThe driver with {MANY[0]} workers, {advisor}:", *lines, sep="\n  ")
     if not arguments.quick:

@@ -49,6 +49,10 @@ DEFAULT_METRICS = ("eval_loss", "parameters")
 SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
+_OF_THE_PROCESS = {"accelerator", "gather_function"}
+"""The attributes of a trainer that `create_accelerator_and_postprocess` makes."""
+
+
 class AutoDistillationMixin(_Base):
     """Adds searches for students to a subclass of `Trainer`: `class MyTrainer(AutoDistillationMixin, Trainer)`.
 
@@ -72,6 +76,15 @@ class AutoDistillationMixin(_Base):
                 f"{cls.__name__} are {', '.join(base.__name__ for base in cls.__bases__)}; put it first."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker: without the accelerator, which belongs to this process."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_THE_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        trainer = cast(Any, self)
+        trainer.create_accelerator_and_postprocess()
+
     def autodistillation(
         self,
         teacher_model: Teacher,
@@ -85,6 +98,8 @@ class AutoDistillationMixin(_Base):
         elastic: Any = None,
         n_trials: int | None = None,
         timeout: float | None = None,
+        executor: Any = None,
+        workers: int | None = None,
         **options: Any,
     ) -> Architecture | None:
         """Search for students of a teacher, and resume a search that was interrupted.
@@ -108,6 +123,8 @@ class AutoDistillationMixin(_Base):
                 precision of the trainer; the best slices are finished by the trainer. Or a mapping of settings.
             n_trials: run this many more trials, whatever `max_trials` is.
             timeout: start no trial after this many seconds.
+            executor: where trials run, several at the same time; see `AutoDistillation.search_loop`.
+            workers: trials at the same time.
             options: further keyword arguments of `AutoDistillation`.
 
         Returns:
@@ -146,7 +163,7 @@ class AutoDistillationMixin(_Base):
             trainer=self,
         )
         with self.restored():
-            return self.autodistillation_search.search_loop(n_trials, timeout)
+            return self.autodistillation_search.search_loop(n_trials, timeout, executor=executor, workers=workers)
 
     def model_builder_builtin(self, model_arch_paras: Architecture, model_cls: Any = None) -> nn.Module:
         """The student of an architecture, as `autodistillation` builds it without a `model_builder`.

@@ -274,3 +274,15 @@ def test_automatic_start_is_that_of_the_elastic_student(tmp_path):
     chosen.autodistillation_config = ELASTIC | {"flash_distillation": {"train_steps": 2}}
     with pytest.raises(ConfigurationError, match="takes the place of flash distillation"):
         chosen.autodistillation(elastic_search.make_teacher())
+
+
+def test_workers_train_the_students_of_a_trainer_to_the_bit(tmp_path):
+    alone = search(tmp_path / "alone")
+    config = SMALL | {"executor": {"name": "processes", "workers": 2}}
+    spread = search(tmp_path / "spread", config=config)
+    found = [[trial.metrics for trial in one.autodistillation_search.search_result] for one in (alone, spread)]
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+    expected, students = weights(alone), weights(spread)
+    assert expected.keys() == students.keys()
+    assert all(torch.equal(expected[name], students[name]) for name in expected)
