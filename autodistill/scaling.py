@@ -149,7 +149,9 @@ def _engine(chosen: Any, device: torch.device) -> Engine:
     devices = visible_devices(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     slots = chosen.workers or len(devices) or cores
-    return LocalProcesses(slots, chosen.threads or max(1, torch.get_num_threads() // slots), devices)
+    processes = LocalProcesses(slots, chosen.threads or max(1, torch.get_num_threads() // slots), devices)
+    processes.start()
+    return processes
 
 
 def visible_devices(device: torch.device) -> list[str]:

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -78,14 +80,19 @@ class _Slot:
     pipe: Connection | None = None
     call: Future[Any] | None = None
 
-    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+    def start(self) -> ProcessPoolExecutor:
+        """Start the process, unless it runs; it imports what this one has imported meanwhile."""
         if self.executor is None:
             context = multiprocessing.get_context("spawn")
             theirs, self.pipe = context.Pipe(duplex=False)
             self.executor = ProcessPoolExecutor(
                 1, timeout=None, env=self.environment, initializer=_begin, initargs=(theirs,)
             )
-        self.call = self.executor.submit(function, *args)
+            self.executor.submit(_import, [name for name in _SLOW_IMPORTS if name in sys.modules])
+        return self.executor
+
+    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        self.call = self.start().submit(function, *args)
         return self.call
 
     def end(self) -> None:
@@ -130,6 +137,11 @@ class LocalProcesses:
         device = {"CUDA_VISIBLE_DEVICES": self.devices[index % len(self.devices)]} if self.devices else {}
         # loky would restart a worker whose memory has grown by 300 MB, as that of one does which receives a teacher.
         return threads | device | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+
+    def start(self) -> None:
+        """Start the processes, which takes seconds, before anything is submitted."""
+        for slot in self._slots:
+            slot.start()
 
     def share(self, content: bytes) -> None:
         """There is no store: each process receives it once."""
@@ -225,6 +237,14 @@ LOST = {
 """The names of the errors by which libraries report that the process of one call was lost."""
 
 _END = "end"
+
+_SLOW_IMPORTS = ("torch", "transformers", "autodistill.search.worker")
+
+
+def _import(names: Sequence[str]) -> None:
+    """In a new process: import modules that take long."""
+    for name in names:
+        importlib.import_module(name)
 
 
 def _begin(pipe: Connection) -> None:
