@@ -15,6 +15,7 @@ import pytest
 from sixty_trials import problems_of
 
 from autodistill import SearchResult
+from autodistill.distillation.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -61,3 +62,27 @@ def test_three_workers_and_the_driver_are_killed_at_random(tmp_path: Path, seed:
     assert start(search_dir).wait() == 0
     assert problems_of(search_dir) == []
     assert sum(trial.starts > 1 for trial in SearchResult.load(search_dir)) >= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_driver_lets_its_workers_write_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    """As by Ctrl-C, the signal reaches the workers too."""
+    program = PROGRAM.with_name("slow_data.py")
+    search_dir = tmp_path / "search"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(
+        [sys.executable, program, search_dir], cwd=program.parent, env=environment, start_new_session=True
+    )
+    until = time.monotonic() + 120
+    while len(list(search_dir.glob("trials/*/checkpoint/1/flash-*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.2)
+    time.sleep(2.0)  # until they train the whole students
+    if number == signal.SIGINT:
+        os.killpg(driver.pid, number)
+    else:
+        driver.send_signal(number)
+    driver.wait()
+    written = [read_checkpoint(path)[1] for path in search_dir.glob("trials/*/checkpoint/1/regular.safetensors")]
+    assert len(written) == 2
+    assert all(0 < len(record["losses"]) < 2000 for record in written)
+    assert [(trial.state, trial.attempts) for trial in SearchResult.load(search_dir)] == [("running", 0)] * 2
