@@ -31,7 +31,7 @@ from autodistill import (
     json_files,
 )
 from autodistill.distiller import Distiller
-from autodistill.search import loop, proposals
+from autodistill.search import directory, loop, proposals
 from autodistill.search import result as search_result
 from autodistill.search.directory import SearchDirectory
 from autodistill.search.executors import SerialExecutor
@@ -445,7 +445,7 @@ def test_student_that_cannot_be_removed_does_not_end_the_search(tmp_path, monkey
     def refuse(path):
         raise PermissionError("not permitted")
 
-    monkeypatch.setattr(loop, "remove", refuse)
+    monkeypatch.setattr(directory, "remove", refuse)
     agent = search(tmp_path, keep="none")
     agent.search_loop()
     assert "the student of trial 0 is not kept, but could not be removed: not permitted" in caplog.text

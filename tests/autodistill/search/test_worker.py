@@ -100,7 +100,11 @@ def test_interrupt_is_no_error():
     def interrupted(spec):
         signal.raise_signal(signal.SIGTERM)
 
-    assert ask(interrupted, content=pack(Place())) == (Ending.INTERRUPTED, None)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # libraries install handlers in the process of the tests
+    try:
+        assert ask(interrupted, content=pack(Place())) == (Ending.INTERRUPTED, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_process_of_the_driver_and_two_trials_at_once_are_refused():
