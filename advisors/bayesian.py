@@ -110,13 +110,11 @@ class _Model:
     def fit(cls, space: SearchSpace, finished: Finished, losses: FloatArray, rng: np.random.Generator) -> _Model:
         rows = _worth_learning(finished, losses, rng)
         learnt = [finished.architectures[i] for i in rows]
-        features = space.encode([*map(space.validate, learnt + finished.running)])
+        features, running = np.split(space.encode([*map(space.validate, learnt + finished.running)]), [len(learnt)])
         widths = [domain.width for domain in space.dimensions.values()]
-        running = len(finished.running)
 
         def surrogate(targets: FloatArray) -> Surrogate:
-            believed = np.full(running, np.mean(targets))
-            return Surrogate(features, np.concatenate([targets[rows], believed]), widths, rng)
+            return Surrogate(features, targets[rows], widths, rng, running)
 
         kept = losses[finished.feasible]
         return cls(

@@ -65,7 +65,12 @@ class Surrogate:
     """
 
     def __init__(
-        self, features: FloatArray, targets: FloatArray, widths: Sequence[int], rng: np.random.Generator
+        self,
+        features: FloatArray,
+        targets: FloatArray,
+        widths: Sequence[int],
+        rng: np.random.Generator,
+        running: FloatArray | None = None,
     ) -> None:
         # Divided by the largest first, since the square of a large number may overflow.
         self._unit = float(np.abs(targets).max()) or 1.0
@@ -77,6 +82,9 @@ class Surrogate:
         drawn = slice_samples(
             lambda z: log_likelihood(Setting.from_normal(z), squares, standardised), len(widths) + 2, rng
         )
+        if running is not None:
+            features = np.concatenate([features, running])
+            standardised = np.concatenate([standardised, np.zeros(len(running))])
         self._processes = [_process(Setting.from_normal(z), widths).fit(features, standardised) for z in drawn]
 
     def predict(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -92,6 +92,35 @@ def test_predictions_agree_with_the_posteriors_written_out() -> None:
         np.testing.assert_allclose(std[i], targets.std() * np.sqrt(np.maximum(variance, 0)), atol=2e-3 * targets.std())
 
 
+def test_running_trials_are_believed_to_be_the_mean_and_leave_the_settings_as_they_are() -> None:
+    observed, running, elsewhere = FEATURES[::5], FEATURES[1::5], FEATURES[2::5]
+    targets = 100 + 7 * smooth(observed)
+    fitted = Surrogate(observed, targets, WIDTHS, np.random.default_rng(0), running)
+    mean, std = fitted.predict(elsewhere)
+    squares, standardised = squared_distances(observed, WIDTHS), (targets - targets.mean()) / targets.std()
+    drawn = slice_samples(  # without the running ones
+        lambda z: log_likelihood(Setting.from_normal(z), squares, standardised), 5, np.random.default_rng(0)
+    )
+    known = np.concatenate([observed, running])
+    believed = np.concatenate([standardised, np.zeros(len(running))])
+    for i, setting in enumerate(map(Setting.from_normal, drawn)):
+        inner = gram(setting, known, known) + (setting.noise + 1e-8) * np.eye(len(known))
+        cross = gram(setting, elsewhere, known)
+        expected = targets.mean() + targets.std() * cross @ np.linalg.solve(inner, believed)
+        variance = setting.signal - np.einsum("ij,ji->i", cross, np.linalg.solve(inner, cross.T))
+        np.testing.assert_allclose(mean[i], expected, rtol=1e-5)
+        np.testing.assert_allclose(std[i], targets.std() * np.sqrt(np.maximum(variance, 0)), atol=2e-3 * targets.std())
+
+
+def test_no_running_trials_are_the_same_as_none() -> None:
+    observed = FEATURES[::5]
+    empty = Surrogate(observed, smooth(observed), WIDTHS, np.random.default_rng(0), FEATURES[:0])
+    for left, right in zip(
+        empty.predict(FEATURES), surrogate(observed, smooth(observed)).predict(FEATURES), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_a_third_of_a_space_predicts_the_rest() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(EVERYTHING))
