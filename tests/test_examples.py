@@ -51,11 +51,10 @@ def test_the_minilm_example_finds_a_student_and_resumes(tmp_path):
     assert "1 trials: 1 complete, 0 failed" in second
 
 
-def test_the_slurm_example_runs_its_trials_as_jobs_and_resumes(tmp_path):
+def test_the_slurm_example_runs_its_trials_as_jobs(tmp_path):
     pytest.importorskip("submitit")
-    options = ("--cluster", "local", "--workers", 2, "--search-dir", tmp_path / "search")
-    assert "2 trials: 2 complete, 0 failed" in run("slurm/search.py", *options, "--trials", 2)
-    assert "3 trials: 3 complete, 0 failed" in run("slurm/search.py", *options, "--trials", 3)
+    options = ("--cluster", "local", "--workers", 2, "--search-dir", tmp_path / "search", "--trials", 2)
+    assert "2 trials: 2 complete, 0 failed" in run("slurm/search.py", *options)
 
 
 @pytest.mark.parametrize("program", ["plain_loop.py", "offline_logits.py"])

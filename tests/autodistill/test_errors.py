@@ -15,6 +15,7 @@ PARENTS = {
     "SpaceExhaustedError": ("AutoDistillationError", Exception),
     "SearchDirectoryError": ("AutoDistillationError", Exception),
     "SearchStoppedError": ("AutoDistillationError", Exception),
+    "StorageError": ("SearchDirectoryError", Exception),
     "TeacherChangedError": ("SearchStoppedError", Exception),
     "TrialError": ("AutoDistillationError", Exception),
     "NonFiniteError": ("TrialError", Exception),
