@@ -57,6 +57,7 @@ class PlainProgress:
         self._print(f"search of {total_trials} trials" + (f", {done} of them done before" if done else ""))
 
     def trial_started(self, trial: Trial) -> None:
+        self._end_stage()  # of what precedes the trials
         promoted = " is promoted" if trial.after_flash else ""
         self._print(f"trial {trial.number} (of {self._total}){promoted}: {describe_architecture(trial)}")
 
@@ -120,6 +121,7 @@ class RichProgress:
         self._bars.refresh()
 
     def trial_started(self, trial: Trial) -> None:
+        self._end_stage()
         if self._trials is not None:
             self._bars.update(self._trials, note=f"trial {trial.number}: {describe_architecture(trial)}", refresh=True)
 
