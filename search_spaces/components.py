@@ -35,12 +35,12 @@ class Component:
         self.dimensions = dict(dimensions)
         self.constraints = tuple(constraints)
 
-    @property
+    @cached_property
     def grid_size(self) -> int | None:
         """Number of combinations, constraints ignored; `None` when infinite."""
         return product([domain.size for domain in self.dimensions.values()])
 
-    @property
+    @cached_property
     def is_countable(self) -> bool:
         """Whether the group is finite and small enough to enumerate."""
         return self.grid_size is not None and self.grid_size <= COUNT_LIMIT
@@ -79,7 +79,7 @@ class Component:
             )
         return self._pick(rng)
 
-    @property
+    @cached_property
     def _is_listed(self) -> bool:
         # Then rare combinations cost no draws. A log range is not uniform over its values, so it is drawn.
         uniform = not any(isinstance(domain, IntRange) and domain.log for domain in self.dimensions.values())
