@@ -142,7 +142,9 @@ def print_quality(rows: dict[str, dict[str, list[float]]]) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--advisors", nargs="+", choices=ADVISORS, default=list(ADVISORS))
+    parser.add_argument(
+        "--advisors", nargs="+", choices=ADVISORS, default=list(ADVISORS), help="replaces their stored results only"
+    )
     parser.add_argument("--workers", nargs="+", type=int, help=f"default: {' '.join(map(str, WORKERS))}")
     parser.add_argument("--quick", action="store_true", help="workers 1, 4 and 64, one seed, under two minutes")
     parser.add_argument("--full", action="store_true", help="no row is cut off: hours")
@@ -180,8 +182,9 @@ def main() -> None:
     workers = arguments.workers or ((1, 4, 64) if arguments.quick else WORKERS)
     task = {"median_seconds": MEDIAN, "sigma": SIGMA, "failed": FAILED, "lost": LOST, "mark": MARK}
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    results: dict[str, Any] = {"machine": machine(), "date": date, "task": task, "driver": {}, "quality": {}}
     name = arguments.results or (None if arguments.quick else "scale")
+    results = {"driver": {}, "quality": {}} | (read_results(name) if name is not None else {})
+    results |= {"machine": machine(), "date": date, "task": task}
     for advisor in arguments.advisors:
         driver, quality = (results[part].setdefault(advisor, {}) for part in ("driver", "quality"))
         for count in workers:

@@ -40,7 +40,7 @@ class Component:
         """Number of combinations, constraints ignored; `None` when infinite."""
         return product([domain.size for domain in self.dimensions.values()])
 
-    @property
+    @cached_property
     def is_countable(self) -> bool:
         """Whether the group is finite and small enough to enumerate."""
         return self.grid_size is not None and self.grid_size <= COUNT_LIMIT

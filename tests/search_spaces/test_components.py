@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search_spaces import Choice, FloatRange, IntRange, SearchSpace, SearchSpaceError
+from search_spaces import Choice, FloatRange, IntRange, SearchSpace, SearchSpaceError, components
 from search_spaces.components import product, split
 from search_spaces.constraints import make_constraint
 
@@ -29,6 +29,17 @@ def test_sampling_finds_the_only_architecture_that_exists(high: int) -> None:
     space = SearchSpace({"a": IntRange(1, high), "b": IntRange(1, high), "c": [0, 1]}, [f"a + b == {2 * high}"])
     architecture = space.sample(np.random.default_rng(0))
     assert (architecture["a"], architecture["b"]) == (high, high)
+
+
+@pytest.mark.parametrize("constraints", [[], ["a <= b"]], ids=["free", "listed"])
+def test_groups_are_not_counted_again_for_every_sample(constraints: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    monkeypatch.setattr(components, "product", lambda sizes: counted.append(sizes) or product(sizes))
+    space = SearchSpace({"a": [1, 2], "b": [1, 2], "c": [1, 2]}, constraints)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        space.sample(rng)
+    assert 0 < len(counted) <= 3  # once for each group
 
 
 def test_a_space_emptied_by_one_constraint_names_it() -> None:
