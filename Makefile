@@ -30,6 +30,7 @@ bench: $(INSTALLED)  ## run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(MINILM)
 	$(BIN)/python benchmarks/flash.py
 	$(BIN)/python benchmarks/search_cost.py --minutes 40
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scale.py
 
 bench-peers: $(PEERS)/.installed  ## compare with torchdistill, in an environment of its own (several GB)
 	$(PEERS)/bin/python benchmarks/flash.py --peer --depths 6

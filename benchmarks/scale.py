@@ -11,6 +11,8 @@ The first table is of the driver, whose seconds are CPU time and waiting for the
 (median, 95th percentile, first and last tenth), shares of its time (advisor, directory, rest; and the wait for the
 disk, part of the directory's). "Feeds" is the number of workers that one driver keeps busy: the mean seconds of a trial
 by the driver's seconds from one start to the next, once all workers are busy; "no disk", if the disk took no time.
+Where a driver feeds fewer workers than there are, the idle share of a row that was cut off is that of its beginning,
+and it tends to 1 - feeds / workers. A proposal of BO takes longer still until 300 trials are finished.
 
 The second table is of the proposals: 1 minus the hypervolume after equally many trials, relative to that of the whole
 space, where the driver takes no time. It is the same in every run. `--quick` takes workers 1, 4 and 64.
@@ -181,11 +183,12 @@ def main() -> None:
         return
     workers = arguments.workers or ((1, 4, 64) if arguments.quick else WORKERS)
     task = {"median_seconds": MEDIAN, "sigma": SIGMA, "failed": FAILED, "lost": LOST, "mark": MARK}
-    date = datetime.now(UTC).isoformat(timespec="seconds")
+    date = datetime.now(UTC).isoformat(timespec="minutes")
     name = arguments.results or (None if arguments.quick else "scale")
-    results = {"driver": {}, "quality": {}} | (read_results(name) if name is not None else {})
-    results |= {"machine": machine(), "date": date, "task": task}
+    results = {"dates": {}, "driver": {}, "quality": {}} | (read_results(name) if name is not None else {})
+    results |= {"machine": machine(), "task": task}
     for advisor in arguments.advisors:
+        results["dates"][advisor] = date
         driver, quality = (results[part].setdefault(advisor, {}) for part in ("driver", "quality"))
         for count in workers:
             driver[str(count)] = measured(advisor, count, limit(arguments))
