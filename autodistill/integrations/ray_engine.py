@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -64,7 +66,8 @@ class RayEngine:
         """
         owns = not ray.is_initialized()
         if owns:
-            ray.init(logging_level=logging.WARNING)
+            with _own_signals():
+                ray.init(logging_level=logging.WARNING)
         try:
             return cls._connected(settings, owns)
         except BaseException:
@@ -125,6 +128,17 @@ class RayEngine:
         """Shut Ray down, if it was started for this search."""
         if self.owns:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces by one that ends the program at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _fitting(node: Mapping[str, float], needed: Mapping[str, float]) -> int:

@@ -11,7 +11,7 @@ from autodistill.search.layout import CHECKPOINT, checkpoint_directory
 
 
 def take_over(trial: Path, start: int) -> Path:
-    """The folder of the checkpoints of one start, to which those of earlier starts are moved.
+    """The folder of the checkpoints of one start: that of the last one renamed, with what older ones have besides.
 
     Every file is complete, since it is written whole or not at all, and stands for itself. Of two with one name the
     later start's counts.
@@ -30,12 +30,14 @@ def take_over(trial: Path, start: int) -> Path:
         (['regular.safetensors'], False)
     """
     folder = checkpoint_directory(trial, start)
-    for earlier in _starts_before(trial, start):
-        for file in earlier.iterdir():
-            if file.is_file() and not is_temporary(file.name):
-                folder.mkdir(exist_ok=True)
+    earlier = _starts_before(trial, start)
+    if earlier:
+        os.replace(earlier.pop(), folder)
+    for older in reversed(earlier):  # which a worker that was given up has written since
+        for file in older.iterdir():
+            if file.is_file() and not is_temporary(file.name) and not (folder / file.name).exists():
                 os.replace(file, folder / file.name)
-        shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
     return folder
 
 

@@ -15,7 +15,7 @@ from toy_search import make_config, make_search  # noqa: E402
 
 from autodistill import ConfigurationError, SearchResult  # noqa: E402
 from autodistill.config.executor import ExecutorConfig  # noqa: E402
-from autodistill.integrations.ray_engine import RayEngine  # noqa: E402
+from autodistill.integrations.ray_engine import RayEngine, _own_signals  # noqa: E402
 
 SUPPORT = str(Path(engine_calls.__file__).parent)
 ENVIRONMENT = {"env_vars": {"PYTHONPATH": SUPPORT, "SOME_VARIABLE": "3"}}
@@ -23,7 +23,8 @@ ENVIRONMENT = {"env_vars": {"PYTHONPATH": SUPPORT, "SOME_VARIABLE": "3"}}
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=2, resources={"fast": 1}, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with _own_signals():
+        ray.init(num_cpus=2, resources={"fast": 1}, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

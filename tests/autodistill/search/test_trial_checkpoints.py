@@ -32,14 +32,13 @@ def test_of_two_files_with_one_name_that_of_the_later_start_counts(tmp_path: Pat
     assert [folder.name for folder in (tmp_path / "checkpoint").iterdir()] == ["11"]
 
 
-def test_unfinished_files_students_and_captured_inputs_are_left_behind(tmp_path: Path) -> None:
+def test_unfinished_files_of_older_starts_are_left_behind(tmp_path: Path) -> None:
     write(tmp_path, 1, flash="whole")
-    folder = tmp_path / "checkpoint/1"
-    (folder / "regular.safetensors.0123.tmp").write_text("half")
-    (folder / "student").mkdir()
-    (folder / "activations").mkdir()
-    assert contents(take_over(tmp_path, 2)) == {"flash": "whole"}
-    assert not folder.exists()
+    (tmp_path / "checkpoint/1/regular.safetensors.0123.tmp").write_text("half")
+    (tmp_path / "checkpoint/1/student").mkdir()
+    write(tmp_path, 2, regular="whole")
+    assert contents(take_over(tmp_path, 3)) == {"flash": "whole", "regular": "whole"}
+    assert [folder.name for folder in (tmp_path / "checkpoint").iterdir()] == ["3"]
 
 
 def test_what_a_lost_worker_writes_later_does_not_reach_the_start_at_work(tmp_path: Path) -> None:
